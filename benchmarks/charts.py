@@ -61,11 +61,11 @@ def drawn(chart: Chart, figures: Mapping[str, float], note: str) -> str:
     height = _TOP + _ROW * len(figures) + 12
     longest = max(figures.values())
     rows = [_bar(number, *one, longest) for number, one in enumerate(figures.items())]
-    told = ", ".join(f"{name} {_text(value)}" for name, value in figures.items())
+    description = ", ".join(f"{name} {_text(value)}" for name, value in figures.items())
     better = "shorter is better" if chart.is_short_better else "longer is better"
     return "".join([
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}">',
-        f"<title>{escape(chart.title)}: {escape(told)}</title><style>{_STYLE}</style>",
+        f"<title>{escape(chart.title)}: {escape(description)}</title><style>{_STYLE}</style>",
         f'<text class="title" x="0" y="16">{escape(chart.title)}</text>',
         f'<text class="note" x="0" y="34">{escape(note)}; {better}</text>',
         *rows,
@@ -76,11 +76,11 @@ def drawn(chart: Chart, figures: Mapping[str, float], note: str) -> str:
 def _bar(number: int, name: str, value: float, longest: float) -> str:
     top = _TOP + number * _ROW
     length = max(2.0, (_WIDTH - _LABEL - _FIGURE) * value / longest)
-    look = {OURS: "ours", FLOOR: "floor"}.get(name, "bar")
+    style = {OURS: "ours", FLOOR: "floor"}.get(name, "bar")
     weight = ' font-weight="600"' if name == OURS else ""
     return (
         f'<text x="{_LABEL - 8}" y="{top + 16}" text-anchor="end"{weight}>{escape(name)}</text>'
-        f'<rect class="{look}" x="{_LABEL}" y="{top + 3}" width="{length:.1f}" height="{_ROW - 8}" rx="3"/>'
+        f'<rect class="{style}" x="{_LABEL}" y="{top + 3}" width="{length:.1f}" height="{_ROW - 8}" rx="3"/>'
         f'<text x="{_LABEL + length + 6:.1f}" y="{top + 16}"{weight}>{_text(value)}</text>'
     )
 

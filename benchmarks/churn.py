@@ -16,12 +16,12 @@ import psycopg
 
 from benchmarks import postgresql_server
 from benchmarks.entry import Figures, Load
-from benchmarks.postgresql_server import STATEMENT_TIMES, PostgresqlServer, tells_statement_times
+from benchmarks.postgresql_server import STATEMENT_TIMES, PostgresqlServer, has_statement_times
 
 BACKLOG = 20_000
 """The maximum number of waiting jobs."""
 CHUNK = 500
-LOOK_SECONDS = 0.5
+READING_SECONDS = 0.5
 LONGEST_SECONDS = 3_600.0
 """The time limit. The jobs are those of an hour, so a contender that needs more time has fallen behind."""
 
@@ -39,7 +39,7 @@ Connection = psycopg.Connection[tuple[float, ...]]
 
 
 @attrs.frozen
-class Look:
+class Reading:
     """A reading at one time."""
 
     at: float
@@ -64,7 +64,7 @@ class Watch:
         self._connection: Connection = psycopg.connect(server.url, autocommit=True)
         self._times_claims = times_claims
         self._begun = time.monotonic()
-        self._looks: list[Look] = []
+        self._readings: list[Reading] = []
         if times_claims:
             self._connection.execute("create extension pg_stat_statements")
 
@@ -74,20 +74,20 @@ class Watch:
 
     def is_due(self) -> bool:
         """Return whether half a second has passed since the last reading."""
-        return not self._looks or time.monotonic() - self._looks[-1].at >= LOOK_SECONDS
+        return not self._readings or time.monotonic() - self._readings[-1].at >= READING_SECONDS
 
     def goes_on(self, ended: int) -> bool:
         """Take a reading; return whether jobs and time are left."""
-        [(claims, claim_ms)] = self.ask(CLAIMS) if self._times_claims else [(0, 0.0)]
+        [(claims, claim_ms)] = self.query(CLAIMS) if self._times_claims else [(0, 0.0)]
         worker_seconds = self.worker_seconds()
         now = time.monotonic()
-        look = Look(now, ended, self.server.cpu_seconds(), worker_seconds, int(claims), float(claim_ms))
-        self._looks.append(look)
+        reading = Reading(now, ended, self.server.cpu_seconds(), worker_seconds, int(claims), float(claim_ms))
+        self._readings.append(reading)
         return ended < self.jobs and now - self._begun < LONGEST_SECONDS
 
-    def ask(self, question: str) -> list[tuple[float, ...]]:
+    def query(self, statement: str) -> list[tuple[float, ...]]:
         """Return the rows of a query for numbers."""
-        return self._connection.execute(question).fetchall()
+        return self._connection.execute(statement).fetchall()
 
     def figures(self) -> Figures:
         """Return the figures of the first and the last tenth, and the last as a share of the first.
@@ -95,25 +95,25 @@ class Watch:
         Raises:
             RuntimeError: If too few jobs have run to compare them.
         """
-        total = self._looks[-1].ended
-        early = [look for look in self._looks if look.ended > 0]
-        until = next(look for look in early if look.ended >= total / 10)
-        since = [look for look in early if look.ended <= total * 9 / 10][-1:]
+        total = self._readings[-1].ended
+        early = [reading for reading in self._readings if reading.ended > 0]
+        until = next(reading for reading in early if reading.ended >= total / 10)
+        since = [reading for reading in early if reading.ended <= total * 9 / 10][-1:]
         if until is early[0] or not since:
             message = f"{total} jobs ran in {len(early)} readings, which is too few for a comparison"
             raise RuntimeError(message)
-        first, last = tenth(early[0], until), tenth(since[0], self._looks[-1])
+        first, last = tenth(early[0], until), tenth(since[0], self._readings[-1])
         return {
             **{f"{name}_share": last[name] / first[name] for name in first},
             **{f"first_{name}": figure for name, figure in first.items()},
             **{f"last_{name}": figure for name, figure in last.items()},
-            "kept_transactions": float(self.ask(KEPT)[0][0]),
-            "dead_rows": float(self.ask(DEAD)[0][0]),
+            "kept_transactions": float(self.query(KEPT)[0][0]),
+            "dead_rows": float(self.query(DEAD)[0][0]),
             "done_share": min(1.0, total / self.jobs),
         }
 
 
-def tenth(begin: Look, end: Look) -> Figures:
+def tenth(begin: Reading, end: Reading) -> Figures:
     """Return the difference of two readings, per second or per job."""
     jobs = end.ended - begin.ended
     figures = {
@@ -129,7 +129,7 @@ def tenth(begin: Look, end: Look) -> Figures:
 @contextmanager
 def watched(load: Load) -> Iterator[Watch]:
     """Take readings of the run's own database within the block."""
-    times_claims = tells_statement_times()
+    times_claims = has_statement_times()
     settings = STATEMENT_TIMES if times_claims else {}
     with postgresql_server.running(load.directory, settings) as server:
         watch = Watch(server, jobs=load.churned, times_claims=times_claims)

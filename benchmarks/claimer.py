@@ -29,14 +29,14 @@ class Claimer:
         now, holder = self.storage.clock(), ClaimHolder(self._session, self._server)
         times: dict[str, Any] = {"at": now, "started_at": now, "expires_at": now + 86_400_000_000}
         if fails:
-            told: dict[str, Any] = {
+            outcome: dict[str, Any] = {
                 "reason": "it failed",
                 "error": ErrorInfo("builtins.ValueError", "no", ""),
             }
-            ends = [failed(job, holder, **times, **told) for job in self.held]
+            ends = [failed(job, holder, **times, **outcome) for job in self.held]
         else:
-            told = {"result": None, "result_absent": None}
-            ends = [succeeded(job, holder, **times, **told) for job in self.held]
+            outcome = {"result": None, "result_absent": None}
+            ends = [succeeded(job, holder, **times, **outcome) for job in self.held]
         request = ClaimRequest(("default",), limit, self._session, now)
         self.held = self.storage.exchange(ends, request).claim.jobs
         return self.held

@@ -25,7 +25,7 @@ import attrs
 
 from benchmarks import ours, redis_cluster, redis_server
 from benchmarks.contenders import RESULTS
-from benchmarks.entry import Figures, Load, exit_when_told, timed
+from benchmarks.entry import Figures, Load, exit_on_signal, timed
 from benchmarks.harness import run_to_end
 from benchmarks.redis_cluster import Cluster
 from benchmarks.redis_server import RedisServer
@@ -87,8 +87,8 @@ def measured(setting: Setting) -> Figures:
     """Measure a setting in a separate process and folder."""
     directory = Path(tempfile.mkdtemp(prefix="cluster-", dir=RESULTS))
     try:
-        asked = [str(value) for value in attrs.astuple(setting)]
-        command = [sys.executable, "-m", "benchmarks.cluster_rates", "--one", *asked]
+        arguments = [str(value) for value in attrs.astuple(setting)]
+        command = [sys.executable, "-m", "benchmarks.cluster_rates", "--one", *arguments]
         printed = run_to_end([*command, "--directory", str(directory)], {})
         figures: Figures = json.loads(printed.splitlines()[-1])
         return figures
@@ -105,9 +105,9 @@ def print_nodes(counts: Sequence[int], *, jobs: int, repeat: int) -> None:
     print("nodes   bulk/s  µs of all nodes   run/s  µs of all nodes  of one node's  idle calls/s")
     for count, found in rounds.items():
         medians = {name: statistics.median(one[name] for one in found) for name in found[0]}
-        beside = zip(found, rounds[counts[0]], strict=True)
+        pairs = zip(found, rounds[counts[0]], strict=True)
         share = statistics.median(
-            one["storage_us_per_job"] / first["storage_us_per_job"] for one, first in beside
+            one["storage_us_per_job"] / first["storage_us_per_job"] for one, first in pairs
         )
         print(
             f"{count:>5}{medians['bulk_jobs_per_s']:9,.0f}{medians['bulk_storage_us_per_job']:17.1f}"
@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--one", type=int, nargs=4, metavar="NUMBER", help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    exit_when_told()
+    exit_on_signal()
     if options.one:
         sys.stdout.write(json.dumps(measure(Setting(*options.one), options.directory.resolve())) + "\n")
         return

@@ -49,7 +49,7 @@ def own(name: str, module: str, *scenarios: str) -> Contender:
 VERBS = ("enqueue_bulk_100", "enqueue_bulk", "enqueue_one", "process", "growth")
 SERVED = ("enqueue_bulk_100", "enqueue_bulk", "enqueue_one", "process", "footprint")
 FEATURES = ("limited", "members")
-LOOKED_AT = ("latency", "latency_busy", "rest", "processes")
+OBSERVED = ("latency", "latency_busy", "rest", "processes")
 ON_POSTGRESQL = ("growth", "churn", "churn_kept")
 FLOOR = "floor"
 OURS = "firelock"
@@ -60,15 +60,15 @@ OWN = {
     ),
     "redis": (
         own(FLOOR, "floor_redis", *SERVED, "growth"),
-        own(OURS, "ours_redis", *SERVED, *FEATURES, "growth", *LOOKED_AT),
+        own(OURS, "ours_redis", *SERVED, *FEATURES, "growth", *OBSERVED),
     ),
     "postgresql": (
         own(FLOOR, "floor_postgresql", *SERVED, *ON_POSTGRESQL),
-        own(OURS, "ours_postgresql", *SERVED, *FEATURES, *ON_POSTGRESQL, *LOOKED_AT),
+        own(OURS, "ours_postgresql", *SERVED, *FEATURES, *ON_POSTGRESQL, *OBSERVED),
     ),
     "mariadb": (
         own(FLOOR, "floor_mysql", *SERVED),
-        own(OURS, "ours_mysql", *SERVED, *FEATURES, *LOOKED_AT),
+        own(OURS, "ours_mysql", *SERVED, *FEATURES, *OBSERVED),
     ),
 }
 
@@ -142,8 +142,8 @@ def ready_python(peer: Peer) -> Readied | None:
         return None
     requirements = ADAPTERS / f"requirements-{peer.environment}.txt"
     python = install(requirements, RESULTS / f".peers-{peer.environment}", base)
-    told = subprocess.run([python, "--version"], capture_output=True, text=True, check=True).stdout
-    return Readied(python, {**versions_in(python, *peer.packages), "Python": told.split()[1]})
+    printed = subprocess.run([python, "--version"], capture_output=True, text=True, check=True).stdout
+    return Readied(python, {**versions_in(python, *peer.packages), "Python": printed.split()[1]})
 
 
 def install_peers(peers: Mapping[str, Peer], *, module: str) -> tuple[Contender, ...]:
@@ -167,8 +167,8 @@ def install_peers(peers: Mapping[str, Peer], *, module: str) -> tuple[Contender,
 def read_ruby() -> dict[str, str]:
     """Return the versions of Ruby and of the installed Sidekiq."""
     program = "require 'sidekiq'; puts RUBY_VERSION, Sidekiq::VERSION, RedisClient::VERSION"
-    said = subprocess.run(["ruby", "-e", program], capture_output=True, text=True, check=True).stdout
-    return dict(zip(("ruby", "sidekiq", "redis-client"), said.split(), strict=True))
+    printed = subprocess.run(["ruby", "-e", program], capture_output=True, text=True, check=True).stdout
+    return dict(zip(("ruby", "sidekiq", "redis-client"), printed.split(), strict=True))
 
 
 def install_bullmq() -> dict[str, str]:
@@ -183,14 +183,14 @@ def install_bullmq() -> dict[str, str]:
         subprocess.run(["npm", "ci", *quiet], cwd=BULLMQ, check=True)
     program = "for (const name of ['bullmq', 'ioredis']) console.log(require(name + '/package.json').version)"
     environment = {"PATH": os.environ["PATH"], "NODE_PATH": str(BULLMQ / "node_modules")}
-    said = subprocess.run(
+    printed = subprocess.run(
         ["node", "-e", f"console.log(process.versions.node); {program}"],
         capture_output=True,
         text=True,
         check=True,
         env=environment,
     ).stdout
-    return dict(zip(("node", "bullmq", "ioredis"), said.split(), strict=True))
+    return dict(zip(("node", "bullmq", "ioredis"), printed.split(), strict=True))
 
 
 INSTALLERS: dict[str, Callable[[], tuple[Contender, ...]]] = {

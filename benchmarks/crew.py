@@ -2,7 +2,7 @@
 
 The adapter is a module with COMMAND, which starts a worker. The module itself is the client: run with a
 number of jobs and optional arguments, it stores the jobs, and can print how many seconds this took. Both read
-their settings from environment variables, whose names are in `peers.spans`.
+their settings from environment variables, whose names are in `peers.records`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from typing import Any
 import attrs
 
 from benchmarks import contenders, places, servers
-from benchmarks.peers import spans
+from benchmarks.peers import records
 from benchmarks.peers.peer import Peer
 from benchmarks.plan import Plan
 from benchmarks.servers import ROOT
 
-LOOK_SECONDS = 0.05
-Spans = Sequence[tuple[str, int, int, float]]
+CHECK_SECONDS = 0.05
+Records = Sequence[tuple[str, int, int, float]]
 
 
 @attrs.frozen
@@ -52,10 +52,10 @@ def ready(name: str, module: str, peer: Peer) -> Contestant | None:
 
 
 @attrs.frozen
-class Seen:
+class Outcome:
     """The records that jobs wrote, and information about a killed worker."""
 
-    spans: Spans
+    records: Records
     killed_at: float
     """The time of the kill; 0 if no worker was killed."""
     killed: frozenset[int]
@@ -63,28 +63,28 @@ class Seen:
     client_seconds: float
     """The seconds that the client reported for storing the jobs; 0 if it did not report them."""
 
-    def instants(self, what: str) -> list[float]:
+    def times(self, wanted: str) -> list[float]:
         """Return the times of one kind of record, in order."""
-        return sorted(at for word, _, _, at in self.spans if word == what)
+        return sorted(at for kind, _, _, at in self.records if kind == wanted)
 
 
 def run(
     plan: Plan,
     one: Contestant,
-    words: Sequence[object],
+    arguments: Sequence[object],
     is_done: Callable[[Path, int], bool],
     *,
     quiet: float,
     workers: int = 2,
     kill_from: int = 0,
     values: Mapping[str, object],
-) -> Seen:
+) -> Outcome:
     """Return the records of a run, which ends when it is done or has no new record for `quiet` seconds.
 
     Args:
         plan: the folder and the storage.
         one: the measured system.
-        words: the arguments of the client.
+        arguments: the arguments of the client.
         is_done: a function that is called with the file and its number of lines whenever the file grows.
         quiet: seconds without a new record after which the run ends.
         workers: the number of workers.
@@ -93,22 +93,24 @@ def run(
     """
     folder = plan.folder / f"{one.name.replace(' ', '-')}-{time.monotonic_ns()}"
     with places.opened(plan.storage, folder) as place:
-        path = folder / "spans"
-        told = {
-            spans.SPANS: path, spans.URL: place.url, "FIRELOCK_STORAGE": place.url, "PYTHONPATH": ROOT,
+        path = folder / "records"
+        variables = {
+            records.RECORDS: path, records.URL: place.url, "FIRELOCK_STORAGE": place.url, "PYTHONPATH": ROOT,
             **one.environment, **values,
         }  # fmt: skip
-        environment = {**os.environ, **{name: str(value) for name, value in told.items()}}
+        environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
         options: dict[str, Any] = {"cwd": ROOT, "env": environment}
-        ask = f"import {one.module} as one; print(*one.COMMAND, sep='\\n')"
-        said = subprocess.run([one.python, "-c", ask], check=True, capture_output=True, text=True, **options)
-        client = [one.python, "-m", one.module, *map(str, words)]
+        program = f"import {one.module} as one; print(*one.COMMAND, sep='\\n')"
+        printed = subprocess.run(
+            [one.python, "-c", program], check=True, capture_output=True, text=True, **options
+        )
+        client = [one.python, "-m", one.module, *map(str, arguments)]
         stored = subprocess.run(client, check=True, stdout=subprocess.PIPE, text=True, **options).stdout
         with (folder / "workers.log").open("wb") as log:
 
             def start(number: int) -> subprocess.Popen[bytes]:
-                own = {**options, "env": {**environment, spans.WORKER: str(number)}}
-                return servers.start(said.stdout.split(), stdout=log, stderr=log, **own)
+                own = {**options, "env": {**environment, records.WORKER: str(number)}}
+                return servers.start(printed.stdout.split(), stdout=log, stderr=log, **own)
 
             running = [start(number) for number in range(workers)]
             killed_at, killed = 0.0, frozenset[int]()
@@ -121,7 +123,7 @@ def run(
                                 killed_at, killed = time.time(), victims
                                 running[number] = start(number)
                                 break
-                return Seen(spans.read(path), killed_at, killed, float(stored or 0))
+                return Outcome(records.read(path), killed_at, killed, float(stored or 0))
             finally:
                 for worker in running:
                     servers.end(worker, grace=5)
@@ -129,21 +131,21 @@ def run(
 
 def _lines(path: Path, is_done: Callable[[int], bool], quiet: float) -> Iterator[int]:
     """Yield the number of lines every 50 ms, until the run is done or has no new line for `quiet` seconds."""
-    last, seen = time.monotonic(), 0
+    last, known_lines = time.monotonic(), 0
     while time.monotonic() - last < quiet:
         lines = path.read_bytes().count(b"\n") if path.exists() else 0
-        if lines > seen:
-            last, seen = time.monotonic(), lines
+        if lines > known_lines:
+            last, known_lines = time.monotonic(), lines
             if is_done(lines):
                 return
         yield lines
-        time.sleep(LOOK_SECONDS)
+        time.sleep(CHECK_SECONDS)
 
 
 def _kill_if_busy(worker: subprocess.Popen[bytes], pids: frozenset[int], path: Path) -> bool:
     """Kill a worker with all its processes if it is running jobs; it is stopped during the check."""
     _send(pids, signal.SIGSTOP)
-    if not pids & set(open_in(spans.read(path))):
+    if not pids & set(open_in(records.read(path))):
         _send(pids, signal.SIGCONT)
         return False
     _send(pids, signal.SIGKILL)
@@ -158,7 +160,7 @@ def _send(pids: frozenset[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-def open_in(found: Spans) -> Counter[int]:
+def open_in(found: Records) -> Counter[int]:
     """Return the number of unfinished jobs of each process."""
     counts = Counter[int]()
     for what, _, pid, _ in found:

@@ -22,7 +22,7 @@ from benchmarks import dashboard_requeue, dashboard_stage, machine
 from benchmarks.contenders import RESULTS
 from benchmarks.dashboard_addresses import Address, addresses
 from benchmarks.dashboard_visitor import Visitor
-from benchmarks.entry import exit_when_told
+from benchmarks.entry import exit_on_signal
 from firelock import Firelock
 from firelock_dashboard import Dashboard
 
@@ -58,21 +58,21 @@ class Timed:
         return self.p95 <= GOAL_MS
 
 
-def ask_all(fire: Firelock, *, rounds: int) -> tuple[list[Timed], int]:
+def request_all(fire: Firelock, *, rounds: int) -> tuple[list[Timed], int]:
     """Return the durations of each address, and the size of the first page on the wire, in bytes."""
     with closing(Dashboard(fire)) as dashboard, closing(Visitor(dashboard)) as visitor:
-        asked = list(dict.fromkeys(addresses(fire, visitor)))
+        requested = list(dict.fromkeys(addresses(fire, visitor)))
         weight = visitor.weigh("/")
     with closing(Dashboard(fire)) as dashboard, closing(Visitor(dashboard)) as visitor:
-        taken = [[_ask(visitor, address) for address in asked] for _ in range(WARM + rounds)]
+        taken = [[_request(visitor, address) for address in requested] for _ in range(WARM + rounds)]
     found = []
-    for place, address in enumerate(asked):
+    for place, address in enumerate(requested):
         times, cpu = zip(*(turn[place] for turn in taken[WARM:]), strict=True)
         found.append(Timed(address, taken[0][place][0], times, statistics.median(cpu)))
     return found, weight
 
 
-def _ask(visitor: Visitor, address: Address) -> tuple[float, float]:
+def _request(visitor: Visitor, address: Address) -> tuple[float, float]:
     cpu, begun = time.process_time(), time.perf_counter()
     visitor.get(address.target)
     return (time.perf_counter() - begun) * 1000, (time.process_time() - cpu) * 1000
@@ -125,10 +125,8 @@ def measure(storage: str, options: argparse.Namespace) -> dict[str, object]:
     found: dict[str, object] = {"load_average_before": os.getloadavg()}
     if "pages" in options.part:
         with dashboard_stage.filled(storage, options.jobs, options.seed) as (url, _):
-            timed, weight = ask_all(shop(url), rounds=options.rounds)
-        print(
-            f"\n{storage}: {options.jobs:,} jobs, {options.rounds} answers an address, ms\n{table(timed)}\n"
-        )
+            timed, weight = request_all(shop(url), rounds=options.rounds)
+        print(f"\n{storage}: {options.jobs:,} jobs, {options.rounds} responses each, ms\n{table(timed)}\n")
         print(f"{summary(timed)}\nfirst page with its files, packed: {weight / 1024:.1f} KiB", flush=True)
         found |= record(timed, weight)
     if "requeue" in options.part:
@@ -161,7 +159,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file for all results")
     options = parser.parse_args()
     options.part = options.part or ["pages", "requeue"]
-    exit_when_told()
+    exit_on_signal()
     RESULTS.mkdir(exist_ok=True)
     about: Mapping[str, object] = machine.describe(RESULTS, core=None)
     storages = options.storage or dashboard_stage.STORAGES

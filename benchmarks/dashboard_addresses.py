@@ -32,8 +32,8 @@ def addresses(fire: Firelock, visitor: Visitor) -> Iterator[Address]:
         joint = "&" if "?" in page else "?"
         for part in dict.fromkeys(name.decode() for name in named):
             yield Address("fragment", f"{page}{joint}part={part}")
-    for asked in _filters(fire, jobs):
-        yield Address("filter", f"/jobs?{urlencode(asked)}")
+    for condition in _filters(fire, jobs):
+        yield Address("filter", f"/jobs?{urlencode(condition)}")
     for path in _lists(jobs):
         yield Address("api", path)
 
@@ -71,7 +71,7 @@ def _filters(fire: Firelock, jobs: dict[State, Job[object]]) -> Iterator[dict[st
     number, month_ago = order.partition(":")[2], datetime.now(UTC) - timedelta(days=30)
     states: tuple[dict[str, str], ...] = ({}, {"state": "succeeded"}, {"state": "failed"})
     for state in states:
-        yield from ({**state, **asked} for asked in (
+        yield from ({**state, **condition} for condition in (
             {"tag": order}, {"tag": "dhl"}, {"tag": "nobody"},
             {"arg": f"order_id:{number}"}, {"task": tagged.task, "arg": f"order_id:{number}"},
             {"arg": f"quantity:{number}"}, {"arg": "nowhere-to-be-found"},

@@ -21,7 +21,7 @@ from types import ModuleType
 import attrs
 
 from benchmarks import servers
-from benchmarks.entry import exit_when_told
+from benchmarks.entry import exit_on_signal
 from benchmarks.startup import COMMAND
 from firelock import Firelock, State
 from firelock.control.operations import Operation
@@ -176,7 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dashboard_requeue", description=__doc__)
     parser.add_argument("--feed", required=True, metavar="URL", help="URL of the workers' storage")
     options = parser.parse_args()
-    exit_when_told()
+    exit_on_signal()
     with _opened(options.feed) as app:
         feed(app)
 

@@ -58,7 +58,7 @@ def timed(action: Callable[[], object], *, jobs: int) -> Figures:
     return {"jobs_per_s": jobs / elapsed, "cpu_us_per_job": (time.process_time() - cpu) / jobs * 1e6}
 
 
-def exit_when_told() -> None:
+def exit_on_signal() -> None:
     """Handle SIGTERM as a normal exit, so that this process stops everything that it has started."""
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))
 
@@ -72,6 +72,6 @@ def run(scenarios: Mapping[str, ScenarioFunction]) -> None:
         parser.add_argument(f"--{name}", type=int, required=True)
     options = parser.parse_args()
     load = Load(**{name: getattr(options, name) for name in AMOUNTS}, directory=options.directory.resolve())
-    exit_when_told()
+    exit_on_signal()
     figures = scenarios[options.scenario](load)
     sys.stdout.write(json.dumps(figures) + "\n")

@@ -34,9 +34,9 @@ def job_ids() -> Iterator[str]:
     """Yield time-ordered ids of 36 characters: milliseconds, a counter, a random part of this process."""
     origin = os.urandom(6).hex()
     for number in count():
-        instant = f"{time.time_ns() // 1_000_000:012x}"
+        milliseconds = f"{time.time_ns() // 1_000_000:012x}"
         middle = f"{0x7000 | (number >> 14) & 0xFFF:04x}-{0x8000 | number & 0x3FFF:04x}"
-        yield f"{instant[:8]}-{instant[8:]}-{middle}-{origin}"
+        yield f"{milliseconds[:8]}-{milliseconds[8:]}-{middle}-{origin}"
 
 
 def noop(_arguments: str) -> None:
@@ -50,8 +50,8 @@ def work(inbox: queue.SimpleQueue[Claimed | None], outbox: queue.SimpleQueue[End
         started_at = micros()
         noop(arguments)
         ended_at = micros()
-        instants = f'"c":{claimed_at},"s":{started_at},"e":{ended_at}'
-        entry = f'{{"a":{attempt},{instants},"on":"floor","to":"succeeded"}}'
+        times = f'"c":{claimed_at},"s":{started_at},"e":{ended_at}'
+        entry = f'{{"a":{attempt},{times},"on":"floor","to":"succeeded"}}'
         outbox.put((started_at, ended_at, "null", entry, ended_at + RETENTION, job_id, SESSION, fence))
 
 

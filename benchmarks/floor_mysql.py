@@ -139,7 +139,7 @@ class Floor(floor_sql.Floor):
             cursor.execute(text, values)
 
     @override
-    def ask(self, statement: str) -> Sequence[tuple[object, ...]]:
+    def query(self, statement: str) -> Sequence[tuple[object, ...]]:
         with self._connection.cursor() as cursor:
             cursor.execute(statement)
             return list(cursor.fetchall())
@@ -161,7 +161,7 @@ def opened(url: str) -> Iterator[Floor]:
     with closing(connection):
         floor = Floor(connection)
         for statement in SCHEMA.split(";"):
-            floor.ask(statement)
+            floor.query(statement)
         yield floor
 
 

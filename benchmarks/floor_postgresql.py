@@ -122,7 +122,7 @@ class Floor(floor_sql.Floor):
         return claimed
 
     @override
-    def ask(self, statement: str) -> list[tuple[object, ...]]:
+    def query(self, statement: str) -> list[tuple[object, ...]]:
         return self._connection.execute(statement.encode()).fetchall()
 
 

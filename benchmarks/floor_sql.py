@@ -26,7 +26,7 @@ class Floor(floor_served.Floor):
         """Settle the ended jobs and claim up to `limit` ready ones, in one transaction."""
 
     @abstractmethod
-    def ask(self, statement: str) -> Sequence[tuple[object, ...]]:
+    def query(self, statement: str) -> Sequence[tuple[object, ...]]:
         """Return the rows of a read-only statement."""
 
     @override
@@ -35,13 +35,13 @@ class Floor(floor_served.Floor):
 
     @override
     def assert_counts(self, **expected: int) -> None:
-        summed = {str(state): int(str(jobs)) for state, jobs in self.ask(SUMMED)}
-        rows = {str(state): int(str(jobs)) for state, jobs in self.ask(ROWS)}
+        summed = {str(state): int(str(jobs)) for state, jobs in self.query(SUMMED)}
+        rows = {str(state): int(str(jobs)) for state, jobs in self.query(ROWS)}
         if not summed == rows == expected:
-            message = f"expected {expected}, the counts say {summed} and the rows {rows}"
+            message = f"expected {expected}, found counts {summed} and rows {rows}"
             raise RuntimeError(message)
 
     @override
     def read_ends(self, *, since: int) -> tuple[int, int, int]:
-        [(ended, first, last)] = self.ask(ENDS.format(since=since))
+        [(ended, first, last)] = self.query(ENDS.format(since=since))
         return int(str(ended)), int(str(first)), int(str(last))

@@ -130,7 +130,7 @@ def assert_counts(connection: sqlite3.Connection, **expected: int) -> None:
     counters = dict(connection.execute("select state, jobs from counts where jobs <> 0").fetchall())
     rows = dict(connection.execute("select state, count(*) from jobs group by state").fetchall())
     if not counters == rows == expected:
-        message = f"expected {expected}, the counters say {counters} and the rows {rows}"
+        message = f"expected {expected}, found counters {counters} and rows {rows}"
         raise RuntimeError(message)
 
 

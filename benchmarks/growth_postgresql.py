@@ -37,7 +37,7 @@ where table_schema = current_schema() and column_name in ('job_id', 'parent_id')
 
 def settle(server: PostgresqlServer) -> None:
     """Remove dead rows, update the statistics, and write all changes to the disk."""
-    server.ask("vacuum (analyze); checkpoint;")
+    server.query("vacuum (analyze); checkpoint;")
 
 
 def fill(server: PostgresqlServer, *, prefix: str, stored: int, waiting: int) -> None:
@@ -48,8 +48,8 @@ def fill(server: PostgresqlServer, *, prefix: str, stored: int, waiting: int) ->
     Raises:
         RuntimeError: If another table also has rows of jobs, or more finished jobs already exist.
     """
-    for table in server.ask(OTHERS).splitlines():
-        if server.ask(f"select exists (select from {table})") != "f":
+    for table in server.query(OTHERS).splitlines():
+        if server.query(f"select exists (select from {table})") != "f":
             message = f"{table} has rows of jobs, which are not copied"
             raise RuntimeError(message)
     multiply(server, prefix=prefix, state="succeeded", queue="default", stored=stored)
@@ -61,16 +61,16 @@ def multiply(server: PostgresqlServer, *, prefix: str, state: str, queue: str, s
     """Copy jobs until one state of one queue has `stored` jobs, and count the copies."""
     table = f"{prefix}jobs"
     where = f"state = '{state}' and queue = '{queue}'"
-    copies = stored - int(server.ask(f"select count(*) from {table} where {where}"))
+    copies = stored - int(server.query(f"select count(*) from {table} where {where}"))
     if copies <= 0:
         message = f"there are {-copies} more {state} jobs than the {stored} to be stored"
         raise RuntimeError(message)
-    names = server.ask(COLUMNS.format(table=table)).splitlines()
+    names = server.query(COLUMNS.format(table=table)).splitlines()
     values = ", ".join(value_of(name, state=state, copies=copies) for name in names)
     words = {"table": table, "state": state, "queue": queue, "copies": copies, "sources": SOURCES}
     copy = COPY.format(names=", ".join(names), values=values, **words)
     count = COUNT.format(prefix=prefix, state=state, queue=queue, copies=copies)
-    server.ask(f"begin; {copy}; {count}; commit;")
+    server.query(f"begin; {copy}; {count}; commit;")
 
 
 def value_of(name: str, *, state: str, copies: int) -> str:

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import attrs
 
-from benchmarks import former, machine, mariadb_server, postgresql_server, redis_server, report, servers
+from benchmarks import baseline, machine, mariadb_server, postgresql_server, redis_server, report, servers
 from benchmarks.contenders import INSTALLERS, OWN, RESULTS, Contender
-from benchmarks.entry import Figures, Load, exit_when_told
+from benchmarks.entry import Figures, Load, exit_on_signal
 from benchmarks.report import Measured
 from benchmarks.scenarios import BY_STORAGE, LIMIT_SECONDS, Scenario
 from benchmarks.servers import GRACE_SECONDS, ROOT
@@ -58,16 +58,16 @@ class RunFailed(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the measurements on the command line; return 1 if a run failed, otherwise 0."""
     options = parse(arguments)
-    exit_when_told()
+    exit_on_signal()
     if options.core is not None:
         os.sched_setaffinity(0, {options.core})  # inherited by all child processes
     RESULTS.mkdir(exist_ok=True)
-    if options.former:
-        return measure_former(options)
+    if options.baseline:
+        return measure_against_baseline(options)
     peers = INSTALLERS[options.storage]() if options.peers else ()
     contenders = select((*OWN[options.storage], *peers), options.contender)
-    asked = {name: getattr(options, name) for name in ("jobs", "stored", "waiting", "churned")}
-    amounts = (QUICK if options.quick else FULL) | {name: jobs for name, jobs in asked.items() if jobs}
+    given = {name: getattr(options, name) for name in ("jobs", "stored", "waiting", "churned")}
+    amounts = (QUICK if options.quick else FULL) | {name: jobs for name, jobs in given.items() if jobs}
     about = machine.describe(RESULTS, core=options.core) | {"load": amounts}
     if options.storage in DESCRIBE:
         about[options.storage] = DESCRIBE[options.storage]()
@@ -102,12 +102,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--repeat", type=int, help="repetitions (default: 3, with --quick 1)")
     parser.add_argument("--quick", action="store_true", help="use small loads, only to test the benchmarks")
-    parser.add_argument("--former", metavar="DIR", help="compare with this checkout, in pairs")
+    parser.add_argument("--baseline", metavar="DIR", help="compare with this checkout, in pairs")
     parser.add_argument(
-        "--pairs", type=int, default=20, help="with --former: pairs per scenario (default: 20)"
+        "--pairs", type=int, default=20, help="with --baseline: pairs per scenario (default: 20)"
     )
     parser.add_argument(
-        "--seed", type=int, default=1, help="with --former: seed of the order and the bootstrap (default: 1)"
+        "--seed",
+        type=int,
+        default=1,
+        help="with --baseline: seed of the order and the bootstrap (default: 1)",
     )
     parser.add_argument(
         "--peers", action="store_true", help="also measure other job systems, installed separately"
@@ -125,19 +128,22 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def measure_former(options: argparse.Namespace) -> int:
+def measure_against_baseline(options: argparse.Namespace) -> int:
     """Compare this checkout with another one; return 1 if a figure failed twice or a run did, else 0."""
     if options.quick:
         options.jobs, options.pairs = options.jobs or 2_000, min(options.pairs, 2)
-    about = machine.describe(RESULTS, core=options.core) | {"former": options.former, "seed": options.seed}
+    about = machine.describe(RESULTS, core=options.core) | {
+        "baseline": options.baseline,
+        "seed": options.seed,
+    }
     if options.storage in DESCRIBE:
         about[options.storage] = DESCRIBE[options.storage]()
     rows: list[dict[str, object]] = []
-    path = RESULTS / f"former-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
+    path = RESULTS / f"baseline-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
     try:
-        for found in former.compare(options, run_once):
+        for found in baseline.compare(options, run_once):
             for row in found:
-                print(former.line(row), flush=True)
+                print(baseline.line(row), flush=True)
             rows += found
     except RunFailed as failure:
         print(f"A run FAILED: {failure}", file=sys.stderr)

@@ -100,12 +100,12 @@ def measure(place: Place, options: argparse.Namespace) -> None:
                     getattr(storage.inside, call.verb)(*call.args, **call.kwargs)
             used, lasted = spent(place) - used, time.perf_counter() - begun
     share = used / options.rounds * options.processes / options.seconds
-    print(f"{len(calls) / options.seconds:.2f} calls a second and process:")
+    print(f"{len(calls) / options.seconds:.2f} calls per second and process:")
     for verb, number in Counter(call.verb for call in calls).most_common():
         print(f"  {number / options.seconds:.3f} {verb}")
     print(
-        f"{options.processes:,} idle worker processes beside {options.dead:,} dead sessions: "
-        f"{share:.2%} of a core ({used / options.rounds / len(calls) * 1e6:.0f} µs of processor a call; "
+        f"{options.processes:,} idle worker processes and {options.dead:,} dead sessions: "
+        f"{share:.2%} of a core ({used / options.rounds / len(calls) * 1e6:.0f} µs of CPU time per call; "
         f"{lasted:.1f} s of replay)"
     )
 

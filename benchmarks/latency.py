@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import stamps
+from benchmarks import timestamps
 from benchmarks.entry import Figures
 from benchmarks.servers import Server
 
@@ -40,19 +40,21 @@ def measure(
     the time before the call, in nanoseconds since the epoch, as measured by a client that is another program.
     """
     enqueue(WARM_UP)
-    server.wait_until(lambda: WARM_UP in stamps.read(path), what="the first job had started")
+    server.wait_until(lambda: WARM_UP in timestamps.read(path), what="the first job had started")
     time.sleep(REST_SECONDS)
     called = []
     at = time.perf_counter()
     for number, gap in enumerate(gaps(samples)):
         time.sleep(max(0.0, at - time.perf_counter()))
         at += gap
-        instant = time.time_ns()
-        told = enqueue(number)
-        called.append(told if isinstance(told, int) else instant)
-    server.wait_until(lambda: len(stamps.read(path)) > len(called), what=f"{len(called)} jobs had started")
-    started = stamps.read(path)
-    waits = sorted((started[number] - instant) / 1e6 for number, instant in enumerate(called))
+        called_at = time.time_ns()
+        returned = enqueue(number)
+        called.append(returned if isinstance(returned, int) else called_at)
+    server.wait_until(
+        lambda: len(timestamps.read(path)) > len(called), what=f"{len(called)} jobs had started"
+    )
+    started = timestamps.read(path)
+    waits = sorted((started[number] - called_at) / 1e6 for number, called_at in enumerate(called))
     return {"p50_ms": rank(waits, 0.50), "p99_ms": rank(waits, 0.99), "max_ms": waits[-1]}
 
 

@@ -45,7 +45,7 @@ class MariadbServer(storage_server.Process):
         """Return the URL for clients through another port that forwards to the server."""
         return f"mariadb://{USER}@{HOST}:{port}/{DATABASE}"
 
-    def ask(self, statements: str) -> str:
+    def query(self, statements: str) -> str:
         """Run statements; return their rows as lines.
 
         Raises:
@@ -57,7 +57,7 @@ class MariadbServer(storage_server.Process):
 
     def meters(self) -> Mapping[str, int]:
         """Return the number of transactions that have written data."""
-        return {"commits": int(self.ask(COMMITS))}
+        return {"commits": int(self.query(COMMITS))}
 
     def stored_bytes(self) -> int:
         """Return the size of the database's files."""
@@ -80,10 +80,10 @@ def find_program(name: str) -> str:
 def describe() -> dict[str, object]:
     """Return the version and the settings of the server that a run would start."""
     command = [find_program("mariadbd"), "--version"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = re.search(r"Ver ([\w.]+)-MariaDB", said)
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"Ver ([\w.]+)-MariaDB", printed)
     if found is None:
-        raise NoServer(said)
+        raise NoServer(printed)
     return {"version": found[1], "settings": {**SETTINGS, "connections": "TCP on loopback"}}
 
 

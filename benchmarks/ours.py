@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from types import ModuleType
 from typing import Any, Protocol
 
-from benchmarks import growth, latency, servers, stamps
+from benchmarks import growth, latency, servers, timestamps
 from benchmarks.entry import Figures, Load, timed
 from benchmarks.servers import Server
 from benchmarks.startup import COMMAND
@@ -140,8 +140,8 @@ def drained(
 
 def start_to_start(load: Load, url: str, *, gaps: latency.Gaps = latency.even) -> Figures:
     """Measure the time from the call of `enqueue` to the start of the task on an idle server."""
-    path = load.directory / "stamps"
-    with opened(url) as app, serving(load, **{stamps.VARIABLE: str(path)}) as server:
+    path = load.directory / "timestamps"
+    with opened(url) as app, serving(load, **{timestamps.VARIABLE: str(path)}) as server:
         return latency.measure(server, app.stamp.enqueue, path, samples=load.samples, gaps=gaps)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from benchmarks import stamps
+from benchmarks import timestamps
 from firelock import Firelock, Limit
 
 COMPUTING_SECONDS = 0.001
@@ -33,4 +33,4 @@ def compute(number: int) -> None:
 @fire.task
 def stamp(number: int) -> None:
     """Record when this job started."""
-    stamps.write(number)
+    timestamps.write(number)

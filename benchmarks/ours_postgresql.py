@@ -21,11 +21,9 @@ def grown(load: Load) -> Figures:
         waiting.enqueue_many([(number,) for number in range(growth.SOURCES)])
         growth_postgresql.fill(server, prefix="firelock_", stored=load.stored, waiting=load.waiting)
         counts = app.fire.jobs.counts()
-        succeeded = int(server.ask("select count(*) from firelock_jobs where state = 'succeeded'"))
+        succeeded = int(server.query("select count(*) from firelock_jobs where state = 'succeeded'"))
         if (counts.succeeded, counts.enqueued) != (succeeded, load.waiting):
-            message = (
-                f"{succeeded} succeeded and {load.waiting} waiting jobs are stored, the counts say {counts}"
-            )
+            message = f"{succeeded} succeeded and {load.waiting} waiting jobs are stored, counts: {counts}"
             raise RuntimeError(message)
         lists = {"slowest_list_ms": ours.slowest_list_ms(app)}
         return growth.shares(empty, ours.grown_verbs(app, load)) | lists
@@ -46,7 +44,7 @@ def churned(load: Load, *, keeps_old_state: bool) -> Figures:
                     ours.enqueue_bulk_of(app, jobs=more, size=churn.CHUNK)
                     stored += more
                     while not watch.is_due():
-                        time.sleep(churn.LOOK_SECONDS / 10)
+                        time.sleep(churn.READING_SECONDS / 10)
                 return watch.figures()
 
 

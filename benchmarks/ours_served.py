@@ -85,10 +85,10 @@ def footprint(running: Running, load: Load) -> Figures:
     """
     jobs = load.jobs + load.singles
     with running(load.directory) as server, counting.counting(server.port) as wire:
-        onlooker = Firelock(server.url)
+        observer = Firelock(server.url)
 
         def is_done() -> bool:
-            return ours.count_succeeded(onlooker) >= jobs
+            return ours.count_succeeded(observer) >= jobs
 
         def work() -> None:
             with ours.serving(load) as worker:
@@ -101,7 +101,7 @@ def footprint(running: Running, load: Load) -> Figures:
                 "process": (jobs, work),
             }
             figures = counting.measure(steps, server, wire)
-        onlooker.close()
+        observer.close()
         return figures
 
 

@@ -75,7 +75,7 @@ def grown(load: Load) -> Figures:
         empty = ours.grown_verbs(app, load)
         growth.multiply(load.database, stored=load.stored)
         if (succeeded := ours.count_succeeded(app.fire)) != load.stored:
-            message = f"{load.stored} jobs are stored as succeeded, the counts say {succeeded}"
+            message = f"{load.stored} jobs are stored as succeeded, but the count is {succeeded}"
             raise RuntimeError(message)
         app.noop.using(queue=growth.WAITING).enqueue_many([(number,) for number in range(load.waiting)])
         with wal.kept(load.database):

@@ -20,7 +20,7 @@ def ratio(what: str, ours: Sequence[float], base: Sequence[float]) -> Row:
     """Return a row with the median quotient of the pairs, its quartiles, and both medians."""
     low, middle, high = quarters([one / other for one, other in zip(ours, base, strict=True)])
     figures = {"ratio": middle, "low": low, "high": high}
-    medians = {"median": statistics.median(ours), "beside": statistics.median(base)}
+    medians = {"median": statistics.median(ours), "base": statistics.median(base)}
     return {"what": what, **figures, **medians, "pairs": len(ours)}
 
 

@@ -19,7 +19,7 @@ import attrs
 
 from benchmarks import machine, places
 from benchmarks.contenders import RESULTS
-from benchmarks.entry import exit_when_told
+from benchmarks.entry import exit_on_signal
 from benchmarks.pairs import Row, format_row
 from benchmarks.plan import Plan
 
@@ -40,7 +40,7 @@ class Parts:
     def main(self) -> int:
         """Run the measurements on the command line, print each figure, and write all to a file."""
         options = self._options()
-        exit_when_told()
+        exit_on_signal()
         places.pin(options.core)
         RESULTS.mkdir(exist_ok=True)
         about = machine.describe(RESULTS, core=options.core)
@@ -67,7 +67,7 @@ class Parts:
         parser.add_argument(
             "--storage", action="append", choices=places.STORAGES, help="default: sqlite (repeatable)"
         )
-        parser.add_argument("--former", default="", help="folder of an earlier checkout with its .venv")
+        parser.add_argument("--baseline", default="", help="folder of another checkout with its .venv")
         parser.add_argument("--pairs", type=int, help=f"pairs (default: 20, with --quick {QUICK_PAIRS})")
         parser.add_argument("--scale", type=float, default=1.0, help="factor of the jobs (default: 1)")
         parser.add_argument(
@@ -93,7 +93,7 @@ class Parts:
         scale = QUICK_SCALE if options.quick else options.scale
         ends_at = time.monotonic() + options.minutes * 60
         try:
-            for row in self.by_name[name](Plan(storage, pairs, scale, options.former, folder, ends_at)):
+            for row in self.by_name[name](Plan(storage, pairs, scale, options.baseline, folder, ends_at)):
                 print(f"{storage}, {format_row(row)}", flush=True)
                 rows.append(row)
         finally:

@@ -16,7 +16,7 @@ class Plan:
     storage: str
     pairs: int
     scale: float  # share of the jobs of a full run
-    former: str  # folder of another checkout with its .venv; empty for none
+    baseline: str  # folder of another checkout with its .venv; empty for none
     folder: Path  # empty
     ends_at: float = float("inf")  # monotonic time after which no round begins
 

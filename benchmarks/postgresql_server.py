@@ -41,7 +41,7 @@ class PostgresqlServer(storage_server.Process):
         """Return the URL for clients through another port that forwards to the server."""
         return f"postgresql://{USER}@{HOST}:{port}/{DATABASE}"
 
-    def ask(self, statements: str) -> str:
+    def query(self, statements: str) -> str:
         """Run statements, each in its own transaction; return their rows as lines.
 
         Raises:
@@ -52,11 +52,11 @@ class PostgresqlServer(storage_server.Process):
 
     def meters(self) -> Mapping[str, int]:
         """Return the number of transactions that have written data."""
-        return {"commits": int(self.ask(WRITERS))}
+        return {"commits": int(self.query(WRITERS))}
 
     def stored_bytes(self) -> int:
         """Return the size of the database's files."""
-        return int(self.ask("select pg_database_size(current_database())"))
+        return int(self.query("select pg_database_size(current_database())"))
 
 
 def find_folder() -> Path:
@@ -76,14 +76,14 @@ def find_folder() -> Path:
 
 def read_version(folder: Path) -> tuple[int, ...]:
     """Return the version of a PostgreSQL, as in `postgres (PostgreSQL) 15.14 (Debian …)`."""
-    said = subprocess.run([folder / "postgres", "--version"], capture_output=True, text=True, check=True)
-    found = re.search(r"PostgreSQL\) ([\d.]+)", said.stdout)
+    printed = subprocess.run([folder / "postgres", "--version"], capture_output=True, text=True, check=True)
+    found = re.search(r"PostgreSQL\) ([\d.]+)", printed.stdout)
     if found is None:
-        raise NoServer(said.stdout)
+        raise NoServer(printed.stdout)
     return tuple(int(part) for part in found[1].split("."))
 
 
-def tells_statement_times() -> bool:
+def has_statement_times() -> bool:
     """Return whether the installed PostgreSQL has the module for `STATEMENT_TIMES`."""
     folder = run_to_end([find_folder() / "pg_config", "--pkglibdir"], place=PACKAGES, identity={}).strip()
     return (Path(folder) / "pg_stat_statements.so").exists()

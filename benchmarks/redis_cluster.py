@@ -14,7 +14,7 @@ from benchmarks.redis_server import NoRedis, RedisServer
 
 NODES = 3
 SLOTS = 16_384
-PATIENCE_SECONDS = 30.0
+LONGEST_SECONDS = 30.0
 OPTIONS = ("--cluster-enabled", "yes", "--cluster-node-timeout", "30000", "--loglevel", "warning")
 
 
@@ -63,8 +63,8 @@ def running(directory: Path, count: int = NODES) -> Iterator[Cluster]:
 
 def calls_of(node: RedisServer, command: str) -> int:
     """Return how many times the node has received the command."""
-    said = node.read_info("commandstats").get(f"cmdstat_{command}", "calls=0")
-    return int(said.split(",")[0].removeprefix("calls="))
+    statistics = node.read_info("commandstats").get(f"cmdstat_{command}", "calls=0")
+    return int(statistics.split(",")[0].removeprefix("calls="))
 
 
 def await_agreement(nodes: Sequence[RedisServer]) -> None:
@@ -73,7 +73,7 @@ def await_agreement(nodes: Sequence[RedisServer]) -> None:
     Raises:
         NoRedis: If this does not happen in time.
     """
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + LONGEST_SECONDS
     while not all(is_in(node, len(nodes)) for node in nodes):
         if time.monotonic() > deadline:
             message = f"The nodes do not find each other: {nodes[0].call('CLUSTER', 'INFO')}"

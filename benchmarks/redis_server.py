@@ -31,7 +31,7 @@ class RedisServer:
         self.pid = process.pid
         self.port = port
         self._socket = socket.create_connection((HOST, port), timeout=60)
-        self._asked = 0
+        self._own_calls = 0
         self._replies = self._socket.makefile("rb")
 
     @property
@@ -46,7 +46,7 @@ class RedisServer:
     def call(self, *words: str) -> str:
         """Return the reply to a command whose reply is a line, a number or a string."""
         parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
-        self._asked += 1
+        self._own_calls += 1
         self._socket.sendall(f"*{len(words)}\r\n{''.join(parts)}".encode())
         first = self._replies.readline().decode().rstrip("\r\n")
         if first.startswith("-"):
@@ -68,7 +68,7 @@ class RedisServer:
     def meters(self) -> Mapping[str, int]:
         """Return the number of executed commands, including those in scripts."""
         executed = int(self.read_info("stats")["total_commands_processed"])
-        return {"commands": executed - self._asked}
+        return {"commands": executed - self._own_calls}
 
     def cpu_seconds(self) -> float:
         """Return the processor time of the server's threads, with a resolution of a nanosecond."""
@@ -97,14 +97,14 @@ def find_program() -> str:
 
 def read_version(program: str) -> tuple[int, ...]:
     """Return the version of a redis-server, as in `Redis server v=8.0.2 sha=…`."""
-    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
-    return tuple(int(part) for part in said.partition("v=")[2].split()[0].split("."))
+    printed = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    return tuple(int(part) for part in printed.partition("v=")[2].split()[0].split("."))
 
 
 def describe() -> dict[str, object]:
     """Return the version and the settings of the server that a run would start."""
     program = find_program()
-    settings = "save '', appendonly no, TCP on loopback, the rest as it ships"
+    settings = "save '', appendonly no, TCP on loopback, default settings otherwise"
     return {"version": ".".join(str(part) for part in read_version(program)), "settings": settings}
 
 

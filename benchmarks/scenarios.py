@@ -67,12 +67,12 @@ MOST = Figure("jobs_per_s", "jobs/s", at_least=0.6, is_share=True)
 RATE = Figure("jobs_per_s", "jobs/s")
 SINGLE = Figure("jobs_per_s", "jobs/s", at_least=0.7, is_share=True)
 
-LIMITED = "Run jobs with a limit that is never reached, all ready before"
-MEMBERS = "Run the members of one batch, all ready before"
+LIMITED = "Run jobs with a limit that is never reached, all enqueued in advance"
+MEMBERS = "Run the members of one batch, all enqueued in advance"
 
 GROWTH = Scenario(
     "growth",
-    "Beside many finished and many waiting jobs; shares of beside few",
+    "With many finished and many waiting jobs stored, as shares of the figures with few",
     (
         Figure("bulk_share", "share", at_least=0.9),
         Figure("process_share", "share", at_least=0.9),
@@ -91,7 +91,7 @@ GROWTH = Scenario(
 
 REST = Scenario(
     "rest",
-    "A server without work",
+    "An idle server",
     (
         Figure("calls_per_s", "calls/s", at_most=2),
         Figure("commands_per_s", "commands/s"),
@@ -106,7 +106,7 @@ REST = Scenario(
 
 PROCESSES = Scenario(
     "processes",
-    "Jobs that compute for 1 ms: two processes on two cores beside one process on one",
+    "Jobs that compute for 1 ms: two processes on two cores, compared with one process on one",
     (
         Figure("two_share", "share", at_least=1.7),
         Figure("one_jobs_per_s", "jobs/s"),
@@ -115,7 +115,7 @@ PROCESSES = Scenario(
 )
 
 LATENCY = (Figure("p50_ms", "ms"), Figure("p99_ms", "ms"), Figure("max_ms", "ms"))
-LATENCY_BUSY = Scenario("latency_busy", "The same with 200 jobs a second, by chance", LATENCY)
+LATENCY_BUSY = Scenario("latency_busy", "The same with 200 jobs per second at random times", LATENCY)
 
 SERVED_FEATURES = (
     Scenario("limited", LIMITED, (RATE, CPU, STORAGE_CPU)),
@@ -125,13 +125,15 @@ SERVED_FEATURES = (
 SQLITE = (
     Scenario("enqueue_bulk_100", "Enqueue in transactions of 100", (MOST, CPU)),
     Scenario("enqueue_bulk", "Enqueue in transactions of 500", (MOST, CPU)),
-    Scenario("enqueue_one", "Enqueue one by one, a commit each", (SINGLE, CPU)),
-    Scenario("process", "Run jobs that do nothing, all ready before", (MOST, attrs.evolve(CPU, at_most=25))),
+    Scenario("enqueue_one", "Enqueue one by one, with a commit each", (SINGLE, CPU)),
+    Scenario(
+        "process", "Run jobs that do nothing, all enqueued in advance", (MOST, attrs.evolve(CPU, at_most=25))
+    ),
     Scenario("limited", LIMITED, (RATE, CPU)),
     Scenario("members", MEMBERS, (RATE, CPU)),
     Scenario(
         "commits",
-        "Commits a job",
+        "Commits per job",
         (
             Figure("enqueue_one", "commits", at_most=1),
             Figure("enqueue_bulk", "commits", at_most=0.01),
@@ -167,10 +169,10 @@ SQLITE = (
 REDIS = (
     Scenario("enqueue_bulk_100", "Enqueue in calls of 100", (MOST, CPU, STORAGE_CPU)),
     Scenario("enqueue_bulk", "Enqueue in calls of 500", (MOST, CPU, STORAGE_CPU)),
-    Scenario("enqueue_one", "Enqueue one by one, a round trip each", (SINGLE, CPU, STORAGE_CPU)),
+    Scenario("enqueue_one", "Enqueue one by one, with a round trip each", (SINGLE, CPU, STORAGE_CPU)),
     Scenario(
         "process",
-        "Run jobs that do nothing, all ready before",
+        "Run jobs that do nothing, all enqueued in advance",
         (MOST, attrs.evolve(CPU, at_most=19), STORAGE_CPU),
         leads=(
             Lead(
@@ -188,7 +190,7 @@ REDIS = (
     *SERVED_FEATURES,
     Scenario(
         "footprint",
-        "What a job costs: round trips and bytes on the wire, commands and memory of the server",
+        "Cost of a job: round trips and bytes on the wire, commands and memory of the server",
         (
             Figure("one_trips", "trips", at_most=1.01),
             Figure("one_bytes", "bytes"),
@@ -219,7 +221,7 @@ SQL_REST = attrs.evolve(REST, figures=(*REST.figures, Figure("commits_per_s", "c
 SQL_BULK = (
     Scenario("enqueue_bulk_100", "Enqueue in transactions of 100", (MOST, CPU, STORAGE_CPU)),
     Scenario("enqueue_bulk", "Enqueue in transactions of 500", (MOST, CPU, STORAGE_CPU)),
-    Scenario("enqueue_one", "Enqueue one by one, a commit each", (SINGLE, CPU, STORAGE_CPU)),
+    Scenario("enqueue_one", "Enqueue one by one, with a commit each", (SINGLE, CPU, STORAGE_CPU)),
 )
 
 
@@ -227,7 +229,7 @@ def footprint(*, trips: int) -> Scenario:
     """Return the scenario of a database that needs this number of round trips per storing transaction."""
     return Scenario(
         "footprint",
-        "What a job costs: round trips and bytes on the wire, commits, bytes of the database's files",
+        "Cost of a job: round trips and bytes on the wire, commits, bytes of the database's files",
         (
             Figure("one_trips", "trips", at_most=trips * 1.05),
             Figure("one_bytes", "bytes"),
@@ -266,7 +268,7 @@ POSTGRESQL = (
     *SQL_BULK,
     Scenario(
         "process",
-        "Run jobs that do nothing, all ready before",
+        "Run jobs that do nothing, all enqueued in advance",
         (MOST, attrs.evolve(CPU, at_most=85), STORAGE_CPU),
         leads=(
             Lead("PgQueuer", over=frozenset({"pgqueuer"}), at_least=2),
@@ -290,7 +292,7 @@ POSTGRESQL = (
     ),
     Scenario(
         "churn_kept",
-        "The same while a transaction may still see every row as it was before",
+        "The same while a transaction keeps its snapshot from before the first job",
         CHURN,
         limit_seconds=5_400,
     ),
@@ -300,7 +302,7 @@ POSTGRESQL = (
 
 MARIADB = (
     *SQL_BULK,
-    Scenario("process", "Run jobs that do nothing, all ready before", (MOST, CPU, STORAGE_CPU)),
+    Scenario("process", "Run jobs that do nothing, all enqueued in advance", (MOST, CPU, STORAGE_CPU)),
     *SERVED_FEATURES,
     footprint(trips=4),
     Scenario("latency", "From the call to the start, on an idle server that polls", LATENCY),

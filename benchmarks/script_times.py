@@ -22,7 +22,7 @@ import redis
 
 from benchmarks import redis_server
 from benchmarks.contenders import RESULTS
-from benchmarks.entry import Figures, exit_when_told
+from benchmarks.entry import Figures, exit_on_signal
 from benchmarks.redis_server import RedisServer
 from firelock import Firelock
 from firelock.model import lifecycle
@@ -288,14 +288,14 @@ def find(stage: Stage) -> Action:
         JobFilter(since=now - 60 * SECOND, until=now),
     ]
 
-    def look() -> None:
+    def find_all() -> None:
         for where in filters:
             for oldest_first in (False, True):
                 page = storage.find(where, limit=PAGE, oldest_first=oldest_first)
                 if page.cursor:
                     storage.find(where, limit=PAGE, cursor=page.cursor, oldest_first=oldest_first)
 
-    return look
+    return find_all
 
 
 def groups(stage: Stage) -> Action:
@@ -413,7 +413,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.script_times", description=__doc__)
     parser.add_argument("--stored", type=int, default=1_000_000, help="stored jobs (default: 1,000,000)")
     options = parser.parse_args()
-    exit_when_told()
+    exit_on_signal()
     RESULTS.mkdir(exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="scripts-", dir=RESULTS) as directory,

@@ -22,7 +22,7 @@ from benchmarks.entry import Figures
 ROOT = Path(__file__).parent.parent
 TICK = os.sysconf("SC_CLK_TCK")
 POLL_SECONDS = 0.05
-PATIENCE_SECONDS = 600.0
+LONGEST_SECONDS = 600.0
 GRACE_SECONDS = 40.0
 LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
@@ -54,11 +54,11 @@ class Server:
         Raises:
             ServerFailed: If the server has ended, or the condition does not hold within ten minutes.
         """
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + LONGEST_SECONDS
         while not condition():
             self.assert_running(what)
             if time.monotonic() > deadline:
-                raise self.failed(f"{PATIENCE_SECONDS:.0f} s passed before {what}")
+                raise self.failed(f"{LONGEST_SECONDS:.0f} s passed before {what}")
             time.sleep(POLL_SECONDS)
 
     def pids(self) -> list[int]:
@@ -80,7 +80,7 @@ class Server:
             ServerFailed: If it did not end within its grace time, and was killed.
         """
         if not end(self._process):
-            raise self.failed("the server did not stop when told to")
+            raise self.failed("the server did not stop after SIGTERM")
 
 
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401 - as for Popen
@@ -138,17 +138,17 @@ def watch_drain(
     """
     first: list[tuple[int, float, float]] = []
 
-    def look(number: int) -> tuple[int, float, float]:
+    def reading(number: int) -> tuple[int, float, float]:
         return number, server.cpu_seconds(), storage() if storage else 0.0
 
     def drained() -> bool:
         number = ended()
         if number and not first and number < jobs:
-            first.append(look(number))
+            first.append(reading(number))
         return number >= jobs
 
     server.wait_until(drained, what=f"{jobs} jobs had ended")
-    _, at_server, at_storage = look(jobs)
+    _, at_server, at_storage = reading(jobs)
     if not first:
         return {}
     number, server_before, storage_before = first[0]

@@ -70,7 +70,7 @@ def _git(*words: str) -> str:
     return subprocess.run(["git", *words], check=True, capture_output=True, text=True).stdout
 
 
-def _told(folder: str, counts: Mapping[str, int]) -> str:
+def _described(folder: str, counts: Mapping[str, int]) -> str:
     kinds = Counter[str]()
     for name, tokens in counts.items():
         kinds[name.rpartition(".")[2]] += tokens
@@ -90,11 +90,11 @@ def main() -> None:
         if options.files:
             for name, tokens in now.items():
                 print(f"{tokens:9,}  {name}")
-        print(_told(folder, now))
+        print(_described(folder, now))
         if options.since:
             then = count_files(files_then(folder, options.since))
             ratio = sum(now.values()) / max(1, sum(then.values()))
-            print(f"{_told(f'  {options.since}', then)}; now {ratio:.3f} of it")
+            print(f"{_described(f'  {options.since}', then)}; now {ratio:.3f} of it")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 
 import attrs
 
-from benchmarks.entry import exit_when_told
+from benchmarks.entry import exit_on_signal
 from benchmarks.growth import SOURCES
 from benchmarks.growth_postgresql import multiply, settle
 from benchmarks.postgresql_server import PostgresqlServer, running
@@ -75,12 +75,12 @@ def own_buffers(node: dict[str, Any]) -> int:
 def measure(server: PostgresqlServer, verb: Callable[[], object]) -> Cost:
     """Run a verb and return its cost."""
     log = server.folder / "log"
-    server.ask(RESET)
+    server.query(RESET)
     begin = log.stat().st_size
     verb()
-    buffers = int(server.ask(BUFFERS))
-    said = log.read_bytes()[begin:].decode()
-    plans = [json.loads(plan) for plan in PLANS.findall(said)]
+    buffers = int(server.query(BUFFERS))
+    logged = log.read_bytes()[begin:].decode()
+    plans = [json.loads(plan) for plan in PLANS.findall(logged)]
     found = [node for plan in plans if "pg_stat" not in plan["Query Text"] for node in nodes(plan["Plan"])]
     return Cost(
         buffers,
@@ -128,7 +128,7 @@ class Verbs:
         ends = [succeeds(job) for job in held[100:]]
         yield "settle 100 and claim 100", lambda: storage.exchange(ends, self.request(100))
         self.empty()
-        yield "a claim that finds nothing", lambda: self.claim(100)
+        yield "a claim that finds no job", lambda: self.claim(100)
         batch, _ = flow.batch_of(1)
         members = [flow.new_member(batch) for _ in range(500)]
         yield "store 500 members of a batch", lambda: storage.insert(members)
@@ -138,11 +138,14 @@ class Verbs:
         yield "suspend 100", lambda: storage.apply([suspends(job) for job in waiting])
         one = self.claim(100)[0]
         start = HeldClaim(one.id, one.job.fence, flow.stamp())
-        yield "note that one of 200 has begun", lambda: storage.reconcile(self.holder.session, [start])
+        yield (
+            "record that one of 200 held jobs has started",
+            lambda: storage.reconcile(self.holder.session, [start]),
+        )
         memo = Memo(MemoKind.STEP, "charge", "1", True, flow.stamp())
         kept = NewMemo(one.id, memo, self.holder.session, one.job.fence)
-        yield "remember a step", lambda: storage.remember([kept])
-        yield "recall what one remembers", lambda: storage.recall(one.id)
+        yield "store the memo of a step", lambda: storage.remember([kept])
+        yield "read the memos of a job", lambda: storage.recall(one.id)
         piece, session, fence = [Chunk("out", 0, "a")], self.holder.session, one.job.fence
         yield "append to a stream", lambda: storage.append_stream(one.id, piece, session=session, fence=fence)
         self.empty()
@@ -153,7 +156,7 @@ def measured(stored: int) -> dict[str, Cost]:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         with running(Path(folder), SETTINGS) as server:
-            server.ask("create extension pg_stat_statements")
+            server.query("create extension pg_stat_statements")
             with closing(Handles(opener(f"{server.url}?listen=off"))) as handles:
                 verbs = Verbs(FlowScene(handles))
                 verbs.flow.add_many(SOURCES)
@@ -170,12 +173,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sql_plans", description=__doc__)
     parser.add_argument("--stored", type=int, nargs=2, default=(FEW, MANY), metavar="JOBS")
     options = parser.parse_args()
-    exit_when_told()
+    exit_on_signal()
     few, many = (measured(stored) for stored in options.stored)
-    print("| Statement | Indexes | Buffers beside {:,} | beside {:,} | to write |".format(*options.stored))
+    print("| Statement | Indexes | Buffers with {:,} | with {:,} | to write |".format(*options.stored))
     print("|---|---|---|---|---|")
     for name, cost in many.items():
-        found = ", ".join(cost.indexes) + ("; all jobs are read" if cost.reads_all else "")
+        found = ", ".join(cost.indexes) + ("; reads all jobs" if cost.reads_all else "")
         print(f"| {name} | {found} | {few[name].buffers:,} | {cost.buffers:,} | {cost.written:,} |")
 
 

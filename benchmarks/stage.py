@@ -22,10 +22,10 @@ class Stage:
         self._process, self._log = process, log
         self._read()
 
-    def run(self, *words: object) -> Figures:
+    def run(self, *arguments: object) -> Figures:
         """Return the figures of a load."""
         stdin = _stream(self._process.stdin)
-        stdin.write(" ".join(map(str, words)) + "\n")
+        stdin.write(" ".join(map(str, arguments)) + "\n")
         stdin.flush()
         return self._read()
 
@@ -42,10 +42,10 @@ def _stream(stream: IO[str] | None) -> IO[str]:
 
 
 @contextmanager
-def standing(python: str, module: str, words: Sequence[object], folder: Path) -> Iterator[Stage]:
+def running(python: str, module: str, arguments: Sequence[object], folder: Path) -> Iterator[Stage]:
     """Run a module with these arguments and its folder as a stage within the block."""
     log = folder.with_suffix(".log")
-    command = [python, "-m", module, *map(str, words), str(folder)]
+    command = [python, "-m", module, *map(str, arguments), str(folder)]
     pipe = subprocess.PIPE
     with log.open("w") as complaints:
         process: Any = servers.start(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=complaints, text=True)

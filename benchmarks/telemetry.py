@@ -91,7 +91,7 @@ def main() -> int:
     for _ in range(REPETITIONS):
         for kind in KINDS:
             figures[kind].append(cost(kind, jobs))
-    print(f"{jobs} jobs, median of {REPETITIONS}; µs of processor time a job")
+    print(f"{jobs} jobs, median of {REPETITIONS}; µs of CPU time per job")
     print(f"{'OpenTelemetry':<24}{'enqueue':>10}{'run':>10}{'both':>10}{'more':>10}")
     base = sum(statistics.median(column) for column in zip(*figures["off"], strict=True))
     for kind, measured in figures.items():

@@ -78,10 +78,10 @@ def our_threads() -> Callable[..., list[str]]:
 
     Threads of earlier tests may still run.
     """
-    former = set(threading.enumerate())
+    before = set(threading.enumerate())
 
     def started(name: str = "firelock") -> list[str]:
-        running = (one for one in threading.enumerate() if one not in former)
+        running = (one for one in threading.enumerate() if one not in before)
         return sorted(one.name for one in running if one.name.startswith(name))
 
     return started

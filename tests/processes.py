@@ -97,7 +97,7 @@ class Process(ABC):
         """Whether the process of the server exists; it may be paused."""
         return self._process is not None and self._process.poll() is None
 
-    def said(self) -> str:
+    def read_log(self) -> str:
         """Return the log of the server."""
         return self.log.read_text("utf-8", "replace") if self.log.exists() else ""
 
@@ -115,7 +115,7 @@ class Process(ABC):
 
     def _is_ready(self) -> bool:
         if not self.is_running:
-            raise RuntimeError(f"{type(self).__name__} ended at its start: {self.said()[-2_000:]}")
+            raise RuntimeError(f"{type(self).__name__} ended at its start: {self.read_log()[-2_000:]}")
         return self._answers()
 
     def stop(self) -> None:
@@ -164,7 +164,7 @@ class Process(ABC):
         self.close()
 
 
-def said_before_killed(code: str, *arguments: str) -> list[str]:
+def printed_before_killed(code: str, *arguments: str) -> list[str]:
     """Return the words of the first line that another Python process printed before it was killed.
 
     The code runs in the same environment as these tests, with the arguments in `sys.argv`.

@@ -29,24 +29,24 @@ def refusal(url: str, kind: type[StorageError]) -> str:
 
         with pytest.raises(StorageError) as caught:
             task.enqueue()
-    told = "".join(traceback.format_exception(caught.value))
-    assert kind is type(caught.value), told
-    assert SECRET not in told, told
-    assert f":{urlsplit(url).password}@" not in told, told
-    assert "\n" not in str(caught.value), told
+    printed = "".join(traceback.format_exception(caught.value))
+    assert kind is type(caught.value), printed
+    assert SECRET not in printed, printed
+    assert f":{urlsplit(url).password}@" not in printed, printed
+    assert "\n" not in str(caught.value), printed
     return str(caught.value)
 
 
-class _Stranger(socketserver.BaseRequestHandler):
+class _HttpHandler(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         self.request.recv(1_000)
         self.request.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
 @contextmanager
-def stranger() -> Iterator[int]:
+def http_server() -> Iterator[int]:
     """Yield the port of a server that is not a database."""
-    with socketserver.ThreadingTCPServer((HOST, 0), _Stranger) as server:
+    with socketserver.ThreadingTCPServer((HOST, 0), _HttpHandler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:

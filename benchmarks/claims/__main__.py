@@ -30,10 +30,10 @@ def check(python: Path, program: Path, redis_url: str) -> tuple[bool, str]:
         run = subprocess.run(
             [python, program], cwd=folder, env=environment, capture_output=True, text=True, check=False
         )
-    seen = run.stdout.strip().splitlines()
+    printed = run.stdout.strip().splitlines()
     if run.returncode:
-        seen += run.stderr.strip().splitlines()[-1:]
-    return run.returncode == 0, "; ".join(seen)
+        printed += run.stderr.strip().splitlines()[-1:]
+    return run.returncode == 0, "; ".join(printed)
 
 
 def main() -> int:
@@ -46,10 +46,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=RESULTS) as place, running(Path(place)) as redis:
         for name in names:
             redis.call("FLUSHALL")
-            holds, seen = check(python, PROGRAMS[name], redis.url)
+            holds, printed = check(python, PROGRAMS[name], redis.url)
             wrong += not holds
             verdict = "holds" if holds else "DOES NOT HOLD"
-            print(f"{verdict}  {name}: {claim(PROGRAMS[name])}\n    {seen}", flush=True)
+            print(f"{verdict}  {name}: {claim(PROGRAMS[name])}\n    {printed}", flush=True)
     return 1 if wrong else 0
 
 

@@ -1,6 +1,6 @@
 """Compare batches, steps and waits with plain jobs and another checkout: `python -m benchmarks.composition`.
 
-python -m benchmarks.composition --storage sqlite --former ../former
+python -m benchmarks.composition --storage sqlite --baseline ../baseline
 python -m benchmarks.composition members fan-in --storage postgresql --pairs 20 --core 1
 python -m benchmarks.composition --quick
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks.composition import beside, peers, trips, waiting
+from benchmarks.composition import comparisons, peers, trips, waiting
 from benchmarks.limits import statements
 from benchmarks.parts import Parts
 
@@ -19,10 +19,10 @@ PARTS = Parts(
     {
         "statements": statements.measure,
         "trips": trips.measure,
-        "former": beside.former,
-        "members": beside.members,
-        "batch": beside.batch,
-        "fan-in": beside.fan_in,
+        "baseline": comparisons.baseline,
+        "members": comparisons.members,
+        "batch": comparisons.batch,
+        "fan-in": comparisons.fan_in,
         "steps": waiting.measure,
         "peer-batches": peers.batches,
         "peer-steps": peers.steps,

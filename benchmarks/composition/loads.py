@@ -18,14 +18,14 @@ from typing import Any
 
 from benchmarks import ours, places, stage
 from benchmarks.claimer import Claimer
-from benchmarks.entry import Figures, exit_when_told
+from benchmarks.entry import Figures, exit_on_signal
 from benchmarks.places import Place
 from benchmarks.servers import Server
 
 APP = "benchmarks.composition.application"
 CLAIM = 100
-LOOK_SECONDS = 0.01
-PATIENCE_SECONDS = 600.0
+CHECK_SECONDS = 0.01
+LONGEST_SECONDS = 600.0
 
 
 class Loads:
@@ -120,7 +120,7 @@ class Loads:
         self._fire.queues.pause(self._app.QUEUE)
         batch, following = self._store_batch(jobs, follows=True)
         self._fire.queues.resume(self._app.QUEUE)
-        self._wait(lambda: following.refresh().ended_at is not None, "what follows a batch had run")
+        self._wait(lambda: following.refresh().ended_at is not None, "the callback of the batch had run")
         last, ended = self._end("plain"), ours.end_of(batch.refresh())
         enqueued = next(step.at for step in following.history() if step.state == "enqueued")
         started = following.started_at
@@ -190,12 +190,12 @@ class Loads:
 
     def _wait(self, condition: Callable[[], bool], what: str) -> None:
         """Wait until the condition holds, which is checked every 10 ms."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + LONGEST_SECONDS
         while not condition():
             self._group[0].assert_running(what)
             if time.monotonic() > deadline:
-                raise self._group[0].failed(f"{PATIENCE_SECONDS:.0f} s passed before {what}")
-            time.sleep(LOOK_SECONDS)
+                raise self._group[0].failed(f"{LONGEST_SECONDS:.0f} s passed before {what}")
+            time.sleep(CHECK_SECONDS)
 
     # ---- without servers ---------------------------------------------------------------------------------
 
@@ -230,7 +230,7 @@ def _seconds(begun: datetime, stored: datetime, ended: datetime) -> Figures:
 def main() -> None:
     """Run the loads that standard input contains, one per line."""
     storage, number, folder = sys.argv[1:]
-    exit_when_told()
+    exit_on_signal()
     with places.opened(storage, Path(folder)) as place:
         os.environ["FIRELOCK_STORAGE"] = place.url
         from benchmarks.composition import (

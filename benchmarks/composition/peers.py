@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import crew
-from benchmarks.crew import Contestant, Seen
+from benchmarks.crew import Contestant, Outcome
 from benchmarks.pairs import Row
-from benchmarks.peers import spans
+from benchmarks.peers import records
 from benchmarks.peers.postgresql_peers import STEPPED
 from benchmarks.peers.redis_peers import PEERS as ON_REDIS
 from benchmarks.plan import Plan
@@ -34,13 +34,13 @@ def batches(plan: Plan) -> Iterator[Row]:
         jobs = plan.scaled(BATCH[one.name])
         whole, run, stored = [], [], []
         for _ in range(max(1, min(ROUNDS, plan.pairs))):
-            seen = _batch(plan, one, jobs, workers=1)
-            if not (called := seen.instants("callback")):
+            outcome = _batch(plan, one, jobs, workers=1)
+            if not (called := outcome.times("callback")):
                 break
-            ran = called[0] - seen.instants("start")[0]
+            ran = called[0] - outcome.times("start")[0]
             run.append(jobs / ran)
-            stored.append(jobs / seen.client_seconds)
-            whole.append(jobs / (ran + seen.client_seconds))
+            stored.append(jobs / outcome.client_seconds)
+            whole.append(jobs / (ran + outcome.client_seconds))
         if whole:
             row: Row = {"what": f"{one.name}, a batch of {jobs:,} with a callback"}
             rates = {"run_per_s": run, "stored_per_s": stored, "whole_per_s": whole}
@@ -54,9 +54,9 @@ def steps(plan: Plan) -> Iterator[Row]:
         jobs = plan.scaled(FLOWS[one.name]) if plan.scale >= 1 else 20
         rates = []
         for _ in range(max(1, min(ROUNDS, plan.pairs))):
-            seen = _flows(plan, one, jobs, workers=1)
-            ran = seen.instants("end")[-1] - seen.instants("start")[0]
-            rates.append(len(seen.instants("step")) / ran)
+            outcome = _flows(plan, one, jobs, workers=1)
+            ran = outcome.times("end")[-1] - outcome.times("start")[0]
+            rates.append(len(outcome.times("step")) / ran)
         yield {"what": f"{one.name}, {jobs} jobs of {STEPS} steps", "steps_per_s": statistics.median(rates)}
         yield _killed_flows(plan, one)
 
@@ -72,11 +72,11 @@ def _contestants(kind: str, others: list[str]) -> Iterator[Contestant]:
 
 def _batch(
     plan: Plan, one: Contestant, jobs: int, *, workers: int, seconds: float = 0.0, kill_from: int = 0
-) -> Seen:
+) -> Outcome:
     def is_done(path: Path, lines: int) -> bool:
-        return lines > 2 * jobs and any(what == "callback" for what, *_ in spans.read(path))
+        return lines > 2 * jobs and any(what == "callback" for what, *_ in records.read(path))
 
-    values = {spans.SECONDS: seconds}
+    values = {records.SECONDS: seconds}
     return crew.run(
         plan, one, (jobs,), is_done, quiet=QUIET_SECONDS, workers=workers, kill_from=kill_from, values=values
     )
@@ -85,14 +85,14 @@ def _batch(
 def _killed_batch(plan: Plan, one: Contestant) -> Row:
     """Return the fate of a batch if one of two workers is killed after a third of the members has run."""
     jobs = KILLED_BATCH if plan.scale >= 1 else 300
-    seen = _batch(plan, one, jobs, workers=2, seconds=JOB_SECONDS, kill_from=2 * jobs // 3)
-    called = seen.instants("callback")
-    ended = [number for what, number, *_ in seen.spans if what == "end"]
+    outcome = _batch(plan, one, jobs, workers=2, seconds=JOB_SECONDS, kill_from=2 * jobs // 3)
+    called = outcome.times("callback")
+    ended = [number for what, number, *_ in outcome.records if what == "end"]
     return {
         "what": f"{one.name}, a batch of {jobs} of {JOB_SECONDS:g} s, a worker killed",
         "callbacks": len(called),
-        "callback_after_kill_s": _after_kill(seen, called[0]) if called else f"not in {QUIET_SECONDS:.0f}",
-        "killed_runs": _killed_runs(seen),
+        "callback_after_kill_s": _after_kill(outcome, called[0]) if called else f"not in {QUIET_SECONDS:.0f}",
+        "killed_runs": _killed_runs(outcome),
         "never_ended": jobs - len(set(ended)),
         "ended_twice": len(ended) - len(set(ended)),
     }
@@ -100,16 +100,23 @@ def _killed_batch(plan: Plan, one: Contestant) -> Row:
 
 def _flows(
     plan: Plan, one: Contestant, jobs: int, *, workers: int, seconds: float = 0.0, kill_from: int = 0
-) -> Seen:
+) -> Outcome:
     def is_done(path: Path, lines: int) -> bool:
         if lines < jobs * (STEPS + 2):
             return False
-        return len({number for what, number, *_ in spans.read(path) if what == "end"}) >= jobs
+        return len({number for what, number, *_ in records.read(path) if what == "end"}) >= jobs
 
-    values = {spans.SECONDS: seconds}
-    words = (jobs, STEPS)
+    values = {records.SECONDS: seconds}
+    arguments = (jobs, STEPS)
     return crew.run(
-        plan, one, words, is_done, quiet=QUIET_SECONDS, workers=workers, kill_from=kill_from, values=values
+        plan,
+        one,
+        arguments,
+        is_done,
+        quiet=QUIET_SECONDS,
+        workers=workers,
+        kill_from=kill_from,
+        values=values,
     )
 
 
@@ -117,23 +124,23 @@ def _killed_flows(plan: Plan, one: Contestant) -> Row:
     """Return the fate of steps if one of two workers is killed after a third of the steps has run."""
     jobs = KILLED_FLOWS if plan.scale >= 1 else 40
     kill_from = jobs * (STEPS + 2) // 3
-    seen = _flows(plan, one, jobs, workers=2, seconds=STEP_SECONDS, kill_from=kill_from)
-    ran = [number for what, number, *_ in seen.spans if what == "step"]
-    ended = {number for what, number, *_ in seen.spans if what == "end"}
+    outcome = _flows(plan, one, jobs, workers=2, seconds=STEP_SECONDS, kill_from=kill_from)
+    ran = [number for what, number, *_ in outcome.records if what == "step"]
+    ended = {number for what, number, *_ in outcome.records if what == "end"}
     return {
         "what": f"{one.name}, {jobs} jobs of {STEPS} steps of {STEP_SECONDS:g} s, a worker killed",
-        "killed_runs": _killed_runs(seen),
+        "killed_runs": _killed_runs(outcome),
         "never_ended": jobs - len(ended),
-        "all_ended_after_kill_s": _after_kill(seen, seen.instants("end")[-1]),
+        "all_ended_after_kill_s": _after_kill(outcome, outcome.times("end")[-1]),
         "steps_run_again": len(ran) - len(set(ran)),
     }
 
 
-def _after_kill(seen: Seen, at: float) -> float | str:
-    return at - seen.killed_at if seen.killed_at else "nothing was killed"
+def _after_kill(outcome: Outcome, at: float) -> float | str:
+    return at - outcome.killed_at if outcome.killed_at else "nothing was killed"
 
 
-def _killed_runs(seen: Seen) -> int:
+def _killed_runs(outcome: Outcome) -> int:
     """Return the number of jobs that the killed worker was running."""
-    of_killed = [one for one in seen.spans if one[2] in seen.killed]
+    of_killed = [one for one in outcome.records if one[2] in outcome.killed]
     return sum(crew.open_in(of_killed).values())

@@ -14,7 +14,7 @@ from benchmarks import stage
 from benchmarks.pairs import Row, quarters, ratio
 from benchmarks.plan import Plan
 
-LIVES = 5
+ROUNDS_PER_STAGE = 5
 """Rounds after which storages and servers are replaced, so that a lucky process does not affect all pairs."""
 WARM = 1_000
 PLAIN = {"sqlite": 20_000, "postgresql": 12_000, "mariadb": 6_000, "redis": 40_000}
@@ -31,13 +31,13 @@ class Load:
     """See `loads`."""
     jobs: int
     servers: int = 1
-    is_former: bool = False
-    """Whether the earlier checkout runs the load."""
+    is_baseline: bool = False
+    """Whether the other checkout runs the load."""
 
     @property
     def stage(self) -> str:
         """Return the name of the load's stage, which other loads can share."""
-        return f"{'former' if self.is_former else 'ours'}-{self.servers}"
+        return f"{'baseline' if self.is_baseline else 'ours'}-{self.servers}"
 
 
 def take(plan: Plan, loads: Mapping[str, Load], *, rounds: int, shown: str) -> Taken:
@@ -52,14 +52,14 @@ def take(plan: Plan, loads: Mapping[str, Load], *, rounds: int, shown: str) -> T
             stages = {}
             for load in loads.values():
                 if load.stage not in stages:
-                    python = f"{plan.former}/.venv/bin/python" if load.is_former else sys.executable
+                    python = f"{plan.baseline}/.venv/bin/python" if load.is_baseline else sys.executable
                     folder = plan.folder / f"{shown}-{done}-{load.stage}"
-                    words = (plan.storage, load.servers)
-                    standing = stage.standing(python, "benchmarks.composition.loads", words, Path(folder))
-                    stages[load.stage] = stack.enter_context(standing)
+                    arguments = (plan.storage, load.servers)
+                    running = stage.running(python, "benchmarks.composition.loads", arguments, Path(folder))
+                    stages[load.stage] = stack.enter_context(running)
             for load in loads.values():
                 stages[load.stage].run(load.kind, min(WARM, load.jobs))
-            for turn in range(min(LIVES, rounds - done)):
+            for turn in range(min(ROUNDS_PER_STAGE, rounds - done)):
                 if turn and not plan.has_time():
                     break
                 for name in list(loads)[:: 1 if done % 2 else -1]:
@@ -68,18 +68,18 @@ def take(plan: Plan, loads: Mapping[str, Load], *, rounds: int, shown: str) -> T
                     ):
                         taken[name][figure].append(value)
                 done += 1
-                told = ", ".join(f"{name} {taken[name][shown][-1]:,.4g}" for name in loads)
-                plan.progress(f"{shown}, round {done} of {rounds}: {told}")
+                figures = ", ".join(f"{name} {taken[name][shown][-1]:,.4g}" for name in loads)
+                plan.progress(f"{shown}, round {done} of {rounds}: {figures}")
     return taken
 
 
-def beside(what: str, taken: Taken, ours: str, base: str, figures: Mapping[str, str]) -> Iterator[Row]:
+def compare(what: str, taken: Taken, ours: str, base: str, figures: Mapping[str, str]) -> Iterator[Row]:
     """Yield a row for each figure that compares two loads; `figures` contains their descriptions."""
-    for figure, told in figures.items():
-        yield ratio(f"{what}, {told}", taken[ours][figure], taken[base][figure])
+    for figure, description in figures.items():
+        yield ratio(f"{what}, {description}", taken[ours][figure], taken[base][figure])
 
 
-def alone(what: str, values: list[float]) -> Row:
+def single(what: str, values: list[float]) -> Row:
     """Return a row of a figure that is not compared with another."""
     low, middle, high = quarters(values)
     return {

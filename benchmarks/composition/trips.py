@@ -91,19 +91,19 @@ def count_here(storage: str, folder: Path) -> Counts:
             f"a job of {STEPS} steps, run and ended": (hold("steps"), worker.run_held),
             "a job that waits for a signal, run until it is suspended": (hold("waits"), worker.run_held),
             "a signal to a job that waits for it": (lambda: None, lambda: app.word.send(stored["waits"], 1)),
-            "a job that goes on, run and ended": (lambda: worker.claim(1), worker.run_held),
+            "a resumed job, run and ended": (lambda: worker.claim(1), worker.run_held),
             "a job that calls another one, run until it is suspended": (hold("calls"), worker.run_held),
-            "the called job, run and ended, and its caller set free": (
+            "the called job, run and ended, and its caller released": (
                 lambda: worker.claim(1),
                 run_and_release,
             ),
             "its caller, run and ended": (lambda: worker.claim(1), worker.run_held),
             "500 plain jobs stored": (lambda: None, lambda: app.plain.enqueue_many([(0,)] * 500)),
             "100 plain jobs ended and 100 claimed": (lambda: worker.claim(100), lambda: worker.claim(100)),
-            "all the others ended": (lambda: worker.claim(300), settle),
+            "all other jobs ended": (lambda: worker.claim(300), settle),
             "a batch of 500 stored": (lambda: None, lambda: fill("500", 500)),
             "100 members ended and 100 claimed": (lambda: worker.claim(100), lambda: worker.claim(100)),
-            "all the other members and their batch ended": (lambda: worker.claim(300), settle),
+            "all other members and their batch ended": (lambda: worker.claim(300), settle),
         }
         for turn in range(ROUNDS):
             for action, (first, counted) in actions.items():

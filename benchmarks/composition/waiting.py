@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks.composition.rounds import Load, alone, take
+from benchmarks.composition.rounds import Load, single, take
 from benchmarks.pairs import Row, ratio
 from benchmarks.plan import Plan
 
@@ -13,7 +13,7 @@ JOBS = {"sqlite": 500, "postgresql": 500, "mariadb": 250, "redis": 1_000}
 
 
 def measure(plan: Plan) -> Iterator[Row]:
-    """Yield the rate of each load, also compared with that of the earlier checkout if one is given."""
+    """Yield the rate of each load, also compared with that of the other checkout if one is given."""
     jobs = max(20, int(JOBS[plan.storage] * plan.scale))
     kinds = {
         "steps": (jobs, "steps_per_s"),
@@ -22,10 +22,10 @@ def measure(plan: Plan) -> Iterator[Row]:
     }
     for kind, (number, shown) in kinds.items():
         loads = {kind: Load(kind, number)}
-        if plan.former:
-            loads["former"] = Load(kind, number, is_former=True)
+        if plan.baseline:
+            loads["baseline"] = Load(kind, number, is_baseline=True)
         taken = take(plan, loads, rounds=max(1, plan.pairs // 4), shown=shown)
         for figure, values in taken[kind].items():
-            yield alone(f"{number:,} jobs: {figure}", values)
-            if figure in taken.get("former", {}):
-                yield ratio(f"{number:,} jobs beside the former's: {figure}", values, taken["former"][figure])
+            yield single(f"{number:,} jobs: {figure}", values)
+            if figure in (base := taken.get("baseline", {})):
+                yield ratio(f"{number:,} jobs compared with the baseline's: {figure}", values, base[figure])

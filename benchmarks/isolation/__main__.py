@@ -16,7 +16,7 @@ from benchmarks.parts import Parts
 PARTS = Parts(
     "isolation",
     __doc__,
-    {"ends": ends.until_stored, "locks": locks.beside_locked_rows, "stop": stops.beside_a_locked_row},
+    {"ends": ends.until_stored, "locks": locks.with_locked_rows, "stop": stops.with_locked_row},
     frozenset({"locks", "stop"}),
 )
 

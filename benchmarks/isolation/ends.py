@@ -18,7 +18,7 @@ _CHUNK = 1_000
 
 def until_stored(plan: Plan) -> Iterator[Row]:
     """Yield the waits of ends and the durations of the exchanges that store them, in milliseconds."""
-    yield from _measure(plan, "noop", plan.scaled(JOBS), f"{plan.scaled(JOBS):,} jobs of no length")
+    yield from _measure(plan, "noop", plan.scaled(JOBS), f"{plan.scaled(JOBS):,} jobs that do nothing")
     brief = plan.scaled(BRIEF_JOBS)
     yield from _measure(plan, "brief", brief, f"{brief:,} jobs of {1_000 * tasks.BRIEF:g} ms")
 
@@ -37,9 +37,9 @@ def _measure(plan: Plan, task: str, number: int, jobs: str) -> Iterator[Row]:
     took = [1_000 * took for one in measured for _, took in one["ends"]]
     before = [wait - its for wait, its in zip(waits, took, strict=True)]
     for name, place_of in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("longest", 1.0)):
-        figures = {"median": quantile(waits, place_of), "beside": quantile(took, place_of)}
-        what = f"ends of {jobs} until stored, beside their exchange, {name}, ms"
-        yield {"what": what, "ratio": figures["median"] / figures["beside"], **figures}
+        figures = {"median": quantile(waits, place_of), "base": quantile(took, place_of)}
+        what = f"ends of {jobs} until stored, compared with their exchange, {name}, ms"
+        yield {"what": what, "ratio": figures["median"] / figures["base"], **figures}
     yield {"what": f"ends of {jobs} until their exchange began, p99, ms", "median": quantile(before, 0.99)}
 
 

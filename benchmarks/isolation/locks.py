@@ -23,7 +23,7 @@ from firelock import Firelock, Job, State
 NUMBERS = (1, 10, 100)
 SECONDS = 25.0  # duration of the locks; the times before and after are half as long
 _BACKLOG, _CHUNK = 4_000, 500
-_PATIENCE = 120.0  # seconds in which the locked jobs must end afterwards
+_LONGEST = 120.0  # seconds in which the locked jobs must end afterwards
 
 _JOBS = "SELECT 1 FROM firelock_jobs WHERE id IN ({}) FOR UPDATE"
 _BATCHES = "SELECT 1 FROM firelock_batches WHERE id IN ({}) FOR UPDATE"
@@ -41,7 +41,7 @@ class Scene:
     afterwards: Callable[[], bool] = lambda: True  # whether dependent jobs have run too
 
 
-def beside_locked_rows(plan: Plan) -> Iterator[Row]:
+def with_locked_rows(plan: Plan) -> Iterator[Row]:
     """Yield the other jobs' rate with and without locked rows, and the durations of claims."""
     seconds = max(3.0, SECONDS * plan.scale)
     for name, make in _SCENES.items():
@@ -76,7 +76,7 @@ def _measure(
                 (gates / "gate").touch()
                 busy = _window(others, seconds)
             _await(server, lambda: _all_in(scene.jobs, State.SUCCEEDED), "the locked jobs had ended")
-            _await(server, scene.afterwards, "what waited for them had run")
+            _await(server, scene.afterwards, "the jobs that waited for them had run")
             free.append(_window(others, seconds / 2))  # the tables have grown in the meantime
     ran = [line for line in tasks.runs(gates) if line.startswith("gate ")]
     if len(ran) != number or len(set(ran)) != number:
@@ -84,13 +84,13 @@ def _measure(
         raise RuntimeError(message)
     base = fmean(one.rate for one in free)
     yield {
-        "what": f"others/s beside {number} x {name}, and without", "ratio": busy.rate / base,
-        "median": busy.rate, "beside": base,
+        "what": f"other jobs/s with {number} x {name}, compared with none", "ratio": busy.rate / base,
+        "median": busy.rate, "base": base,
     }  # fmt: skip
     waited, usual = _claims(gates, [busy]), _claims(gates, free)
     yield {
-        "what": f"claim beside {number} x {name}, p99, ms", "ratio": waited / usual,
-        "median": waited, "beside": usual,
+        "what": f"claim with {number} x {name}, p99, ms", "ratio": waited / usual,
+        "median": waited, "base": usual,
     }  # fmt: skip
 
 
@@ -162,10 +162,10 @@ def _claims(gates: Path, windows: Sequence[Window]) -> float:
 
 
 def _await(server: Server, condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _LONGEST
     server.wait_until(lambda: condition() or time.monotonic() > deadline, what=what)
     if not condition():
-        raise server.failed(f"{_PATIENCE:.0f} s passed before {what}")
+        raise server.failed(f"{_LONGEST:.0f} s passed before {what}")
 
 
 def _all_in(jobs: Sequence[Job[Any]], state: State) -> bool:
@@ -199,7 +199,7 @@ def locked(place: Place, storage: str, scene: Scene) -> Iterator[None]:
         cursor.execute(statement, list(scene.locked))
         found = len(cursor.fetchall())
         if found != len(scene.locked):
-            message = f"{found} rows of {len(scene.locked)} are there to lock"
+            message = f"locked {found} rows instead of {len(scene.locked)}"
             raise RuntimeError(message)
         yield
         connection.rollback()

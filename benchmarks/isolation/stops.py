@@ -21,7 +21,7 @@ _SLACK = 5.0  # seconds after the grace time in which the server must have ended
 _JOBS, _CHUNK = 20_000, 500
 
 
-def beside_a_locked_row(plan: Plan) -> Iterator[Row]:
+def with_locked_row(plan: Plan) -> Iterator[Row]:
     """Yield the duration of a stop, and the number of jobs that run again although they had ended before."""
     number = max(_CHUNK, plan.scaled(_JOBS) // _CHUNK * _CHUNK)
     folder = plan.folder / "stop"
@@ -49,11 +49,11 @@ def beside_a_locked_row(plan: Plan) -> Iterator[Row]:
         again = sum(job.record().attempt > 1 for job in fire.jobs.iterate(task="noop"))
         runs = tasks.runs(gates).count("gate 0")
     yield {
-        "what": f"seconds of a stop with {left:,} jobs waiting and a grace of {GRACE:.0f} s; and allowed",
-        "ratio": took / (GRACE + _SLACK), "median": took, "beside": GRACE + _SLACK,
+        "what": f"seconds of a stop with {left:,} waiting jobs, compared with the maximum",
+        "ratio": took / (GRACE + _SLACK), "median": took, "base": GRACE + _SLACK,
     }  # fmt: skip
-    yield {"what": "other jobs that ran again", "ratio": 1.0, "median": again, "beside": 0}
-    yield {"what": "runs of the locked job", "ratio": runs / 2, "median": runs, "beside": 2}
+    yield {"what": "other jobs that ran again", "ratio": 1.0, "median": again, "base": 0}
+    yield {"what": "runs of the locked job", "ratio": runs / 2, "median": runs, "base": 2}
 
 
 def _serving(place: Place, gates: Path) -> AbstractContextManager[list[Server]]:

@@ -20,7 +20,7 @@ MEASURES = "BENCHMARK_MEASURES"
 """The environment variable with the folder of the servers' measurements."""
 
 BRIEF = 0.010  # seconds
-_LOOK = 0.05  # seconds between two checks of a gate
+_CHECK_SECONDS = 0.05  # seconds between two checks of a gate
 
 
 @attrs.frozen
@@ -84,7 +84,7 @@ async def _nothing() -> None: ...
 async def _opened(gate: str) -> None:
     path = Path(os.environ[GATES]) / gate
     while not path.exists():
-        await asyncio.sleep(_LOOK)
+        await asyncio.sleep(_CHECK_SECONDS)
 
 
 def _note_run(line: str) -> None:

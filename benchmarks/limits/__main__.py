@@ -1,6 +1,6 @@
 """`python -m benchmarks.limits`: compare jobs with and without limits and unique keys, on each storage.
 
-python -m benchmarks.limits --storage sqlite --former ../former
+python -m benchmarks.limits --storage sqlite --baseline ../baseline
 python -m benchmarks.limits rates behind --storage postgresql --pairs 20 --core 1
 python -m benchmarks.limits --quick
 """
@@ -19,7 +19,7 @@ PARTS = Parts(
         "statements": statements.measure,
         "rates": rates.measure,
         "behind": claims.behind_full_key,
-        "snapshot": claims.beside_snapshot,
+        "snapshot": claims.with_snapshot,
         "bulk": calls.in_bulk,
         "unique": calls.unique_alone,
         "contended": calls.unique_contended,

@@ -31,12 +31,12 @@ def in_bulk(plan: Plan) -> Iterator[Row]:
     kinds = {"keyless": 1, "never": 1, "keys": tasks.KEYS, "many keys": 10_000, "turns": tasks.KEYS}
     rates: dict[str, list[float]] = defaultdict(list)
     with places.opened(plan.storage, plan.folder / "bulk") as place, places.client(place.url) as fire:
-        known = tasks.declare(fire)
+        declared = tasks.declare(fire)
         for turn in range(plan.pairs + 1):
             for kind in list(kinds)[:: 1 if turn % 2 else -1]:
                 name = "keys" if kind == "many keys" else kind
                 arguments = tasks.calls(name, number, keys=kinds[kind])
-                call: Any = known[name].enqueue_many
+                call: Any = declared[name].enqueue_many
                 speed = rate_of(lambda call=call, arguments=arguments: call(arguments), number)  # type: ignore[misc]
                 if turn:  # the first warms up
                     rates[kind].append(speed)
@@ -51,12 +51,12 @@ def unique_alone(plan: Plan) -> Iterator[Row]:
     number = plan.scaled(SINGLES)
     speed: dict[str, list[float]] = defaultdict(list)
     with places.opened(plan.storage, plan.folder / "unique") as place, places.client(place.url) as fire:
-        known, fresh = tasks.declare(fire), iter(range(10**9))
-        known["unique"].enqueue(0, -1)
+        declared, fresh = tasks.declare(fire), iter(range(10**9))
+        declared["unique"].enqueue(0, -1)
         kinds: dict[str, Callable[[], object]] = {
-            "plain": lambda: [known["keyless"].enqueue(0) for _ in range(number)],
-            "new": lambda: [known["unique"].enqueue(0, next(fresh)) for _ in range(number)],
-            "duplicate": lambda: [known["unique"].enqueue(0, -1) for _ in range(number)],
+            "plain": lambda: [declared["keyless"].enqueue(0) for _ in range(number)],
+            "new": lambda: [declared["unique"].enqueue(0, next(fresh)) for _ in range(number)],
+            "duplicate": lambda: [declared["unique"].enqueue(0, -1) for _ in range(number)],
         }
         for turn in range(plan.pairs + 1):
             for kind in list(kinds)[:: 1 if turn % 2 else -1]:
@@ -64,7 +64,7 @@ def unique_alone(plan: Plan) -> Iterator[Row]:
                 if turn:
                     speed[kind].append(1e6 / rate)
     for kind in ("new", "duplicate"):
-        yield ratio(f"a unique call, {kind}, beside a plain one: µs", speed[kind], speed["plain"])
+        yield ratio(f"a unique call, {kind}, compared with a plain one: µs", speed[kind], speed["plain"])
 
 
 def unique_contended(plan: Plan) -> Iterator[Row]:
@@ -79,11 +79,11 @@ def unique_contended(plan: Plan) -> Iterator[Row]:
     ):
         places.wait_for_servers(group[0], fire, 1)
         clients = [Firelock(place.url) for _ in range(CLIENTS)]
-        known = [tasks.declare(client) for client in clients]
+        declared = [tasks.declare(client) for client in clients]
         done = 0
         for turn in range(plan.pairs + 1):
             for kind in ("keyless", "unique")[:: 1 if turn % 2 else -1]:
-                rate, new = _race(known, kind, calls)
+                rate, new = _race(declared, kind, calls)
                 done += new
                 places.wait_for(group[0], fire, done)
                 if turn:
@@ -95,9 +95,9 @@ def unique_contended(plan: Plan) -> Iterator[Row]:
     yield {**row, "stored": news / (plan.pairs * CLIENTS * calls)}
 
 
-def _race(known: Sequence[dict[str, Any]], kind: str, calls: int) -> tuple[float, int]:
+def _race(declared: Sequence[dict[str, Any]], kind: str, calls: int) -> tuple[float, int]:
     """Return the calls per second of all clients, and the number of new jobs."""
-    start = threading.Barrier(len(known) + 1)
+    start = threading.Barrier(len(declared) + 1)
     new: list[int] = []
 
     def run(task: Any, seed: int) -> None:  # noqa: ANN401 - a task
@@ -108,7 +108,7 @@ def _race(known: Sequence[dict[str, Any]], kind: str, calls: int) -> tuple[float
             keys = [(seed * 7 + number * 3) % DOCUMENTS for number in range(calls)]
             new.append(sum(task.enqueue(0, key).is_new for key in keys))
 
-    threads = [threading.Thread(target=run, args=(one[kind], seed)) for seed, one in enumerate(known)]
+    threads = [threading.Thread(target=run, args=(one[kind], seed)) for seed, one in enumerate(declared)]
     for thread in threads:
         thread.start()
     start.wait()
@@ -116,7 +116,7 @@ def _race(known: Sequence[dict[str, Any]], kind: str, calls: int) -> tuple[float
     for thread in threads:
         thread.join()
     taken = time.perf_counter() - begun
-    if len(new) != len(known):
-        message = f"{len(known) - len(new)} of {len(known)} clients failed"
+    if len(new) != len(declared):
+        message = f"{len(declared) - len(new)} of {len(declared)} clients failed"
         raise RuntimeError(message)
-    return len(known) * calls / taken, sum(new)
+    return len(declared) * calls / taken, sum(new)

@@ -15,12 +15,12 @@ from benchmarks.plan import Plan
 IN_FRONT = 200_000
 LANE = 40_000
 CLAIM = 10
-LOOKS = 60
+REPEATS = 60
 
 
 def behind_full_key(plan: Plan) -> Iterator[Row]:
     """Yield the cost of claiming other jobs behind many jobs of a full key, and without those."""
-    looks = max(plan.pairs, LOOKS if plan.scale >= 1 else 5)
+    repeats = max(plan.pairs, REPEATS if plan.scale >= 1 else 5)
     for others in ("others", "keyless"):
         with (
             places.opened(plan.storage, plan.folder / f"behind-{others}") as crowded,
@@ -28,28 +28,28 @@ def behind_full_key(plan: Plan) -> Iterator[Row]:
             places.client(crowded.url) as behind,
             places.client(alone.url) as free,
         ):
-            known = [tasks.declare(fire) for fire in (behind, free)]
+            declared = [tasks.declare(fire) for fire in (behind, free)]
             for fire in (behind, free):
                 fire.limits.set("full", concurrent=4)
                 fire.limits.set("others", concurrent=1_000)
             full, one, other = Claimer(behind), Claimer(behind), Claimer(free)
-            known[0]["full"].enqueue_many(tasks.calls("full", plan.scaled(IN_FRONT)))
+            declared[0]["full"].enqueue_many(tasks.calls("full", plan.scaled(IN_FRONT)))
             if len(full.claim(CLAIM)) != 4:
                 message = f"{len(full.held)} jobs hold a key of 4"
                 raise RuntimeError(message)
-            for claimer, there in zip((one, other), known, strict=True):
-                there[others].enqueue_many(tasks.calls(others, CLAIM * (looks + 10)))
+            for claimer, declared_tasks in zip((one, other), declared, strict=True):
+                declared_tasks[others].enqueue_many(tasks.calls(others, CLAIM * (repeats + 10)))
                 for _ in range(5):
                     claimer.timed(CLAIM)
             taken: tuple[list[float], list[float]] = ([], [])
-            for number in range(looks):
+            for number in range(repeats):
                 for index, claimer in ((0, one), (1, other))[:: 1 if number % 2 else -1]:
                     taken[index].append(claimer.timed(CLAIM))
             what = f"a claim of {CLAIM} {others} behind {plan.scaled(IN_FRONT):,} of a full key, ms"
             yield ratio(what, *taken)
 
 
-def beside_snapshot(plan: Plan) -> Iterator[Row]:
+def with_snapshot(plan: Plan) -> Iterator[Row]:
     """Yield the cost of a lane's last claims relative to the first while a snapshot is open (PostgreSQL)."""
     if plan.storage != "postgresql":
         return
@@ -70,8 +70,6 @@ def beside_snapshot(plan: Plan) -> Iterator[Row]:
 def _first_and_last(name: str, times: Sequence[float], *, is_held: bool) -> Row:
     size = min(100, len(times) // 4)
     first, last = statistics.median(times[5 : 5 + size]), statistics.median(times[-size:])
-    snapshot = "a snapshot held" if is_held else "no snapshot"
-    what = (
-        f"{snapshot}, {len(times) * CLAIM:,} {name} claimed by {CLAIM}: the last claims beside the first, ms"
-    )
+    what = f"{'a' if is_held else 'no'} snapshot held, {len(times) * CLAIM:,} {name} claimed by {CLAIM}"
+    what += ": the last claims compared with the first, ms"
     return {"what": what, "ratio": last / first, "last": last, "first": first, "slowest": max(times)}

@@ -33,7 +33,10 @@ def tenants(plan: Plan) -> Iterator[Row]:
             group[0].wait_until(lambda: small() == TENANTS * FEW, what="the small tenants' jobs had run")
             order = tasks.read_starts(path)
     done = [number for number, tenant in enumerate(order, 1) if tenant != "0"][-1]
-    yield {"what": f"{TENANTS} × {FEW} jobs behind {many:,} of one: done after", "jobs": done}
+    yield {
+        "what": f"{TENANTS} × {FEW} jobs behind {many:,} of one tenant: all had started after",
+        "jobs": done,
+    }
 
 
 def rates(plan: Plan) -> Iterator[Row]:
@@ -54,7 +57,7 @@ def rates(plan: Plan) -> Iterator[Row]:
             path = place.folder / "starts"
             wanted = tasks.BURST + tasks.RATE * seconds
             group[0].wait_until(
-                lambda: len(tasks.read_starts(path)) >= wanted, what="the rate had let them through"
+                lambda: len(tasks.read_starts(path)) >= wanted, what="the rate had admitted the jobs"
             )
             claims = sorted(float(line) for line in tasks.read_starts(path))
     steady = [at for at in claims if claims[0] + 1 <= at <= claims[-1] - 0.1]

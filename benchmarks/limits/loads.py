@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ours, places, stage
-from benchmarks.entry import Figures, exit_when_told
+from benchmarks.entry import Figures, exit_on_signal
 from benchmarks.limits import tasks
 from benchmarks.places import Place
 from benchmarks.servers import Server
@@ -40,7 +40,7 @@ def run_load(fire: Firelock, task: Any, jobs: int, place: Place, group: Sequence
 def main() -> None:
     """Run a load for each line of standard input."""
     storage, name, number, folder = sys.argv[1:]
-    exit_when_told()
+    exit_on_signal()
     with (
         places.opened(storage, Path(folder)) as place,
         places.client(place.url) as fire,

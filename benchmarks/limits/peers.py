@@ -14,9 +14,9 @@ from pathlib import Path
 import attrs
 
 from benchmarks import crew
-from benchmarks.crew import Contestant, Seen, Spans
+from benchmarks.crew import Contestant, Outcome, Records
 from benchmarks.pairs import Row
-from benchmarks.peers import spans
+from benchmarks.peers import records
 from benchmarks.peers.postgresql_peers import PEERS as ON_POSTGRESQL
 from benchmarks.peers.redis_peers import PEERS as ON_REDIS
 from benchmarks.plan import Plan
@@ -62,10 +62,13 @@ def measure(plan: Plan) -> Iterator[Row]:
         if one.has_number:
             free, never = [], []
             for _ in range(max(1, min(3, plan.pairs))):
-                free.append(_rate(_run(plan, one, jobs).spans))
-                never.append(_rate(_run(plan, one, jobs, limit=NEVER).spans))
+                free.append(_rate(_run(plan, one, jobs).records))
+                never.append(_rate(_run(plan, one, jobs, limit=NEVER).records))
             ratios = [limited / other for limited, other in zip(never, free, strict=True)]
-            row: Row = {"what": f"{one.one.name}, a number never reached", "ratio": statistics.median(ratios)}
+            row: Row = {
+                "what": f"{one.one.name}, a limit that is never reached",
+                "ratio": statistics.median(ratios),
+            }
             yield row | {"jobs_per_s": statistics.median(never), "without": statistics.median(free)}
             yield _killed(plan, one)
         if one.has_rate:
@@ -81,22 +84,22 @@ def _run(
     rate: int = 0,
     seconds: float = 0.0,
     kills: bool = False,
-) -> Seen:
+) -> Outcome:
     """Return the records of jobs until all or no more ended, and the time at which a worker was killed."""
 
     def is_done(path: Path, lines: int) -> bool:
         if lines < 2 * jobs:
             return False
-        return len({number for what, number, *_ in spans.read(path) if what == "end"}) >= jobs
+        return len({number for what, number, *_ in records.read(path) if what == "end"}) >= jobs
 
-    values = {spans.LIMIT: limit, spans.RATE: rate, spans.SECONDS: seconds}
+    values = {records.LIMIT: limit, records.RATE: rate, records.SECONDS: seconds}
     kill_from = 2 * jobs // 3 if kills else 0
     return crew.run(
         plan, limited.one, (jobs,), is_done, quiet=QUIET_SECONDS, kill_from=kill_from, values=values
     )
 
 
-def _rate(found: Spans) -> float:
+def _rate(found: Records) -> float:
     ends = sorted(at for what, _, _, at in found if what == "end")
     return (len(ends) - 1) / (ends[-1] - ends[0])
 
@@ -104,8 +107,8 @@ def _rate(found: Spans) -> float:
 def _killed(plan: Plan, one: Limited) -> Row:
     """Return the effect on a limit of 8 if one of two workers is killed after a third of the jobs."""
     jobs = max(200, int(2_000 * plan.scale))
-    seen = _run(plan, one, jobs, limit=LIMIT, seconds=JOB_SECONDS, kills=True)
-    found, killed_at, killed = seen.spans, seen.killed_at, seen.killed
+    outcome = _run(plan, one, jobs, limit=LIMIT, seconds=JOB_SECONDS, kills=True)
+    found, killed_at, killed = outcome.records, outcome.killed_at, outcome.killed
     ends = {(number, pid): at for what, number, pid, at in found if what == "end"}
     starts = [(number, pid, at) for what, number, pid, at in found if what == "start"]
     changes = []
@@ -134,13 +137,13 @@ def _killed(plan: Plan, one: Limited) -> Row:
 def _rated(plan: Plan, one: Limited) -> Row:
     """Return the results of a limit of 200 starts per second."""
     jobs = RATE * (6 if plan.scale >= 1 else 3)
-    found = _run(plan, one, jobs, rate=RATE).spans
+    found = _run(plan, one, jobs, rate=RATE).records
     starts = sorted(at for what, _, _, at in found if what == "start")
     most = max(bisect.bisect_left(starts, at + 1) - index for index, at in enumerate(starts))
     steady = [at for at in starts if at >= starts[0] + 1]  # without the initial burst
     reached = (len(steady) - 1) / (steady[-1] - steady[0])
     return {
-        "what": f"{one.one.name}, {RATE} a second",
+        "what": f"{one.one.name}, {RATE} per second",
         "reached_per_s": reached,
         "most_in_1_s": most,
         "lost": jobs - len({number for what, number, *_ in found if what == "end"}),

@@ -1,4 +1,4 @@
-"""Measure with real servers: jobs per second in an earlier checkout, and with and without limits."""
+"""Measure with real servers: jobs per second in another checkout, and with and without limits."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from benchmarks.plan import Plan
 from benchmarks.stage import Stage
 
 JOBS = {"sqlite": 20_000, "postgresql": 12_000, "mariadb": 6_000, "redis": 40_000}
-# The loads: task and number of servers. `former` is keyless too, but in the earlier checkout.
+# The loads: task and number of servers. `baseline` is keyless too, but in the other checkout.
 STAGES = {
-    "former": ("keyless", 1),
+    "baseline": ("keyless", 1),
     "keyless": ("keyless", 1),
     "never": ("never", 1),
     "turns": ("turns", 1),
@@ -26,12 +26,15 @@ STAGES = {
     "open of 4": ("open", 4),
 }
 COMPARED = {
-    ("keyless", "former"): "keyless jobs beside the former Firelock",
+    ("keyless", "baseline"): "keyless jobs compared with the baseline's",
     ("never", "keyless"): "a limit that is never reached, one server",
     ("open of 4", "keyless of 4"): "a limit that is never reached, four servers on one key",
-    ("never of 4", "keyless of 4"): "1,000 at once, which four servers reach by what they claim ahead",
-    ("turns", "keyless"): "100 keys without a number, a job each in turn",
-    ("keys", "keyless"): "100 keys with a number never reached, a job each in turn",
+    (
+        "never of 4",
+        "keyless of 4",
+    ): "1,000 concurrent jobs, which four servers reach with the jobs that they claim ahead",
+    ("turns", "keyless"): "100 keys without a limit, a job of each in turn",
+    ("keys", "keyless"): "100 keys with a limit that is never reached, a job of each in turn",
 }
 ROUNDS = 5
 """Rounds after which storages and servers are replaced, so that a lucky process does not affect all pairs."""
@@ -39,13 +42,13 @@ ROUNDS = 5
 
 def measure(plan: Plan) -> Iterator[Row]:
     """Yield the rows of a storage; all loads run in the same rounds, in rotating order."""
-    names = [name for name in STAGES if plan.former or name != "former"]
+    names = [name for name in STAGES if plan.baseline or name != "baseline"]
     speed: dict[str, list[float]] = defaultdict(list)
     cost: dict[str, list[float]] = defaultdict(list)
     done = 0
     while done < plan.pairs:
         with ExitStack() as stack:
-            stages = {name: stack.enter_context(_standing(plan, name, f"{done}-{name}")) for name in names}
+            stages = {name: stack.enter_context(_running(plan, name, f"{done}-{name}")) for name in names}
             for one in stages.values():
                 one.run(plan.scaled(2_000))
             for _ in range(min(ROUNDS, plan.pairs - done)):
@@ -60,11 +63,12 @@ def measure(plan: Plan) -> Iterator[Row]:
     for (ours, base), what in COMPARED.items():
         if base in speed:
             yield ratio(f"{what}: jobs/s", speed[ours], speed[base])
-            yield ratio(f"{what}: µs of processor a job", cost[ours], cost[base])
+            yield ratio(f"{what}: µs of CPU time per job", cost[ours], cost[base])
 
 
-def _standing(plan: Plan, name: str, folder: str) -> AbstractContextManager[Stage]:
+def _running(plan: Plan, name: str, folder: str) -> AbstractContextManager[Stage]:
     task, number = STAGES[name]
-    python = str(Path(plan.former) / ".venv/bin/python") if name == "former" else sys.executable
-    words = (plan.storage, task, number)
-    return stage.standing(python, "benchmarks.limits.loads", words, plan.folder / folder.replace(" ", "-"))
+    python = str(Path(plan.baseline) / ".venv/bin/python") if name == "baseline" else sys.executable
+    arguments = (plan.storage, task, number)
+    place = plan.folder / folder.replace(" ", "-")
+    return stage.running(python, "benchmarks.limits.loads", arguments, place)

@@ -1,4 +1,4 @@
-"""Count the statements and round trips of jobs without limits, in this checkout and in an earlier one.
+"""Count the statements and round trips of jobs without limits, in this checkout and in another one.
 
 `python -m benchmarks.limits.statements STORAGE FOLDER` counts in the checkout of its interpreter. It uses the
 driver's trace on SQLite, the server's log on PostgreSQL (without the wake-ups, whose number is random), the
@@ -28,14 +28,15 @@ Counts = dict[str, dict[str, int]]
 
 
 def measure(plan: Plan) -> Iterator[Row]:
-    """Yield the counts of each step, compared with those of the earlier checkout if one is given."""
+    """Yield the counts of each step, compared with those of the other checkout if one is given."""
     ours = _counted(sys.executable, plan, "ours")
-    former = _counted(f"{plan.former}/.venv/bin/python", plan, "former") if plan.former else {}
+    python = f"{plan.baseline}/.venv/bin/python"
+    base = _counted(python, plan, "baseline") if plan.baseline else {}
     for step, counts in ours.items():
         row: Row = {"what": step, **counts}
-        if former:
-            row |= {f"former_{name}": value for name, value in former[step].items()}
-            row["is_same"] = counts["statements"] == former[step]["statements"]
+        if base:
+            row |= {f"baseline_{name}": value for name, value in base[step].items()}
+            row["is_same"] = counts["statements"] == base[step]["statements"]
         yield row
 
 
@@ -61,18 +62,18 @@ def metered(storage: str, folder: Path) -> Iterator[tuple[str, Meters]]:
 
                 def count() -> int:
                     lines = log.read_bytes().splitlines()
-                    asked = [
+                    executed = [
                         line for line in lines if b"LOG:  statement: " in line or b"LOG:  execute " in line
                     ]
-                    return sum(b"pg_notify" not in line for line in asked)
+                    return sum(b"pg_notify" not in line for line in executed)
             case "mariadb":
-                server = asked = stack.enter_context(mariadb_server.running(folder))
-                seen = [0]
+                server = mariadb = stack.enter_context(mariadb_server.running(folder))
+                calls = [0]
 
                 def count() -> int:
-                    seen[0] += 1  # uses a separate client, whose statements are subtracted below
-                    said = asked.ask("show global status like 'Questions'")
-                    return int(said.split()[-1]) - seen[0] * each
+                    calls[0] += 1  # uses a separate client, whose statements are subtracted below
+                    printed = mariadb.query("show global status like 'Questions'")
+                    return int(printed.split()[-1]) - calls[0] * each
 
                 each = 0
                 each = -count() + count()
@@ -88,10 +89,10 @@ def metered(storage: str, folder: Path) -> Iterator[tuple[str, Meters]]:
 
 def _trace_sqlite() -> Meters:
     """Count all statements of connections that are opened from now on."""
-    connect, seen = sqlite3.connect, [0]
+    connect, executed = sqlite3.connect, [0]
 
     def note(_: str) -> None:
-        seen[0] += 1
+        executed[0] += 1
 
     def traced(*arguments: Any, **options: Any) -> sqlite3.Connection:  # noqa: ANN401 - the driver's
         connection: sqlite3.Connection = connect(*arguments, **options)
@@ -99,7 +100,7 @@ def _trace_sqlite() -> Meters:
         return connection
 
     sqlite3.connect = sqlite3.dbapi2.connect = traced  # type: ignore[assignment]
-    return lambda: {"statements": seen[0]}
+    return lambda: {"statements": executed[0]}
 
 
 def count_here(storage: str, folder: Path) -> Counts:

@@ -6,7 +6,7 @@ import sys
 
 from celery import Celery  # type: ignore[import-untyped]
 
-from benchmarks import stamps
+from benchmarks import timestamps
 from benchmarks.peers import ends
 
 QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "error")
@@ -34,7 +34,7 @@ class App:
         self.command = [sys.executable, "-m", "celery", "-A", f"benchmarks.peers.{module}:app", "worker"]
         self.command += ["--pool", "threads", "--concurrency", "10", *QUIET]
         self._noop = self.celery.task(name="noop")(do_nothing)
-        self._stamped = self.celery.task(name="stamp")(stamps.write)
+        self._stamped = self.celery.task(name="stamp")(timestamps.write)
 
     def enqueue(self, jobs: int) -> None:
         """Enqueue jobs, one per call."""

@@ -10,7 +10,7 @@ import dramatiq  # type: ignore[import-not-found]
 import psycopg2  # type: ignore[import-untyped]
 from dramatiq_pg import PostgresBroker, generate_init_sql  # type: ignore[import-not-found]
 
-from benchmarks import stamps
+from benchmarks import timestamps
 from benchmarks.peers import ends
 
 URL = os.environ["FIRELOCK_BENCH_POSTGRESQL"]
@@ -27,7 +27,7 @@ def do_nothing(_number: int) -> None:
 
 
 noop = dramatiq.actor(do_nothing, actor_name="noop")
-stamped = dramatiq.actor(stamps.write, actor_name="stamp")
+stamped = dramatiq.actor(timestamps.write, actor_name="stamp")
 
 
 def open_client() -> None:

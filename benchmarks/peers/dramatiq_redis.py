@@ -9,7 +9,7 @@ from pathlib import Path
 import dramatiq  # type: ignore[import-not-found]
 from dramatiq.brokers.redis import RedisBroker  # type: ignore[import-not-found]
 
-from benchmarks import stamps
+from benchmarks import timestamps
 from benchmarks.peers import ends
 
 broker = RedisBroker(url=os.environ["FIRELOCK_BENCH_REDIS"])
@@ -25,7 +25,7 @@ def do_nothing(_number: int) -> None:
 
 
 noop = dramatiq.actor(do_nothing, actor_name="noop")
-stamped = dramatiq.actor(stamps.write, actor_name="stamp")
+stamped = dramatiq.actor(timestamps.write, actor_name="stamp")
 
 
 def enqueue(jobs: int) -> None:

@@ -9,7 +9,7 @@ import os
 from itertools import count
 from pathlib import Path
 
-from benchmarks import stamps
+from benchmarks import timestamps
 
 VARIABLE = "FIRELOCK_BENCH_LAST"
 MARKS = 50
@@ -23,9 +23,9 @@ def count_end() -> None:
     """Count one end in this process."""
     number = next(_ends)
     if number % _step == 0 or number in {1, _last}:
-        stamps.write(number)
+        timestamps.write(number)
 
 
 def read_reached(path: Path) -> int:
     """Return the number of recorded ends."""
-    return max(stamps.read(path), default=0)
+    return max(timestamps.read(path), default=0)

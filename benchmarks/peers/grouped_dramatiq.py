@@ -10,25 +10,25 @@ from dramatiq.brokers.redis import RedisBroker  # type: ignore[import-not-found]
 from dramatiq.middleware import GroupCallbacks  # type: ignore[import-not-found]
 from dramatiq.rate_limits.backends import RedisBackend  # type: ignore[import-not-found]
 
-from benchmarks.peers import spans
+from benchmarks.peers import records
 
 COMMAND = [str(Path(sys.executable).with_name("dramatiq")), "benchmarks.peers.grouped_dramatiq"]
 COMMAND += ["--processes", "1", "--threads", "10"]
 
-broker = RedisBroker(url=spans.url())
-broker.add_middleware(GroupCallbacks(RedisBackend(url=spans.url())))
+broker = RedisBroker(url=records.url())
+broker.add_middleware(GroupCallbacks(RedisBackend(url=records.url())))
 dramatiq.set_broker(broker)
-member = dramatiq.actor(spans.run, actor_name="member")
+member = dramatiq.actor(records.run, actor_name="member")
 
 
 @dramatiq.actor(actor_name="follow")  # type: ignore[untyped-decorator]
 def follow(number: int) -> None:
     """Record the run of the callback."""
-    spans.write("callback", number)
+    records.write("callback", number)
 
 
 if __name__ == "__main__":
-    with spans.storing():
+    with records.storing():
         group = dramatiq.group([member.message(number) for number in range(int(sys.argv[1]))])
         group.add_completion_callback(follow.message(0))
         group.run()

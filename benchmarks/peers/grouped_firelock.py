@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks.peers import spans
+from benchmarks.peers import records
 from firelock import Firelock
 
 COMMAND = [
@@ -16,19 +16,19 @@ COMMAND = [
 ]
 COMMAND += ["--workers", "10", "--processes", "1"]
 
-fire = Firelock(os.environ.get(spans.URL))
-member = fire.task(name="member")(spans.run)
+fire = Firelock(os.environ.get(records.URL))
+member = fire.task(name="member")(records.run)
 
 
 @fire.task(name="follow")
 def follow(number: int) -> None:
     """Record the run of the callback."""
-    spans.write("callback", number)
+    records.write("callback", number)
 
 
 if __name__ == "__main__":
     fire.storage.migrate()
-    with spans.storing(), fire.batch("measured") as batch:
+    with records.storing(), fire.batch("measured") as batch:
         batch.add_many([member.call(number) for number in range(int(sys.argv[1]))])
         batch.then(follow, 0)
     fire.close()

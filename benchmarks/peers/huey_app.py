@@ -7,7 +7,7 @@ from itertools import count
 
 from huey import SqliteHuey  # type: ignore[import-not-found]
 
-from benchmarks import stamps
+from benchmarks import timestamps
 
 huey = SqliteHuey(
     filename=os.environ["HUEY_BENCH_FILE"], fsync=os.environ["HUEY_BENCH_FSYNC"] == "yes", results=False
@@ -21,8 +21,8 @@ def do_nothing(_number: int) -> None:
     """Do nothing; record the first and the last end in this process, because Huey does not store times."""
     ended = next(_ends)
     if ended in {1, _last}:
-        stamps.write(ended)
+        timestamps.write(ended)
 
 
 noop = huey.task()(do_nothing)
-stamp = huey.task()(stamps.write)
+stamp = huey.task()(timestamps.write)

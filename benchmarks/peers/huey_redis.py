@@ -8,7 +8,7 @@ from pathlib import Path
 
 from huey import RedisHuey  # type: ignore[import-not-found]
 
-from benchmarks import stamps
+from benchmarks import timestamps
 from benchmarks.peers import ends
 
 huey = RedisHuey(url=os.environ["FIRELOCK_BENCH_REDIS"], results=False, blocking=True)
@@ -23,7 +23,7 @@ def do_nothing(_number: int) -> None:
 
 
 noop = huey.task()(do_nothing)
-stamp = huey.task()(stamps.write)
+stamp = huey.task()(timestamps.write)
 
 
 def enqueue(jobs: int) -> None:

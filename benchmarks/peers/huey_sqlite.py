@@ -1,8 +1,8 @@
 """Huey on SQLite, with the settings that its documentation recommends.
 
-WAL (Huey's default), no stored results, threads in one process. A job is deleted when a worker takes it: a
-crash loses what is in hand, and nothing of a job's life is kept. `fsync=True` is SQLite's synchronous=FULL,
-as durable as Firelock; `fsync=False` is synchronous=OFF, which may lose or corrupt the file with the power.
+WAL (Huey's default), no stored results, threads in one process. A job is deleted when a worker takes it, so a
+crash loses the running jobs, and no history is kept. `fsync=True` is SQLite's synchronous=FULL, which is as
+durable as Firelock. `fsync=False` is synchronous=OFF, which can corrupt the file if the power fails.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import latency, servers, stamps
+from benchmarks import latency, servers, timestamps
 from benchmarks.entry import Figures, Load, run, timed
 from benchmarks.servers import Server
 
@@ -29,7 +29,7 @@ def open_app(load: Load, *, fsync: bool, last: int = 0) -> ModuleType:
     os.environ["HUEY_BENCH_FILE"] = str(load.database)
     os.environ["HUEY_BENCH_FSYNC"] = "yes" if fsync else "no"
     os.environ["HUEY_BENCH_LAST"] = str(last)
-    os.environ[stamps.VARIABLE] = str(load.directory / "stamps")
+    os.environ[timestamps.VARIABLE] = str(load.directory / "timestamps")
     from benchmarks.peers import huey_app  # it reads its settings at import
 
     return huey_app
@@ -63,11 +63,11 @@ def process(load: Load, *, fsync: bool) -> Figures:
     jobs = max(load.jobs // 10, 1_000)
     app = open_app(load, fsync=fsync, last=jobs)
     enqueue(app, jobs=jobs)
-    path = load.directory / "stamps"
+    path = load.directory / "timestamps"
     with consuming(load) as server:
         cpu = servers.watch_drain(server, lambda: jobs - app.huey.pending_count(), jobs=jobs)
-        server.wait_until(lambda: jobs in stamps.read(path), what="the last job had ended")
-    ends = stamps.read(path)
+        server.wait_until(lambda: jobs in timestamps.read(path), what="the last job had ended")
+    ends = timestamps.read(path)
     return {"jobs_per_s": (jobs - 1) / (ends[jobs] - ends[1]) * 1e9, **cpu}
 
 
@@ -75,7 +75,7 @@ def start_to_start(load: Load, *, fsync: bool) -> Figures:
     """Measure the time from the call to the start of the task on an idle consumer."""
     app = open_app(load, fsync=fsync)
     with consuming(load) as server:
-        return latency.measure(server, app.stamp, load.directory / "stamps", samples=load.samples)
+        return latency.measure(server, app.stamp, load.directory / "timestamps", samples=load.samples)
 
 
 SCENARIOS = {"enqueue_one": enqueue_one, "process": process, "latency": start_to_start}

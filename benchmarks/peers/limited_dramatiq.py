@@ -11,25 +11,25 @@ from dramatiq.brokers.redis import RedisBroker  # type: ignore[import-not-found]
 from dramatiq.rate_limits import ConcurrentRateLimiter, WindowRateLimiter  # type: ignore[import-not-found]
 from dramatiq.rate_limits.backends import RedisBackend  # type: ignore[import-not-found]
 
-from benchmarks.peers import spans
+from benchmarks.peers import records
 
 COMMAND = [str(Path(sys.executable).with_name("dramatiq")), "benchmarks.peers.limited_dramatiq"]
 COMMAND += ["--processes", "1", "--threads", "10"]
 
-dramatiq.set_broker(RedisBroker(url=spans.url()))
-_backend = RedisBackend(url=spans.url())
-_held = ConcurrentRateLimiter(_backend, "work", limit=max(1, spans.limit()), ttl=60_000)
-_rate = WindowRateLimiter(_backend, "api", limit=max(1, spans.rate()), window=1)
+dramatiq.set_broker(RedisBroker(url=records.url()))
+_backend = RedisBackend(url=records.url())
+_held = ConcurrentRateLimiter(_backend, "work", limit=max(1, records.limit()), ttl=60_000)
+_rate = WindowRateLimiter(_backend, "api", limit=max(1, records.rate()), window=1)
 
 
 def run(number: int) -> None:
     """Run within the limits; if they refuse, fail and retry, as its documentation shows."""
     with ExitStack() as stack:
-        if spans.limit():
+        if records.limit():
             stack.enter_context(_held.acquire())
-        if spans.rate():
+        if records.rate():
             stack.enter_context(_rate.acquire())
-        spans.run(number)
+        records.run(number)
 
 
 # Its default waits are 15 s to 7 days; with these, it retries immediately and without an end.

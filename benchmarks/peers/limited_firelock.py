@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks.peers import spans
+from benchmarks.peers import records
 from firelock import Firelock, Limit
 
 COMMAND = [
@@ -16,10 +16,10 @@ COMMAND = [
 ]
 COMMAND += ["--workers", "10", "--processes", "1"]
 
-fire = Firelock(os.environ.get(spans.URL))
-_limits = [Limit("work", concurrent=spans.limit())] if spans.limit() else []
-_limits += [Limit("api", rate=spans.rate(), per=1)] if spans.rate() else []
-work = fire.task(name="work", limits=_limits)(spans.run)
+fire = Firelock(os.environ.get(records.URL))
+_limits = [Limit("work", concurrent=records.limit())] if records.limit() else []
+_limits += [Limit("api", rate=records.rate(), per=1)] if records.rate() else []
+work = fire.task(name="work", limits=_limits)(records.run)
 
 
 if __name__ == "__main__":

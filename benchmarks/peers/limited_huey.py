@@ -7,20 +7,20 @@ from pathlib import Path
 
 from huey import RedisHuey  # type: ignore[import-not-found]
 
-from benchmarks.peers import spans
+from benchmarks.peers import records
 
 COMMAND = [str(Path(sys.executable).with_name("huey_consumer")), "benchmarks.peers.limited_huey.huey"]
 COMMAND += ["-k", "thread", "-w", "10", "--quiet"]
 
-huey = RedisHuey(url=spans.url(), results=False, blocking=True)
+huey = RedisHuey(url=records.url(), results=False, blocking=True)
 
 
 def run(number: int) -> None:
     """Do the job."""
-    spans.run(number)
+    records.run(number)
 
 
-limited = huey.rate_limit("api", spans.rate(), per=1)(run) if spans.rate() else run
+limited = huey.rate_limit("api", records.rate(), per=1)(run) if records.rate() else run
 work = huey.task(name="work")(limited)
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 import uvloop  # type: ignore[import-not-found]
 from oban import Oban, worker  # type: ignore[import-not-found]
 
-from benchmarks import stamps
+from benchmarks import timestamps
 from benchmarks.peers import ends
 
 LIMIT = 10
@@ -46,7 +46,7 @@ class Stamp:
 
     async def process(self, job: Any) -> None:  # noqa: ANN401 - its own job
         """Record the time."""
-        stamps.write(job.args["number"])
+        timestamps.write(job.args["number"])
 
 
 noop: Any = Noop

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import counting, latency, servers, stamps
+from benchmarks import counting, latency, servers, timestamps
 from benchmarks.entry import Figures, Load, ScenarioFunction, run, timed
 from benchmarks.peers import ends
 from benchmarks.peers.peer import Peer
@@ -41,7 +41,7 @@ class Storage:
         """Import the adapter, after setting the environment variables for it and its worker."""
         os.environ[self.variable] = url
         os.environ[ends.VARIABLE] = str(last)
-        os.environ[stamps.VARIABLE] = str(load.directory / "stamps")
+        os.environ[timestamps.VARIABLE] = str(load.directory / "timestamps")
         adapter = importlib.import_module(f"benchmarks.peers.{peer.module}")
         if hasattr(adapter, "open_client"):
             adapter.open_client()
@@ -96,15 +96,15 @@ def fill(adapter: Any, jobs: int) -> None:  # noqa: ANN401 - a module
 def process(storage: Storage, peer: Peer, load: Load) -> Figures:
     """Measure running jobs that were all stored before, from the first end to the last."""
     jobs = peer.amount(load)
-    path = load.directory / "stamps"
+    path = load.directory / "timestamps"
     with storage.running(load.directory) as server:
         adapter = storage.open_adapter(peer, load, server.url, last=jobs)
         fill(adapter, jobs)
         with working(adapter, load) as worker:
             reached = partial(ends.read_reached, path)
             cpu = servers.watch_drain(worker, reached, jobs=jobs, storage=server.cpu_seconds)
-    instants = stamps.read(path)
-    return {"jobs_per_s": (jobs - 1) / (instants[jobs] - instants[1]) * 1e9, **cpu}
+    ended = timestamps.read(path)
+    return {"jobs_per_s": (jobs - 1) / (ended[jobs] - ended[1]) * 1e9, **cpu}
 
 
 def footprint(storage: Storage, peer: Peer, load: Load) -> Figures:
@@ -114,7 +114,7 @@ def footprint(storage: Storage, peer: Peer, load: Load) -> Figures:
     """
     jobs = peer.singles(load)
     stored = 2 * jobs if peer.has_bulk else jobs
-    path = load.directory / "stamps"
+    path = load.directory / "timestamps"
     with storage.running(load.directory) as server, counting.counting(server.port) as wire:
         adapter = storage.open_adapter(peer, load, server.url_at(wire.port), last=stored)
 
@@ -134,7 +134,7 @@ def start_to_start(storage: Storage, peer: Peer, load: Load, *, gaps: latency.Ga
     with storage.running(load.directory) as server:
         adapter = storage.open_adapter(peer, load, server.url)
         with working(adapter, load) as worker:
-            path = load.directory / "stamps"
+            path = load.directory / "timestamps"
             return latency.measure(worker, adapter.stamp, path, samples=load.samples, gaps=gaps)
 
 

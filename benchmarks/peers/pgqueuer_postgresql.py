@@ -17,7 +17,7 @@ from pgqueuer import PgQueuer  # type: ignore[import-not-found]
 from pgqueuer.db import AsyncpgDriver  # type: ignore[import-not-found]
 from pgqueuer.queries import Queries  # type: ignore[import-not-found]
 
-from benchmarks import stamps
+from benchmarks import timestamps
 from benchmarks.peers import ends
 
 BATCH = 10
@@ -44,7 +44,7 @@ async def make() -> Any:  # noqa: ANN401 - its own application
 
     @queue.entrypoint("stamp")  # type: ignore[untyped-decorator]
     async def write_stamp(job: Any) -> None:  # noqa: ANN401 - its own job
-        stamps.write(int(job.payload))
+        timestamps.write(int(job.payload))
 
     return queue
 

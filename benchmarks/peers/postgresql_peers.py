@@ -78,8 +78,8 @@ PEERS = {
         "Python",
         ("celery", "kombu", "SQLAlchemy", "psycopg"),
         is_acknowledging=False,
-        settings=f"{_CELERY}; psycopg; an idle worker looks each second, which nothing sets; "
-        "what a killed worker had in hand or fetched before stays hidden in its table for ever",
+        settings=f"{_CELERY}; psycopg; idle workers poll every second, which no setting changes; "
+        "jobs that a killed worker had fetched stay hidden in the table forever",
         share=50,
         environment="celery",
     ),
@@ -100,8 +100,8 @@ STEPPED = {
         "Python",
         ("dbos", "psycopg"),
         is_acknowledging=True,
-        settings="10 threads, 20 workflows in hand at most, a look each 0.1 s; an executor's name for each "
-        "worker, as only one of the same name recovers what was in hand",
+        settings="10 threads, at most 20 running workflows, polls every 0.1 s; each worker has its own "
+        "executor name, because only an executor with the same name recovers its workflows",
         share=1,
         environment="durable",
     ),
@@ -110,7 +110,7 @@ STEPPED = {
         "Python",
         ("absurd-sdk", "absurdctl", "psycopg"),
         is_acknowledging=True,
-        settings="10 threads; claims time out after 120 s and idle workers look each 0.25 s (its defaults)",
+        settings="10 threads; claims time out after 120 s and idle workers poll every 0.25 s (its defaults)",
         share=1,
         environment="durable",
     ),

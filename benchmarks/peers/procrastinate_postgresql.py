@@ -8,7 +8,7 @@ from pathlib import Path
 
 import procrastinate  # type: ignore[import-not-found]
 
-from benchmarks import stamps
+from benchmarks import timestamps
 from benchmarks.peers import ends
 
 URL = os.environ["FIRELOCK_BENCH_POSTGRESQL"]
@@ -28,7 +28,7 @@ async def do_nothing(number: int) -> None:
 @app.task(name="stamp")  # type: ignore[untyped-decorator]
 async def write_stamp(number: int) -> None:
     """Record when this job started."""
-    stamps.write(number)
+    timestamps.write(number)
 
 
 def open_client() -> None:

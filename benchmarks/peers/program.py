@@ -1,9 +1,9 @@
 """A client in another language: a program that enqueues jobs and measures itself.
 
 With the arguments `jobs NUMBER SIZE`, the program enqueues jobs, SIZE per call, and prints two numbers:
-elapsed and processor seconds. SIZE 1 means the call for a single job. With `stamps`, it prints a line when it
-is ready. Then it enqueues a job for each number that it reads, and prints the time before the call, in
-nanoseconds.
+elapsed and processor seconds. SIZE 1 means the call for a single job. With `timestamps`, it prints a line
+when it is ready. Then it enqueues a job for each number that it reads, and prints the time before the call,
+in nanoseconds.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ class Program:
     def enqueue(self, jobs: int, size: int) -> Figures:
         """Make the program enqueue jobs; return its own figures."""
         with self.start(["jobs", str(jobs), str(size)]) as process:
-            said, _ = process.communicate()
+            printed, _ = process.communicate()
         if process.returncode:
             message = f"{self._command[-1]} ended with {process.returncode}"
             raise RuntimeError(message)
-        seconds, cpu = (float(word) for word in said.split())
+        seconds, cpu = (float(word) for word in printed.split())
         return {"jobs_per_s": jobs / seconds, "cpu_us_per_job": cpu / jobs * 1e6}
 
     def stamp(self, number: int) -> int:
         """Make the program enqueue a job that records its start; return the time of the enqueue."""
         if self._stamping is None:
-            self._stamping = self.start(["stamps"])
+            self._stamping = self.start(["timestamps"])
             self.read_line()
         stdin = self._stamping.stdin
         assert stdin is not None

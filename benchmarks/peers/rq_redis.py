@@ -9,7 +9,7 @@ from pathlib import Path
 from redis import Redis
 from rq import Queue  # type: ignore[import-not-found]
 
-from benchmarks import stamps
+from benchmarks import timestamps
 from benchmarks.peers import ends
 
 queue = Queue(connection=Redis.from_url(os.environ["FIRELOCK_BENCH_REDIS"]))
@@ -38,4 +38,4 @@ def enqueue_bulk(jobs: int, size: int) -> None:
 
 def stamp(number: int) -> None:
     """Enqueue a job that records its start."""
-    queue.enqueue_call(stamps.write, (number,), result_ttl=0)
+    queue.enqueue_call(timestamps.write, (number,), result_ttl=0)

@@ -10,7 +10,7 @@ from pathlib import Path
 import uvloop  # type: ignore[import-not-found]
 from saq import Queue  # type: ignore[import-not-found]
 
-from benchmarks import stamps
+from benchmarks import timestamps
 from benchmarks.peers import ends
 
 queue = Queue.from_url(os.environ["FIRELOCK_BENCH_REDIS"])
@@ -26,7 +26,7 @@ async def noop(_context: object, *, number: int) -> None:  # noqa: ARG001 - part
 
 async def stamped(_context: object, *, number: int) -> None:
     """Record when this job started."""
-    stamps.write(number)
+    timestamps.write(number)
 
 
 settings = {"queue": queue, "functions": [noop, stamped], "concurrency": 20}

@@ -9,21 +9,21 @@ from absurd_sdk import Absurd  # type: ignore[import-not-found]
 from absurdctl import BUNDLED_SCHEMA_SQL  # type: ignore[import-not-found]
 from psycopg import connect
 
-from benchmarks.peers import spans
+from benchmarks.peers import records
 
 COMMAND = [sys.executable, "-m", "benchmarks.peers.stepped_absurd", "worker"]
 
 
 def work(arguments: dict[str, int], context: Any) -> None:  # noqa: ANN401 - Absurd's context
     """Run a number of steps."""
-    spans.take_steps(arguments["number"], arguments["steps"], context.step)
+    records.take_steps(arguments["number"], arguments["steps"], context.step)
 
 
 if __name__ == "__main__":
     if sys.argv[1] != "worker":
-        with connect(spans.url(), autocommit=True) as connection:
+        with connect(records.url(), autocommit=True) as connection:
             connection.execute(BUNDLED_SCHEMA_SQL)
-    app = Absurd(spans.url())
+    app = Absurd(records.url())
     app.register_task("work")(work)
     if sys.argv[1] == "worker":
         app.start_worker(concurrency=10)

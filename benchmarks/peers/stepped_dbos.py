@@ -7,7 +7,7 @@ import threading
 
 from dbos import DBOS, DBOSClient  # type: ignore[import-not-found]
 
-from benchmarks.peers import spans
+from benchmarks.peers import records
 
 COMMAND = [sys.executable, "-m", "benchmarks.peers.stepped_dbos", "worker"]
 THREADS, IN_HAND = 10, 20
@@ -18,7 +18,7 @@ POLL_SECONDS = 0.1
 @DBOS.workflow(name="work")  # type: ignore[untyped-decorator]
 def work(number: int, steps: int) -> None:
     """Run a number of steps."""
-    spans.take_steps(number, steps, lambda name, step: DBOS.run_step({"name": name}, step))
+    records.take_steps(number, steps, lambda name, step: DBOS.run_step({"name": name}, step))
 
 
 def launch() -> None:
@@ -26,8 +26,8 @@ def launch() -> None:
     DBOS(
         config={
             "name": "bench",
-            "system_database_url": spans.url(),
-            "executor_id": spans.worker(),
+            "system_database_url": records.url(),
+            "executor_id": records.worker(),
             "application_version": "1",
             "log_level": "ERROR",
             "max_executor_threads": THREADS,
@@ -41,7 +41,7 @@ if __name__ == "__main__":
     if sys.argv[1] == "worker":
         threading.Event().wait()
     DBOS.destroy()
-    client = DBOSClient(system_database_url=spans.url())
+    client = DBOSClient(system_database_url=records.url())
     client.register_queue("work", worker_concurrency=IN_HAND, polling_interval_sec=POLL_SECONDS)
     for number in range(int(sys.argv[1])):
         client.enqueue({"queue_name": "work", "workflow_name": "work"}, number, int(sys.argv[2]))

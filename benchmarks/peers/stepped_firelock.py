@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks.peers import spans
+from benchmarks.peers import records
 from firelock import Firelock, JobContext
 
 COMMAND = [
@@ -16,13 +16,13 @@ COMMAND = [
 ]
 COMMAND += ["--workers", "10", "--processes", "1"]
 
-fire = Firelock(os.environ.get(spans.URL))
+fire = Firelock(os.environ.get(records.URL))
 
 
 @fire.task(name="work")
 def work(job: JobContext, number: int, steps: int) -> None:
     """Run a number of steps."""
-    spans.take_steps(number, steps, job.step)
+    records.take_steps(number, steps, job.step)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 import uvloop  # type: ignore[import-not-found]
 from streaq import Worker  # type: ignore[import-not-found]
 
-from benchmarks import stamps
+from benchmarks import timestamps
 from benchmarks.peers import ends
 
 worker = Worker(redis_url=os.environ["FIRELOCK_BENCH_REDIS"], anyio_kwargs={"use_uvloop": True})
@@ -28,7 +28,7 @@ async def do_nothing(_number: int) -> None:
 
 async def write_stamp(number: int) -> None:
     """Record when this job started."""
-    stamps.write(number)
+    timestamps.write(number)
 
 
 noop = worker.task(ttl=0, silent=True, name="noop")(do_nothing)

@@ -10,7 +10,7 @@ from pathlib import Path
 import uvloop  # type: ignore[import-not-found]
 from taskiq_redis import RedisStreamBroker  # type: ignore[import-not-found]
 
-from benchmarks import stamps
+from benchmarks import timestamps
 from benchmarks.peers import ends
 
 broker = RedisStreamBroker(os.environ["FIRELOCK_BENCH_REDIS"])
@@ -27,7 +27,7 @@ async def do_nothing(_number: int) -> None:
 
 async def write_stamp(number: int) -> None:
     """Record when this job started."""
-    stamps.write(number)
+    timestamps.write(number)
 
 
 noop = broker.task(task_name="noop")(do_nothing)

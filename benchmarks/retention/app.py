@@ -15,12 +15,12 @@ tasks.declare(fire)
 
 if sweeps := os.environ.get("BENCHMARK_SWEEPS"):  # the path of a file
     path = Path(sweeps)
-    look = fire.storage.oldest_session  # the first call of each sweep
+    oldest_session = fire.storage.oldest_session  # the first call of each sweep
 
     def noted() -> SessionRecord | None:
         """Note the time, then call the storage."""
         with path.open("a", encoding="ascii") as times:
             times.write(f"{time.monotonic()}\n")
-        return look()
+        return oldest_session()
 
     fire.storage.oldest_session = noted  # type: ignore[method-assign]

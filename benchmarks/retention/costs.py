@@ -53,9 +53,9 @@ def of_a_job(plan: Plan) -> Iterator[Row]:
                 if number:  # the first round fills caches
                     micros[kind].append(spent / jobs * 1e6)
                     processor[kind].append(used / jobs * 1e6)
-    yield ratio("removing a job with ten log lines and two tags, µs a job", micros["rich"], micros["plain"])
+    yield ratio("removing a job with ten log lines and two tags, µs per job", micros["rich"], micros["plain"])
     if all(processor["plain"]):
-        what = "the same, µs of the server's processor a job"
+        what = "the same, µs of the server's CPU time per job"
         yield ratio(what, processor["rich"], processor["plain"])
 
 
@@ -83,4 +83,6 @@ def of_unique_keys(plan: Plan) -> Iterator[Row]:
                     begun = time.perf_counter()
                     fire.storage.prune(CHUNK)
                     times.append((time.perf_counter() - begun) * 1_000)
-    yield ratio(f"the hourly look at {keys:,} unique keys in use beside the next prune, ms", firsts, seconds)
+    yield ratio(
+        f"the hourly check of {keys:,} unique keys in use, compared with the next prune, ms", firsts, seconds
+    )

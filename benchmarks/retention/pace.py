@@ -54,14 +54,14 @@ def of_due_jobs(plan: Plan) -> Iterator[Row]:
     free, busy = _lateness(plan, 0), _lateness(plan, expired)
     yield {
         "what": f"seconds until {expired:,} expired jobs were removed; left when the last due job had run",
-        "ratio": busy.left / expired, "median": busy.seconds, "beside": busy.left,
+        "ratio": busy.left / expired, "median": busy.seconds, "base": busy.left,
     }  # fmt: skip
     for name in ("due", "recurring", "sweeps"):
         values, others = getattr(busy, name), getattr(free, name)
         for place in (0.5, 0.99, 1.0):
-            figures = {"median": _quantile(values, place), "beside": _quantile(others, place)}
-            what = f"{name} beside {expired:,} expired jobs, {place:.0%} of {len(values):,}, s late"
-            yield {"what": what, "ratio": figures["median"] / max(0.001, figures["beside"]), **figures}
+            figures = {"median": _quantile(values, place), "base": _quantile(others, place)}
+            what = f"{name} with {expired:,} expired jobs, {place:.0%} of {len(values):,}, s late"
+            yield {"what": what, "ratio": figures["median"] / max(0.001, figures["base"]), **figures}
 
 
 def _quantile(values: list[float], place: float) -> float:
@@ -97,14 +97,14 @@ def _lateness(plan: Plan, expired: int) -> Late:
             left, seconds = fire.jobs.counts()[State.DELETED], (ends or time.monotonic()) - began
             server.wait_until(lambda: _have_run(jobs), what="all due jobs had run")
         beats = [job for job in fire.jobs.iterate(task="beat") if job.record().started_at is not None]
-        instants = [float(line) for line in sweeps.read_text(encoding="ascii").split()]
-        instants = [instant for instant in instants if instant > began]
+        sweep_times = [float(line) for line in sweeps.read_text(encoding="ascii").split()]
+        sweep_times = [swept_at for swept_at in sweep_times if swept_at > began]
         return Late(
             [_started_at(job) - at.timestamp() for job, at in zip(jobs, due, strict=True)],
             [_started_at(job) - (job.record().nominal_at or 0) / 1e6 for job in beats],
             [
                 max(0.0, later - earlier - JITTER * SWEEP)
-                for earlier, later in itertools.pairwise(instants)
+                for earlier, later in itertools.pairwise(sweep_times)
             ],
             left, seconds,
         )  # fmt: skip
@@ -143,11 +143,11 @@ def of_removal(plan: Plan) -> Iterator[Row]:
         rate = int(_ended(plan, "found", min(60.0, seconds), None, keep="86400")[0])
     free, _ = _ended(plan, "kept", seconds, rate, keep="86400")
     busy, most = _ended(plan, "removed", seconds, rate, keep="1")
-    what = f"jobs/s ended of {rate:,} enqueued for {seconds:.0f} s, with retention beside without"
-    yield {"what": what, "ratio": busy / free, "median": busy, "beside": free}
+    what = f"jobs/s ended of {rate:,} enqueued for {seconds:.0f} s, with retention compared with none"
+    yield {"what": what, "ratio": busy / free, "median": busy, "base": free}
     yield {
-        "what": f"succeeded jobs stored at most, {rate:,} jobs/s, beside what is allowed",
-        "ratio": most / MOST, "median": most, "beside": MOST,
+        "what": f"succeeded jobs stored at most, {rate:,} jobs/s, compared with the maximum",
+        "ratio": most / MOST, "median": most, "base": MOST,
     }  # fmt: skip
 
 
@@ -161,10 +161,10 @@ def _ended(plan: Plan, name: str, seconds: float, rate: int | None, *, keep: str
         noop = tasks.declare(fire).noop
         with places.serving(place, APP, FIRELOCK_KEEP_SUCCEEDED=keep) as (server,):
             _await_server(server, fire, noop)
-            begun, look_at = time.monotonic(), 0.0
+            begun, next_check = time.monotonic(), 0.0
             while (passed := time.monotonic() - begun) < seconds:
-                if passed > look_at:
-                    most, look_at = max(most, fire.jobs.counts()[State.SUCCEEDED]), passed + 0.5
+                if passed > next_check:
+                    most, next_check = max(most, fire.jobs.counts()[State.SUCCEEDED]), passed + 0.5
                 if _is_time(fire, rate, sent, passed):
                     noop.enqueue_many([()] * CHUNK)
                     sent += CHUNK

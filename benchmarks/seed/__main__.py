@@ -40,9 +40,9 @@ def main() -> None:
     with closing(open_storage(options.storage)) as storage:
         storage.migrate()
         _check_free(storage, is_sure=options.yes)
-        told = _fill(storage, options.jobs, options.random_seed)
-        jobs, seconds = told.jobs, time.monotonic() - began
-        print(f"{jobs:,} jobs in {seconds:,.1f} s, {jobs / seconds:,.0f} a second; now in {storage.url}:")
+        written = _fill(storage, options.jobs, options.random_seed)
+        jobs, seconds = written.jobs, time.monotonic() - began
+        print(f"{jobs:,} jobs in {seconds:,.1f} s, {jobs / seconds:,.0f} per second; now in {storage.url}:")
         for state, count in sorted(storage.counts().by_state.items(), key=lambda pair: -pair[1]):
             print(f"{count:12,}  {state}")
     sys.exit(0 if jobs == options.jobs else 130)
@@ -59,22 +59,24 @@ def _check_free(storage: Storage, *, is_sure: bool) -> None:
 
 
 def _fill(storage: Storage, jobs: int, random_seed: int) -> Seeded:
-    asked: list[int] = []
-    former = signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
-    told, shown = Seeded(0), time.monotonic()
+    interrupts: list[int] = []
+    previous = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
+    written, shown = Seeded(0), time.monotonic()
     try:
         with closing(seed(storage, fire.tasks(), jobs, random_seed=random_seed)) as steps:
-            for told in steps:
+            for written in steps:
                 if time.monotonic() - shown > _SHOWN_EVERY and sys.stderr.isatty():
                     shown = time.monotonic()
                     print(
-                        f"\r{told.jobs:,} of {jobs:,} jobs, {told.rollups:,} rollups", end="", file=sys.stderr
+                        f"\r{written.jobs:,} of {jobs:,} jobs, {written.rollups:,} rollups",
+                        end="",
+                        file=sys.stderr,
                     )
-                if asked:
+                if interrupts:
                     break
     finally:
-        signal.signal(signal.SIGINT, former)
-    return told
+        signal.signal(signal.SIGINT, previous)
+    return written
 
 
 if __name__ == "__main__":

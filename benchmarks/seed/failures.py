@@ -24,7 +24,7 @@ _OWN, _LIBRARY = "/srv/shop/", "/srv/venv/lib/python3.12/site-packages/"
 
 @attrs.frozen
 class Raised:
-    """One exception of a traceback: its type, its message with {n}, and its frames from the outside in.
+    """One exception of a traceback: its type, its message with {n}, and its frames, outermost first.
 
     A frame is "file:line:function:code"; those of libraries begin with "@".
     """
@@ -50,21 +50,21 @@ class Failure:
         self._class = type(name, (Exception,), {"__module__": module or "builtins", "__qualname__": name})
         self.example = self._class(raised.message)
         chain = (
-            [_told(raised)]
+            [_formatted(raised)]
             if cause is None
-            else [_told(cause), "\nThat caused the following:\n", _told(raised)]
+            else [_formatted(cause), "\nThat caused the following:\n", _formatted(raised)]
         )
         self._traceback = "\n".join(chain)
 
     def draw(self, random: Random) -> tuple[Exception, ErrorInfo]:
-        """Return the exception of one run, and what is stored of it; numbers in its message differ."""
+        """Return the exception of one run and its stored form; the numbers in the messages differ."""
         number = str(100_000 + int(random.random() * 899_999))
         message = self._raised.message.replace("{n}", number)
         text = self._traceback.replace("{n}", number)
         return self._class(message), ErrorInfo(self._raised.type, message, self.fingerprint, text)
 
 
-def _told(raised: Raised) -> str:
+def _formatted(raised: Raised) -> str:
     lines = ["Traceback (most recent call last):"]
     for frame in raised.frames:
         file, line, function, code = frame.removeprefix("@").split(":", 3)
@@ -127,7 +127,7 @@ _LOST = Raised(
 GATEWAY_DOWN = Failure(
     "billing.charge_card billing.refund_payment billing.renew_subscription", 0.0, 10.0,
     Raised("ConnectionError", "api.pay.example did not answer for order {n}: all connection attempts failed",
-            (_CHARGE, "shop/billing/gateway.py:93:_post:raise ConnectionError(told) from error")),
+            (_CHARGE, "shop/billing/gateway.py:93:_post:raise ConnectionError(message) from error")),
     cause=attrs.evolve(_REFUSED, frames=(*_PAY, *_REFUSED.frames)),
 )  # fmt: skip
 
@@ -385,10 +385,10 @@ KINDS = (
         6,
         Raised(
             "ValueError",
-            "line {n}: price '12,9O' is no number",
+            "line {n}: price '12,9O' is not a number",
             (
                 "shop/imports/tasks.py:58:import_products:rows = [read_row(line) for line in lines]",
-                "shop/imports/rows.py:33:read_row:raise ValueError(told) from error",
+                "shop/imports/rows.py:33:read_row:raise ValueError(message) from error",
             ),
         ),
         cause=Raised(

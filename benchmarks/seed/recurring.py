@@ -17,7 +17,7 @@ from firelock.schedules.cron import Cron, schedule_to_json
 from firelock.schedules.recurring_job import RecurringRecord, get_recurring, put_recurring
 
 if TYPE_CHECKING:
-    from benchmarks.seed.looks import Look, Looks
+    from benchmarks.seed.templates import JobTemplate, JobTemplates
     from firelock.storage import Storage
 
 __all__ = ["Definitions", "Run"]
@@ -65,69 +65,69 @@ _YOUNGEST = 30 * 1_000_000  # a run is at least this old
 
 @attrs.frozen
 class Run:
-    """One past run: which definition, for which instant."""
+    """A past run of a definition, for one due time."""
 
     record: RecurringRecord
-    look: Look
+    template: JobTemplate
     result: str
-    instant: int
+    due_at: int
     fails: bool
 
     def job(self, at: int) -> NewJob:
-        """Return the job as a server would have made it; its id follows from definition and instant."""
+        """Return the job as a server would have created it; its id depends on definition and due time."""
         record = self.record
         return NewJob(
             self.id, record.task, record.arguments, record.serializer, record.queue, record.priority,
-            State.ENQUEUED, at, None, self.instant,
-            f"recurring {record.id}, due {from_micros(self.instant).isoformat()}", record.tags,
+            State.ENQUEUED, at, None, self.due_at,
+            f"recurring {record.id}, due {from_micros(self.due_at).isoformat()}", record.tags,
             recurring_id=record.id,
         )  # fmt: skip
 
     @property
     def id(self) -> str:
         """The job's id."""
-        return derived_id("recurring", self.record.id, str(self.record.created_at), str(self.instant))
+        return derived_id("recurring", self.record.id, str(self.record.created_at), str(self.due_at))
 
 
 class Definitions:
-    """The definitions and their runs, as of now."""
+    """The definitions and their past runs."""
 
-    def __init__(self, looks: Looks, now: int, runs: int, random: Random) -> None:
+    def __init__(self, templates: JobTemplates, now: int, runs: int, random: Random) -> None:
         self._now = now
         self._random = random
         self.runs: list[Run] = []
         self._records = [
-            self._record(looks.by_name[f"shop.{task}"], recurring_id, Cron(cron, tz=zone), runs)
+            self._record(templates.by_name[f"shop.{task}"], recurring_id, Cron(cron, tz=zone), runs)
             for recurring_id, task, cron, zone in _TABLE
         ]
 
     def __len__(self) -> int:
-        """Return how many definitions there are."""
+        """Return the number of definitions."""
         return len(self._records)
 
-    def _record(self, look: Look, recurring_id: str, cron: Cron, runs: int) -> RecurringRecord:
+    def _record(self, template: JobTemplate, recurring_id: str, cron: Cron, runs: int) -> RecurringRecord:
         created_at = self._now - DAYS * DAY + int(self._random.random() * 60 * DAY)
-        drawn = look.draw(self._random, self._now)
+        drawn = template.draw(self._random, self._now)
         following = cron.next_after(from_micros(self._now))
         record = RecurringRecord(
-            recurring_id, look.name, drawn.arguments, "json", schedule_to_json(cron), look.queue,
-            look.priority, drawn.tags, created_at=created_at, updated_at=created_at,
+            recurring_id, template.name, drawn.arguments, "json", schedule_to_json(cron), template.queue,
+            template.priority, drawn.tags, created_at=created_at, updated_at=created_at,
             next_at=None if following is None else micros(following),
         )  # fmt: skip
-        for instant in self._instants(recurring_id, cron, created_at, runs):
+        for due_at in self._due_times(recurring_id, cron, created_at, runs):
             fails = self._random.random() < _FAILING_SHARE
-            self.runs.append(Run(record, look, drawn.result, instant, fails))
-            record = attrs.evolve(record, last_at=instant, last_job_id=self.runs[-1].id)
+            self.runs.append(Run(record, template, drawn.result, due_at, fails))
+            record = attrs.evolve(record, last_at=due_at, last_job_id=self.runs[-1].id)
         return self._marked(record)
 
-    def _instants(self, recurring_id: str, cron: Cron, created_at: int, runs: int) -> list[int]:
-        """Return the last instants at which it ran, oldest first."""
+    def _due_times(self, recurring_id: str, cron: Cron, created_at: int, runs: int) -> list[int]:
+        """Return the last due times at which it ran, oldest first."""
         until = self._now - _YOUNGEST - (9 * DAY if recurring_id == _PAUSED else 0)
-        end, span = from_micros(until), timedelta(hours=1)
-        while cron.count(end - span, end) < runs and micros(end - span) > created_at:
-            span *= 2
-        start = max(end - span, from_micros(created_at))
-        return [micros(instant) for instant in cron.upcoming(start, cron.count(start, end))][-runs:]
+        end, duration = from_micros(until), timedelta(hours=1)
+        while cron.count(end - duration, end) < runs and micros(end - duration) > created_at:
+            duration *= 2
+        start = max(end - duration, from_micros(created_at))
+        return [micros(due_at) for due_at in cron.upcoming(start, cron.count(start, end))][-runs:]
 
     def _marked(self, record: RecurringRecord) -> RecurringRecord:
         match record.id:
@@ -144,7 +144,7 @@ class Definitions:
         return record
 
     def write(self, storage: Storage) -> None:
-        """The definitions are stored; those of a former seed are replaced."""
+        """Store the definitions, and replace those of an earlier seed."""
         for record in self._records:
             stored = get_recurring(storage, record.id)
             version = stored.version if stored else 0

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 __all__ = ["QUEUES", "Disturbed", "Server", "Stage"]
 
 QUEUES = ("critical", "default", "mail", "reports", "billing", "media", "imports", "webhooks")
-_LOOKED_AT_FOR = 24 * 3600.0  # seconds for which the living servers seem to live
+_LIVE_TIMEOUT = 24 * 3600.0  # seconds for which the live servers appear to be alive
 _STALE_TIMEOUT, _STALE_SINCE = 60.0, 9 * MINUTE
-_TRIES = 200  # a storage may answer a claim, a promotion or a release with less than there is
+_TRIES = 200  # because a claim, a promotion or a release may return fewer jobs than exist
 _VERSION = "0.1.0"
-_AHEAD = 1_000  # micros by which two clocks may drift apart while a seed lasts
-_LATE = 200_000  # micros from a burst's instant to its claim, where it was stored as quickly as that
+_AHEAD = 1_000  # maximum difference of the two clocks during a seed, in micros
+_LATE = 200_000  # micros from a burst's time to its claim, unless storing it takes longer
 
 
 class Disturbed(Exception):
@@ -71,9 +71,10 @@ class Stage:
         ]
 
     def travel(self, at: int) -> None:
-        """The storage's clock says that it is this instant, or a little later: never before it.
+        """Set the storage's clock to this time or slightly later, but never earlier.
 
-        At one instant it goes on: what a slow storage does there comes after what it did there before.
+        The clock continues to run. A second call with the same time does not set it back, so the times of
+        successive calls to a slow storage increase.
         """
         if at == self._there:
             return
@@ -89,7 +90,7 @@ class Stage:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """The servers hold jobs within the block; where it fails they hold nothing any more."""
+        """Begin the sessions of the servers; if the block fails, end them, so that no jobs are held."""
         try:
             self._begin()
             yield
@@ -107,14 +108,14 @@ class Stage:
             self.storage.begin_session(server.session)
 
     def renew(self) -> None:
-        """The servers have said how they are: two just now, the stale one some minutes ago."""
+        """Renew the sessions: two with the current time, and the stale one some minutes ago."""
         for server in self.servers:
             self.travel(self.now - _STALE_SINCE) if server.is_stale else self.come_back()
             renewal = Renewal(server.session.id, server.busy, "running", server.rss_bytes, server.cpu_percent)
             self.storage.renew((renewal,))
         self.come_back()
 
-    # ---- verbs that see to it that all is done -----------------------------------------------------------
+    # ---- verbs that are repeated until all jobs are done -------------------------------------------------
 
     def claim(self, count: int, server: Server, at: int) -> list[ClaimedJob]:
         """Claim this number of enqueued jobs, which are all enqueued jobs, for the server."""
@@ -127,18 +128,18 @@ class Stage:
                 ClaimRequest(QUEUES, count - len(taken), server.session.id, claimed_at)
             ).jobs
         if len(taken) != count:
-            raise Disturbed(f"{count} jobs were to be claimed, {len(taken)} were there")
+            raise Disturbed(f"expected {count} jobs to claim, found {len(taken)}")
         return taken
 
     def promote(self, count: int, at: int) -> None:
         """Enqueue this number of due jobs at this time."""
         self.travel(at)
-        self._repeat(count, lambda left: self.storage.promote(left).promoted, "due")
+        self._repeat(count, lambda left: self.storage.promote(left).promoted, "to promote")
 
     def release(self, count: int, at: int) -> None:
         """Release this number of continuations at this time."""
         self.travel(at)
-        self._repeat(count, self.storage.release, "to be released")
+        self._repeat(count, self.storage.release, "to release")
 
     def _repeat(self, count: int, verb: Callable[[int], int], what: str) -> None:
         done = 0
@@ -146,7 +147,7 @@ class Stage:
             if done >= count:
                 return
             done += verb(count - done)
-        raise Disturbed(f"{count} jobs were {what}, {done} were found")
+        raise Disturbed(f"expected {count} jobs {what}, found {done}")
 
     def insert(self, jobs: Sequence[NewJob], at: int) -> None:
         """Store the jobs at this time."""
@@ -158,7 +159,7 @@ class Stage:
         """Apply the transitions."""
         results = self.storage.apply(transitions) if transitions else []
         if refused := [result for result in results if not result.is_applied]:
-            raise Disturbed(f"{len(refused)} of {len(results)} changes were {refused[0]}")
+            raise Disturbed(f"{len(refused)} of {len(results)} changes were not applied: {refused[0]}")
         return results
 
 
@@ -168,6 +169,6 @@ def _server(
 ) -> Server:  # fmt: skip
     session = NewSession(
         new_id(), new_id(), f"{host}:{pid}", host, pid, started_at,
-        _STALE_TIMEOUT if is_stale else _LOOKED_AT_FOR, workers, "*", _VERSION,
+        _STALE_TIMEOUT if is_stale else _LIVE_TIMEOUT, workers, "*", _VERSION,
     )  # fmt: skip
     return Server(session, is_stale, busy, megabytes << 20, cpu)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import attrs
 
 from benchmarks.seed.failures import KILLED
-from benchmarks.seed.looks import Looks
 from benchmarks.seed.recurring import Definitions
 from benchmarks.seed.stage import Stage
+from benchmarks.seed.templates import JobTemplates
 from benchmarks.seed.year import DAY, HOUR, MINUTE, Fate, Plan, Rhythm, Sizes, Year
 from firelock.model import lifecycle
 from firelock.model.clock import SECOND, span_micros
@@ -28,21 +28,21 @@ from firelock.server.failure import failure_of_text
 from firelock.storage import DURATION_BUCKETS, HeldClaim, Rollup, Storage
 
 if TYPE_CHECKING:
-    from benchmarks.seed.looks import Look
     from benchmarks.seed.recurring import Run
     from benchmarks.seed.stage import Server
+    from benchmarks.seed.templates import JobTemplate
     from benchmarks.seed.year import Burst
     from firelock.options import TaskInfo
 
 __all__ = ["RANDOM_SEED", "Seeded", "seed"]
 
 RANDOM_SEED = 20_261_124
-_AT_MOST = 500  # jobs or rollups of one call
-_BURSTS = 16_000  # about so many in a year: as fine as it may be without costing minutes
-_SMALLEST, _LARGEST = 12, 250  # jobs of a burst; fewer where there are few in all
+_AT_MOST = 500  # jobs or rollups per call
+_BURSTS = 16_000  # approximate number per year; more would take minutes
+_SMALLEST, _LARGEST = 12, 250  # jobs per burst; fewer if there are few jobs in total
 _FEW = 6_000
-_NOTED_FOR = 3 * DAY  # so long ago at most a job ended that has a log
-_NOTED_FULLY = 100_000  # of more jobs only younger ones have one: some hundred, however many there are
+_LOGGED_FOR = 3 * DAY  # maximum age of the end of a job with a log
+_FULLY_LOGGED = 100_000  # with more jobs, the maximum age is lower, so that some hundred jobs have a log
 
 
 @attrs.frozen
@@ -62,11 +62,11 @@ def seed(
     random_seed: int = RANDOM_SEED,
     now: int | None = None,
 ) -> Generator[Seeded]:
-    """So many jobs of a year are in the storage when the last value was taken; yield how far it is.
+    """Store this number of jobs of a year; yield the progress.
 
-    Nobody else may work on the storage meanwhile. A consumer that closes it early leaves whole jobs that
-    nobody holds. The same number and `now` tell the same story; ids, and what the storage's clock stamps, are
-    new each time.
+    No other process may use the storage during this time. If the generator is closed early, the jobs stored
+    until then are complete, and no server holds them. The same number, seed and `now` create the same jobs,
+    except for the ids and the timestamps that the storage sets.
     """
     stage = Stage(storage, now)
     with stage.opened():
@@ -77,27 +77,27 @@ class _Story:
     def __init__(self, stage: Stage, infos: list[TaskInfo], sizes: Sizes, random: Random) -> None:
         self._stage = stage
         self._sizes = sizes
-        looks = Looks(infos)
-        self._definitions = Definitions(looks, stage.now, sizes.runs, random)
+        templates = JobTemplates(infos)
+        self._definitions = Definitions(templates, stage.now, sizes.runs, random)
         self._rollups = Rollups(stage.now)
-        notes = Notes(stage.now, _NOTED_FOR * _NOTED_FULLY // max(_NOTED_FULLY, sizes.jobs))
+        notes = Notes(stage.now, _LOGGED_FOR * _FULLY_LOGGED // max(_FULLY_LOGGED, sizes.jobs))
         rhythm = Rhythm(stage.now, sizes.jobs - sizes.present - len(self._definitions.runs))
         bursts = list(rhythm.bursts(random, _burst_size(sizes.jobs)))
-        year = Year(rhythm, bursts, looks, sizes, random)
-        runs = sorted(self._definitions.runs, key=lambda run: run.instant)
+        year = Year(rhythm, bursts, templates, sizes, random)
+        runs = sorted(self._definitions.runs, key=lambda run: run.due_at)
         moments = [Moment(burst.at, burst) for burst in bursts]
         moments += [
-            Moment(at + 20_000, runs=tuple(same)) for at, same in groupby(runs, key=lambda run: run.instant)
+            Moment(at + 20_000, runs=tuple(same)) for at, same in groupby(runs, key=lambda run: run.due_at)
         ]
         moments.sort(key=lambda moment: moment.at)
         agenda = Agenda(moments)
         self._moments = len(agenda)
         self._ends = Ends(stage.now, agenda, rollups=self._rollups, notes=notes, random=random)
         self._past = Past(stage, year, agenda, self._ends, random=random)
-        self._present = Present(stage, looks, sizes, notes, random)
+        self._present = Present(stage, templates, sizes, notes, random)
 
     def write(self) -> Iterator[Seeded]:
-        """All is stored: what has ended, then what has not, then what was counted."""
+        """Store the ended jobs, then the others, then the definitions and the metrics; yield the progress."""
         for place in range(self._moments):
             self._past.write(place)
             yield Seeded(self._past.made)
@@ -120,7 +120,7 @@ def _burst_size(jobs: int) -> int:
     return min(_LARGEST, max(smallest, jobs // _BURSTS))
 
 
-# ---- what is to come, and what each moment will find ready ---------------------------------------------
+# ---- moments, and the jobs that are ready at each moment -----------------------------------------------
 
 
 @attrs.frozen
@@ -170,9 +170,9 @@ class Agenda:
         return self._times[place + 1] - self._times[place] if place + 1 < len(self._times) else 0
 
     def next_run(self, at: int, wait: int, *, more: int) -> int | None:
-        """Return the moment at which what ended now is run again, with so many moments behind it if possible.
+        """Return the moment at which a job that ended at this time runs again; None if no moment is left.
 
-        None where no moment is left.
+        If possible, `more` moments follow it.
         """
         soonest = bisect_left(self._times, at + 2)
         wanted = min(bisect_left(self._times, at + wait + 1), len(self._times) - 1 - more)
@@ -180,11 +180,11 @@ class Agenda:
         return place if place < len(self._times) else None
 
 
-# ---- the past: moment by moment jobs are stored, claimed and ended, each at its own instant ------------
+# ---- the past: jobs are stored, claimed and ended moment by moment -------------------------------------
 
 _SERVER_WEIGHTS = (10, 2, 8)
 _GAP_FOR_CHILD = 2 * SECOND
-_FARTHEST = 60  # so many moments ahead a delayed job may be due
+_FARTHEST = 60  # maximum number of moments until a delayed job is due
 
 
 class Past:
@@ -232,7 +232,7 @@ class Past:
             created_at = moment.at - int(moment.burst.spread * share)
             job = self._new_job(plan, job_id, created_at)
             if plan.is_child:
-                self._tie(place, job, plan, jobs[-1])
+                self._add_dependency(place, job, plan, jobs[-1])
             elif plan.fate is Fate.DELAYED:
                 self._delay(place, job)
             self._ends.open[job.id] = plan
@@ -240,20 +240,20 @@ class Past:
         return jobs
 
     def _new_job(self, plan: Plan, job_id: str, created_at: int) -> NewJob:
-        look = plan.look
-        drawn = look.draw(self._random, created_at)
+        template = plan.template
+        drawn = template.draw(self._random, created_at)
         plan.result = drawn.result
         job = NewJob(
-            job_id, look.name, drawn.arguments, "json", look.queue, look.priority, State.ENQUEUED, created_at,
-            tags=drawn.tags,
+            job_id, template.name, drawn.arguments, "json", template.queue, template.priority,
+            State.ENQUEUED, created_at, tags=drawn.tags,
         )  # fmt: skip
         if plan.fate is Fate.DELETED:
             job.state = State.SCHEDULED
             job.due_at = job.nominal_at = created_at + int((1 + 6 * self._random.random()) * DAY)
         return job
 
-    def _tie(self, place: int, job: NewJob, plan: Plan, parent: NewJob) -> None:
-        """The job waits for its parent, where the next moment is late enough for that."""
+    def _add_dependency(self, place: int, job: NewJob, plan: Plan, parent: NewJob) -> None:
+        """Make the job wait for its parent if the next moment is late enough."""
         if self._agenda.gap(place) < _GAP_FOR_CHILD:
             plan.is_child = self._ends.open[parent.id].has_child = False
             return
@@ -263,7 +263,7 @@ class Past:
         self._agenda.expected(place + 1).released += 1
 
     def _delay(self, place: int, job: NewJob) -> None:
-        """The job was made for one of the next moments."""
+        """Schedule the job for one of the next moments."""
         later = min(place + 1 + int(self._random.random() * _FARTHEST), len(self._agenda) - 1)
         job.state = State.SCHEDULED
         job.due_at = job.nominal_at = self._agenda.at(later) - 1
@@ -271,18 +271,18 @@ class Past:
 
     def _run_of(self, run: Run, at: int) -> NewJob:
         fate = Fate.FAILS if run.fails else Fate.SUCCEEDS
-        plan = Plan(run.look, fate, run.result)
+        plan = Plan(run.template, fate, run.result)
         if run.fails:
-            plan.failure, plan.failing = self._year.failure_of(run.look.name), 1_000
+            plan.failure, plan.failing = self._year.failure_of(run.template.name), 1_000
         job = run.job(at)
         self._ends.open[job.id] = plan
         return job
 
 
-# ---- how runs end: what becomes of each claimed job, as its plan wants it ------------------------------
+# ---- ends of runs, according to the plans of the jobs --------------------------------------------------
 
-_KEPT_FOR = 5 * 365 * DAY  # nothing that was made up is pruned while it is looked at
-_SOONEST = SECOND // 2  # an end lies at least so long before now
+_KEPT_FOR = 5 * 365 * DAY  # so that fictional jobs are not pruned
+_SOONEST = SECOND // 2  # minimum age of an end
 _LONGEST_QUEUEING = 1.4  # seconds from claim to start
 _DELETIONS = ("deleted in the dashboard", "deleted from the command line", "deleted by code")
 
@@ -291,8 +291,8 @@ class Ends:
     """A builder of the transitions that end runs; it counts them and plans those that follow."""
 
     def __init__(self, now: int, agenda: Agenda, *, rollups: Rollups, notes: Notes, random: Random) -> None:
-        self.open: dict[str, Plan] = {}  # by id: jobs that are still to end
-        self.failed: list[str] = []  # ids, for children that wait in vain
+        self.open: dict[str, Plan] = {}  # by id: jobs that have not ended
+        self.failed: list[str] = []  # ids, for children whose dependency cannot be met
         self.notes = notes
         self._now = now
         self._agenda = agenda
@@ -316,10 +316,12 @@ class Ends:
             return self._crash(job, server, place, started_at)
         if plan.failing > 0:
             return self._fail(job, plan, server, place, started_at)
-        at = self._end_of(started_at, plan.look.duration(self._random), place, is_before_next=plan.has_child)
+        at = self._end_of(
+            started_at, plan.template.duration(self._random), place, is_before_next=plan.has_child
+        )
         self._ended(job, "succeeded", started_at, at)
-        if plan.look.takes_context:
-            self.notes.add(job, plan.look, started_at, at)
+        if plan.template.takes_context:
+            self.notes.add(job, plan.template, started_at, at)
         return lifecycle.succeeded(
             job, server.holder, at=at, started_at=started_at, result=plan.result, result_absent=None,
             expires_at=at + _KEPT_FOR,
@@ -340,7 +342,7 @@ class Ends:
         assert failure is not None
         error, info = failure.draw(random)
         at = self._end_of(started_at, int(failure.seconds * random.lognormvariate(0, 0.3) * SECOND), place)
-        decision = plan.look.retry.decide(job, error, random=random.random)
+        decision = plan.template.retry.decide(job, error, random=random.random)
         reason, expires_at = decision.reason or "", at + _KEPT_FOR
         if decision.kind is DecisionKind.RETRY:
             wait = self._wait(job, plan, at, span_micros(decision.after or timedelta(0)))
@@ -361,7 +363,7 @@ class Ends:
         )
 
     def _wait(self, job: ClaimedJob, plan: Plan, at: int, wanted: int) -> int:
-        """Return the wait that ends just before a moment: the first after the wait that the policy wants."""
+        """Return a wait that ends just before the first moment after the wait that the policy requires."""
         if plan.fate is Fate.RETRYING and plan.failing == 1:
             return self._leave(job, at)
         later = self._agenda.next_run(at, wanted, more=_more(job, plan))
@@ -371,14 +373,14 @@ class Ends:
         return self._agenda.at(later) - 1 - at
 
     def _leave(self, job: ClaimedJob, at: int) -> int:
-        """The job goes on waiting for its retry; return the wait, which ends after now."""
+        """Let the job wait for its retry; return the wait, which ends after now."""
         del self.open[job.id]
         return self._now - at + int((60 + self._random.random() ** 2 * 11 * 3_600) * SECOND)
 
     def _crash(self, job: ClaimedJob, server: Server, place: int, started_at: int) -> Transition:
         is_last = job.crashes + 1 >= lifecycle.CRASH_LIMIT
         at = self._end_of(
-            started_at, self.open[job.id].look.duration(self._random), place, is_before_next=True
+            started_at, self.open[job.id].template.duration(self._random), place, is_before_next=True
         )
         if is_last:
             self._ended(job, "crashed", started_at, at)
@@ -393,14 +395,14 @@ class Ends:
 
 def _more(job: ClaimedJob, plan: Plan) -> int:
     """Return the number of moments that the job needs after its next one."""
-    return min(plan.failing - 1, plan.look.retry.attempts - job.retries)
+    return min(plan.failing - 1, plan.template.retry.attempts - job.retries)
 
 
-# ---- the present: what runs, waits, is due later, or waits for a parent --------------------------------
+# ---- the present: running, enqueued, scheduled and awaiting jobs ---------------------------------------
 
-_AT_ONCE = 25  # enqueued jobs that share an instant
+_AT_ONCE = 25  # enqueued jobs that share a timestamp
 _PAUSED, _NOTE = "webhooks", "partners move to new servers until Thursday; paused by ops"
-# Which share of what is enqueued lies in which tasks' queues, and how old the oldest of it is.
+# Shares of the enqueued jobs, their tasks, and the age of the oldest job.
 _WAITING = (
     (0.44, ("webhooks.deliver", "webhooks.notify_partner"), 3 * HOUR),
     (0.38, ("mail.send_newsletter", "mail.send_receipt", "mail.send_shipped"), 25 * MINUTE),
@@ -425,16 +427,18 @@ _ONS = (On.SUCCEEDED, On.SUCCEEDED, On.SUCCEEDED, On.FINISHED, On.FAILED)
 class Present:
     """A writer of jobs that have not ended."""
 
-    def __init__(self, stage: Stage, looks: Looks, sizes: Sizes, notes: Notes, random: Random) -> None:
+    def __init__(
+        self, stage: Stage, templates: JobTemplates, sizes: Sizes, notes: Notes, random: Random
+    ) -> None:
         self._stage = stage
-        self._looks = looks
+        self._templates = templates
         self._sizes = sizes
         self._notes = notes
         self._random = random
         self._parents: list[str] = []  # ids of jobs that have not ended
 
     def run(self) -> int:
-        """Let each server run jobs; return their number."""
+        """Claim jobs for each server, which seem to run; return their number."""
         share = {"worker-1": 0.4, "web-1": 0.2}
         left = self._sizes.processing
         for server in self._stage.servers:
@@ -446,35 +450,35 @@ class Present:
     def _hold(self, server: Server, count: int) -> None:
         ago = 11 * MINUTE if server.is_stale else 7 * MINUTE
         for number in range(count):
-            look = self._looks.by_name[f"shop.{_RUNNING[number % len(_RUNNING)]}"]
-            longest = ago if look.takes_context or server.is_stale else 3 * SECOND
+            template = self._templates.by_name[f"shop.{_RUNNING[number % len(_RUNNING)]}"]
+            longest = ago if template.takes_context or server.is_stale else 3 * SECOND
             at = self._stage.now - int(longest * (0.85 + 0.15 * self._random.random()))
-            job = self._job(look, at)
+            job = self._job(template, at)
             self._stage.insert([job], at)
             (claimed,) = self._stage.claim(1, server, at)
             started_at = claimed.claimed_at + int(self._random.random() * SECOND / 2)
             held = HeldClaim(claimed.id, claimed.fence, started_at)
             self._stage.storage.reconcile(server.session.id, [held])
-            self._tell(claimed, look, started_at)
+            self._log(claimed, template, started_at)
             self._parents.append(job.id)
 
-    def _tell(self, job: ClaimedJob, look: Look, started_at: int) -> None:
-        if look.takes_context:
+    def _log(self, job: ClaimedJob, template: JobTemplate, started_at: int) -> None:
+        if template.takes_context:
             share = 0.15 + 0.75 * self._random.random()
-            self._notes.add(job, look, started_at, self._stage.now, share=share)
+            self._notes.add(job, template, started_at, self._stage.now, share=share)
             self._notes.flush(self._stage.storage)
 
     def enqueue(self) -> int:
         """Enqueue jobs in several queues, two of them long; return their number."""
-        made, share = 0, 0.0
+        created, share = 0, 0.0
         for part, tasks, oldest in _WAITING:
             share += part
-            count = round(share * self._sizes.enqueued) - made
-            self._line_up(count, tasks, oldest)
-            made += count
-        return made
+            count = round(share * self._sizes.enqueued) - created
+            self._enqueue(count, tasks, oldest)
+            created += count
+        return created
 
-    def _line_up(self, count: int, tasks: Sequence[str], oldest: int) -> None:
+    def _enqueue(self, count: int, tasks: Sequence[str], oldest: int) -> None:
         for first in range(0, count, _AT_ONCE):
             at = self._stage.now - int(oldest * (1 - first / count)) - SECOND // 5
             jobs = [self._job(self._one_of(tasks), at) for _ in range(min(_AT_ONCE, count - first))]
@@ -521,14 +525,14 @@ class Present:
         value = json.dumps({"paused": True, "note": _NOTE})
         self._stage.storage.put_record("queue", _PAUSED, value)
 
-    def _one_of(self, tasks: Sequence[str]) -> Look:
-        return self._looks.by_name[f"shop.{self._random.choice(tasks)}"]
+    def _one_of(self, tasks: Sequence[str]) -> JobTemplate:
+        return self._templates.by_name[f"shop.{self._random.choice(tasks)}"]
 
-    def _job(self, look: Look, created_at: int) -> NewJob:
-        drawn = look.draw(self._random, created_at)
+    def _job(self, template: JobTemplate, created_at: int) -> NewJob:
+        drawn = template.draw(self._random, created_at)
         return NewJob(
-            self._stage.storage.new_ids(1)[0], look.name, drawn.arguments, "json", look.queue, look.priority,
-            State.ENQUEUED, created_at, tags=drawn.tags,
+            self._stage.storage.new_ids(1)[0], template.name, drawn.arguments, "json", template.queue,
+            template.priority, State.ENQUEUED, created_at, tags=drawn.tags,
         )  # fmt: skip
 
 
@@ -538,38 +542,46 @@ _STEPS = 6
 
 
 class Notes:
-    """Collects log lines and progress of jobs that ended within a span before now, and writes them."""
+    """A writer of the log lines and progress of jobs that ended within a period before now."""
 
-    def __init__(self, now: int, span: int) -> None:
-        self._since = now - span
+    def __init__(self, now: int, period: int) -> None:
+        self._since = now - period
         self._lines: dict[str, list[LogLine]] = {}
         self._progress: dict[str, Progress] = {}
 
-    def add(self, job: ClaimedJob, look: Look, started_at: int, at: int, *, share: float = 1.0) -> None:
-        """The run logged its steps up to this share of them; only young jobs."""
+    def add(
+        self, job: ClaimedJob, template: JobTemplate, started_at: int, at: int, *, share: float = 1.0
+    ) -> None:
+        """Add log lines for this share of the run's steps, unless the run ended before the period."""
         if at < self._since:
             return
         total = 12 + job.created_at % 49
-        span = (at - started_at) / (_STEPS + 1)
+        gap = (at - started_at) / (_STEPS + 1)
         steps = max(1, int(_STEPS * share))
         done = [total * step * (share if share < 1 else 1) / steps for step in range(1, steps + 1)]
         lines = [
-            LogLine(0, started_at, "info", f"{look.name} starts, {total} {look.noun} to do", job.attempt)
+            LogLine(
+                0, started_at, "info", f"{template.name} starts with {total} {template.noun}", job.attempt
+            )
         ]
         lines += [
             LogLine(
-                0, int(started_at + span * step), "info", f"{int(part)} of {total} {look.noun}", job.attempt
+                0,
+                int(started_at + gap * step),
+                "info",
+                f"{int(part)} of {total} {template.noun}",
+                job.attempt,
             )
             for step, part in enumerate(done, start=1)
         ]
         if total % 5 == 0:
-            told = f"{look.noun} {total // 3} took 4.1 s, which is long"
-            lines.insert(2, LogLine(0, lines[1].at, "warning", told, job.attempt))
+            warning = f"{template.noun} {total // 3} took 4.1 s, which is longer than usual"
+            lines.insert(2, LogLine(0, lines[1].at, "warning", warning, job.attempt))
         if share >= 1:
-            lines.append(LogLine(0, at, "info", f"{total} {look.noun} done", job.attempt))
+            lines.append(LogLine(0, at, "info", f"{total} {template.noun} done", job.attempt))
         self._lines[job.id] = lines
         self._progress[job.id] = Progress(
-            int(done[-1]), total, lines[-1].at, f"{look.noun} {int(done[-1])} of {total}"
+            int(done[-1]), total, lines[-1].at, f"{template.noun} {int(done[-1])} of {total}"
         )
 
     def flush(self, storage: Storage) -> None:
@@ -579,11 +591,11 @@ class Notes:
             self._lines, self._progress = {}, {}
 
 
-# ---- rollups: by the minute for the last day, coarser before, for 30 days ------------------------------
+# ---- rollups of 30 days: per minute for the last day, and per longer period before ---------------------
 
 _BUCKETS = tuple(int(bound * SECOND) for bound in DURATION_BUCKETS)
 _KEPT = 30 * DAY
-# What is older than this many days is added up in slots of so many minutes: fewer rows, the same sums.
+# The length of the periods by age in days. Older counts are added up for longer periods to save rows.
 _SLOTS = ((1, MINUTE), (2, 5 * MINUTE), (30, 30 * MINUTE))
 
 

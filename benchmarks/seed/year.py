@@ -16,7 +16,7 @@ from firelock.model.clock import SECOND, from_micros
 from firelock.retry import OnExceeded
 
 if TYPE_CHECKING:
-    from benchmarks.seed.looks import Look, Looks
+    from benchmarks.seed.templates import JobTemplate, JobTemplates
 
 __all__ = [
     "DAY",
@@ -35,26 +35,26 @@ HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 DAYS = 365
 _LAST_GAP = 20 * SECOND  # the youngest job is this old
-_SPREAD = 15 * SECOND  # at most so long before their burst its jobs were made
-# How busy each hour of a day is, in UTC: a shop in Europe with some customers overseas.
+_SPREAD = 15 * SECOND  # the jobs of a burst were created at most this long before it
+# The relative load of each hour of a day in UTC, for a shop in Europe with some customers overseas.
 _BY_HOUR = (
     0.32, 0.25, 0.22, 0.2, 0.22, 0.3, 0.45, 0.65, 0.85, 1.0, 1.08, 1.1, 1.12, 1.08, 1.02, 1.0, 1.05, 1.15,
     1.25, 1.2, 1.0, 0.8, 0.6, 0.45,
 )  # fmt: skip
 _BY_WEEKDAY = (1.0, 0.97, 0.98, 1.02, 1.1, 0.8, 0.66)
-_GROWTH = 1.4  # so much more at the year's end than at its start, above 1
-_RUN_UP_DAYS = 10  # so long before its end the year begins to be busier than usual
-_SHARE_OF_LAST_DAY = (0.035, 0.2)  # at least, at most
+_GROWTH = 1.4  # the load increases during the year by this share
+_RUN_UP_DAYS = 10  # the number of last days in which the load increases further
+_SHARE_OF_LAST_DAY = (0.035, 0.2)  # minimum, maximum
 _WANTED_IN_LAST_DAY = 3_500
 
 
 @attrs.frozen
 class Burst:
-    """Jobs that are stored and claimed together: how many, when, and within which span they were made."""
+    """Jobs that are stored and claimed together: their number, time, and period of creation."""
 
     at: int
     spread: int
-    first: int  # place of its first job among all
+    first: int  # position of its first job among all jobs
     count: int
 
 
@@ -78,7 +78,7 @@ class Rhythm:
         wobble = 1 + 0.12 * ((hour * 7_919) % 97 / 97 - 0.5)
         return _BY_HOUR[at.hour] * _BY_WEEKDAY[at.weekday()] * growth * wobble
 
-    def instant(self, place: float) -> int:
+    def time_of(self, place: float) -> int:
         """Return the time of the job at this position."""
         wanted = place / self.jobs * self._edges[-1]
         hour = min(len(self._edges) - 2, bisect_right(self._edges, wanted) - 1)
@@ -86,37 +86,37 @@ class Rhythm:
         inside = (wanted - low) / (high - low)
         return self._start + int((hour + inside) * HOUR)
 
-    def place(self, instant: int) -> int:
+    def place(self, at: int) -> int:
         """Return the number of jobs before a time."""
-        hours = (instant - self._start) / HOUR
+        hours = (at - self._start) / HOUR
         hour = int(hours)
         low, high = self._edges[hour], self._edges[hour + 1]
         return int((low + (high - low) * (hours - hour)) / self._edges[-1] * self.jobs)
 
     def bursts(self, random: Random, size: int) -> Iterator[Burst]:
-        """Yield the bursts in order of time, smaller ones in the last day."""
-        first, former = 0, self._start
+        """Yield the bursts in order of time; they are smaller in the last day."""
+        first, previous = 0, self._start
         while first < self.jobs:
-            is_recent = self.now - former < DAY
+            is_recent = self.now - previous < DAY
             usual = max(1, size // 2) if is_recent else size
             count = min(self.jobs - first, max(1, int(usual * (0.4 + 1.2 * random.random()))))
-            at = max(former + 1, self.instant(first + count))
-            yield Burst(at, min(at - former, _SPREAD), first, count)
-            first, former = first + count, at
+            at = max(previous + 1, self.time_of(first + count))
+            yield Burst(at, min(at - previous, _SPREAD), first, count)
+            first, previous = first + count, at
 
 
 def _run_up(days_left: int) -> float:
-    """Return 1 for the last day, 0 for those before the run-up, and what lies between them."""
+    """Return a value that increases from 0 before the run-up to 1 on the last day."""
     return max(0.0, 1 - (days_left - 1) / _RUN_UP_DAYS)
 
 
-_INCIDENT = (5 * HOUR, 5 * HOUR - 40 * MINUTE)  # so long ago it began and ended
-_INCIDENT_SHARE = 0.7  # of the jobs that came meanwhile
-_INCIDENT_LEAST = 16  # jobs; where fewer came, as by night, it began earlier
-_CALM = 30  # in the last bursts nothing is tried again: there is no later one
-_RETRYING_MADE = (9 * HOUR, 30 * MINUTE)  # so long ago
+_INCIDENT = (5 * HOUR, 5 * HOUR - 40 * MINUTE)  # time since its beginning and its end
+_INCIDENT_SHARE = 0.7  # of the jobs during the incident
+_INCIDENT_LEAST = 16  # jobs; if fewer were enqueued, for example at night, it began earlier
+_CALM = 30  # number of last bursts without retries, because no burst follows them
+_RETRYING_MADE = (9 * HOUR, 30 * MINUTE)  # maximum and minimum age
 _MOST_FAILED_FIRST, _MOST_FAILED_YET = 4, 6
-_TIME_FOR_ALL = 7 * HOUR  # within which all retries of any policy are made
+_TIME_FOR_ALL = 7 * HOUR  # time within which all retries of any policy run
 _CHILD_OF = {
     "shop.billing.charge_card": "shop.mail.send_receipt",
     "shop.shipping.create_label": "shop.mail.send_shipped",
@@ -130,12 +130,12 @@ class Fate(IntEnum):
 
     SUCCEEDS = 0
     FAILS = 1
-    RECOVERS = 2  # fails some times, then succeeds
-    DELETED = 3  # by somebody, before it ran
+    RECOVERS = 2  # fails several times, then succeeds
+    DELETED = 3  # by a user, before it ran
     DROPPED = 4  # by its retry policy
     CRASHES = 5  # its process dies three times
-    DELAYED = 6  # succeeds, and was made for later
-    RETRYING = 7  # has failed and waits for a retry that is still to come
+    DELAYED = 6  # succeeds, and was scheduled for a later time
+    RETRYING = 7  # has failed and waits for a retry
     HIT = 8  # failed in the incident
     SURVIVES = 9  # failed in the incident, succeeded after it
 
@@ -167,7 +167,7 @@ class Sizes:
 
     @property
     def present(self) -> int:
-        """Return how many jobs have not ended and have no past, retrying ones left out."""
+        """Return the number of jobs that have not ended and have not run before, so without retrying jobs."""
         return self.processing + self.enqueued + self.scheduled + self.awaiting
 
 
@@ -175,29 +175,29 @@ class Sizes:
 class Plan:
     """The plan of a job: its kind and its remaining events."""
 
-    look: Look
+    template: JobTemplate
     fate: Fate
     result: str = ""
     failure: Failure | None = None
-    failing: int = 0  # so many more runs fail
+    failing: int = 0  # number of further runs that fail
     has_child: bool = False
-    is_child: bool = False  # of the job before it in its burst
+    is_child: bool = False  # of the previous job in its burst
 
 
 class Year:
-    """The jobs that were ended, or retried, in the year before now."""
+    """The jobs that ended or were retried in the year before now."""
 
     def __init__(
-        self, rhythm: Rhythm, bursts: Sequence[Burst], looks: Looks, sizes: Sizes, random: Random
+        self, rhythm: Rhythm, bursts: Sequence[Burst], templates: JobTemplates, sizes: Sizes, random: Random
     ) -> None:
         self._now = rhythm.now
-        self._looks = looks
+        self._templates = templates
         self._random = random
         self._failures = Failures(KINDS)
         usable = bursts[max(0, len(bursts) - _CALM)].first
         self._fates = self._draw_fates(rhythm, usable, sizes)
         pairs = [
-            (kind, looks.by_name[name], kind.weight / len(kind.tasks))
+            (kind, templates.by_name[name], kind.weight / len(kind.tasks))
             for kind in self._failures.kinds for name in kind.tasks
         ]  # fmt: skip
         final = [pair for pair in pairs if not _drops(pair[0], pair[1])]
@@ -207,7 +207,7 @@ class Year:
         self._retried = _Choice([pair for pair in pairs if _is_retried(pair[0], pair[1], 1)])
         self._retrying = _Choice([pair for pair in pairs if _is_retried(pair[0], pair[1], 3)])
         self._dropped = _Choice([pair for pair in pairs if _drops(pair[0], pair[1])])
-        self._gateway = _Choice([(GATEWAY_DOWN, looks.by_name[name], 1.0) for name in GATEWAY_DOWN.tasks])
+        self._gateway = _Choice([(GATEWAY_DOWN, templates.by_name[name], 1.0) for name in GATEWAY_DOWN.tasks])
 
     def _draw_fates(self, rhythm: Rhythm, usable: int, sizes: Sizes) -> bytearray:
         fates = bytearray(rhythm.jobs)
@@ -225,13 +225,13 @@ class Year:
             Fate.DELAYED: sizes.jobs * 15 // 1_000,
         }
         first, last = (min(usable, rhythm.place(rhythm.now - ago)) for ago in _RETRYING_MADE)
-        self._strew(fates, Fate.RETRYING, sizes.retrying, first, last)
+        self._scatter(fates, Fate.RETRYING, sizes.retrying, first, last)
         for fate, count in wanted.items():
-            self._strew(fates, fate, count, 0, usable)
+            self._scatter(fates, fate, count, 0, usable)
         return fates
 
-    def _strew(self, fates: bytearray, fate: Fate, count: int, low: int, high: int) -> None:
-        """So many jobs that had no fate of their own between these places have this one."""
+    def _scatter(self, fates: bytearray, fate: Fate, count: int, low: int, high: int) -> None:
+        """Give this fate to a number of random jobs between these positions that only succeed so far."""
         free = fates[low:high].count(Fate.SUCCEEDS)
         left = min(count, free)
         while left:
@@ -242,25 +242,25 @@ class Year:
 
     def plans(self, burst: Burst) -> list[Plan]:
         """Return a burst's jobs."""
-        looks = iter(self._looks.some(self._random, burst.count))
+        templates = iter(self._templates.some(self._random, burst.count))
         fates = self._fates[burst.first : burst.first + burst.count]
         self._failing = self._failing_soon if self._now - burst.at < _TIME_FOR_ALL else self._failing_ever
-        plans = [self._plan(fate, look) for fate, look in zip(fates, looks, strict=True)]
+        plans = [self._plan(fate, template) for fate, template in zip(fates, templates, strict=True)]
         for parent, child in zip(plans, islice(plans, 1, None), strict=False):
             if self._may_follow(parent, child):
                 parent.has_child = child.is_child = True
-                child.look = self._looks.by_name[_CHILD_OF[parent.look.name]]
+                child.template = self._templates.by_name[_CHILD_OF[parent.template.name]]
         return plans
 
     def _may_follow(self, parent: Plan, child: Plan) -> bool:
-        if parent.fate or child.fate or parent.is_child or parent.look.name not in _CHILD_OF:
+        if parent.fate or child.fate or parent.is_child or parent.template.name not in _CHILD_OF:
             return False
         return self._random.random() < _CHILD_SHARE
 
-    def _plan(self, fate: int, look: Look) -> Plan:
+    def _plan(self, fate: int, template: JobTemplate) -> Plan:
         match fate:
             case Fate.SUCCEEDS | Fate.DELAYED | Fate.DELETED:
-                return Plan(look, Fate(fate))
+                return Plan(template, Fate(fate))
             case Fate.FAILS:
                 return self._failing_plan(Fate.FAILS, self._failing)
             case Fate.HIT:
@@ -268,7 +268,7 @@ class Year:
             case Fate.DROPPED:
                 return self._failing_plan(Fate.DROPPED, self._dropped)
             case Fate.CRASHES:
-                return Plan(self._looks.by_name["shop.media.transcode_video"], Fate.CRASHES)
+                return Plan(self._templates.by_name["shop.media.transcode_video"], Fate.CRASHES)
             case Fate.SURVIVES:
                 return self._failing_plan(Fate.SURVIVES, self._gateway, most=2)
             case Fate.RECOVERS:
@@ -277,10 +277,10 @@ class Year:
                 return self._failing_plan(Fate.RETRYING, self._retrying, most=_MOST_FAILED_YET)
 
     def _failing_plan(self, fate: Fate, choice: _Choice, *, most: int | None = None) -> Plan:
-        failure, look = choice.draw(self._random)
-        plan = Plan(look, fate, failure=failure, failing=1_000)
+        failure, template = choice.draw(self._random)
+        plan = Plan(template, fate, failure=failure, failing=1_000)
         if most is not None:
-            retries = min(most, look.retry.attempts)
+            retries = min(most, template.retry.attempts)
             plan.failing = 1 + int(self._random.random() ** 2.5 * retries)
         return plan
 
@@ -290,19 +290,19 @@ class Year:
 
 
 class _Choice:
-    """Pairs of a failure and a task that it befalls, common ones more often."""
+    """Weighted pairs of a failure and a task in which it occurs."""
 
-    def __init__(self, pairs: Sequence[tuple[Failure, Look, float]]) -> None:
-        self._pairs = [(failure, look) for failure, look, _ in pairs]
+    def __init__(self, pairs: Sequence[tuple[Failure, JobTemplate, float]]) -> None:
+        self._pairs = [(failure, template) for failure, template, _ in pairs]
         self._weights = [weight for *_, weight in pairs]
 
-    def draw(self, random: Random) -> tuple[Failure, Look]:
+    def draw(self, random: Random) -> tuple[Failure, JobTemplate]:
         return random.choices(self._pairs, self._weights)[0]
 
 
-def _is_retried(failure: Failure, look: Look, attempts: int) -> bool:
-    return look.retry.attempts >= attempts and look.retry.wants(failure.example)
+def _is_retried(failure: Failure, template: JobTemplate, attempts: int) -> bool:
+    return template.retry.attempts >= attempts and template.retry.wants(failure.example)
 
 
-def _drops(failure: Failure, look: Look) -> bool:
-    return look.retry.on_exceeded is OnExceeded.DELETE and look.retry.wants(failure.example)
+def _drops(failure: Failure, template: JobTemplate) -> bool:
+    return template.retry.on_exceeded is OnExceeded.DELETE and template.retry.wants(failure.example)

@@ -24,13 +24,13 @@ _TABLE = Path(__file__).with_name("lua_mutations.txt")
 @contextmanager
 def _changed(mutation):
     """Send the scripts with the mutation in one of them."""
-    former = home.TEXTS
-    home.TEXTS = {**former, mutation.module: mutated(former[mutation.module], mutation)}
+    originals = home.TEXTS
+    home.TEXTS = {**originals, mutation.module: mutated(originals[mutation.module], mutation)}
     home.script.cache_clear()
     try:
         yield
     finally:
-        home.TEXTS = former
+        home.TEXTS = originals
         home.script.cache_clear()
 
 
@@ -64,8 +64,8 @@ def main(arguments):
             server.empty()
             case = lua_catcher(mutation, server.url())
             wrong += case is None
-            told = f"{case.part}: {case.name}" if case else "NOBODY"
-            sys.stdout.write(f"{mutation.module}: {mutation.name}  ←  {told}\n")
+            caught_by = f"{case.part}: {case.name}" if case else "NOBODY"
+            sys.stdout.write(f"{mutation.module}: {mutation.name}  ←  {caught_by}\n")
             sys.stdout.flush()
     sys.stdout.write(f"{len(tried) - wrong} of {len(tried)} caught\n")
     return 1 if wrong else 0

@@ -47,7 +47,7 @@ from tests.conformance.plain_rows import Store
 
 _TABLE = Path(__file__).with_name("mutations.txt")
 _THIRD_PARTY = Path(__file__).parents[1] / "end_to_end" / "third_party" / "firelock-files" / "src"
-_STRANGER = "firelock_files"
+_FILE_PACKAGE = "firelock_files"
 _PARTS = (
     settings,
     line,
@@ -93,7 +93,7 @@ def mutations(table=_TABLE):
 
 def path_of(mutation):
     """Return the file that the mutation changes."""
-    if mutation.module.startswith(_STRANGER):
+    if mutation.module.startswith(_FILE_PACKAGE):
         return _THIRD_PARTY / f"{mutation.module.replace('.', '/')}.py"
     parts = {part.__name__.rpartition(".")[2]: part for part in (*_PARTS, memory, short_keys, row_storage)}
     return Path(parts[mutation.module].__file__)
@@ -124,11 +124,11 @@ class _Mutator(MetaPathFinder, Loader):
 
     def exec_module(self, module):
         name = module.__name__.removeprefix(self._package).removeprefix(".")
-        path = _THIRD_PARTY / _STRANGER / f"{name or '__init__'}.py"
+        path = _THIRD_PARTY / _FILE_PACKAGE / f"{name or '__init__'}.py"
         source = path.read_text("utf-8")
-        if name == self._mutation.module.removeprefix(f"{_STRANGER}."):
+        if name == self._mutation.module.removeprefix(f"{_FILE_PACKAGE}."):
             source = mutated(source, self._mutation)
-        exec(compile(source.replace(_STRANGER, self._package), str(path), "exec"), vars(module))
+        exec(compile(source.replace(_FILE_PACKAGE, self._package), str(path), "exec"), vars(module))
 
 
 @attrs.frozen
@@ -149,14 +149,14 @@ def subject_of(mutation):
             yield subject
     elif mutation.module == "row_storage":
         with tempfile.TemporaryDirectory() as folder:
-            yield _stranger(Path(folder), _row_mutant(name, mutation))
+            yield _file_storage(Path(folder), _row_mutant(name, mutation))
     elif mutation.module == "short_keys":
         store = Store()
         plain = _on_mutated_rows(name, mutation, Path(plain_rows.__file__))["PlainStorage"]
         yield Subject(lambda: plain(store))
     else:
         with tempfile.TemporaryDirectory() as folder, _imported(name, mutation) as package:
-            yield _stranger(Path(folder), package.FileStorage)
+            yield _file_storage(Path(folder), package.FileStorage)
 
 
 @contextmanager
@@ -168,7 +168,7 @@ def _kept(name, storage):
         keeper.close()
 
 
-def _stranger(folder, storage):
+def _file_storage(folder, storage):
     path = folder / "jobs"
     (folder / "file").touch()
 
@@ -207,10 +207,10 @@ def _changed(name, original, mutation, renamed=MappingProxyType({})):
     if path.stem == mutation.module:
         source = mutated(source, mutation)
     source = re.sub(r"from (firelock\.storage) import ([a-z_, ]+)\n", _one_a_line, source)
-    for former, new in renamed.items():
-        package, _, module_name = former.rpartition(".")
+    for old, new in renamed.items():
+        package, _, module_name = old.rpartition(".")
         source = source.replace(f"from {package} import {module_name}\n", f"import {new} as {module_name}\n")
-        source = source.replace(f"{former} import", f"{new} import")
+        source = source.replace(f"{old} import", f"{new} import")
     exec(compile(source, str(path), "exec"), vars(module))
     return module
 
@@ -232,7 +232,7 @@ def _model_mutant(name, mutation):
 
 def _row_mutant(name, mutation):
     """Return the third-party storage on mutated rows."""
-    return _on_mutated_rows(name, mutation, _THIRD_PARTY / _STRANGER / "storage.py")["FileStorage"]
+    return _on_mutated_rows(name, mutation, _THIRD_PARTY / _FILE_PACKAGE / "storage.py")["FileStorage"]
 
 
 def _on_mutated_rows(name, mutation, path):
@@ -252,7 +252,7 @@ def _on_mutated_rows(name, mutation, path):
 class _Hasty(RowStorageConformance):
     """The kit with a short timeout for hanging calls."""
 
-    patience = 0.5
+    hang_timeout = 0.5
 
 
 # Fixtures that not every storage can provide.
@@ -371,8 +371,8 @@ def main(arguments):
     for mutation in tried:
         found = _found(mutation, by_model=by_model)
         wrong += (found is not None) == bool(mutation.legal)
-        told = f"{found or 'NOBODY'}{f' (legal: {mutation.legal})' if mutation.legal else ''}"
-        sys.stdout.write(f"{mutation.module}: {mutation.name}  ←  {told}\n")
+        caught_by = f"{found or 'NOBODY'}{f' (legal: {mutation.legal})' if mutation.legal else ''}"
+        sys.stdout.write(f"{mutation.module}: {mutation.name}  ←  {caught_by}\n")
         sys.stdout.flush()
     sys.stdout.write(f"{len(tried) - wrong} of {len(tried)} as they should be\n")
     return 1 if wrong else 0

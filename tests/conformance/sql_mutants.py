@@ -37,16 +37,16 @@ def _changed(mutation):
     source = mutated(Path(module.__file__).read_text("utf-8"), mutation)
     mutant = ModuleType(module.__name__)  # where the annotations of its values are resolved
     exec(compile(source, module.__file__, "exec"), vars(mutant))
-    former = []
+    originals = []
     for name, kind in vars(mutant).items():
         if inspect.isclass(kind) and kind.__module__ == module.__name__ and name.startswith("Sql"):
             own = getattr(module, name)
-            former.append((own, dict(vars(own))))
+            originals.append((own, dict(vars(own))))
             _give(own, vars(kind))
     try:
         yield
     finally:
-        for own, attributes in former:
+        for own, attributes in originals:
             _give(own, attributes)
 
 

@@ -82,13 +82,13 @@ def test_kit_detects_a_policy_with_state():
 
     class Forgetful:
         def __init__(self):
-            self.asked = 0
+            self.calls = 0
 
         def decide(self, job, error, /):
             from firelock.retry import RetryDecision
 
-            self.asked += 1
-            return RetryDecision.fail() if self.asked > 3 else RetryDecision.retry(timedelta(seconds=1))
+            self.calls += 1
+            return RetryDecision.fail() if self.calls > 3 else RetryDecision.retry(timedelta(seconds=1))
 
     with pytest.raises(AssertionError):
         RetryConformance().test_repeated_decisions_are_of_the_same_kind(Forgetful(), 0)

@@ -6,7 +6,7 @@ import pytest
 
 from firelock.plugins.loader import open_storage
 from firelock.testing import LockConformance, StorageConformance
-from tests.conformance.kin import kin_conformance
+from tests.conformance.variants import variant_conformance
 from tests.ports import free_port
 from tests.sql.databases import newer_schema
 from tests.sql.servers.programs import WANTED, newer_postgresqls
@@ -43,7 +43,7 @@ class TestPostgresql(_OnPostgresql, StorageConformance):
 
 
 @pytest.mark.parametrize("postgresql_program", newer_postgresqls(), indirect=True, scope="module")
-class TestNewerPostgresql(_OnPostgresql, kin_conformance(WANTED)):
+class TestNewerPostgresql(_OnPostgresql, variant_conformance(WANTED)):
     pass
 
 
@@ -53,7 +53,7 @@ class TestPostgresqlLocks(LockConformance):
         return postgresql.url()
 
 
-class TestPgbouncer(kin_conformance(WANTED)):
+class TestPgbouncer(variant_conformance(WANTED)):
     model_runs = 5  # a reduced number, because each step takes several round trips
 
     @pytest.fixture

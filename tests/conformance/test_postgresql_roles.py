@@ -10,7 +10,7 @@ import pytest
 
 from firelock.storage import StorageError
 from firelock_sql.postgresql.storage import open_url
-from tests.conformance.kin import kin_conformance
+from tests.conformance.variants import variant_conformance
 from tests.sql.fixtures import here
 from tests.sql.servers.processes import PASSWORD, USER
 from tests.sql.servers.programs import WANTED, one_postgresql
@@ -45,7 +45,7 @@ def roles(postgresql):
             admin.execute(f"DROP ROLE {owner}, {user}")
 
 
-class TestUser(kin_conformance(WANTED)):
+class TestUser(variant_conformance(WANTED)):
     """The kit as the user. Callers' transactions use their own roles, so they are tested elsewhere."""
 
     model_runs = 5  # a reduced number, because each step takes several round trips
@@ -73,8 +73,8 @@ def test_owner_may_migrate_again(roles):
 def test_doctor_works_as_the_user(roles):
     """Information that the role cannot see is reported, but never as an error."""
     with closing(open_url(roles[1])) as storage:
-        said, findings = storage.describe(), storage.diagnose()
+        description, findings = storage.describe(), storage.diagnose()
 
-    assert said["server"].startswith("PostgreSQL ")
+    assert description["server"].startswith("PostgreSQL ")
     assert any("cannot see the sessions of other roles" in finding.what for finding in findings)
     assert [] == [finding for finding in findings if finding.is_error]

@@ -6,9 +6,9 @@ import pytest
 
 from firelock.plugins.loader import open_storage
 from firelock.testing import LockConformance, StorageConformance
-from tests.conformance.kin import kin_conformance
+from tests.conformance.variants import variant_conformance
 from tests.ports import free_port
-from tests.redis.programs import WANTED, programs_of_kin
+from tests.redis.programs import WANTED, programs_of_variants
 
 
 # The kit empties the storage for each test, because an emptied server would compile every script again.
@@ -22,8 +22,8 @@ class _OnServer:
     @pytest.fixture
     def make_newer_schema(self, server):
         def make_newer():
-            (layout,) = [str(key) for key in server.ask("KEYS", "*layout")]
-            server.ask("HSET", layout, "version", "100")
+            (layout,) = [str(key) for key in server.call("KEYS", "*layout")]
+            server.call("HSET", layout, "version", "100")
 
         yield make_newer
         server.empty()
@@ -37,8 +37,8 @@ class TestRedis(_OnServer, StorageConformance):
     pass
 
 
-@pytest.mark.parametrize("program", programs_of_kin(), indirect=True, scope="module")
-class TestKin(_OnServer, kin_conformance(WANTED)):
+@pytest.mark.parametrize("program", programs_of_variants(), indirect=True, scope="module")
+class TestVariants(_OnServer, variant_conformance(WANTED)):
     model_runs = 10  # a reduced number, because these are Redis servers too
 
 
@@ -49,7 +49,7 @@ class TestRedisLocks(LockConformance):
         return server.url()
 
 
-class TestSentinel(kin_conformance(WANTED)):
+class TestSentinel(variant_conformance(WANTED)):
     model_runs = 5  # a reduced number, because the commands are the same as for a single Redis
 
     @pytest.fixture

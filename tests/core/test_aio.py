@@ -167,10 +167,10 @@ def test_async_job_methods_return_the_same_as_sync_ones(fire):
             await job.aprogress(), await job.arecord(),
         )  # fmt: skip
 
-    told = result_of(fire, life())
+    results = result_of(fire, life())
 
-    assert (job.history(), job.errors(), job.log(), job.progress(), job.record()) == told
-    assert all(told)
+    assert (job.history(), job.errors(), job.log(), job.progress(), job.record()) == results
+    assert all(results)
 
 
 def test_aclose_closes_open_resources(fire, adding):
@@ -195,16 +195,16 @@ def release():
 
 def test_call_runs_in_the_context_of_its_caller():
     """The call runs in Firelock's own thread and does not change the caller's context."""
-    told = ContextVar("told", default="nothing")
+    variable = ContextVar("variable", default="nothing")
 
-    def look():
-        seen = told.get()
-        told.set("by the thread")
+    def read():
+        seen = variable.get()
+        variable.set("by the thread")
         return seen, threading.current_thread().name
 
     async def call():
-        told.set("by the caller")
-        return await in_thread(look), told.get()
+        variable.set("by the caller")
+        return await in_thread(read), variable.get()
 
     assert (("by the caller", NAME), "by the caller") == asyncio.run(call())
 

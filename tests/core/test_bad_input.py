@@ -168,7 +168,7 @@ def test_continuation_of_an_unknown_parent_is_refused(desk):
 
 
 @attrs.frozen
-class Unheard:
+class Unsupported:
     """A class that the converter does not support."""
 
     inner: object
@@ -184,7 +184,7 @@ def untrue() -> int:
         untrue,
         *[
             lambda result=result: result
-            for result in (Unheard(object()), object(), {1, 2}, float("nan"), "x" * 300_000, lambda: None)
+            for result in (Unsupported(object()), object(), {1, 2}, float("nan"), "x" * 300_000, lambda: None)
         ],
     ],
 )

@@ -266,8 +266,8 @@ def test_lines_of_a_locked_job_are_sent_again(console, storage, monkeypatch):
     taken = storage.append_logs
 
     def with_a_locked(lines, progress):
-        told = {job_id: some for job_id, some in lines.items() if job_id != "a"}
-        taken(told, {})
+        unlocked = {job_id: some for job_id, some in lines.items() if job_id != "a"}
+        taken(unlocked, {})
         return ["a"]
 
     monkeypatch.setattr(storage, "append_logs", with_a_locked)
@@ -290,8 +290,8 @@ def test_lines_of_a_locked_job_are_sent_again(console, storage, monkeypatch):
 def test_lines_of_a_locked_job_are_not_sent_with_every_flush(console, storage, monkeypatch):
     """Lines of other jobs are sent with every flush."""
     monkeypatch.setattr("firelock.context._LOCKED_REST", 1e9)
-    asked = []
-    monkeypatch.setattr(storage, "append_logs", lambda lines, progress: asked.append(set(lines)) or ["a"])
+    sent = []
+    monkeypatch.setattr(storage, "append_logs", lambda lines, progress: sent.append(set(lines)) or ["a"])
     console.log("a", 1, "info", "said")
     console.flush(storage)
     for job_id in ("a", "b"):
@@ -300,7 +300,7 @@ def test_lines_of_a_locked_job_are_not_sent_with_every_flush(console, storage, m
     console.flush(storage)
     console.flush(storage)
 
-    assert [{"a"}, {"b"}] == asked
+    assert [{"a"}, {"b"}] == sent
 
 
 def test_flush_waits_for_another_flush_with_a_timeout(console, storage, monkeypatch):

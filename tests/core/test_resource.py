@@ -161,12 +161,12 @@ def test_call_that_passes_a_resource_is_refused(shop):
 
 def test_form_has_no_field_for_a_resource(shop):
     """The dashboard's form and the command line only show and accept the other parameters."""
-    asked = [parameter.name for parameter in shop.fire.parameters("count")]
+    names = [parameter.name for parameter in shop.fire.parameters("count")]
 
     with pytest.raises(FormError) as wrong:
         shop.fire.enqueue_text("count", {"table": "t", "pool": "mine"})
 
-    assert ["table", "limit"] == asked
+    assert ["table", "limit"] == names
     assert {"pool": "is a resource, which the worker opens for the job; omit it"} == wrong.value.fields
     assert "pool" not in shop.fire.catalogue.get("count").signature
 
@@ -225,12 +225,12 @@ def test_replaced_resource_is_not_opened(shop):
     """
 
     @shop.fire.task(name="ask")
-    async def ask() -> str:
+    async def fetch_both() -> str:
         job = current_job()
         return f"{job.resource(shop.pool)} {await job.aresource(shop.client)}"
 
     with Tester(shop.fire) as tester, replaced(shop.pool, by="fake"), replaced(shop.client, by="fake client"):
-        jobs = [shop.count.enqueue("a"), shop.fetch.enqueue("/b"), ask.enqueue()]
+        jobs = [shop.count.enqueue("a"), shop.fetch.enqueue("/b"), fetch_both.enqueue()]
         with replaced(shop.pool, by="inner"):
             assert "t 5 inner" == shop.count("t")
         tester.drain(raises=True)
@@ -360,6 +360,6 @@ def test_error_of_closing_a_resource_is_logged(caplog):
         tester.drain(raises=True)
         assert 4 == job.result()
 
-    told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert ["Resource third could not be closed.", "Resource second could not be closed."] == told
+    logged = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert ["Resource third could not be closed.", "Resource second could not be closed."] == logged
     assert ["first closed"] == notes

@@ -42,7 +42,7 @@ class Refused(ConnectionError):
     """An application's own exception."""
 
 
-class Unspeakable(Exception):
+class UnreadableMessage(Exception):
     """An exception whose `__str__` raises."""
 
     def __str__(self):
@@ -391,7 +391,7 @@ def test_policies_can_be_compared_and_hashed_but_not_changed():
         (ValueError("two\nlines\tand  more "), "ValueError: two lines and more"),
         (ValueError("x" * 201), "ValueError: " + "x" * 199 + "…"),
         (ValueError("a\0b"), "ValueError: a\\0b"),
-        (Unspeakable(), "Unspeakable: (its message cannot be read: RuntimeError)"),
+        (UnreadableMessage(), "UnreadableMessage: (its message cannot be read: RuntimeError)"),
     ],
 )
 def test_error_is_described_on_one_short_line(error, words):

@@ -45,8 +45,8 @@ def storage(request, tmp_path_factory):
     with closing(open_storage(url)) as storage:
         storage.migrate()
         storage.clock_offset = NOW - storage.clock()
-        *_, told = seed(storage, fire.tasks(), JOBS)
-        assert told.jobs == JOBS
+        *_, progress = seed(storage, fire.tasks(), JOBS)
+        assert progress.jobs == JOBS
         assert abs(storage.clock() - NOW) < 60 * SECOND
         yield storage
 
@@ -109,11 +109,11 @@ def test_seeded_histories_are_valid_and_ordered(storage, jobs):
 def test_command_line_seeds_a_storage_only_once(tmp_path):
     """The program prints the number of created jobs. A storage that may be in use is not changed."""
 
-    def ask():
+    def run_seed():
         command = [sys.executable, "-m", "benchmarks.seed", "1000", "--storage", f"sqlite:///{tmp_path}/a.db"]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    made, refused = ask(), ask()
+    made, refused = run_seed(), run_seed()
 
     assert (made.returncode, made.stdout[:10]) == (0, "1,000 jobs"), made.stderr
     assert (refused.returncode, "A server uses" in refused.stderr) == (1, True)

@@ -46,10 +46,10 @@ def test_job_is_returned_with_all_details(client, send):
     """The response for a job contains all details of its page. An unknown id is a 404 with a JSON error."""
     job = send.using(meta={"tenant": "acme", "api_key": "hunter2"}).enqueue(7, note="hello")
 
-    told = client.get(f"/api/jobs/{job.id}").json()
+    details = client.get(f"/api/jobs/{job.id}").json()
 
-    assert {"user_id": 7, "note": "hello"} == told["arguments"]
-    assert {"tenant": "acme", "api_key": MASK} == told["meta"]
+    assert {"user_id": 7, "note": "hello"} == details["arguments"]
+    assert {"tenant": "acme", "api_key": MASK} == details["meta"]
     assert [["enqueued"], [], []] == [
         [entry["state"] for entry in client.get(f"/api/jobs/{job.id}/history").json()["history"]],
         client.get(f"/api/jobs/{job.id}/errors").json()["errors"],
@@ -198,9 +198,9 @@ def test_openapi_document_contains_every_route(client, fire):
     """The OpenAPI document has exactly the methods and paths under /api, each with a summary."""
     document = client.get("/api/openapi.json").json()
 
-    told = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    documented = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
     wanted = {(route.method, route.path) for route in TABLE if route.path.startswith("/api/")}
-    assert wanted - {("GET", "/api/openapi.json")} == told
+    assert wanted - {("GET", "/api/openapi.json")} == documented
     operations = [one for methods in document["paths"].values() for one in methods.values()]
     assert all(one["summary"] for one in operations)
     assert len(operations) == len({one["operationId"] for one in operations})
@@ -226,17 +226,17 @@ def test_failure_cause_is_muted_by_the_api(client, fire):
 
     charge.enqueue()
     Worker(fire).run()
-    (told,) = client.get("/api/failures").json()["failures"]
+    (cause,) = client.get("/api/failures").json()["failures"]
 
     muted = client.post(
-        "/api/failures/mute", {"fingerprint": told["fingerprint"], "for": "2h", "note": "why"}
+        "/api/failures/mute", {"fingerprint": cause["fingerprint"], "for": "2h", "note": "why"}
     )
     (after,) = client.get("/api/failures").json()["failures"]
-    unmuted = client.post("/api/failures/unmute", {"fingerprint": told["fingerprint"]})
+    unmuted = client.post("/api/failures/unmute", {"fingerprint": cause["fingerprint"]})
 
-    assert (None, True, 1, 24) == (told["mute"], told["is_new"], sum(told["hours"]), len(told["hours"]))
-    assert told["newest_at"] == told["first_at"]
-    assert {"fingerprint": told["fingerprint"]} == muted.json()
+    assert (None, True, 1, 24) == (cause["mute"], cause["is_new"], sum(cause["hours"]), len(cause["hours"]))
+    assert cause["newest_at"] == cause["first_at"]
+    assert {"fingerprint": cause["fingerprint"]} == muted.json()
     assert "why" == after["mute"]["note"]
     assert after["mute"]["until"] > after["mute"]["at"]
     assert {"changed": True} == unmuted.json()

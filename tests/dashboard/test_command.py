@@ -52,7 +52,7 @@ def start(tmp_path):
         process.communicate()
 
 
-def asked(address, path="", *, session=None, **headers):
+def fetch(address, path="", *, session=None, **headers):
     if session is not None:
         headers["Cookie"] = f"{COOKIE}={session}"
     request = urllib.request.Request(address + path, headers=headers)
@@ -97,7 +97,7 @@ def test_command_serves_pages_until_interrupted(start, tmp_path):
     address = address_of(process)
     link = firelock(tmp_path, "dashboard", "link", "--storage", storage, "--at", address)
 
-    status, page = asked(address, "/queues", session=session_by(link.stdout.strip()))
+    status, page = fetch(address, "/queues", session=session_by(link.stdout.strip()))
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
 
@@ -134,10 +134,10 @@ def test_unfinished_requests_do_not_lock_out_other_clients(start, tmp_path, file
             stack.callback(client.close)
             client.sendall(request_start)
         for _ in range(3):
-            assert (200, "ok\n") == asked(address, "/-/livez")
-            assert (200, "ok\n") == asked(address, "/-/readyz")
+            assert (200, "ok\n") == fetch(address, "/-/livez")
+            assert (200, "ok\n") == fetch(address, "/-/readyz")
         with pytest.raises(urllib.error.HTTPError, match="401"):
-            asked(address, "/queues")
+            fetch(address, "/queues")
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
 
@@ -156,13 +156,13 @@ def test_link_is_printed_only_to_a_terminal(start, tmp_path):
     os.close(theirs)
 
     with os.fdopen(ours) as terminal:
-        said = terminal.readline() + terminal.readline()
+        printed = terminal.readline() + terminal.readline()
         address = address_of(logged)
         log = logged.stdout.readline()
-        link = re.search(r"http://127[0-9.:]+/enter#[\w-]{43}", said)
-        assert link, said
+        link = re.search(r"http://127[0-9.:]+/enter#[\w-]{43}", printed)
+        assert link, printed
 
-        assert 200 == asked(link[0].partition("/enter")[0], "/queues", session=session_by(link[0]))[0]
+        assert 200 == fetch(link[0].partition("/enter")[0], "/queues", session=session_by(link[0]))[0]
         assert "#" not in log
         assert f"firelock dashboard link --storage {url} --at {address}/" in log
         for process in (logged, shown):
@@ -178,19 +178,19 @@ def test_command_for_a_link_is_printed_if_no_browser_can_be_opened(start, tmp_pa
 
     address = address_of(process)
     assert "No browser could be opened.\n" == process.stdout.readline()
-    said = process.stdout.readline()
-    assert said.startswith("To sign in, open the link that this command prints: ")
-    assert f"firelock dashboard link --storage {words[1]} --at {address}/\n" in said
+    printed = process.stdout.readline()
+    assert printed.startswith("To sign in, open the link that this command prints: ")
+    assert f"firelock dashboard link --storage {words[1]} --at {address}/\n" in printed
 
 
 def test_storage_password_is_not_printed(start):
     """The printed command contains a placeholder for the URL; the storage need not be reachable."""
     logged = start("--storage", "redis://:hunter2@127.0.0.1:9", "--port", "0")
 
-    said = logged.stdout.readline() + logged.stdout.readline()
+    printed = logged.stdout.readline() + logged.stdout.readline()
 
-    assert "firelock dashboard link --storage URL --at" in said
-    assert "hunter2" not in said
+    assert "firelock dashboard link --storage URL --at" in printed
+    assert "hunter2" not in printed
 
 
 def test_open_option_opens_a_link(start, tmp_path):
@@ -206,7 +206,7 @@ def test_open_option_opens_a_link(start, tmp_path):
 
     assert re.fullmatch(r"http://127[0-9.:]+/enter#open=[\w-]{43}", link)
     session = session_by(link.replace("open=", ""))
-    assert 200 == asked(link.partition("/enter")[0], "/queues", session=session)[0]
+    assert 200 == fetch(link.partition("/enter")[0], "/queues", session=session)[0]
 
 
 def test_link_command_creates_a_link_for_the_apps_dashboard(tmp_path):
@@ -223,7 +223,7 @@ def test_link_command_creates_a_link_for_the_apps_dashboard(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("link", "--storage", "memory://"), "dashboard.link("),
         (("link", "--storage", "sqlite:///jobs.db", "--at", "jobs"), "'jobs'"),
@@ -231,12 +231,12 @@ def test_link_command_creates_a_link_for_the_apps_dashboard(tmp_path):
         (("--storage", "memory://", "--port", "70000"), "70000"),
     ],
 )
-def test_invalid_usage_is_reported_in_a_sentence(tmp_path, words, said):
+def test_invalid_usage_is_reported_in_a_sentence(tmp_path, words, message):
     """Jobs in another process's memory, a wrong address or port, and a surplus argument are usage errors."""
     ran = firelock(tmp_path, "dashboard", *words)
 
     assert (2, "") == (ran.returncode, ran.stdout)
-    assert said in ran.stderr
+    assert message in ran.stderr
     assert "Traceback" not in ran.stderr
 
 
@@ -255,8 +255,8 @@ def test_dashboard_of_an_app_has_its_tasks(start, tmp_path):
     link = firelock(tmp_path, "dashboard", "link", "shop:fire", "--at", address)
     session = session_by(link.stdout.strip())
 
-    assert "shop.pack" in asked(address, "/tasks", session=session)[1]
-    assert 'name="args.number"' in asked(address, "/tasks/run?name=shop.pack", session=session)[1]
+    assert "shop.pack" in fetch(address, "/tasks", session=session)[1]
+    assert 'name="args.number"' in fetch(address, "/tasks/run?name=shop.pack", session=session)[1]
 
 
 def test_metrics_token_works_in_addition_to_the_password(start, tmp_path):
@@ -268,9 +268,9 @@ def test_metrics_token_works_in_addition_to_the_password(start, tmp_path):
     }
     address = address_of(start(*words, **secrets))
 
-    status, text = asked(address, "/metrics", Authorization="Bearer a-token-of-a-scraper")
+    status, text = fetch(address, "/metrics", Authorization="Bearer a-token-of-a-scraper")
     with pytest.raises(urllib.error.HTTPError, match="401") as refused:
-        asked(address, "/metrics")
+        fetch(address, "/metrics")
     refused.value.close()
 
     assert 200 == status
@@ -295,8 +295,8 @@ def test_user_option_requires_a_password(start, tmp_path):
     without = start(*words)
 
     with pytest.raises(urllib.error.HTTPError) as refused:
-        asked(address, "/queues")
-    status, _ = asked(address, "/queues", Authorization="Basic YWRhOmEgbG9uZyBvbmU=")
+        fetch(address, "/queues")
+    status, _ = fetch(address, "/queues", Authorization="Basic YWRhOmEgbG9uZyBvbmU=")
     _, error = without.communicate(timeout=30)
 
     refused.value.close()
@@ -334,12 +334,12 @@ def test_fastapi_example_requires_credentials(example):
     browser = Browser(shop.app)
 
     bought = browser.request("POST", "/orders/7", headers={"accept": "application/json"})
-    stranger = browser.get("/jobs/queues")
+    refused = browser.get("/jobs/queues")
     program = browser.get("/jobs/api/jobs", headers={"authorization": "Bearer only-for-this-example"})
     browser.close()
 
     assert 200 == bought.status
-    assert 401 == stranger.status
+    assert 401 == refused.status
     assert bought.json()["job"] == program.json()["jobs"][0]["id"]
 
 
@@ -366,11 +366,11 @@ def test_flask_example_admits_logged_in_users(example):
     shop = example("dashboard_flask")
     visitor = WsgiVisitor(shop.app, Place())
 
-    stranger = visitor.get("/jobs/queues")
+    refused = visitor.get("/jobs/queues")
     visitor.post("/login/ada", {})
     known = visitor.get("/jobs/queues")
 
-    assert stranger.status in {401, 403}
+    assert refused.status in {401, 403}
     assert 200 == known.status
     assert "ada" in known.text
 

@@ -165,9 +165,9 @@ def test_batch_is_cancelled(command, app):
 
 def test_unknown_batch_is_not_found(command, job):
     for verb in ("show", "cancel", "requeue"):
-        told = command(f"batches {verb}", job.id)
-        assert 0 != told.code
-        assert job.id in told.error
+        failed = command(f"batches {verb}", job.id)
+        assert 0 != failed.code
+        assert job.id in failed.error
 
 
 def test_steps_are_listed(command, app, job):
@@ -179,9 +179,9 @@ def test_steps_are_listed(command, app, job):
     assert ["charge", "step", "1.5"] == lines[1].split()[:3]
     assert '"ch_7"' in lines[1]
     assert "approval (in progress)" in lines[2]
-    told = command("jobs steps", job.id, "--json").json["steps"]
+    steps = command("jobs steps", job.id, "--json").json["steps"]
     assert [("charge", "step", True, 1.5), ("approval", "signal", False, None)] == [
-        (one["name"], one["kind"], one["is_done"], one["took_seconds"]) for one in told
+        (one["name"], one["kind"], one["is_done"], one["took_seconds"]) for one in steps
     ]
 
 
@@ -257,22 +257,22 @@ def test_argument_from_another_job_names_that_job(command, app):
         source = batch.add(count)
         taker = batch.add(report, source.output, [None, source.output])
 
-    shown, told = command("jobs show", taker.id).out, command("jobs show", taker.id, "--json").json
+    shown, details = command("jobs show", taker.id).out, command("jobs show", taker.id, "--json").json
     output = f"<output of {source.id}>"
     assert f'{{"total":"{output}","rows":[null,"{output}"]}}' in shown
-    assert {"total": output, "rows": [None, output]} == told["arguments"]
+    assert {"total": output, "rows": [None, output]} == details["arguments"]
 
 
 @pytest.mark.parametrize(
-    ("words", "said"), [(("a", "{"), "must be JSON"), (("a", "1"), "cannot receive a signal")]
+    ("words", "message"), [(("a", "{"), "must be JSON"), (("a", "1"), "cannot receive a signal")]
 )
-def test_invalid_signal_is_refused(command, app, job, words, said):
+def test_invalid_signal_is_refused(command, app, job, words, message):
     flows.end(app, job)
 
-    told = command("jobs signal", job.id, *words)
+    failed = command("jobs signal", job.id, *words)
 
-    assert 0 != told.code
-    assert said in told.error
+    assert 0 != failed.code
+    assert message in failed.error
     assert [] == app.storage.recall(job.id)
 
 
@@ -300,5 +300,5 @@ def test_output_of_a_stream_is_printed(command, app, job):
     flows.end(app, job)
 
     assert "a b\n" == command("jobs read", job.id).out
-    told = command("jobs read", job.id, "--json").json["chunks"]
-    assert ["a ", "b\n"] == [one["data"] for one in told]
+    printed = command("jobs read", job.id, "--json").json["chunks"]
+    assert ["a ", "b\n"] == [one["data"] for one in printed]

@@ -12,7 +12,7 @@ from firelock.cli.completion import nodes
 from firelock.cli.program import whole_parser
 
 # Makes bash print its suggestions for these words, the last of which is incomplete.
-_ASK = """
+_COMPLETE = """
 source {script}
 COMP_WORDS=({words})
 COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
@@ -37,15 +37,15 @@ def bash(run, tmp_path):
     script.write_text(run("completion bash").out)
     (tmp_path / "folder").mkdir()
 
-    def ask(words):
-        asked = subprocess.run(
-            [program, "--norc", "--noprofile", "-uc", _ASK.format(script=script, words=words)],
+    def complete(words):
+        shell = subprocess.run(
+            [program, "--norc", "--noprofile", "-uc", _COMPLETE.format(script=script, words=words)],
             cwd=tmp_path, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        assert (0, "") == (asked.returncode, asked.stderr)
-        return asked.stdout.split()
+        assert (0, "") == (shell.returncode, shell.stderr)
+        return shell.stdout.split()
 
-    return ask
+    return complete
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def test_live_view_keeps_its_height_and_escapes_control_characters(terminal):
 
 
 @pytest.mark.parametrize(
-    ("called", "on_path", "said"),
+    ("called", "on_path", "printed"),
     [
         ("firelock", True, ["firelock"]),
         ("firelock", False, ["{folder}/firelock"]),
@@ -179,7 +179,7 @@ def test_live_view_keeps_its_height_and_escapes_control_characters(terminal):
         ("pytest", False, ["firelock"]),
     ],
 )
-def test_printed_commands_are_quoted_for_the_shell(tmp_path, monkeypatch, called, on_path, said):
+def test_printed_commands_are_quoted_for_the_shell(tmp_path, monkeypatch, called, on_path, printed):
     """The command has the program as it was called, quoted for a shell, or just its name if it is on PATH."""
     place = tmp_path / "a folder"
     place.mkdir()
@@ -189,7 +189,7 @@ def test_printed_commands_are_quoted_for_the_shell(tmp_path, monkeypatch, called
     monkeypatch.setattr("sys.argv", [str(place / called), "demo"])
     monkeypatch.setenv("PATH", str(place) if on_path else str(tmp_path / "nowhere"))
 
-    assert [word.format(folder=place) for word in said] == shlex.split(program_of_shell())
+    assert [word.format(folder=place) for word in printed] == shlex.split(program_of_shell())
 
 
 # ---- in a browser ----------------------------------------------------------------------------------------
@@ -211,24 +211,24 @@ def test_demo_with_a_dashboard_runs_until_ctrl_c(folder):
         [*DEMO, "--dashboard", "--no-browser"], stdout=its, stderr=its, start_new_session=True
     )
     os.close(its)
-    told = ""
-    while "To sign in, open" not in told:
+    printed = ""
+    while "To sign in, open" not in printed:
         more = read(ours)
-        assert more, told
-        told += more
-    told = COLOURS.sub("", told)
-    address = re.search(r"Dashboard at (http://127\.0\.0\.1:\d+/)", told)[1]
+        assert more, printed
+        printed += more
+    printed = COLOURS.sub("", printed)
+    address = re.search(r"Dashboard at (http://127\.0\.0\.1:\d+/)", printed)[1]
     with pytest.raises(HTTPError) as refused:  # a visitor without a session
         urllib.request.urlopen(address, timeout=30)
 
     os.killpg(demo.pid, signal.SIGINT)  # as a terminal does
     code = demo.wait(DEADLINE)
-    told = os.read(ours, 65_536).decode()
+    printed = os.read(ours, 65_536).decode()
     os.close(ours)
 
     assert code == 0
     assert b"Sign in with a link" in refused.value.read()
-    assert "The shop is closed; " in told
+    assert "The shop is closed; " in printed
     assert list(folder.iterdir()) == []
 
 
@@ -251,13 +251,13 @@ def test_demo_with_a_dashboard_runs_until_ctrl_c(folder):
 )
 def test_missing_package_or_invalid_options_are_reported(folder, run, monkeypatch, case):
     """One sentence names the package to install, or the options that cannot be combined."""
-    words, plugins, said = case
+    words, plugins, message = case
     monkeypatch.setenv("FIRELOCK_PLUGINS", plugins)
 
     ran = run(f"demo {words}")
 
     assert (ran.code, ran.out) == (2, "")
-    assert said in ran.error.splitlines()[0]
+    assert message in ran.error.splitlines()[0]
     assert list(folder.iterdir()) == []
 
 
@@ -278,19 +278,19 @@ def test_demo_runs_on_the_given_storage(folder, run):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("--storage memory://demo", "The demo cannot use memory://demo: its server is another process"),
         ("--storage nonsense://x", "No storage for scheme 'nonsense'"),
         ("--app shop:fire", "The demo runs its own app."),
     ],
 )
-def test_demo_with_an_unusable_storage_is_an_error(folder, run, words, said):
+def test_demo_with_an_unusable_storage_is_an_error(folder, run, words, message):
     """The demo does not silently use another storage."""
     ran = run(f"demo {words}")
 
     assert (ran.code, ran.out) == (2, "")
-    assert said in ran.error
+    assert message in ran.error
     assert list(folder.iterdir()) == []
 
 
@@ -330,9 +330,9 @@ def test_demo_ends_if_its_server_dies(folder):
     storage = open_storage(f"sqlite:///{file}")
     (child,) = [record.session.pid for record in storage.list_sessions()]
     storage.close()
-    asked = ["ps", "-o", "ppid=", "-p", str(child)]
+    command = ["ps", "-o", "ppid=", "-p", str(child)]
 
-    os.kill(int(subprocess.check_output(asked)), signal.SIGKILL)
+    os.kill(int(subprocess.check_output(command)), signal.SIGKILL)
     _, error = demo.communicate(timeout=DEADLINE)
 
     assert demo.returncode == 1

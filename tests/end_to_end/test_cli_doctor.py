@@ -70,7 +70,7 @@ def test_silent_server_is_an_error(app):
         (False, "default", True),
         (False, "mail", False),
     ],
-    ids=["ended", "killed: it never said that it stops", "replaced by another one"],
+    ids=["ended", "killed: it never reported a stop", "replaced by another one"],
 )
 def test_lost_server_without_a_successor_is_an_error(app, stops, successor, expected):
     """A server that was stopped normally, or whose queues another server serves, is part of a deployment."""
@@ -80,10 +80,10 @@ def test_lost_server_without_a_successor_is_an_error(app, stops, successor, expe
     app.storage.end_session("s1", () if stops else None, reason="over")
     begin_session(app, "s2", server="vm:2", queues=successor)
 
-    told = found(app)
+    reported = found(app)
 
-    assert [is_error for is_error, _ in told] == [True] * expected
-    assert all(what.startswith("Server vm:1 has not sent a heartbeat") for _, what in told)
+    assert [is_error for is_error, _ in reported] == [True] * expected
+    assert all(what.startswith("Server vm:1 has not sent a heartbeat") for _, what in reported)
 
 
 def test_queue_without_a_server_is_an_error(app):
@@ -124,10 +124,10 @@ def test_jobs_postponed_by_servers_are_an_error(app, wait, lacks):
 
 
 @pytest.mark.parametrize(
-    ("number", "said"),
+    ("number", "counted"),
     [(600, "600 jobs are"), (2_000, "2,000 jobs are"), (2_001, "At least 2,000 jobs are")],
 )
-def test_jobs_are_counted_over_every_page_of_a_sample(app, number, said):
+def test_jobs_are_counted_over_every_page_of_a_sample(app, number, counted):
     """More jobs than one page are counted; if the sample ends earlier, the finding states "at least"."""
     begin_session(app)
     Firelock(app.storage).task(name="shop.gone")(lambda number: None).enqueue_many(
@@ -135,7 +135,7 @@ def test_jobs_are_counted_over_every_page_of_a_sample(app, number, said):
     )
 
     assert found(app, knows_tasks=True) == [
-        (False, f"{said} enqueued for task shop.gone, which this app does not have.")
+        (False, f"{counted} enqueued for task shop.gone, which this app does not have.")
     ]
 
 
@@ -205,16 +205,16 @@ def test_findings_of_the_storage_are_included():
 
 
 @pytest.mark.parametrize(
-    ("found_version", "is_error", "said"),
+    ("found_version", "is_error", "message"),
     [(0, False, "The storage has no schema yet"), (1, True, "needs 2"), (3, True, "supports 2")],
 )
-def test_schema_of_another_version_is_an_error(found_version, is_error, said):
+def test_schema_of_another_version_is_an_error(found_version, is_error, message):
     """Older and newer schemas are errors; a missing schema is only a note."""
     assert check_schema(SchemaState(2, 2)) is None
     finding = check_schema(SchemaState(found_version, 2))
 
     assert finding.is_error is is_error
-    assert said in finding.what
+    assert message in finding.what
 
 
 @pytest.mark.parametrize(

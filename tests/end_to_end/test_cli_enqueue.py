@@ -192,8 +192,8 @@ def test_task_described_by_an_older_release_is_refused(enqueue, app):
     """The task's parameters are unknown, so the job is not stored."""
     record = app.storage.get_record("task", "shop.notify")
     assert isinstance(record, Record)
-    told = {name: value for name, value in json.loads(record.value).items() if name != "parameters"}
-    app.storage.put_record("task", "shop.notify", json.dumps(told))
+    older = {name: value for name, value in json.loads(record.value).items() if name != "parameters"}
+    app.storage.put_record("task", "shop.notify", json.dumps(older))
 
     ran = enqueue("shop.notify", "--args", "[1]")
 

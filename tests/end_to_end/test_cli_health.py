@@ -95,10 +95,10 @@ def test_probes_from_start_to_end_of_a_server(folder, serve, run):
             "--processes", "2", "--probe-port", str(port),
             NOTIFY_SOCKET=str(folder / "notify"), WATCHDOG_USEC="3000000",
         )  # fmt: skip
-        heard = [manager.recv(100).decode()]
-        while heard[-1] != "READY=1":
-            heard.append(manager.recv(100).decode())
-        assert set(heard) <= {"WATCHDOG=1", "READY=1"}
+        received = [manager.recv(100).decode()]
+        while received[-1] != "READY=1":
+            received.append(manager.recv(100).decode())
+        assert set(received) <= {"WATCHDOG=1", "READY=1"}
         assert manager.recv(100).decode() == "WATCHDOG=1"
 
         eventually(lambda: get(port, "/readyz")[0] == 200, within=DEADLINE)
@@ -124,8 +124,8 @@ def test_probes_from_start_to_end_of_a_server(folder, serve, run):
         eventually(is_replaced, within=DEADLINE)
 
         server.send_signal(signal.SIGTERM)
-        while heard[-1] != "STOPPING=1":
-            heard.append(manager.recv(100).decode())
+        while received[-1] != "STOPPING=1":
+            received.append(manager.recv(100).decode())
         out, error = server.communicate(timeout=DEADLINE)
 
     assert server.returncode == 0, error
@@ -244,7 +244,7 @@ def test_health_reads_the_port_from_the_environment(run, monkeypatch):
 
     port = free_port()
     monkeypatch.setenv("FIRELOCK_PROBE_PORT", str(port))
-    nobody = run("health")
+    refused = run("health")
     listener = ProbeListener(
         HOST, port, {"/readyz": lambda: ProbeAnswer.of([Check("mode", False, "draining")])}
     )
@@ -253,7 +253,7 @@ def test_health_reads_the_port_from_the_environment(run, monkeypatch):
     finally:
         listener.close()
 
-    assert (nobody.code, f"No server responds to probes at {HOST}:{port}" in nobody.error) == (3, True)
+    assert (refused.code, f"No server responds to probes at {HOST}:{port}" in refused.error) == (3, True)
     assert (unready.code, unready.out) == (1, "failed mode: draining\n")
     assert (strange.code, "does not have /livez: 404" in strange.error) == (3, True)
 

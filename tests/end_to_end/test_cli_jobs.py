@@ -23,11 +23,11 @@ from firelock.storage.memory import MemoryStorage
 
 
 class Contested(MemoryStorage):
-    looks = 0
+    calls = 0
 
     is_filled = False
 
-    def schema(self):  # the first that is asked of it
+    def schema(self):  # the first method that is called
         if not self.is_filled:
             self.is_filled = True
             jobs = add.enqueue_many([(1,), (2,), (3,)])
@@ -36,8 +36,8 @@ class Contested(MemoryStorage):
 
     def find(self, where, **page):
         found = super().find(where, **page)
-        self.looks += 1
-        if self.looks == 1:  # the number is looked at first
+        self.calls += 1
+        if self.calls == 1:  # the number is read first
             return found
         fire.jobs.requeue([job.id for job in found.jobs[1:]])
         return found
@@ -57,7 +57,7 @@ class Leaving(MemoryStorage):
     answers = 0
     is_filled = False
 
-    def schema(self):  # the first that is asked of it
+    def schema(self):  # the first method that is called
         if not self.is_filled:
             self.is_filled = True
             add.enqueue_many([(number,) for number in range(501)])
@@ -348,12 +348,12 @@ def test_show_prints_all_details_of_a_job(command, app):
 
     ran = command("show", job.id)
 
-    for told in (
+    for part in (
         f"Job {job.id}  failed", '{"user":1,"note":"ş"}', "user:1", "tenant=acme, trace=00-1",
         "builtins.ValueError: no such file",
         "→ File shop.py", "    add(1)", "half way", "1 of 2: page 1", f"{child.id} (awaiting)", "History",
     ):  # fmt: skip
-        assert told in ran.out
+        assert part in ran.out
 
 
 def test_show_marks_an_error_of_an_earlier_attempt(command, app):
@@ -390,12 +390,12 @@ def test_show_prints_limits_keys_and_deadline(command, app):
     assert "waits for     limit tenant:7" in shown
     assert answer["waits_for"].startswith("limit tenant:7")
     assert "admission_json" not in answer
-    asked = answer["admission"]
-    assert [("api", 3), ("tenant:7", 1)] == [(use["key"], use["cost"]) for use in asked["limits"]]
+    admission = answer["admission"]
+    assert [("api", 3), ("tenant:7", 1)] == [(use["key"], use["cost"]) for use in admission["limits"]]
     assert ("day", "ended", 0.0) == tuple(
-        asked["unique"][name] for name in ("key", "until", "at_least_seconds")
+        admission["unique"][name] for name in ("key", "until", "at_least_seconds")
     )
-    assert (None, 3600.0) == (asked["start_before"], asked["start_within_seconds"])
+    assert (None, 3600.0) == (admission["start_before"], admission["start_within_seconds"])
 
 
 def test_requeue_with_a_unique_key_in_use_is_refused(command, app):
@@ -723,11 +723,11 @@ def test_dry_run_of_restore_counts_jobs_that_stay_deleted(command, app):
     app.jobs.delete([job.id for job in jobs])
     words = "restore --all --task shop.add --dry-run"
 
-    said, told = command(words), command(f"{words} --json")
+    printed, as_json = command(words), command(f"{words} --json")
 
     assert ["deleted", "deleted"] == states(jobs)
-    assert {"is_dry_run": True, "done": 1, "refused": 2, "missing": 0} == told.json
-    assert "1 job would be restored.\n2 would not be changed.\n" == said.out
+    assert {"is_dry_run": True, "done": 1, "refused": 2, "missing": 0} == as_json.json
+    assert "1 job would be restored.\n2 would not be changed.\n" == printed.out
 
 
 def test_refusal_during_a_bulk_change_reports_the_changed_jobs(run, tmp_path):
@@ -799,7 +799,7 @@ def test_change_of_a_job_has_an_audit_entry(command, app, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("requeue", "needs job ids or --all"),
         ("requeue --all", None),
@@ -812,12 +812,12 @@ def test_change_of_a_job_has_an_audit_entry(command, app, monkeypatch):
         ("delete x --dry-run", "accepts filters, --dry-run and --expect only with --all"),
     ],
 )
-def test_bulk_change_without_ids_or_filter_is_a_usage_error(command, words, said):
+def test_bulk_change_without_ids_or_filter_is_a_usage_error(command, words, message):
     """No ids and no filter, or both, is a usage error; `requeue --all` alone selects the failed jobs."""
     ran = command(words)
 
-    assert ran.code == (2 if said else 0)
-    assert said is None or said in ran.error
+    assert ran.code == (2 if message else 0)
+    assert message is None or message in ran.error
 
 
 def test_move_by_id_reports_each_result(command, app):
@@ -854,7 +854,7 @@ def test_move_all_moves_matching_waiting_jobs(command, app):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("move x", "firelock jobs move needs a target."),
         ("move x --to-priority 200", "must be an integer from -100 to 100, got '200'"),
@@ -863,12 +863,12 @@ def test_move_all_moves_matching_waiting_jobs(command, app):
         ("move --all --to-queue bulk", "--all needs a filter"),
     ],
 )
-def test_move_without_required_options_is_a_usage_error(command, words, said):
+def test_move_without_required_options_is_a_usage_error(command, words, message):
     """The usage error names the missing or wrong option."""
     ran = command(*shlex.split(words))
 
     assert ran.code == 2
-    assert said in ran.error
+    assert message in ran.error
 
 
 def test_control_characters_of_a_job_are_escaped(command, app):

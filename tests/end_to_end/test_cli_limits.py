@@ -15,12 +15,12 @@ MINUTE = 60_000_000
 @pytest.fixture
 def app(request):
     """An app whose code declares two limits, in a storage that the commands open by its name."""
-    said = {
+    declared = {
         "tenant": DeclaredLimit("tenant", "tenant:{tenant_id}", LimitSettings(4)),
         "smtp": DeclaredLimit("smtp", "smtp", LimitSettings(None, 90, MINUTE, 5)),
     }
     with Firelock(f"memory://{request.node.originalname}") as app:
-        Limits(app.client, lambda: said).sync()
+        Limits(app.client, lambda: declared).sync()
         yield app
 
 
@@ -94,7 +94,7 @@ def test_show_prints_the_settings_of_operator_and_code(command, app):
 
 
 def test_unknown_limit_is_not_found(command):
-    """The exit code is 4, and the error suggests what to look at."""
+    """The exit code is 4, and the error suggests what to check."""
     shown = command("limits show nobody:7")
 
     assert (4, "") == (shown.code, shown.out)
@@ -125,7 +125,7 @@ def test_pause_and_resume_apply_to_all_given_limits(command, app):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("limits set tenant", "No settings are given"),
         ("limits set tenant --concurrent many", "an integer of at least 0"),
@@ -138,14 +138,14 @@ def test_pause_and_resume_apply_to_all_given_limits(command, app):
         ("limits pause ''", "A limit key must have"),
     ],
 )
-def test_invalid_input_is_a_usage_error(command, app, words, said):
+def test_invalid_input_is_a_usage_error(command, app, words, message):
     """The exit code is 2, and nothing changes."""
     before = app.storage.list_records("limit")
 
     ran = command(words)
 
     assert (2, "") == (ran.code, ran.out)
-    assert said in ran.error
+    assert message in ran.error
     assert before == app.storage.list_records("limit")
 
 
@@ -160,8 +160,8 @@ def test_name_shows_its_key_template_and_no_holders(command, app):
 
 def test_name_of_two_parts_shows_the_prefix_of_its_keys(command, app):
     """The keys begin with the part of the template before its first parameter."""
-    said = {"smtp/tenant": DeclaredLimit("smtp/tenant", "smtp/tenant:{tenant_id}", LimitSettings(4))}
-    Limits(app.client, lambda: said).sync()
+    declared = {"smtp/tenant": DeclaredLimit("smtp/tenant", "smtp/tenant:{tenant_id}", LimitSettings(4))}
+    Limits(app.client, lambda: declared).sync()
 
     shown = command("limits show smtp/tenant")
 

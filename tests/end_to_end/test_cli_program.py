@@ -108,9 +108,9 @@ def test_every_command_has_a_help_text(run, words):
 
 def test_program_without_arguments_prints_its_help(run):
     """Without arguments, the program shows the same text as with --help."""
-    bare, asked = run(), run("--help")
+    bare, requested = run(), run("--help")
 
-    assert bare == asked
+    assert bare == requested
     assert "requeue" in bare.out
 
 
@@ -152,7 +152,7 @@ def test_unknown_command_suggests_a_similar_one(run):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("jobs", "a command is missing"),
         ("jobs list --limit 0", "must be an integer from 1 to 500"),
@@ -163,13 +163,13 @@ def test_unknown_command_suggests_a_similar_one(run):
         ("migrate down", "invalid choice: 'down'"),
     ],
 )
-def test_invalid_argument_is_a_usage_error(run, words, said):
+def test_invalid_argument_is_a_usage_error(run, words, message):
     """A wrong argument is reported on one line with a hint, and the exit code is 2."""
     ran = run(words)
 
     assert ran.code == 2
     assert ran.out == ""
-    assert said in ran.error.splitlines()[0]
+    assert message in ran.error.splitlines()[0]
     assert "--help for its usage" in ran.error.splitlines()[1]
 
 
@@ -233,7 +233,7 @@ def test_settings_of_the_project_file_apply_to_the_app(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[tool.firelock\n", "cannot be read"),
         ("[tool.firelock]\nheartbeet = 3\n", "an unknown key 'heartbeet'"),
@@ -245,18 +245,18 @@ def test_settings_of_the_project_file_apply_to_the_app(run, tmp_path):
         ),
     ],
 )
-def test_invalid_project_file_is_a_usage_error(run, tmp_path, text, said):
+def test_invalid_project_file_is_a_usage_error(run, tmp_path, text, message):
     """Invalid content of pyproject.toml is reported and never ignored."""
     (tmp_path / "pyproject.toml").write_text(text)
 
     ran = run("queues list")
 
     assert ran.code == 2
-    assert said in ran.error
+    assert message in ran.error
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "lines"),
     [
         ("1 / 0\n", "odd_shop.py:1: ZeroDivisionError: division by zero"),
         (
@@ -266,7 +266,7 @@ def test_invalid_project_file_is_a_usage_error(run, tmp_path, text, said):
     ],
     ids=["imported", "made on demand"],
 )
-def test_error_of_the_application_shows_its_own_lines(run, tmp_path, source, said):
+def test_error_of_the_application_shows_its_own_lines(run, tmp_path, source, lines):
     """If importing or finding the app raises, the app's own lines are shown; the message is last."""
     (tmp_path / "odd_shop.py").write_text(source)
 
@@ -275,7 +275,7 @@ def test_error_of_the_application_shows_its_own_lines(run, tmp_path, source, sai
     assert ran.code == 2
     assert "odd_shop.py" in ran.error
     assert "loading.py" not in ran.error
-    assert said in ran.error
+    assert lines in ran.error
 
 
 def test_file_that_is_not_a_database_counts_as_unreachable(run, tmp_path):
@@ -346,7 +346,7 @@ RAISER = """
 
 
 @pytest.mark.parametrize(
-    ("line", "code", "said"),
+    ("line", "code", "message"),
     [
         ("raise errors.StorageUnavailable('Away.')", 3, "firelock: Away.\n  Check that it runs"),
         ("raise errors.JobNotFound('Gone.')", 4, "firelock: Gone.\n"),
@@ -358,7 +358,7 @@ RAISER = """
         ("sys.exit()", 0, ""),
     ],
 )
-def test_firelock_error_of_a_command_sets_its_exit_code(run, install, line, code, said):
+def test_firelock_error_of_a_command_sets_its_exit_code(run, install, line, code, message):
     """An error of Firelock is printed as a sentence, with the exit code of its kind.
 
     `sys.exit()` keeps its code.
@@ -368,8 +368,8 @@ def test_firelock_error_of_a_command_sets_its_exit_code(run, install, line, code
     ran = run("stumble")
 
     assert (ran.code, ran.out) == (code, "")
-    assert ran.error.startswith(said)
-    assert bool(ran.error) == bool(said)
+    assert ran.error.startswith(message)
+    assert bool(ran.error) == bool(message)
 
 
 @pytest.mark.parametrize(
@@ -459,7 +459,7 @@ def test_error_is_printed_although_the_output_is_not_read(capsys, unread_app):
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         ("version >&-", 0, ""),
         ("queues list --storage nonsense >&-", 2, "firelock: 'nonsense' is not a storage URL"),
@@ -467,13 +467,13 @@ def test_error_is_printed_although_the_output_is_not_read(capsys, unread_app):
         ("queues list --storage nonsense >&- 2>&-", 2, ""),
     ],
 )
-def test_closed_standard_streams_are_not_an_error(words, code, said):
+def test_closed_standard_streams_are_not_an_error(words, code, message):
     """A command that is started without standard output or standard error has its usual exit code."""
     ran = run_apart(words)
 
     assert (ran.returncode, ran.stdout) == (code, "")
-    assert ran.stderr.startswith(said)
-    assert len(ran.stderr.splitlines()) == bool(said)
+    assert ran.stderr.startswith(message)
+    assert len(ran.stderr.splitlines()) == bool(message)
 
 
 # ---- commands of plugins ---------------------------------------------------------------------------------
@@ -640,7 +640,7 @@ def test_plugins_of_the_app_are_listed(run, tmp_path):
 
 def test_version_lists_installed_packages(run, monkeypatch, tmp_path):
     """The output contains Firelock's own installed packages, and Python."""
-    for name, version in (("firelock", "9.8"), ("firelock_sql", "9.7"), ("stranger", "1.0")):
+    for name, version in (("firelock", "9.8"), ("firelock_sql", "9.7"), ("another", "1.0")):
         info = tmp_path / f"{name}-{version}.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
@@ -680,7 +680,7 @@ def test_missing_dashboard_names_other_commands(run, install):
 
 
 @pytest.mark.parametrize(
-    ("text", "app", "said"),
+    ("text", "app", "expected"),
     [
         ("Start one: firelock server app:fire", None, "Start one: mine server app:fire"),
         ("Start one: firelock server app:fire", "shop.jobs:fire", "Start one: mine server shop.jobs:fire"),
@@ -694,12 +694,12 @@ def test_missing_dashboard_names_other_commands(run, install):
         ("the firelock servers of app:fire", "x:y", "the mine servers of x:y"),
     ],
 )
-def test_suggested_commands_use_the_called_program(text, app, said):
+def test_suggested_commands_use_the_called_program(text, app, expected):
     """The program and the app replace `firelock` and `app:fire`; other text does not change."""
     with called_as("mine") as called:
         called.find_app = lambda: app
 
-        assert said == as_called(text)
+        assert expected == as_called(text)
 
 
 def test_suggested_commands_of_the_doctor_contain_the_app(tmp_path, monkeypatch, capsys):

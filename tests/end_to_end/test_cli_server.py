@@ -110,7 +110,7 @@ def test_project_file_sets_app_and_settings_of_the_server(folder, serve, run):
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         ("", 2, "needs an app"),
         ("cli_shop:fire --queues 'a b'", 2, "Queue name must be 1 to 64 characters"),
@@ -128,14 +128,14 @@ def test_project_file_sets_app_and_settings_of_the_server(folder, serve, run):
         ),
     ],
 )
-def test_failed_start_prints_the_reason(serve, words, code, said):
+def test_failed_start_prints_the_reason(serve, words, code, message):
     """The server writes a sentence to standard error, and exits with the code for this kind of error."""
     server = serve(*shlex.split(words))
 
     _, error = server.communicate(timeout=DEADLINE)
 
     assert server.returncode == code
-    assert said in error
+    assert message in error
     assert "Traceback" not in error
 
 
@@ -159,8 +159,8 @@ def test_lack_of_memory_for_the_workers_prevents_the_start(folder, run):
     )  # fmt: skip
 
     assert server.returncode == 2
-    said = r"firelock: Not enough shared memory for 108 workers \(\d,\d{3} bytes\): File too large"
-    assert re.search(said, server.stderr), server.stderr
+    message = r"firelock: Not enough shared memory for 108 workers \(\d,\d{3} bytes\): File too large"
+    assert re.search(message, server.stderr), server.stderr
     assert "Traceback" not in server.stderr
 
 
@@ -211,13 +211,13 @@ def apart(word: str) -> None:
 
 
 @pytest.fixture
-def said_of_failures(folder, serve):
+def output_of_failures(folder, serve):
     """Return a function that returns a server's output about failing jobs.
 
     One job fails in the server, and one in its own process.
     """
 
-    def said(*words):
+    def run(*words):
         (folder / "cli_logging.py").write_text(LOGGING)
         with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
             server = serve("cli_logging:fire", "--workers", "1", *words)
@@ -229,13 +229,13 @@ def said_of_failures(folder, serve):
                     job.result(timeout=DEADLINE)
             return stop(server)[2]
 
-    return said
+    return run
 
 
 @pytest.mark.parametrize("is_verbose", [False, True])
-def test_jobs_in_the_server_and_in_job_processes_log_alike(said_of_failures, is_verbose):
+def test_jobs_in_the_server_and_in_job_processes_log_alike(output_of_failures, is_verbose):
     """INFO lines, failures, and DEBUG lines with `--verbose` all arrive in the same format."""
-    error = said_of_failures(*["--verbose"] * is_verbose)
+    error = output_of_failures(*["--verbose"] * is_verbose)
 
     stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
     job = r" \[job_id=\S+ task=\S+ queue=default attempt=[12]\]"
@@ -251,11 +251,11 @@ def test_jobs_in_the_server_and_in_job_processes_log_alike(said_of_failures, is_
     assert "topsecret" not in error
 
 
-def test_project_file_can_disable_lines_about_failed_jobs(folder, said_of_failures):
+def test_project_file_can_disable_lines_about_failed_jobs(folder, output_of_failures):
     """The setting applies in the server and in the processes of jobs; the tasks' own log lines remain."""
     (folder / "pyproject.toml").write_text("[tool.firelock]\nlog_failures = false\n")
 
-    error = said_of_failures()
+    error = output_of_failures()
 
     assert "INFO shop: at work apart" in error
     assert "firelock.jobs" not in error
@@ -326,9 +326,9 @@ def test_failed_start_is_reported_in_json(folder, serve):
 
     out, error = server.communicate(timeout=DEADLINE)
 
-    (said,) = [json.loads(line) for line in error.splitlines()]
+    (record,) = [json.loads(line) for line in error.splitlines()]
     assert (2, "") == (server.returncode, out)
-    assert ("CRITICAL", "No module 'nowhere' in this folder") == (said["level"], said["message"][:34])
+    assert ("CRITICAL", "No module 'nowhere' in this folder") == (record["level"], record["message"][:34])
 
 
 def test_worker_process_is_replaced_after_max_jobs_per_process(folder, serve):

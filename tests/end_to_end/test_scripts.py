@@ -38,7 +38,7 @@ def apart() -> int:
     return os.getpid()
 
 @fire.task(retry=Retry.never())
-def beside() -> int:
+def in_server() -> int:
     return os.getpid()
 """
 TASK_OF_THE_SCRIPT = """
@@ -118,7 +118,7 @@ def test_job_process_imports_the_app_module_and_not_the_script(folder, run):
 
 def test_process_of_a_suspect_imports_the_app_module_and_not_the_script(folder, run):
     """A job that runs alone after two crashes is found in the same way."""
-    job = suspect(folder, "shop.beside")
+    job = suspect(folder, "shop.in_server")
 
     ended = run(
         COUNT + "import os\nfrom shop import fire\n"
@@ -367,12 +367,12 @@ def test_readme_examples_can_be_saved_as_one_file(folder, run, blocks, tasks):
         env={**os.environ, **SETTINGS}, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        said = server.stdout.readline()
+        line = server.stdout.readline()
         server.terminate()
         server.communicate(timeout=DEADLINE)
     finally:
         server.kill()
 
     assert "report of 2026-11-24" == ended.stdout.splitlines()[0], ended.stderr
-    assert said.endswith(f", {tasks}\n")
+    assert line.endswith(f", {tasks}\n")
     assert ({job.id for job in made}, 0) == ({job.id for job in stored(folder)}, server.returncode)

@@ -79,11 +79,11 @@ class Report:
         assert self.stuck == self.failed == 0, self.lines()
 
 
-def quantiles(spans):
+def quantiles(durations):
     """Return the median, 99th percentile and maximum; zeros if there are no values."""
-    if not spans:
+    if not durations:
         return 0.0, 0.0, 0.0
-    ordered = sorted(spans)
+    ordered = sorted(durations)
     return ordered[len(ordered) // 2], ordered[int(len(ordered) * 0.99)], ordered[-1]
 
 
@@ -119,12 +119,12 @@ def check(app, acknowledged, events):
 
 def _deaths(events):
     """Return the start and end of each death or freeze, by process."""
-    killed, gone = _noted(events, "kill"), _noted(events, "gone")
+    killed, died = _noted(events, "kill"), _noted(events, "died")
     deaths = defaultdict(list)
-    for pid, instants in _noted(events, "freeze").items():
-        deaths[pid] += [(at, at) for at in instants]
-    for pid, instants in killed.items():
-        deaths[pid].append((min(instants), max([*instants, *gone.get(pid, ())])))
+    for pid, times in _noted(events, "freeze").items():
+        deaths[pid] += [(at, at) for at in times]
+    for pid, times in killed.items():
+        deaths[pid].append((min(times), max([*times, *died.get(pid, ())])))
     return deaths
 
 
@@ -135,8 +135,8 @@ def _is_explained(before, after, deaths):
     process still had to store the end of the job. A dying process may still act while other processes already
     run its jobs.
     """
-    spans = [*deaths.get(before.pid, ()), *deaths.get(before.parent, ())]
-    return any(begun <= after.at and before.at - _DYING <= over for begun, over in spans)
+    periods = [*deaths.get(before.pid, ()), *deaths.get(before.parent, ())]
+    return any(begun <= after.at and before.at - _DYING <= over for begun, over in periods)
 
 
 def stored(storage, ids):
@@ -160,7 +160,7 @@ def late_ends(events):
 def _noted(events, *whats):
     """Return the times of these events by process; the note of an event contains the process ids.
 
-    A process that dies together with another process may act for some time after the event. "gone" marks the
+    A process that dies together with another process may act for some time after the event. "died" marks the
     end of this time.
     """
     noted = defaultdict(list)

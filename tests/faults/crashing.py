@@ -23,7 +23,7 @@ from firelock.plugins.loader import open_storage
 from firelock.storage import JobFilter
 from firelock.testing import FaultyStorage
 from tests.faults.checker import is_legal
-from tests.faults.forking import in_fork
+from tests.faults.forked_processes import in_fork
 from tests.faults.ledger import Ledger, read_ledger
 from tests.faults.servers import eventually
 
@@ -150,8 +150,8 @@ def _wrong(app, ids):
 
 
 def _wrong_instants(runs):
-    instants = sorted(run.nominal_at or 0 for run in runs)
-    gaps = [after - before for before, after in pairwise(instants)]
+    due_times = sorted(run.nominal_at or 0 for run in runs)
+    gaps = [after - before for before, after in pairwise(due_times)]
     return [f"{gap / 1e6:g} s between two recurring instants" for gap in gaps if gap != 1_000_000]
 
 

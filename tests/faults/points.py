@@ -25,13 +25,13 @@ _MEASURED = 20
 
 
 def _is_memo(*kinds, is_done):
-    def says(memos, **_):
+    def matches(memos, **_):
         return any(one.memo.kind in kinds and one.memo.is_done is is_done for one in memos)
 
-    return says
+    return matches
 
 
-def _says(is_meant):
+def _has_transition(is_meant):
     return lambda transitions, *_, **__: any(map(is_meant, transitions))
 
 
@@ -42,8 +42,8 @@ def _always(*_, **__):
 # The calls of each point: methods of the storage, and a condition for their arguments.
 _CALLS = {
     "claim": (("claim", "exchange"), _always),
-    "end": (("apply", "exchange"), _says(lambda one: one.to in FINAL_STATES)),
-    "suspend": (("apply", "exchange"), _says(lambda one: one.waits_for is not None)),
+    "end": (("apply", "exchange"), _has_transition(lambda one: one.to in FINAL_STATES)),
+    "suspend": (("apply", "exchange"), _has_transition(lambda one: one.waits_for is not None)),
     "fold": (("release",), _always),
     "promote": (("promote",), _always),
     "recall": (("recall",), _always),

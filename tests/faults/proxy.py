@@ -256,7 +256,7 @@ class FaultProxy:
     def __enter__(self):
         """Start listening."""
         self._thread.start()
-        self._tell(self._listen())
+        self._run(self._listen())
         return self
 
     def __exit__(
@@ -266,7 +266,7 @@ class FaultProxy:
         trace,
     ):
         """Close every connection and stop listening."""
-        self._tell(self._close())
+        self._run(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_DEADLINE)
         self._loop.close()
@@ -276,14 +276,14 @@ class FaultProxy:
         """The address at which it listens."""
         return self._path or (_HOST, self.port)
 
-    def _tell(self, work):
+    def _run(self, work):
         asyncio.run_coroutine_threadsafe(work, self._loop).result(_DEADLINE)
 
     def _do(self, act, *arguments):
         async def done():
             act(*arguments)
 
-        self._tell(done())
+        self._run(done())
 
     async def _listen(self):
         if self._path is None:
@@ -355,11 +355,11 @@ class FaultProxy:
 
     def reset(self):
         """Reset every connection at both ends; new ones are served."""
-        self._tell(self._reset())
+        self._run(self._reset())
 
     def refuse(self):
         """Reset every connection, and new ones as soon as they are accepted."""
-        self._tell(self._refuse())
+        self._run(self._refuse())
 
     def heal(self):
         """End all faults; held data passes first."""

@@ -35,33 +35,33 @@ return reply
 
 
 @attrs.frozen
-class Look:
+class Snapshot:
     """A batch in one snapshot."""
 
     id: str
-    told: BatchCounts
+    counts: BatchCounts
     found: Counter[State]
 
     @property
     def is_exact(self):
         """Whether the counts equal the members; it is not checked which members wait."""
-        told, found = self.told, self.found
-        ended = (told.succeeded, told.failed, told.deleted)
-        left = told.total - told.ended
+        counts, found = self.counts, self.found
+        ended = (counts.succeeded, counts.failed, counts.deleted)
+        left = counts.total - counts.ended
         return (
-            told.total == found.total()
+            counts.total == found.total()
             and ended == (found[State.SUCCEEDED], found[State.FAILED], found[State.DELETED])
-            and min(told.active, told.waiting) >= 0
-            and left <= told.active + told.waiting <= told.total
+            and min(counts.active, counts.waiting) >= 0
+            and left <= counts.active + counts.waiting <= counts.total
         )
 
     @property
     def is_at_rest(self):
         """Whether no member is active or waiting."""
-        return self.is_exact and self.told.active == self.told.waiting == 0
+        return self.is_exact and self.counts.active == self.counts.waiting == 0
 
 
-def looks_at(storage, ids):
+def snapshots_of(storage, ids):
     """Return the batches, each read in one snapshot; missing ones are omitted."""
     if isinstance(storage, SqlStorage):
         return _of_tables(storage, list(ids))
@@ -75,18 +75,18 @@ def _of_tables(storage, ids):
         all_counts = read_batch_counts(tx, ids)
         for batch, state, number in tx.all(_STATES, ids=ids):
             found[batch][State(state)] = number
-        return [Look(id, counts, found[id]) for id, counts in all_counts.items()]
+        return [Snapshot(id, counts, found[id]) for id, counts in all_counts.items()]
 
     return storage._database.read(work) if ids else []  # noqa: SLF001 - the other query is not a method
 
 
 def _of_keys(storage, ids):
-    assert storage.database.partitions.number == 1, "looks are of one partition"
+    assert storage.database.partitions.number == 1, "snapshots need a single partition"
     (base,) = storage.database.partitions.bases
     with Redis.from_url(storage.connect_url.partition("?")[0], decode_responses=True) as redis:
-        told = redis.eval(_LETTERS, 1, base, *ids)
+        reply = redis.eval(_LETTERS, 1, base, *ids)
     return [
-        Look(id, BatchCounts(*map(int, counts)), Counter(map(state_of, letters)))
-        for id, (letters, counts) in zip(ids, told, strict=True)
+        Snapshot(id, BatchCounts(*map(int, counts)), Counter(map(state_of, letters)))
+        for id, (letters, counts) in zip(ids, reply, strict=True)
         if counts[0] is not None
     ]

@@ -7,7 +7,7 @@ import pytest
 
 from tests.faults.checker import _deaths, _is_explained
 from tests.faults.ledger import Event
-from tests.faults.scenarios.limited import Asked, lateness, twins
+from tests.faults.scenarios.limited import Call, lateness, twins
 
 
 def event(what, at, *, pid=0, note=""):
@@ -18,11 +18,11 @@ def event(what, at, *, pid=0, note=""):
 @pytest.mark.parametrize(
     ("noted", "is_explained"),
     [
-        ([("kill", 15.0), ("gone", 15.1)], True),
-        ([("kill", 9.9), ("gone", 10.1)], True),  # the dying process started the job
-        ([("kill", 19.9), ("gone", 20.1)], True),  # other processes ran the job before its end was recorded
-        ([("kill", 9.0), ("gone", 9.1)], False),
-        ([("kill", 20.1), ("gone", 20.2)], False),
+        ([("kill", 15.0), ("died", 15.1)], True),
+        ([("kill", 9.9), ("died", 10.1)], True),  # the dying process started the job
+        ([("kill", 19.9), ("died", 20.1)], True),  # other processes ran the job before its end was recorded
+        ([("kill", 9.0), ("died", 9.1)], False),
+        ([("kill", 20.1), ("died", 20.2)], False),
         ([("freeze", 9.0), ("freeze", 21.0)], False),
         ([("freeze", 15.0)], True),
         ([], False),
@@ -49,15 +49,15 @@ def test_death_between_two_starts_explains_the_repeat(noted, is_explained):
 )
 def test_overlapping_unique_jobs_are_detected(runs, is_twin):
     """The last run of the earlier job must have ended when the call for the next one returns."""
-    asked = [Asked(7, "job", is_new=True, back=9.0), Asked(7, "next", is_new=True, back=13.0)]
+    calls = [Call(7, "job", is_new=True, back=9.0), Call(7, "next", is_new=True, back=13.0)]
     events = [
         attrs.evolve(event(what, at), fence=fence)
-        for fence, *instants in runs
-        for what, at in zip(("start", "end"), instants, strict=True)
+        for fence, *times in runs
+        for what, at in zip(("start", "end"), times, strict=True)
         if at is not None
     ]
 
-    assert [one.job for one in twins(asked, events)] == (["next"] if is_twin else [])
+    assert [one.job for one in twins(calls, events)] == (["next"] if is_twin else [])
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,6 @@ def test_overlapping_unique_jobs_are_detected(runs, is_twin):
         ([(5.0, 5.0)] * 4, 0.1),  # a bucket does not fill up above its burst
     ],
 )
-def test_claims_that_exceed_a_rate_are_detected(spans, late):
+def test_claims_that_exceed_a_rate_are_detected(claims, late):
     """A claim happened between its timestamp and the start of its run."""
-    assert lateness(spans, rate=10, burst=3) == pytest.approx(late)
+    assert lateness(claims, rate=10, burst=3) == pytest.approx(late)

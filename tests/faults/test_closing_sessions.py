@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from firelock import State
+from tests.faults.meters import arranging
 from tests.faults.scenarios.base import stage
 from tests.faults.servers import Place, eventually, kill
-from tests.faults.watching import arranging
 from tests.sql.transactions import lock_jobs
 
 LONG = 60.0  # seconds until a condition counts as never met

@@ -11,9 +11,9 @@ import pytest
 from firelock import Firelock, State
 from firelock.model.state import FINAL_STATES
 from firelock.storage import ClaimRequest, HeldClaim, Moved, NewSession
+from tests.faults.meters import arranging
 from tests.faults.scenarios.base import stage
 from tests.faults.servers import Place, eventually, is_running, kill
-from tests.faults.watching import arranging
 
 LONG = 60.0  # seconds until a condition counts as never met
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")

@@ -23,9 +23,10 @@ _ON_EVERY_STORAGE = os.environ.get("CI") == "true" or "FIRELOCK_TEST_REDIS" in o
 _ON_EVERY_DATABASE = os.environ.get("FIRELOCK_TEST_SQL") == "all"
 # The behaviour of servers does not depend on the storage. On Redis it is tested only if Redis is requested.
 _OF_SERVERS = {
-    "ask-twice", "block-the-loop", "deaf-jobs", "expiring-parents", "forks", "hold-the-interpreter",
-    "hostile-python", "impatient-stop", "kill-children", "kill-servers-in-turn", "kill-supervisors",
-    "lose-the-host", "odd-jobs", "outlive-the-grace", "rolling-restart", "scheduler-down", "zombies",
+    "block-event-loop", "block-interpreter", "exceed-grace-time", "expiring-parents", "forks",
+    "host-failure", "hostile-python", "ignored-stop", "kill-servers-in-turn", "kill-supervisors",
+    "kill-worker-processes", "paused-servers", "repeated-stop-signals", "rolling-restart", "scheduler-down",
+    "stop-then-kill", "unreadable-jobs",
 }  # fmt: skip
 _ON_ONE_PROGRAM = {"kill-flows"}  # only on the first program of a scheme
 

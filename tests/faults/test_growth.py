@@ -19,8 +19,8 @@ from firelock.storage.memory import MemoryStorage
 from firelock.testing import eventually
 from firelock_sql.connections import full_reads
 from firelock_sql.postgresql import storage as postgresql_storage
+from tests.faults.meters import SqliteMeter, WatchedStorage, arranging, lines_run
 from tests.faults.proxy import FaultProxy
-from tests.faults.watching import SqliteMeter, WatchedStorage, arranging, lines_run
 from tests.sql.servers.processes import USER
 
 LONG = 30.0  # seconds until a condition counts as never met
@@ -83,9 +83,9 @@ def test_sweep_reads_no_dead_sessions():
 def test_sweep_on_redis_receives_no_dead_sessions(server):
     """With a full list, Redis would build a long reply for every sweep of every server process."""
     with FaultProxy(server.address) as proxy:
-        alone, beside = (bytes_of_a_sweep(server, proxy, number) for number in (0, DEAD))
+        alone, with_dead = (bytes_of_a_sweep(server, proxy, number) for number in (0, DEAD))
 
-    assert beside <= alone + 5_000
+    assert with_dead <= alone + 5_000
 
 
 def bytes_of_a_sweep(server, proxy, dead):
@@ -306,25 +306,25 @@ def test_new_wait_for_a_result_does_not_make_earlier_ones_poll():
     storage = WatchedStorage(MemoryStorage())
     with closing(app_at(storage)) as fire:
         jobs = fire.noop.using(delay=3_600).enqueue_many([()] * 150)
-        waits, looks = ThreadPoolExecutor(len(jobs)), []
+        waits, polls = ThreadPoolExecutor(len(jobs)), []
 
         def wait_for(job):
             with suppress(ResultTimeout, StorageError):
                 job.result(timeout=LONG)
 
-        def look(ids):
-            looks.append(jobs[0].id in ids)
-            if len(looks) <= 100:
-                waits.submit(wait_for, jobs[len(looks)])
+        def count_polls(ids):
+            polls.append(jobs[0].id in ids)
+            if len(polls) <= 100:
+                waits.submit(wait_for, jobs[len(polls)])
 
-        storage.before("get", look)
+        storage.before("get", count_polls)
         waits.submit(wait_for, jobs[0])
         with arranging():
-            eventually(lambda: len(looks) > 100, within=LONG)
+            eventually(lambda: len(polls) > 100, within=LONG)
         fire.close()  # ends the waits
         waits.shutdown()
 
-    assert sum(looks) <= len(looks) * 3 / 4
+    assert sum(polls) <= len(polls) * 3 / 4
 
 
 # ---- memory ----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from firelock import Firelock, JobContext, Retry, Settings, Snooze, State
 from firelock.flows import streams as streams_module
 from firelock.model.state import FINAL_STATES
 from firelock.testing import eventually
-from tests.faults.watching import arranging, traced
+from tests.faults.meters import arranging, traced
 
 LONG = 30.0  # seconds until a condition counts as never met
 SETTINGS = Settings(poll=0.05, heartbeat=0.2, session_timeout=60, sweep=60)
@@ -60,10 +60,10 @@ def test_invalid_string_ends_only_its_job(fire, caplog):
     """
     caplog.set_level(logging.CRITICAL, "firelock")  # pytest cannot print tracebacks with surrogates
     jobs = {}
-    for name, (say, _) in WAYS.items():
+    for name, (act, _) in WAYS.items():
 
-        def task(job: JobContext, say=say) -> object:
-            return say(job)
+        def task(job: JobContext, act=act) -> object:
+            return act(job)
 
         jobs[name] = fire.task(name=name, retry=Retry.never())(task).enqueue()
     fine = fire.task(name="fine")(lambda: None)

@@ -14,7 +14,7 @@ from firelock import Firelock, JobContext, Retry, Settings
 from firelock.model.state import State
 from firelock.plugins.loader import open_storage
 from firelock.testing import eventually
-from tests.faults.watching import WatchedStorage, arranging
+from tests.faults.meters import WatchedStorage, arranging
 
 WITHIN = 5.0  # seconds: more than two waits for a lock, but less than one transaction keeps retrying
 LONG = 60.0  # seconds until a condition counts as never met
@@ -172,12 +172,12 @@ def test_other_jobs_end_while_complete_within_keeps_a_transaction_open(shop):
     job = completes.enqueue()
     with arranging():
         eventually(completed.is_set, within=LONG)
-        eventually(lambda: tells_start(shop.storage, job), within=LONG)
+        eventually(lambda: has_started(shop.storage, job), within=LONG)
 
     assert shop.others_end()
 
 
-def tells_start(storage, job):
+def has_started(storage, job):
     """Return whether a `reconcile` call that stores the start of the job has begun."""
     return any(
         held.job_id == job.id and held.started_at is not None
@@ -211,26 +211,26 @@ def mariadb_shop(mariadb):
 
 def test_other_jobs_end_while_a_job_with_a_locked_row_logs(mariadb_shop):
     """Each of the other jobs ends when the logging job has just written a line."""
-    shop, asked, wrote = mariadb_shop, threading.Semaphore(0), threading.Semaphore(0)
+    shop, requested, wrote = mariadb_shop, threading.Semaphore(0), threading.Semaphore(0)
 
     @shop.fire.task(name="talks", retry=Retry.never())
-    def talks(job: JobContext) -> None:
+    def logs(job: JobContext) -> None:
         shop.started.set()
         while not shop.gate.is_set():
-            if asked.acquire(timeout=0.05):
+            if requested.acquire(timeout=0.05):
                 job.log("a line")
                 wrote.release()
 
     @shop.fire.task(name="after-a-line", retry=Retry.never())
     def after_a_line() -> None:
-        asked.release()
+        requested.release()
         eventually(lambda: wrote.acquire(blocking=False) or shop.gate.is_set(), within=LONG)
 
     shop.server.start()
-    talking = talks.enqueue()
+    logging_job = logs.enqueue()
     with arranging():
         eventually(shop.started.is_set, within=LONG)
 
-    with shop.attach(talking):
+    with shop.attach(logging_job):
         jobs = after_a_line.enqueue_many([()] * OTHERS)
         eventually(lambda: shop.are(State.SUCCEEDED, jobs), within=WITHIN)

@@ -18,7 +18,7 @@ class _Answering(socketserver.StreamRequestHandler):
         try:
             while line := self.rfile.readline():
                 self.server.seen.append(line.strip().decode())
-                self.wfile.write(b"you said " + line)
+                self.wfile.write(b"you sent " + line)
         except ConnectionError:  # caused by the proxy
             return
 
@@ -61,7 +61,7 @@ def connect(proxy):
         one.close()
 
 
-def ask(client, line):
+def send(client, line):
     client.sendall(line.encode() + b"\n")
     return client.makefile().readline().strip()
 
@@ -70,12 +70,12 @@ def test_traffic_passes_and_is_counted(connect, proxy):
     """A trip is a request with its reply, however many lines it has. Bytes are counted in each direction."""
     client = connect()
 
-    answers = [ask(client, "one"), ask(client, "two")]
+    answers = [send(client, "one"), send(client, "two")]
 
-    assert ["you said one", "you said two"] == answers
+    assert ["you sent one", "you sent two"] == answers
     assert Traffic(connections=1, trips=2, sent=8, received=26) == proxy.traffic
     before = proxy.traffic
-    ask(client, "three")
+    send(client, "three")
     assert Traffic(trips=1, sent=6, received=15) == proxy.traffic - before
 
 
@@ -83,10 +83,10 @@ def test_lost_request_never_arrives(connect, proxy, server):
     """The client is disconnected, the server receives nothing, and the next request passes."""
     proxy.lose_request(lambda request: b"two" in request)
 
-    assert "you said one" == ask(connect(), "one")
+    assert "you sent one" == send(connect(), "one")
     with pytest.raises(ConnectionResetError):
-        ask(connect(), "two")
-    assert "you said two" == ask(connect(), "two")
+        send(connect(), "two")
+    assert "you sent two" == send(connect(), "two")
     assert (["one", "two"], 1) == (server.seen, proxy.lost)
 
 
@@ -96,8 +96,8 @@ def test_request_of_a_lost_reply_is_processed(connect, proxy, server):
 
     for line in ("one", "two"):
         with pytest.raises(ConnectionResetError):
-            ask(connect(), line)
-    assert "you said three" == ask(connect(), "three")
+            send(connect(), line)
+    assert "you sent three" == send(connect(), "three")
     assert (["one", "two", "three"], 2) == (server.seen, proxy.lost)
 
 
@@ -116,7 +116,7 @@ def test_reply_is_cut_after_some_bytes(connect, proxy):
 def test_black_hole_holds_data_until_it_is_healed(connect, proxy, server):
     """No data passes and no connection ends. Afterwards all held data arrives."""
     client = connect()
-    ask(client, "one")
+    send(client, "one")
     proxy.black_hole()
 
     client.sendall(b"two\n")
@@ -127,14 +127,14 @@ def test_black_hole_holds_data_until_it_is_healed(connect, proxy, server):
     client.settimeout(10)
     proxy.heal()
 
-    assert "you said two" == client.makefile().readline().strip()
+    assert "you sent two" == client.makefile().readline().strip()
 
 
 def test_reset_ends_existing_connections(connect, proxy):
     """Connections are reset, including those held by a black hole, and new ones are served."""
     clients = [connect(), connect()]
     for client in clients:
-        ask(client, "one")
+        send(client, "one")
     proxy.black_hole()
     clients[0].sendall(b"two\n")
 
@@ -145,13 +145,13 @@ def test_reset_ends_existing_connections(connect, proxy):
         with pytest.raises(ConnectionResetError):
             client.recv(1)
     assert 0 == proxy.connections
-    assert "you said one" == ask(connect(), "one")
+    assert "you sent one" == send(connect(), "one")
 
 
 def test_refusing_proxy_serves_no_connection(connect, proxy):
     """Existing and new connections are reset until the proxy is healed."""
     client = connect()
-    ask(client, "one")
+    send(client, "one")
 
     proxy.refuse()
 
@@ -160,7 +160,7 @@ def test_refusing_proxy_serves_no_connection(connect, proxy):
     with pytest.raises(ConnectionResetError):  # while connecting, or just after
         connect().recv(1)
     proxy.heal()
-    assert "you said one" == ask(connect(), "one")
+    assert "you sent one" == send(connect(), "one")
 
 
 def test_slow_line_delays_each_piece(connect, proxy):
@@ -169,9 +169,9 @@ def test_slow_line_delays_each_piece(connect, proxy):
     client = connect()
     began = time.monotonic()
 
-    answer = ask(client, "x" * 40)
+    answer = send(client, "x" * 40)
 
-    assert "you said " + "x" * 40 == answer
+    assert "you sent " + "x" * 40 == answer
     assert time.monotonic() - began > 20 * 0.005
 
 
@@ -180,9 +180,9 @@ def test_data_from_the_server_is_changed(connect, proxy):
     client = connect()
     proxy.alter(lambda piece: piece.replace(b"you", b"nobody"))
 
-    assert "nobody said one" == ask(client, "one")
+    assert "nobody sent one" == send(client, "one")
     proxy.heal()
-    assert "you said two" == ask(client, "two")
+    assert "you sent two" == send(client, "two")
 
 
 def test_unreachable_server_ends_the_connection(proxy, connect, server):
@@ -198,7 +198,7 @@ def test_on_sent_is_called_before_a_piece_is_sent(server):
     with FaultProxy(server.server_address, on_sent=lambda *one: seen.append(one)) as proxy:
         for line in ("one", "two"):
             with socket.create_connection(proxy.address, timeout=10) as client:
-                ask(client, line)
+                send(client, line)
 
     assert [(1, b"one\n"), (2, b"two\n")] == seen
 
@@ -211,7 +211,7 @@ def test_unix_sockets_are_supported(tmp_path, server):
         socket.socket(socket.AF_UNIX) as client,
     ):
         client.connect(str(tmp_path / "b"))
-        assert "you said one" == ask(client, "one")
+        assert "you sent one" == send(client, "one")
     assert not (tmp_path / "a").exists()
 
 

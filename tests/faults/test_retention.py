@@ -14,8 +14,8 @@ from firelock import Firelock, Settings, Unique
 from firelock.storage import JobFilter
 from firelock.storage.memory import MemoryStorage
 from firelock.testing import eventually
+from tests.faults.meters import SqliteMeter, WatchedStorage, arranging
 from tests.faults.proxy import FaultProxy
-from tests.faults.watching import SqliteMeter, WatchedStorage, arranging
 
 CHUNK_SECONDS = 0.3  # duration of removing a chunk, unless the other routine begins
 LONG = 30.0  # seconds until a condition counts as never met
@@ -54,25 +54,25 @@ def app_on(storage, **settings):
 )
 def test_long_retention_delays_other_duties_by_at_most_two_chunks(backlog, verb, sweep):
     """The other routine becomes due while the first chunk is removed."""
-    begun, looks = threading.Event(), []
+    begun, checks = threading.Event(), []
 
     def remove_a_chunk(limit):
         if not backlog.begun(verb):
             return  # the server has just started and does not run the other routine yet
-        if not looks:
+        if not checks:
             fire.noop.schedule(timedelta(milliseconds=1))
             begun.clear()
         is_same_thread = threading.get_ident() in {call.thread for call in backlog.begun(verb)}
         begun.wait(CHUNK_SECONDS if is_same_thread else LONG)
-        looks.append(begun.is_set())
-        backlog.is_over = len(looks) >= 3
+        checks.append(begun.is_set())
+        backlog.is_over = len(checks) >= 3
 
     backlog.before(verb, lambda *_: begun.set())
     backlog.before("prune", remove_a_chunk)
     with closing(app_on(backlog, sweep=sweep)) as fire, fire.server(workers=1), arranging():
         eventually(lambda: backlog.is_over, within=LONG)
 
-    assert looks[2]
+    assert checks[2]
 
 
 @pytest.mark.heavy("waits some seconds for a second round of retention")

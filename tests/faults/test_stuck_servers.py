@@ -19,10 +19,10 @@ from firelock import Firelock, Retry, Settings, State, hookimpl
 from firelock.storage import is_of_taken
 from firelock.storage.memory import MemoryStorage
 from firelock.testing import eventually
+from tests.faults.meters import WatchedStorage, arranging
 from tests.faults.proxy import FaultProxy
 from tests.faults.scenarios.base import stage
 from tests.faults.servers import Place, kill
-from tests.faults.watching import WatchedStorage, arranging
 from tests.ports import HOST, free_port
 
 LONG = 30.0  # seconds until a condition counts as never met
@@ -239,12 +239,12 @@ def test_job_that_ignores_its_timeout_is_logged_while_it_runs(app, gate, caplog)
     fire, serve = app()
     started = threading.Event()
 
-    @fire.task(name="deaf", retry=Retry.never(), timeout=0.1)
-    def deaf() -> None:
+    @fire.task(name="unstoppable", retry=Retry.never(), timeout=0.1)
+    def unstoppable() -> None:
         started.set()
         gate.wait(LONG)
 
-    job = deaf.enqueue()
+    job = unstoppable.enqueue()
     serve(workers=1)
     with arranging():
         eventually(started.is_set, within=LONG)
@@ -288,16 +288,16 @@ def test_deleted_job_that_does_not_stop_ends_with_its_worker_process(tmp_path):
         (it,) = on.serve(workers=1)
         with arranging():
             before = it.children()
-            (deaf,) = on.enqueue(1, 0.02, task="deaf")
-            on.await_starts([deaf])
-        assert on.record(deaf).state is State.PROCESSING
+            (unstoppable,) = on.enqueue(1, 0.02, task="unstoppable")
+            on.await_starts([unstoppable])
+        assert on.record(unstoppable).state is State.PROCESSING
 
-        on.fire.jobs.delete([deaf])
+        on.fire.jobs.delete([unstoppable])
 
         eventually(lambda: not set(before) & set(it.children()), within=LONG)
-        eventually(lambda: not on.record(deaf).is_stopping, within=LONG)
+        eventually(lambda: not on.record(unstoppable).is_stopping, within=LONG)
         on.await_starts(on.enqueue(1, 0))
-        assert (State.DELETED, 1) == (on.record(deaf).state, len(it.children()))
+        assert (State.DELETED, 1) == (on.record(unstoppable).state, len(it.children()))
 
 
 @pytest.mark.heavy("starts a real server, one of whose worker processes an operator ends")
@@ -309,8 +309,8 @@ def test_other_jobs_of_an_ended_worker_process_run_again(tmp_path):
         (it,) = on.serve(workers=3)
         with arranging():
             before = it.children()
-            (stopped,) = on.enqueue(1, 0.02, task="deaf")
-            others = [*on.enqueue(1, 0.02, task="deaf"), *on.enqueue(1, 0.02, task="held")]
+            (stopped,) = on.enqueue(1, 0.02, task="unstoppable")
+            others = [*on.enqueue(1, 0.02, task="unstoppable"), *on.enqueue(1, 0.02, task="held")]
             on.await_starts([stopped, *others])
         on.fire.jobs.delete([stopped])
 
@@ -350,7 +350,7 @@ def test_server_is_alive_while_a_process_starts_in_an_outage(server, tmp_path):
             (child,) = it.children()
             proxy.refuse()
             kill(child)
-            eventually(lambda: on.said("No new session yet"), within=LONG)  # the new process has none
+            eventually(lambda: on.log_count("No new session yet"), within=LONG)  # the new process has none
             (child,), ready_at = it.children(), time.monotonic()
             eventually(lambda: time.monotonic() > ready_at + SILENCE + 1, within=LONG)
             assert it.children() == [child]

@@ -54,7 +54,7 @@ class ClusterServers:
             self._follow()
             self.await_agreement()
             for node in self.nodes:
-                node.ask("CONFIG", "SET", "cluster-node-timeout", self._node_timeout)
+                node.call("CONFIG", "SET", "cluster-node-timeout", self._node_timeout)
             self._stack = stack.pop_all()
         return self
 
@@ -64,9 +64,9 @@ class ClusterServers:
 
     def _introduce(self):
         for epoch, node in enumerate(self.nodes, 1):
-            node.ask("CLUSTER", "SET-CONFIG-EPOCH", epoch)
+            node.call("CLUSTER", "SET-CONFIG-EPOCH", epoch)
         for node in self.nodes[1:]:
-            node.ask("CLUSTER", "MEET", HOST, self.nodes[0].port)
+            node.call("CLUSTER", "MEET", HOST, self.nodes[0].port)
         eventually(
             lambda: all(len(_seen_by(node)) == len(self.nodes) for node in self.nodes), within=DEADLINE
         )
@@ -74,12 +74,12 @@ class ClusterServers:
     def _share_slots(self):
         for place, node in enumerate(self.nodes[:_PRIMARIES]):
             first, behind = _SLOTS * place // _PRIMARIES, _SLOTS * (place + 1) // _PRIMARIES
-            node.ask("CLUSTER", "ADDSLOTS", *range(first, behind))
+            node.call("CLUSTER", "ADDSLOTS", *range(first, behind))
 
     def _follow(self):
         for place, node in enumerate(self.nodes[_PRIMARIES:]):
             primary = self.nodes[place % _PRIMARIES]
-            node.ask("CLUSTER", "REPLICATE", self.id_of(primary))
+            node.call("CLUSTER", "REPLICATE", self.id_of(primary))
 
     def await_agreement(self):
         """Wait until all running nodes report the same owners of all slots, and every replica follows."""
@@ -101,7 +101,7 @@ class ClusterServers:
 
     def id_of(self, node):
         """Return the name that the cluster has given to a node."""
-        return str(node.ask("CLUSTER", "MYID"))
+        return str(node.call("CLUSTER", "MYID"))
 
     def primaries(self):
         """Return the nodes that own slots, as a running node sees it."""
@@ -115,7 +115,7 @@ class ClusterServers:
 
     def slot_of(self, key):
         """Return the slot of a key."""
-        return self._living().ask("CLUSTER", "KEYSLOT", key)
+        return self._living().call("CLUSTER", "KEYSLOT", key)
 
     def _living(self):
         return next(node for node in self.nodes if node.is_running)
@@ -133,15 +133,15 @@ class ClusterServers:
     def begin_move(self, slot, to):
         """Start to move the slot: its owner redirects requests for keys that it no longer has."""
         source = self.owner_of(slot)
-        to.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", self.id_of(source))
-        source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", self.id_of(to))
+        to.call("CLUSTER", "SETSLOT", slot, "IMPORTING", self.id_of(source))
+        source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", self.id_of(to))
 
     def move_keys(self, slot, source, to, limit=_BATCH):
         """Move some of the slot's keys; return how many, or 0 if none was left."""
-        keys = source.ask("CLUSTER", "GETKEYSINSLOT", slot, limit)
+        keys = source.call("CLUSTER", "GETKEYSINSLOT", slot, limit)
         if keys:
             timeout = int(DEADLINE * 1_000)
-            source.ask("MIGRATE", HOST, to.port, "", 0, timeout, "REPLACE", "KEYS", *keys)
+            source.call("MIGRATE", HOST, to.port, "", 0, timeout, "REPLACE", "KEYS", *keys)
         return len(keys)
 
     def end_move(self, slot, source, to):
@@ -149,7 +149,7 @@ class ClusterServers:
         name = self.id_of(to)
         others = [node for node in self.primaries() if node not in {source, to}]
         for node in (to, source, *others):
-            node.ask("CLUSTER", "SETSLOT", slot, "NODE", name)
+            node.call("CLUSTER", "SETSLOT", slot, "NODE", name)
         self.await_agreement()
 
     def await_failover(self, lost):
@@ -159,18 +159,18 @@ class ClusterServers:
 
 
 def _facts(node):
-    lines = str(node.ask("CLUSTER", "INFO")).splitlines()
+    lines = str(node.call("CLUSTER", "INFO")).splitlines()
     return dict(line.split(":", 1) for line in lines)
 
 
 def _seen_by(node):
-    lines = str(node.ask("CLUSTER", "NODES")).splitlines()
+    lines = str(node.call("CLUSTER", "NODES")).splitlines()
     return [line for line in lines if "handshake" not in line]
 
 
 def _owners(node):
     """Return the first slot, the owner's port and the last slot of every range, as a node sees it."""
-    reply = node.ask("CLUSTER", "SLOTS")
+    reply = node.call("CLUSTER", "SLOTS")
     return frozenset((first, owner[1], last) for first, last, owner, *_ in reply)
 
 

@@ -39,7 +39,7 @@ class Program:
 def programs() -> tuple[Program, ...]:
     """Return every program found, first the wheel's, which is the oldest supported and always installed."""
     places = [_of_the_wheel(), shutil.which("redis-server"), shutil.which("valkey-server")]
-    return tuple(_asked(place) for place in places if place)
+    return tuple(_program_at(place) for place in places if place)
 
 
 def chosen_programs() -> list[object]:
@@ -74,16 +74,16 @@ def programs_of_groups() -> list[object]:
 
 def programs_of_kit() -> list[object]:
     """Return the programs for the tests of all servers: the first one and, with CI=true, the newest Redis."""
-    kin = set(map(str, _kin()))
-    return [one for one in chosen_programs() if one.id not in kin]  # type: ignore[attr-defined]  # of pytest
+    variants = set(map(str, _variants()))
+    return [one for one in chosen_programs() if one.id not in variants]  # type: ignore[attr-defined]  # of pytest
 
 
-def programs_of_kin() -> list[object]:
+def programs_of_variants() -> list[object]:
     """Return the other chosen programs, which behave alike; none if the environment names programs."""
-    return _parameters(_kin(), "the whole kit runs on each")
+    return _parameters(_variants(), "the whole kit runs on each")
 
 
-def _kin() -> list[Program]:
+def _variants() -> list[Program]:
     if os.environ.get(WANTED) or os.environ.get("CI") != "true":
         return []
     kept = {*programs()[:1], *_newest()}
@@ -117,10 +117,12 @@ def _of_the_wheel() -> str | None:
     return str(REDIS_SERVER_PATH)
 
 
-def _asked(place: str) -> Program:
-    said = subprocess.run([place, "--version"], check=True, capture_output=True, text=True, timeout=10).stdout
-    found = re.match(r"(\w+) server v=([\d.]+)", said)
-    assert found, f"{place} says {said!r}"
+def _program_at(place: str) -> Program:
+    printed = subprocess.run(
+        [place, "--version"], check=True, capture_output=True, text=True, timeout=10
+    ).stdout
+    found = re.match(r"(\w+) server v=([\d.]+)", printed)
+    assert found, f"{place} printed {printed!r}"
     version = tuple(map(int, found[2].split(".")))
     return Program(place, found[1].lower(), version, _speaks_tls(place))
 

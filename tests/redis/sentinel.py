@@ -12,7 +12,7 @@ from tests.redis.servers import DEADLINE, RedisServer
 
 SERVICE = "firelock"
 _SENTINELS = 3
-_PATIENCE_MS = 60_000  # of a primary
+_DOWN_AFTER_MS = 60_000  # of a primary
 _QUORUM = 2
 _FAILOVER = 30.0
 _TRIED_AGAIN_AFTER = 10.0  # seconds after a failed attempt; Sentinels wait for twice their setting
@@ -89,7 +89,7 @@ class SentinelGroup:
         )
 
     def _known(self, sentinel):
-        reply = sentinel.ask("SENTINEL", "MASTER", SERVICE)
+        reply = sentinel.call("SENTINEL", "MASTER", SERVICE)
         return dict(zip(reply[::2], reply[1::2], strict=True))
 
     # ---- roles -------------------------------------------------------------------------------------------
@@ -108,10 +108,10 @@ class SentinelGroup:
         eventually(lambda: self._has_replaced(before), within=_FAILOVER)
         return self.primary()
 
-    def be_patient(self):
+    def wait_longer(self):
         """From now on, let no Sentinel count a slow primary as lost."""
         for sentinel in self._living_sentinels():
-            sentinel.ask("SENTINEL", "SET", SERVICE, "down-after-milliseconds", str(_PATIENCE_MS))
+            sentinel.call("SENTINEL", "SET", SERVICE, "down-after-milliseconds", str(_DOWN_AFTER_MS))
         eventually(
             lambda: all(self._known(one)["flags"] == "master" for one in self._living_sentinels()),
             within=DEADLINE,
@@ -130,7 +130,7 @@ class SentinelGroup:
         return [sentinel for sentinel in self.sentinels if sentinel.is_running]
 
     def _port_of_primary(self, sentinel):
-        reply = sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+        reply = sentinel.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
         return int(reply[1])
 
     def _by_port(self, port):

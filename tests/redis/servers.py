@@ -91,7 +91,7 @@ class RedisServer(Process):
         self._clients.append(client)
         return client
 
-    def ask(self, *command):
+    def call(self, *command):
         """Return the unchanged reply to a command, on a separate connection."""
         with self._connect() as client:
             client.response_callbacks.clear()
@@ -122,7 +122,7 @@ class RedisServer(Process):
 
     def _answers(self):
         try:
-            return self.ask("PING") == "PONG"
+            return self.call("PING") == "PONG"
         except redis.RedisError as error:
             raise AssertionError(error) from error
 
@@ -146,11 +146,11 @@ class RedisServer(Process):
 
     def empty(self):
         """Delete all keys and scripts."""
-        self.ask("FLUSHALL")
+        self.call("FLUSHALL")
 
     def info(self, section):
         """Return a section of INFO, with its values as strings."""
-        lines = str(self.ask("INFO", section)).splitlines()
+        lines = str(self.call("INFO", section)).splitlines()
         return dict(line.split(":", 1) for line in lines if ":" in line)
 
 

@@ -108,7 +108,7 @@ def test_every_call_of_a_script_has_a_literal_command():
 
 def test_recipe_has_exactly_the_used_commands(server):
     """The recipe has exactly the commands of the scripts, of Python and of the driver."""
-    commands = {str(one[0]).lower() for one in server.ask("COMMAND")}
+    commands = {str(one[0]).lower() for one in server.call("COMMAND")}
 
     assert called_by_scripts() | called_by_python(commands) | DRIVER == allowed()
 
@@ -148,10 +148,10 @@ def _user(*more):
 def limited(server):
     """The server with the page's user and an empty log of refusals."""
     server.empty()
-    server.ask(*_user())
-    server.ask("ACL", "LOG", "RESET")
+    server.call(*_user())
+    server.call("ACL", "LOG", "RESET")
     yield server
-    server.ask("ACL", "DELUSER", "firelock")
+    server.call("ACL", "DELUSER", "firelock")
 
 
 def url_of(server, path="0", options=""):
@@ -195,9 +195,9 @@ def live(fire):
         eventually(lambda: failed.refresh().state == "failed", within=20)
         eventually(lambda: fire.jobs.find(state="succeeded", recurring="ticking").jobs, within=20)
         eventually(lambda: fire.storage.read_log(job.id), within=20)
-        (told,) = fire.servers.list()
-        assert told.is_alive
-        fire.servers.order(told.id, "quiet")
+        (server,) = fire.servers.list()
+        assert server.is_alive
+        fire.servers.order(server.id, "quiet")
     with fire.lock("door", timeout=5) as lock:
         assert lock.fence
     fire.recurring.remove("ticking")
@@ -205,10 +205,10 @@ def live(fire):
     kept.delete()
     kept.refresh().requeue()
     kept.refresh().delete()
-    look(fire, job.id, failed.id)
+    read_everything(fire, job.id, failed.id)
 
 
-def look(fire, succeeded, failed):
+def read_everything(fire, succeeded, failed):
     """Read all data that people can look up, and prune everything."""
     assert succeeded in [one.id for one in fire.jobs.find(tag="order:1")]
     assert succeeded in [one.id for one in fire.jobs.find(task="ship", limit=100)]
@@ -241,13 +241,13 @@ def test_recipe_suffices_for_all_jobs_and_reads(limited):
 
 def test_addition_for_settings_lets_the_storage_read_them(limited):
     """With the page's addition no command is refused."""
-    limited.ask(*_user(*addition("persistence")))
+    limited.call(*_user(*addition("persistence")))
     fire = Firelock(url_of(limited))
 
-    told = fire.storage.describe()["durability"]
+    durability = fire.storage.describe()["durability"]
 
     fire.close()
-    assert told == "none: a restart loses every job"
+    assert durability == "none: a restart loses every job"
     assert refusals(limited) == set()
 
 
@@ -258,7 +258,7 @@ def test_clearing_the_storage_needs_its_addition(limited):
 
     with pytest.raises(StorageError, match=REFUSED):
         fire.storage.clear()
-    limited.ask(*_user(*addition("tests")))
+    limited.call(*_user(*addition("tests")))
     fire.storage.clear()
 
     fire.close()
@@ -270,7 +270,7 @@ def test_another_database_needs_its_addition(limited):
 
     with pytest.raises(StorageError):
         refused.storage.migrate()
-    limited.ask(*_user(*addition("a database")))
+    limited.call(*_user(*addition("a database")))
     chosen.storage.migrate()
 
     refused.close()
@@ -286,7 +286,7 @@ def test_waiting_for_replicas_needs_its_addition(limited):
 
     with pytest.raises(StorageError, match=REFUSED):
         task.enqueue()
-    limited.ask(*_user(*addition("`?durability=replicated`")))
+    limited.call(*_user(*addition("`?durability=replicated`")))
     with pytest.raises(StorageUnavailable, match="0 of 1 replicas"):
         task.enqueue()
 
@@ -297,8 +297,8 @@ def test_cluster_needs_its_addition(cluster):
     """The driver requests the locations of slots, and the positions of keys in a command."""
     cluster.empty()
     for node in cluster.nodes:
-        node.ask(*_user(*addition("a Cluster"), *addition("persistence")))
-        node.ask("ACL", "LOG", "RESET")
+        node.call(*_user(*addition("a Cluster"), *addition("persistence")))
+        node.call("ACL", "LOG", "RESET")
     hosts = ",".join(f"{HOST}:{node.port}" for node in cluster.nodes)
     fire = Firelock(f"redis+cluster://firelock:{SECRET}@{hosts}")
 
@@ -307,7 +307,7 @@ def test_cluster_needs_its_addition(cluster):
     fire.close()
     refused = {command for node in cluster.nodes for command in refusals(node)}
     for node in cluster.nodes:
-        node.ask("ACL", "DELUSER", "firelock")
+        node.call("ACL", "DELUSER", "firelock")
     assert refused == set()
 
 
@@ -316,7 +316,7 @@ def test_user_of_the_sentinels_needs_one_command(group):
     group.empty()
     (rule,) = re.findall(r"On the Sentinels, the user needs `(\+\S+)`", PAGE)
     for sentinel in group.sentinels:
-        sentinel.ask("ACL", "SETUSER", "looker", "reset", "on", f">{SECRET}", rule)
+        sentinel.call("ACL", "SETUSER", "looker", "reset", "on", f">{SECRET}", rule)
     login = f"sentinel_username=looker&sentinel_password={SECRET}"
     fire = Firelock(group.url(options=login))
 
@@ -324,7 +324,7 @@ def test_user_of_the_sentinels_needs_one_command(group):
 
     fire.close()
     for sentinel in group.sentinels:
-        sentinel.ask("ACL", "DELUSER", "looker")
+        sentinel.call("ACL", "DELUSER", "looker")
 
 
 def login(server):

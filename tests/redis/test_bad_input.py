@@ -13,7 +13,7 @@ from tests.ports import HOST, free_port
 from tests.redis.certificates import write_certificates
 from tests.redis.programs import with_tls
 from tests.redis.servers import RedisServer
-from tests.refusals import SECRET, refusal, stranger
+from tests.refusals import SECRET, http_server, refusal
 
 
 def stored(fire):
@@ -30,19 +30,19 @@ def assert_says(line, *words):
 
 
 @pytest.mark.parametrize(
-    ("password", "login", "said"),
+    ("password", "login", "message"),
     [
         ("right", f":{SECRET}@", "refuses the user name or the password"),
         (SECRET, "", "requires a password"),
     ],
     ids=["wrong", "missing"],
 )
-def test_wrong_password_is_reported_without_showing_it(program, password, login, said):
+def test_wrong_password_is_reported_without_showing_it(program, password, login, message):
     """The password is neither in the error nor in its causes; the server is not called unreachable."""
     with RedisServer(program, {"requirepass": password}) as server:
         line = refusal(f"redis://{login}{HOST}:{server.port}/0", StorageError)
 
-    assert_says(line, f"redis://{login and ':***@'}{HOST}:{server.port}/0", said)
+    assert_says(line, f"redis://{login and ':***@'}{HOST}:{server.port}/0", message)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_missing_permission_error_names_the_list_of_commands(program, rights):
     """The line refers to the list of Firelock's commands. Old servers use other words in a script."""
     with RedisServer(program) as server:
         rights = (*rights, "+@connection", "+info")
-        server.ask("ACL", "SETUSER", "reader", "on", f">{SECRET}", "~*", *rights)
+        server.call("ACL", "SETUSER", "reader", "on", f">{SECRET}", "~*", *rights)
 
         line = refusal(f"redis://reader:{SECRET}@{HOST}:{server.port}/0", StorageError)
 
@@ -80,14 +80,14 @@ def test_unresponsive_server_times_out(server):
 
 def test_different_protocol_is_reported():
     """A different server at the port is distinguished from none."""
-    with stranger() as port:
+    with http_server() as port:
         line = refusal(f"redis://{HOST}:{port}/0", StorageError)
 
     assert_says(line, f"{HOST}:{port}", "does not use the Redis protocol")
 
 
 @pytest.mark.parametrize(
-    ("url", "kind", "said"),
+    ("url", "kind", "message"),
     [
         ("rediss://{}/0", StorageUnavailable, ["might not use TLS", "use redis://"]),
         ("redis+cluster://{}", StorageError, ["not a cluster", "use redis://"]),
@@ -96,11 +96,11 @@ def test_different_protocol_is_reported():
     ],
     ids=["tls", "cluster", "sentinel", "database"],
 )
-def test_wrong_scheme_for_a_single_server_is_reported(server, url, kind, said):
+def test_wrong_scheme_for_a_single_server_is_reported(server, url, kind, message):
     """The line names the scheme to use instead, or the missing feature."""
     place = f"{HOST}:{server.port}"
 
-    assert_says(refusal(url.format(place), kind), place, *said)
+    assert_says(refusal(url.format(place), kind), place, *message)
 
 
 def test_foreign_key_with_the_prefix_is_reported(server):
@@ -181,7 +181,7 @@ def test_enqueue_fails_while_memory_is_full(program):
         def task() -> None: ...
 
         task.enqueue()
-        server.ask("CONFIG", "SET", "maxmemory", "1")
+        server.call("CONFIG", "SET", "maxmemory", "1")
 
         with pytest.raises(StorageUnavailable) as caught:
             task.enqueue()
@@ -189,7 +189,7 @@ def test_enqueue_fails_while_memory_is_full(program):
         assert "memory is full; raise maxmemory" in str(caught.value)
         assert "\n" not in str(caught.value)
         assert 1 == stored(fire)
-        server.ask("CONFIG", "SET", "maxmemory", "0")
+        server.call("CONFIG", "SET", "maxmemory", "0")
         task.enqueue()
         assert 2 == stored(fire)
         fire.close()

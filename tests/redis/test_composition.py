@@ -189,7 +189,7 @@ def test_plain_jobs_run_no_command_of_batches(server, scene):
     for one in scene.take(holder):
         scene.settle(succeeds(one))
     jobs = [scene.new_job() for _ in range(100)]
-    server.ask("CONFIG", "RESETSTAT")
+    server.call("CONFIG", "RESETSTAT")
 
     scene.storage.insert(jobs)
     claimed = scene.take(holder, 100)
@@ -211,7 +211,7 @@ def test_members_of_several_batches_end_with_few_additional_commands(server, sce
 
     ran = []
     for some in (of_plain[:-1], [of_plain[-1], *of_batches]):
-        server.ask("CONFIG", "RESETSTAT")
+        server.call("CONFIG", "RESETSTAT")
         ends = [succeeds(one) for one in some]
         scene.storage.exchange(ends, ClaimRequest(None, 0, holder.session, STAMP))
         ran.append(commands_of(server))
@@ -243,9 +243,9 @@ def test_batch_stored_with_members_equals_one_stored_before_them(scene, due):
     stored = [
         attrs.evolve(scene.record(one), id="", created_at=0, changed_at=0) for one in (alone.id, batch.id)
     ]
-    told = [[attrs.evolve(step, at=0) for step in scene.history(one)] for one in (alone.id, batch.id)]
+    histories = [[attrs.evolve(step, at=0) for step in scene.history(one)] for one in (alone.id, batch.id)]
     assert stored[0] == stored[1]
-    assert told[0] == told[1]
+    assert histories[0] == histories[1]
     assert attrs.evolve(scene.batch_counts(alone.id), total=2, active=2) == scene.batch_counts(batch.id)
     for wanted in (JobFilter(tag="b"), JobFilter(queue="batches"), JobFilter(state=State.AWAITING)):
         assert {alone.id, batch.id} == set(scene.found(wanted))
@@ -255,8 +255,8 @@ def test_batch_stored_with_members_equals_one_stored_before_them(scene, due):
 def commands_of(server):
     """Return how often each command was run since the statistics were reset."""
     found = {}
-    for name, said in server.info("commandstats").items():
-        found[name.removeprefix("cmdstat_")] = int(said.partition("calls=")[2].partition(",")[0])
+    for name, statistics in server.info("commandstats").items():
+        found[name.removeprefix("cmdstat_")] = int(statistics.partition("calls=")[2].partition(",")[0])
     return found
 
 

@@ -19,7 +19,7 @@ def fire(program):
     with RedisServer(program) as server:
         fire = Firelock(server.url())
         fire.storage.migrate()
-        fire.fill = lambda: server.ask("CONFIG", "SET", "maxmemory", "1")
+        fire.fill = lambda: server.call("CONFIG", "SET", "maxmemory", "1")
         yield fire
         fire.close()
 
@@ -117,15 +117,15 @@ def test_refused_connection_and_replica_leave_an_enqueue_untouched(program):
         fire = Firelock(server.url())
         echo, _ = tasks_of(fire)
         echo.enqueue(1)
-        server.ask("REPLICAOF", HOST, str(free_port()))
+        server.call("REPLICAOF", HOST, str(free_port()))
         for task in (tasks_of(away)[0], echo):
             with pytest.raises(StorageUnavailable) as caught:
                 task.enqueue(2)
             assert caught.value.is_untouched, caught.value
-        server.ask("REPLICAOF", "NO", "ONE")
+        server.call("REPLICAOF", "NO", "ONE")
         echo.enqueue(2)  # this client keeps its connection
         crowd = Firelock(server.url())
-        server.ask("CONFIG", "SET", "maxclients", "1")
+        server.call("CONFIG", "SET", "maxclients", "1")
         with pytest.raises(StorageUnavailable) as caught:
             tasks_of(crowd)[0].enqueue(3)
         for one in (away, fire, crowd):

@@ -35,7 +35,7 @@ def claim(app, queues, limit=10):
     return app.fire.storage.claim(ClaimRequest(queues, limit, "session", 0))
 
 
-def hear_of_nothing(app, queues):
+def claim_nothing(app, queues):
     """Claim and wait, as an idle server does."""
     assert [] == claim(app, queues).jobs
     assert not app.fire.storage.wait(queues, 0.001)
@@ -44,7 +44,7 @@ def hear_of_nothing(app, queues):
 @pytest.mark.parametrize("queues", QUEUES)
 def test_idle_claim_finds_new_jobs(app, other, queues):
     """New jobs are found whether or not their notification arrives before the claim."""
-    hear_of_nothing(app, queues)
+    claim_nothing(app, queues)
     other.noop.enqueue_many([(0,), (1,)])
 
     assert 2 == len(claim(app, queues).jobs)
@@ -52,7 +52,7 @@ def test_idle_claim_finds_new_jobs(app, other, queues):
 
 def test_idle_claim_finds_jobs_with_limits(app, other):
     """Jobs with limits are in lanes, separate from other jobs."""
-    hear_of_nothing(app, ["default"])
+    claim_nothing(app, ["default"])
     other.noop.using(limits=[Turns("tenant:1")]).enqueue(0)
 
     assert 1 == len(claim(app, ["default"]).jobs)
@@ -61,19 +61,19 @@ def test_idle_claim_finds_jobs_with_limits(app, other):
 def test_idle_claim_skips_other_and_paused_queues(app, other):
     """The smaller script applies the same rules as any claim."""
     other.noop.using(queue="other").enqueue(0)
-    hear_of_nothing(app, ["default"])
+    claim_nothing(app, ["default"])
     other.fire.queues.pause("other", note="why", by="ada")
     assert [] == claim(app, ["default"]).jobs
-    hear_of_nothing(app, None)
+    claim_nothing(app, None)
 
     assert [] == claim(app, None).jobs
 
 
 def test_idle_claim_returns_the_next_due_time(app, other):
     """The due time lets the server claim the job in time."""
-    hear_of_nothing(app, None)
+    claim_nothing(app, None)
     assert claim(app, None).next_due_at is None
-    hear_of_nothing(app, None)
+    claim_nothing(app, None)
     job = other.noop.schedule(3_600, 0)
 
     assert job.record().due_at == claim(app, None).next_due_at
@@ -81,7 +81,7 @@ def test_idle_claim_returns_the_next_due_time(app, other):
 
 def test_idle_claim_reports_a_lost_session(app, other):
     """A lost session is reported even if jobs could be claimed."""
-    hear_of_nothing(app, None)
+    claim_nothing(app, None)
     other.fire.storage.end_session("session", [], reason="lost")
     other.noop.enqueue(0)
 
@@ -97,7 +97,7 @@ def test_idle_claim_takes_one_round_trip_without_writing(server):
     with CountingProxy(server) as proxy, app_at(proxy.url()) as app:
         app.fire.storage.begin_session(NewSession("session", "server", "name", "host", 7, 0, 30.0))
         for _ in range(2):  # the first one sends the scripts
-            hear_of_nothing(app, None)
+            claim_nothing(app, None)
         before = calls(server)
         with proxy.measure() as measure:
             claim(app, None)

@@ -36,7 +36,7 @@ def counted(proxy):
 
 
 @pytest.fixture
-def onlooker(server, counted):
+def observer(server, counted):
     """The same application without the proxy, so its requests are not counted."""
     with app_at(server.url()) as app:
         yield app
@@ -67,23 +67,23 @@ def test_five_hundred_jobs_take_one_round_trip(counted, proxy):
 # ---- running ---------------------------------------------------------------------------------------------
 
 
-def test_saturated_server_shares_round_trips_between_jobs(counted, onlooker, proxy):
+def test_saturated_server_shares_round_trips_between_jobs(counted, observer, proxy):
     """Twenty jobs take at most one round trip, and a job 600 bytes, including the server's start and end."""
-    onlooker.noop.enqueue_many([(number,) for number in range(MANY)])
+    observer.noop.enqueue_many([(number,) for number in range(MANY)])
 
     with proxy.measure() as measure, counted.fire.server(workers=10):
-        onlooker.await_succeeded(WARM + MANY)
+        observer.await_succeeded(WARM + MANY)
 
     assert measure.traffic.trips <= 0.05 * MANY
     assert measure.traffic.sent + measure.traffic.received <= 600 * MANY
 
 
-def test_single_jobs_take_at_most_three_round_trips_of_a_server(counted, onlooker, proxy):
+def test_single_jobs_take_at_most_three_round_trips_of_a_server(counted, observer, proxy):
     """A job takes at most three: its claim, its end, and a notification that arrives after the claim."""
     with counted.fire.server(workers=1), proxy.measure() as measure:
         for number in range(1, FEW + 1):
-            onlooker.noop.enqueue(number)
-            onlooker.await_succeeded(WARM + number)
+            observer.noop.enqueue(number)
+            observer.await_succeeded(WARM + number)
 
     assert measure.traffic.trips <= 3 * FEW
 

@@ -33,11 +33,11 @@ def assert_is_seeded(url):
     """Seed the storage and assert that it contains the created jobs."""
     with closing(open_storage(url)) as storage:
         storage.migrate()
-        *_, told = seed(storage, fire.tasks(), JOBS)
+        *_, progress = seed(storage, fire.tasks(), JOBS)
 
         jobs = all_jobs(storage)
         counted = {state: count for state, count in storage.counts().by_state.items() if count}
-        assert len(jobs) == told.jobs == JOBS
+        assert len(jobs) == progress.jobs == JOBS
         assert counted == Counter(job.state for job in jobs)
         assert set(counted) == set(State)
         assert storage.prune(1_000) == 0

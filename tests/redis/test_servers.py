@@ -10,7 +10,7 @@ import pytest
 
 from firelock.testing import eventually
 from tests.ports import free_port
-from tests.processes import is_there, said_before_killed
+from tests.processes import is_there, printed_before_killed
 from tests.redis.counting import CommandReader
 from tests.redis.programs import programs
 from tests.redis.servers import RedisServer
@@ -35,7 +35,7 @@ def test_server_ends_with_the_test_process(program):
         "print(server.pid, server.folder, flush=True); sys.stdin.read()"
     )
 
-    pid, folder = said_before_killed(starts, str(program))
+    pid, folder = printed_before_killed(starts, str(program))
 
     eventually(lambda: not is_there(int(pid)))
     for file in Path(folder).iterdir():
@@ -56,10 +56,10 @@ def test_failed_start_of_a_server_is_reported_with_its_log(program):
 def test_free_port_is_reserved_for_one_process():
     """Ports stay reserved even while no process listens on them, because tests run in parallel."""
     ports = {free_port() for _ in range(20)}
-    asked = "from tests.ports import free_port; print(*(free_port() for _ in range(20)))"
+    program = "from tests.ports import free_port; print(*(free_port() for _ in range(20)))"
 
     answer = subprocess.run(
-        [sys.executable, "-c", asked], cwd=ROOT, check=True, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True, timeout=60
     ).stdout
 
     assert ports.isdisjoint(map(int, answer.split()))

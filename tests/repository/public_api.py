@@ -102,7 +102,12 @@ class PublicApi:
             is_shown = is_public(member) or (is_dunder(member) and found.is_function)
             if member == "__init__" and name.startswith("("):
                 continue  # an app creates it, users do not
-            if is_ours and is_shown and not member.startswith("test_") and not self.is_told(target, found):
+            if (
+                is_ours
+                and is_shown
+                and not member.startswith("test_")
+                and not self.is_shown_by_base(target, found)
+            ):
                 if found.is_class:
                     self.add(f"{name}.{member}", found)
                 elif found.is_function:
@@ -110,13 +115,13 @@ class PublicApi:
                 else:
                     self.add_attribute(f"{name}.{member}", found)
 
-    def is_told(self, target, member):
+    def is_shown_by_base(self, target, member):
         """Return whether a public base class shows the same member."""
         if member.parent is not target:
             return member.parent.path in self.names
-        former = [base.members.get(member.name) for base in target.mro() if base.path in self.names]
+        inherited = [base.members.get(member.name) for base in target.mro() if base.path in self.names]
         return member.is_function and any(
-            one is not None and one.is_function and signatures(one) == signatures(member) for one in former
+            one is not None and one.is_function and signatures(one) == signatures(member) for one in inherited
         )
 
     def add_function(self, name, target):
@@ -183,21 +188,21 @@ def signatures(target):
 
 def parameters(target):
     """Return the parameters of a function as in its source, without self or cls."""
-    kinds, shown, former = griffe.ParameterKind, [], None
+    kinds, shown, previous = griffe.ParameterKind, [], None
     stars = {kinds.var_positional: "*", kinds.var_keyword: "**"}
     for one in target.parameters:
         if one.name in {"self", "cls"}:
             continue
-        if former is kinds.positional_only and one.kind is not former:
+        if previous is kinds.positional_only and one.kind is not previous:
             shown.append("/")
-        if one.kind is kinds.keyword_only and former not in {kinds.keyword_only, kinds.var_positional}:
+        if one.kind is kinds.keyword_only and previous not in {kinds.keyword_only, kinds.var_positional}:
             shown.append("*")
-        former = one.kind
+        previous = one.kind
         text = stars.get(one.kind, "") + one.name
         if one.annotation is not None:
             text += f": {one.annotation}"
         shown.append(text if one.default is None or one.kind in stars else f"{text} = {one.default}")
-    return ", ".join([*shown, "/"] if former is kinds.positional_only else shown)
+    return ", ".join([*shown, "/"] if previous is kinds.positional_only else shown)
 
 
 def beginning(value):

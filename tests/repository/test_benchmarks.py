@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.former import interval, ratio
+from benchmarks.baseline import interval, ratio
 from benchmarks.scenarios import Figure
 
 ROOT = Path(__file__).parents[2]
@@ -58,14 +58,24 @@ def test_batches_and_steps_are_compared_with_plain_jobs():
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "members beside plain jobs" in run.stdout
+    assert "members compared with plain jobs" in run.stdout
 
 
 @pytest.mark.heavy
 def test_two_checkouts_are_compared():
-    words = ["--former", str(ROOT), "--quick", "--scenario", "enqueue_bulk", "--seed", "7", "--pairs", "2"]
+    options = [
+        "--baseline",
+        str(ROOT),
+        "--quick",
+        "--scenario",
+        "enqueue_bulk",
+        "--seed",
+        "7",
+        "--pairs",
+        "2",
+    ]
     run = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *words], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "benchmarks", *options], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert "enqueue_bulk      jobs_per_s" in run.stdout, run.stdout + run.stderr
     assert "pairs  seed 7" in run.stdout
@@ -110,4 +120,4 @@ def test_retention_is_measured_with_and_without_logs_and_tags():
     )
     assert run.returncode == 0, run.stdout + run.stderr
     for what in ("due", "recurring", "sweeps"):
-        assert f"{what} beside 2,000 expired jobs, 99% of" in run.stdout
+        assert f"{what} with 2,000 expired jobs, 99% of" in run.stdout

@@ -283,13 +283,13 @@ def test_steps_of_the_image_result_in_a_healthy_server(tmp_path):
         # the server is alive before its worker process has imported the app
         banner = server.stdout.readline()
         server.send_signal(getattr(signal, instruction("STOPSIGNAL")))
-        said, _ = server.communicate(timeout=DEADLINE)
+        log, _ = server.communicate(timeout=DEADLINE)
     finally:
         server.kill()
         server.communicate()
 
-    assert server.returncode == 0, said
-    assert "2 tasks" in banner, banner + said
+    assert server.returncode == 0, log
+    assert "2 tasks" in banner, banner + log
 
 
 def _run(*words):

@@ -44,7 +44,7 @@ def add(left: int, right: int) -> int:
 def pages():
     """Return the labels, by name, of every sample that a server and a dashboard show after a run."""
     # this process resets its counters
-    former, port = job_counters._of_this_process, free_port()  # noqa: SLF001
+    previous, port = job_counters._of_this_process, free_port()  # noqa: SLF001
     job_counters._of_this_process = job_counters._ProcessCounters()  # noqa: SLF001
     with (
         Firelock("memory://", plugins=[Prometheus(CollectorRegistry())]) as fire,
@@ -61,7 +61,7 @@ def pages():
             until(lambda: fire.jobs.find(state="succeeded", recurring="nightly").jobs)
             with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=10) as reply:
                 texts = [reply.read().decode(), browser.get("/metrics").text]
-    job_counters._of_this_process = former  # noqa: SLF001
+    job_counters._of_this_process = previous  # noqa: SLF001
     found: dict[str, set[str]] = {}
     for text in texts:
         for family in text_string_to_metric_families(text):
@@ -106,8 +106,8 @@ def test_metrics_in_expressions_exist(pages, expression):
 
     assert names - set(pages) == set()
     for name, selected in LABELLED.findall(expression):
-        asked = {re.split("[=!]", part)[0].strip() for part in selected.split('",') if part}
-        assert asked - OF_PROMETHEUS - pages[name] == set(), name
+        labels = {re.split("[=!]", part)[0].strip() for part in selected.split('",') if part}
+        assert labels - OF_PROMETHEUS - pages[name] == set(), name
     known = set().union(OF_PROMETHEUS, *(pages[name] for name in names))
     for grouped in GROUPED.findall(expression):
         assert {label.strip() for label in grouped.split(",")} - known == set()
@@ -130,10 +130,10 @@ def test_limits_are_on_the_board_and_in_the_alerts(pages):
     drawn = {
         name for panel in board_panels() for one in panel["targets"] for name in METRIC.findall(one["expr"])
     }
-    told = {name for rule in alert_rules() for name in METRIC.findall(rule["expr"])}
+    mentioned = {name for rule in alert_rules() for name in METRIC.findall(rule["expr"])}
 
     assert limits - drawn == set()
-    assert {"firelock_limit_paused", "firelock_limit_waiting"} - told == set()
+    assert {"firelock_limit_paused", "firelock_limit_waiting"} - mentioned == set()
 
 
 def test_page_lists_every_alert():

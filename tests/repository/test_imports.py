@@ -82,11 +82,11 @@ def test_import_contracts_are_kept():
     """
     program = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
 
-    asked = subprocess.run(
+    run = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
 
-    assert (0, "") == (asked.returncode, asked.stderr), asked.stdout
+    assert (0, "") == (run.returncode, run.stderr), run.stdout
 
 
 def test_other_packages_import_public_paths():

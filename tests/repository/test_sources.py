@@ -14,7 +14,7 @@ DANGEROUS_CALLS = {"eval", "exec", "__import__", "import_module", "yaml.load", "
 # File and name of each permitted use, with the reason.
 ALLOWED = {
     ("packages/core/src/firelock/__init__.py", "import_module"): (
-        "the door loads its own modules, by the names of a table, when they are first asked for"
+        "the package loads its own modules, by the names of a table, when they are first used"
     ),
     ("packages/core/src/firelock/app.py", "import_module"): (
         "Firelock(imports=[…]) and --import name modules of the program itself; no name comes from storage"
@@ -23,7 +23,7 @@ ALLOWED = {
         "config_from_object, as in Celery, names a module of the program itself"
     ),
     ("packages/core/src/firelock/cli/program.py", "import_module"): (
-        "the command line loads the one of its own modules whose command is asked for, by a table"
+        "the command line loads the one of its own modules whose command is called, by a table"
     ),
     ("packages/core/src/firelock/integrations/django/__init__.py", "import_module"): (
         "the door of the Django app does as the users' door"

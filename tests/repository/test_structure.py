@@ -81,8 +81,8 @@ def test_docstring_of_a_folder_names_its_files():
     astray = []
     for source in package_sources():
         if source.path.name == "__init__.py":
-            beside = (path for path in source.path.parent.iterdir() if not path.name.startswith("_"))
-            there = {path.stem for path in beside if is_module_or_folder(path)}
+            siblings = (path for path in source.path.parent.iterdir() if not path.name.startswith("_"))
+            there = {path.stem for path in siblings if is_module_or_folder(path)}
             named = set(re.findall(r"`([a-z]\w*)/?`", ast.get_docstring(source.tree)))
             astray += [f"{source.name} does not name {name}" for name in sorted(there - named)]
             astray += [f"{source.name} names {name}, which is no file" for name in sorted(named - there)]

@@ -85,32 +85,32 @@ def description(folder):
 
 def test_wheel_has_complete_metadata(folder):
     """Complete means a summary, a description, keywords, and valid classifiers."""
-    told = metadata(folder)
-    classified = set(told.get_all("Classifier", []))
+    declared = metadata(folder)
+    classified = set(declared.get_all("Classifier", []))
 
-    assert len(told["Summary"]) > 20
-    assert "text/markdown" == told["Description-Content-Type"]
+    assert len(declared["Summary"]) > 20
+    assert "text/markdown" == declared["Description-Content-Type"]
     assert len(description(folder).split()) > 60
-    assert len(told["Keywords"].split(",")) >= 5
+    assert len(declared["Keywords"].split(",")) >= 5
     assert classified - set(classifiers) == set()
     assert classified >= {"Typing :: Typed", "Intended Audience :: Developers"}
 
 
 def test_wheel_declares_its_python_versions(folder):
     """The first classifier is the oldest Python that can install the wheel."""
-    told = metadata(folder)
-    pythons = re.findall(r"Python :: (3\.\d+)$", "\n".join(told.get_all("Classifier", [])), re.MULTILINE)
+    declared = metadata(folder)
+    pythons = re.findall(r"Python :: (3\.\d+)$", "\n".join(declared.get_all("Classifier", [])), re.MULTILINE)
 
-    assert f">={pythons[0]}" == told["Requires-Python"]
+    assert f">={pythons[0]}" == declared["Requires-Python"]
 
 
 def test_wheel_contains_its_licence(folder):
     """The licence is an expression without a classifier, and the wheel contains the required text."""
-    told = metadata(folder)
+    declared = metadata(folder)
 
-    assert "MIT" in told["License-Expression"].split(" AND ")
-    assert not [one for one in told.get_all("Classifier", []) if one.startswith("License ::")]
-    assert ["LICENSE"] == told.get_all("License-File")
+    assert "MIT" in declared["License-Expression"].split(" AND ")
+    assert not [one for one in declared.get_all("Classifier", []) if one.startswith("License ::")]
+    assert ["LICENSE"] == declared.get_all("License-File")
     assert (ROOT / "LICENSE").read_bytes() == (folder / "LICENSE").read_bytes()
 
 

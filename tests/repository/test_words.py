@@ -84,11 +84,11 @@ def test_job_states_match_the_glossary():
 
 def test_every_host_in_a_text_is_permitted():
     """Links lead to known hosts, examples use reserved names, and no text states where packages come from."""
-    strangers = [
+    unpermitted = [
         f"{name}: {url}" for name, text in texts() for url in URL.findall(text) if not is_ours_to_name(url)
     ]
 
-    assert strangers == []
+    assert unpermitted == []
 
 
 def test_lock_file_contains_no_package_source():

@@ -10,7 +10,7 @@ from firelock import StorageError, StorageUnavailable
 from firelock_sql.connections.server_database import Meaning
 from firelock_sql.postgresql.connect import read_failure, require_usable
 from tests.ports import HOST, free_port
-from tests.refusals import SECRET, refusal, stranger
+from tests.refusals import SECRET, http_server, refusal
 from tests.sql.servers.postgresql import Postgresql
 from tests.sql.servers.processes import PASSWORD, USER
 
@@ -28,7 +28,7 @@ def test_wrong_password_is_reported_without_showing_it(postgresql):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (
             lambda one: one.url().replace(f":{PASSWORD}@", "@"),
@@ -53,12 +53,12 @@ def test_wrong_password_is_reported_without_showing_it(postgresql):
     ],
     ids=["no password", "user", "database", "TLS", "option"],
 )
-def test_invalid_url_is_refused_with_a_fix(postgresql, spoil, said):
+def test_invalid_url_is_refused_with_a_fix(postgresql, spoil, message):
     """The message comes from the component with the best information and includes a fix.
 
     A repeated call would not help.
     """
-    assert said in refusal(spoil(postgresql), StorageError)
+    assert message in refusal(spoil(postgresql), StorageError)
 
 
 def test_error_of_a_pooler_is_reported(pgbouncer):
@@ -91,7 +91,7 @@ def test_unreachable_server_error_names_the_address(tmp_path):
     The server might be started later, so a repeated call may succeed.
     """
     port = free_port()
-    told = {
+    messages = {
         f"{HOST}:{port}/jobs": [
             f'server at "{HOST}", port {port}',
             "Connection refused; check whether the server runs and listens at this address.",
@@ -100,7 +100,7 @@ def test_unreachable_server_error_names_the_address(tmp_path):
         "nowhere.invalid/jobs": ["nowhere.invalid", "check the host name"],
     }  # fmt: skip
 
-    for address, words in told.items():
+    for address, words in messages.items():
         line = refusal(f"postgresql://{USER}:{SECRET}@{address}", StorageUnavailable)
         assert [] == [word for word in words if word not in line]
 
@@ -137,7 +137,7 @@ def test_standby_is_refused(postgresql_program):
 
 def test_different_protocol_is_reported():
     """A different server at the port is distinguished from none."""
-    with stranger() as port:
+    with http_server() as port:
         line = refusal(f"postgresql://{USER}:{SECRET}@{HOST}:{port}/jobs", StorageError)
 
     assert "check the host and port, because this is not a PostgreSQL server." in line
@@ -185,7 +185,7 @@ FATAL = 'connection failed: connection to server at "db" failed: FATAL:  '
 
 
 @pytest.mark.parametrize(
-    ("said", "meaning"),
+    ("message", "meaning"),
     [
         (FATAL + "sorry, too many clients already", Meaning.PASSING),
         (FATAL + "the database system is starting up", Meaning.PASSING),
@@ -198,9 +198,9 @@ FATAL = 'connection failed: connection to server at "db" failed: FATAL:  '
         ("the connection is closed", Meaning.LOST),
     ],
 )
-def test_connection_failure_is_permanent_temporary_or_a_loss(said, meaning):
+def test_connection_failure_is_permanent_temporary_or_a_loss(message, meaning):
     """A failed connection has no error code. An unknown message counts as temporary."""
-    failure = read_failure(psycopg.OperationalError(said))
+    failure = read_failure(psycopg.OperationalError(message))
 
     assert meaning is failure.meaning
     assert "FATAL" not in failure.text
@@ -208,12 +208,12 @@ def test_connection_failure_is_permanent_temporary_or_a_loss(said, meaning):
 
 def test_error_of_the_last_tried_host_decides():
     """The failures of the earlier hosts are not the reason."""
-    said = (
+    message = (
         'connection failed: connection to server at "127.0.0.1" failed: FATAL:  database "x" does not exist\n'
         'Multiple connection attempts failed. All failures were:\n- host: "::1": Connection refused'
     )
 
-    failure = read_failure(psycopg.OperationalError(said))
+    failure = read_failure(psycopg.OperationalError(message))
 
     assert Meaning.LASTING is failure.meaning
     assert 'database "x" does not exist; create the database, or use another one.' == failure.text

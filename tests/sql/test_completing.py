@@ -280,8 +280,8 @@ class Completing:
             job.delete()
             until(lambda: not bench.fire.storage.get([job.id])[0].is_stopping)
 
-        told = [] if executor == "process" else ["cancelled: deleted, or taken from this server"]
-        assert ["rolled back", *told] == bench.seen
+        cancellations = [] if executor == "process" else ["cancelled: deleted, or taken from this server"]
+        assert ["rolled back", *cancellations] == bench.seen
         assert ([], []) == (bench.app.settled, bench.rollups())
 
     @pytest.mark.parametrize("is_counted", [False, True], ids=["before", "after"])
@@ -355,8 +355,8 @@ class Completing:
             until(lambda: any("timed out after 3 s" in line for line in caplog.messages))
             until(lambda: bench.settled(job))
 
-        told = [] if executor == "process" else ["cancelled: timed out after 3 s"]
-        assert ["committed", *told] == bench.seen
+        cancellations = [] if executor == "process" else ["cancelled: timed out after 3 s"]
+        assert ["committed", *cancellations] == bench.seen
         assert "succeeded" == job.refresh().state
         assert (executor, "succeeded", 1) in bench.rollups()
 
@@ -375,8 +375,8 @@ class Completing:
 
         server.stop(grace=0)
 
-        told = [] if executor == "process" else ["cancelled: server stopping"]
-        assert ["committed", *told] == bench.seen
+        cancellations = [] if executor == "process" else ["cancelled: server stopping"]
+        assert ["committed", *cancellations] == bench.seen
         assert "succeeded" == job.refresh().state
         assert [(executor, "succeeded", 1)] == bench.rollups()
 

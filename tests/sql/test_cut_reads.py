@@ -49,12 +49,12 @@ def lose(proxy, number):
     proxy.lose_reply(lambda _: next(numbers) == number)
 
 
-def lost_answers(proxy, ask):
+def lost_replies(proxy, read):
     """Return how many replies a read receives, after each of them was lost once."""
     for number in count(1):
-        expected, before = ask(), proxy.lost  # this also opens a connection
+        expected, before = read(), proxy.lost  # this also opens a connection
         lose(proxy, number)
-        assert expected == ask()
+        assert expected == read()
         proxy.heal()
         if proxy.lost == before:
             return number - 1
@@ -67,7 +67,7 @@ def test_read_succeeds_after_any_lost_reply(proxy, storage, read):
 
     A single query has only one.
     """
-    assert lost_answers(proxy, lambda: READS[read](storage)) >= (1 if read == "get" else 2)
+    assert lost_replies(proxy, lambda: READS[read](storage)) >= (1 if read == "get" else 2)
 
 
 def new_job(storage):
@@ -77,17 +77,17 @@ def new_job(storage):
 
 def test_write_is_not_repeated_after_a_lost_reply(proxy, storage):
     """For any lost reply, a write that is not reported as stored is not repeated."""
-    told = []
+    results = []
     for number in range(1, 5):
         job = new_job(storage)
         lose(proxy, number)
         try:
-            told.append(storage.insert([job]).is_new == [True])
+            results.append(storage.insert([job]).is_new == [True])
         except StorageUnavailable:
-            told.append(storage.get([job.id]) == [None] or storage.insert([job]).is_new == [False])
+            results.append(storage.get([job.id]) == [None] or storage.insert([job]).is_new == [False])
         proxy.heal()
 
-    assert [True] * 4 == told
+    assert [True] * 4 == results
 
 
 def test_second_lost_reply_of_a_read_is_reported(proxy, storage):

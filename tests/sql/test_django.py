@@ -8,9 +8,9 @@ from sqlalchemy.engine import make_url
 
 from tests.core.integrations.django.projects import (
     TIES,
-    TIES_SAID,
+    TIES_OUTPUT,
     TRANSACTIONS,
-    TRANSACTIONS_SAID,
+    TRANSACTIONS_OUTPUT,
     DjangoProject,
     sqlite_database,
 )
@@ -83,36 +83,36 @@ def test_jobs_join_transactions_of_postgresql(postgresql, tmp_path):
     """The results are the same as on SQLite in tests/core."""
     database = django_database("postgresql", postgresql.engine_url())
 
-    said = said_of(database, tmp_path)
+    printed = printed_by(database, tmp_path)
 
-    assert TRANSACTIONS_SAID == said
+    assert TRANSACTIONS_OUTPUT == printed
 
 
 def test_jobs_join_transactions_of_mysql(mariadb, tmp_path):
     """The results are the same on MariaDB and MySQL."""
     database = django_database("mysql", mariadb.engine_url())
 
-    said = said_of(database, tmp_path, SHOP_PYMYSQL="1")
+    printed = printed_by(database, tmp_path, SHOP_PYMYSQL="1")
 
-    assert TRANSACTIONS_SAID == said
+    assert TRANSACTIONS_OUTPUT == printed
 
 
 def test_related_jobs_join_transactions_of_postgresql(postgresql, tmp_path):
     """A Tester accepts and refuses the same calls as PostgreSQL."""
     database = django_database("postgresql", postgresql.engine_url())
 
-    said = said_of(database, tmp_path, TIES)
+    printed = printed_by(database, tmp_path, TIES)
 
-    assert said == TIES_SAID
+    assert printed == TIES_OUTPUT
 
 
 def test_related_jobs_join_transactions_of_mysql(mariadb, tmp_path):
     """The results are the same on MariaDB and MySQL."""
     database = django_database("mysql", mariadb.engine_url())
 
-    said = said_of(database, tmp_path, TIES, SHOP_PYMYSQL="1")
+    printed = printed_by(database, tmp_path, TIES, SHOP_PYMYSQL="1")
 
-    assert said == TIES_SAID
+    assert printed == TIES_OUTPUT
 
 
 @pytest.mark.heavy("Django's own runner of tests")
@@ -124,13 +124,13 @@ def test_jobs_of_tests_are_in_the_test_database_of_postgresql(postgresql, more):
         admin.execute(f"ALTER ROLE {database['USER']} CREATEDB")
     project = DjangoProject({"default": database}, {"database": "default", "test_storage": "database"})
 
-    said = project("test", "shop.rollbacks", "--noinput", *more)
+    printed = project("test", "shop.rollbacks", "--noinput", *more)
 
-    assert "Ran 8 tests" in said
-    assert "OK" in said
+    assert "Ran 8 tests" in printed
+    assert "OK" in printed
 
 
-def said_of(database, tmp_path, program=TRANSACTIONS, **environment):
+def printed_by(database, tmp_path, program=TRANSACTIONS, **environment):
     """Return the output of a program whose jobs are in this database."""
     databases = {"default": database, "other": sqlite_database(tmp_path / "other.db")}
     project = DjangoProject(databases, {"database": "default"}, environment=environment)

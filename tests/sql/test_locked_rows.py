@@ -60,8 +60,8 @@ def lock_rows(server_database):
         with engine.connect() as connection:
             columns = {"limit_keys": "key", "unique_keys": "key", "batches": "id"}
             name = engine.dialect.identifier_preparer.quote(columns[table])
-            look = f"SELECT 1 FROM firelock_{table} WHERE {name} = :key FOR UPDATE"
-            assert connection.execute(text(look), {"key": key}).fetchall()
+            statement = f"SELECT 1 FROM firelock_{table} WHERE {name} = :key FOR UPDATE"
+            assert connection.execute(text(statement), {"key": key}).fetchall()
             yield
             connection.rollback()
 

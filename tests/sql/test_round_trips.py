@@ -40,7 +40,7 @@ def counted(postgresql: PostgresqlDatabase, proxy: FaultProxy) -> Iterator[App]:
 
 
 @pytest.fixture
-def onlooker(postgresql: PostgresqlDatabase, counted: App) -> Iterator[App]:
+def observer(postgresql: PostgresqlDatabase, counted: App) -> Iterator[App]:
     """The same application without the proxy, so its requests are not counted."""
     with app_at(postgresql.url("listen=off")) as app:
         yield app
@@ -77,13 +77,13 @@ def test_five_hundred_jobs_take_one_round_trip_and_one_commit(counted, proxy, ad
     assert 1 == read_writers(admin) - writers - 1
 
 
-def test_saturated_server_shares_round_trips_and_commits(counted, onlooker, proxy, admin):
+def test_saturated_server_shares_round_trips_and_commits(counted, observer, proxy, admin):
     """Twenty jobs take at most one round trip and one commit, including the server's start and end."""
-    onlooker.noop.enqueue_many([(number,) for number in range(MANY)])
+    observer.noop.enqueue_many([(number,) for number in range(MANY)])
     before, writers = proxy.traffic, read_writers(admin)
 
     with counted.fire.server(workers=10):
-        onlooker.await_succeeded(WARM + MANY)
+        observer.await_succeeded(WARM + MANY)
 
     traffic = proxy.traffic - before
     assert traffic.trips <= 0.05 * MANY

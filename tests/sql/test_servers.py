@@ -13,7 +13,7 @@ import pytest
 
 from firelock.testing import eventually
 from tests.ports import HOST
-from tests.processes import is_there, said_before_killed
+from tests.processes import is_there, printed_before_killed
 from tests.sql.servers.mariadb import Mariadb
 from tests.sql.servers.postgresql import Postgresql
 from tests.sql.servers.processes import account
@@ -80,7 +80,7 @@ def test_server_ends_with_the_test_process(postgresql_program):
         "print(server.pid, server.folder, _new_data(program).parent, flush=True); sys.stdin.read()"
     )
 
-    pid, *folders = said_before_killed(starts, str(postgresql_program))
+    pid, *folders = printed_before_killed(starts, str(postgresql_program))
 
     eventually(lambda: not is_there(int(pid)))
     for folder in folders:

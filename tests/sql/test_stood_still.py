@@ -17,29 +17,29 @@ def test_jobs_of_a_stopped_server_are_returned(server_database):
     with scene_at(url) as scene:
         holder = scene.begin()
         job = scene.run(holder)
-        stands_still, goes_on = threading.Event(), threading.Event()
-        said = []
+        stands_still, continues = threading.Event(), threading.Event()
+        errors = []
 
         def renew(tx):
             tx.cursor.execute(TOUCH)
             stands_still.set()
-            goes_on.wait(60)
+            continues.wait(60)
 
         def stand_still():
             with closing(open_storage(url)) as storage:
                 try:
                     storage._database.write(renew)  # noqa: SLF001 - to stop between two statements
                 except Exception as error:  # noqa: BLE001 - checked below
-                    said.append(type(error).__name__)
+                    errors.append(type(error).__name__)
 
-        standing = threading.Thread(target=stand_still)
-        standing.start()
+        paused = threading.Thread(target=stand_still)
+        paused.start()
         try:
             assert stands_still.wait(30)
             taken = scene.storage.end_session(holder.session, None, reason="lost")
         finally:
-            goes_on.set()
-            standing.join()
+            continues.set()
+            paused.join()
 
         assert [job.id] == list(taken.crashed)
-        assert ["StorageUnavailable"] == said
+        assert ["StorageUnavailable"] == errors

@@ -100,8 +100,10 @@ def lasts(name: str) -> float | None:
         kill(second)
 
 
-seen = {name: lasts(name) for name in sys.argv[1:] or SYSTEMS}
-told = {name: "not in time" if took is None else f"after {took:.0f} s" for name, took in seen.items()}
-print(", ".join(f"{name}: {words}" for name, words in told.items()))
-assert all(took is None for name, took in seen.items() if name != "dramatiq")
-assert (seen.get("dramatiq") or 60) >= 60
+durations = {name: lasts(name) for name in sys.argv[1:] or SYSTEMS}
+described = {
+    name: "not in time" if took is None else f"after {took:.0f} s" for name, took in durations.items()
+}
+print(", ".join(f"{name}: {words}" for name, words in described.items()))
+assert all(took is None for name, took in durations.items() if name != "dramatiq")
+assert (durations.get("dramatiq") or 60) >= 60

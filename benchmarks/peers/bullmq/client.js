@@ -5,7 +5,7 @@
 const readline = require("node:readline");
 const { Queue } = require("bullmq");
 const Redis = require("ioredis");
-const stamps = require("./stamps.js");
+const timestamps = require("./timestamps.js");
 
 const connection = new Redis(process.env.REDIS_URL, { maxRetriesPerRequest: null });
 const queue = new Queue("bench", { connection, defaultJobOptions: { removeOnComplete: true } });
@@ -37,7 +37,7 @@ async function main() {
   } else {
     console.log("ready");
     for await (const line of readline.createInterface({ input: process.stdin })) {
-      const called = stamps.now();
+      const called = timestamps.now();
       await queue.add("stamp", { number: Number(line) });
       console.log(String(called));
     }

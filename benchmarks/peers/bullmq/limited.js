@@ -1,6 +1,6 @@
 "use strict";
 
-// BullMQ's worker and client with its limits; ../spans.py describes the records of jobs.
+// BullMQ's worker and client with its limits; ../records.py describes the records of jobs.
 
 const fs = require("node:fs");
 const { performance } = require("node:perf_hooks");
@@ -18,7 +18,7 @@ function write(file, what, number) {
 }
 
 function work() {
-  const file = fs.openSync(process.env.FIRELOCK_BENCH_SPANS, "a", 0o600);
+  const file = fs.openSync(process.env.FIRELOCK_BENCH_RECORDS, "a", 0o600);
   async function run(job) {
     write(file, "start", job.data.number);
     if (seconds) await new Promise((resolve) => setTimeout(resolve, seconds * 1000));

@@ -4,13 +4,13 @@
 
 const { Worker } = require("bullmq");
 const Redis = require("ioredis");
-const stamps = require("./stamps.js");
+const timestamps = require("./timestamps.js");
 
 const connection = new Redis(process.env.REDIS_URL, { maxRetriesPerRequest: null });
 
 async function run(job) {
-  if (job.name === "noop") stamps.countEnd();
-  else stamps.write(job.data.number);
+  if (job.name === "noop") timestamps.countEnd();
+  else timestamps.write(job.data.number);
 }
 
 const worker = new Worker("bench", run, { connection, concurrency: 20 });

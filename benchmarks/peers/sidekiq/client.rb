@@ -22,7 +22,7 @@ when "jobs"
   end
   seconds = instant(Process::CLOCK_MONOTONIC) - begun
   puts "#{seconds} #{instant(Process::CLOCK_PROCESS_CPUTIME_ID) - cpu}"
-when "stamps"
+when "timestamps"
   puts "ready"
   while (line = $stdin.gets)
     called = instant(Process::CLOCK_REALTIME, :nanosecond)

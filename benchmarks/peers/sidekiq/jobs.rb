@@ -1,13 +1,13 @@
 # frozen_string_literal: true
 
-# The two tasks for sidekiq; see ../ends.py and ../../stamps.py for their records.
+# The two tasks for sidekiq; see ../ends.py and ../../timestamps.py for their records.
 
 require "sidekiq"
 
 Sidekiq.configure_server { |config| config.logger.level = Logger::WARN }
 Sidekiq.configure_client { |config| config.logger.level = Logger::WARN }
 
-module Stamps
+module Timestamps
   LAST = ENV.fetch("FIRELOCK_BENCH_LAST", "0").to_i
   STEP = [1, LAST / 50].max
   LOCK = Mutex.new
@@ -15,7 +15,7 @@ module Stamps
 
   def self.write(number)
     now = Process.clock_gettime(Process::CLOCK_REALTIME, :nanosecond)
-    @file ||= File.open(ENV.fetch("FIRELOCK_BENCH_STAMPS"), "a", 0o600)
+    @file ||= File.open(ENV.fetch("FIRELOCK_BENCH_TIMESTAMPS"), "a", 0o600)
     @file.syswrite("#{number} #{now}\n")
   end
 
@@ -28,11 +28,11 @@ end
 class Noop
   include Sidekiq::Job
 
-  def perform(_number) = Stamps.count_end
+  def perform(_number) = Timestamps.count_end
 end
 
 class Stamp
   include Sidekiq::Job
 
-  def perform(number) = Stamps.write(number)
+  def perform(number) = Timestamps.write(number)
 end

@@ -21,7 +21,7 @@ def main():
         are_right.append(finding.verdict is Verdict.SAFE)
         print(f"{name}: {finding}", flush=True)  # noqa: T201 - the purpose of the command
     for variant in VARIANTS:
-        model = BatchModel(SCENES[variant.scene], variant.rules, looks_at_counts=variant.looks_at_counts)
+        model = BatchModel(SCENES[variant.scene], variant.rules, checks_counts=variant.checks_counts)
         finding = explore(model)
         are_right.append(finding.verdict is variant.verdict)
         # the purpose of the command

@@ -32,18 +32,18 @@ from .batch_rules import (
     is_waiting,
 )
 
-DELETED_BADLY = 'on="deleted" is told while a member still runs'
+DELETED_BADLY = 'on="deleted" is reported while a member still runs'
 
 
 class BatchModel:
     """One scene with one set of rules.
 
     Args:
-        looks_at_counts: whether to check the counts in every world, and not only the behaviour.
+        checks_counts: whether to check the counts in every world, and not only the behaviour.
     """
 
-    def __init__(self, scene, rules=Rules(), *, looks_at_counts=True):  # noqa: B008 - frozen
-        self.scene, self.rules, self._looks_at_counts = scene, rules, looks_at_counts
+    def __init__(self, scene, rules=Rules(), *, checks_counts=True):  # noqa: B008 - frozen
+        self.scene, self.rules, self._checks_counts = scene, rules, checks_counts
 
     # ---- the first world ---------------------------------------------------------------------------------
 
@@ -113,10 +113,10 @@ class BatchModel:
     # ---- changes -----------------------------------------------------------------------------------------
 
     @staticmethod
-    def _told(world, delta):
+    def _with_delta(world, delta):
         return world._replace(deltas=tuple(sorted((*world.deltas, delta))))
 
-    def _with_member(self, world, place, member, *, is_told=True):
+    def _with_member(self, world, place, member, *, writes_delta=True):
         """Return the world with this member, and with the delta for its batch from the same move."""
         before, batch = world.members[place], self.scene.batch_of[place]
         members = list(world.members)
@@ -131,7 +131,7 @@ class BatchModel:
             (member.state == FAILED) - (before.state == FAILED),
             int(member.state == FAILED != before.state),
         )
-        return self._told(world, delta) if is_told and any(delta[1:]) else world
+        return self._with_delta(world, delta) if writes_delta and any(delta[1:]) else world
 
     def _unwanted(self, world, batch):
         """Return the world in which no member was requeued after the last failure."""
@@ -157,7 +157,7 @@ class BatchModel:
             return world
         active = batch_is_active(batch) - (before.state != ABSENT and batch_is_active(before))
         reopens = active > 0 and before.state in (SUCCEEDED, FAILED)
-        if reopens and not self.rules.reopening_is_told:
+        if reopens and not self.rules.reopening_is_reported:
             return world
         if batch.state == FAILED != before.state:
             world = self._unwanted(world, outer)
@@ -168,7 +168,7 @@ class BatchModel:
             (batch.state == FAILED) - (before.state == FAILED),
             int(batch.state == FAILED != before.state),
         )
-        return self._told(world, delta) if any(delta[1:]) else world
+        return self._with_delta(world, delta) if any(delta[1:]) else world
 
     def _ended(self, world, place, state):
         """Return the ended member; it stays on the releasing list as long as another job waits for it."""
@@ -230,7 +230,7 @@ class BatchModel:
                 yield "creator dies", False, self._spent(world, "crash")._replace(has_creator=False)
         if batch.is_held and rules.hold_expires and self._may_change(world, 0):
             over = self._with_batch(world, 0, batch._replace(is_held=False, is_cancelled=True))
-            yield "hold expires", not world.has_creator, self._told(over, Delta(0))
+            yield "hold expires", not world.has_creator, self._with_delta(over, Delta(0))
 
     def _stores(self, world, batch):
         rules, chunks, chunk = self.rules, self.scene.chunks, world.next_chunk
@@ -241,7 +241,7 @@ class BatchModel:
             return "creator refused", True, world._replace(next_chunk=FILLED, broken=world.broken or early)
         if chunk == len(chunks):
             closed = self._with_batch(world, 0, world.batches[0]._replace(is_held=False))
-            return "close", True, self._told(closed, Delta(0))._replace(next_chunk=FILLED)
+            return "close", True, self._with_delta(closed, Delta(0))._replace(next_chunk=FILLED)
         for place in chunks[chunk]:
             world = self._with_member(world, place, Member(self._first_state(place)))
         if len(chunks) > 1:
@@ -269,7 +269,7 @@ class BatchModel:
                 yield f"fail {place}", False, self._spent(bad, "fail")
             if budget.crash:
                 lost = self._with_member(world, place, member._replace(state=ENQUEUED, has_old_run=True))
-                lost = lost if rules.crash_is_no_end else self._told(lost, Delta(batch, -1))
+                lost = lost if rules.crash_is_no_end else self._with_delta(lost, Delta(batch, -1))
                 yield f"lose {place}", False, self._spent(lost, "crash")
         added = self.scene.adds.get(place)
         if added is not None and budget.add_inside and (member.state == PROCESSING or member.has_old_run):
@@ -283,7 +283,7 @@ class BatchModel:
             yield (
                 f"late end {place} refused",
                 True,
-                late if rules.ends_are_guarded else self._told(late, Delta(batch, -1)),
+                late if rules.ends_are_guarded else self._with_delta(late, Delta(batch, -1)),
             )
         if member.is_tail:
             yield f"tail {place} over", True, self._with_member(world, place, member._replace(is_tail=False))
@@ -308,7 +308,7 @@ class BatchModel:
                 is_cancelled = inner.is_cancelled or member.state == DELETED
                 inner = inner._replace(is_unopened=False, is_cancelled=is_cancelled)
                 opened = self._with_batch(world, other, inner)
-                yield f"release {place} to batch {other}", True, self._told(opened, Delta(other))
+                yield f"release {place} to batch {other}", True, self._with_delta(opened, Delta(other))
         if not relations:
             child = self.scene.child_of(place)
             decides = child is not None and world.members[child].state == WAITING
@@ -337,7 +337,7 @@ class BatchModel:
         ):
             calm = self._calmed(world, batch)
             again = Member(ENQUEUED, has_old_run=member.has_old_run, is_wanted=True)
-            back = self._with_member(calm, place, again, is_told=self.rules.requeue_writes_opposite)
+            back = self._with_member(calm, place, again, writes_delta=self.rules.requeue_writes_opposite)
             yield f"requeue {place}", False, self._spent(back, "requeue")
         if budget.delete and member.state in (WAITING, UNOPENED, ENQUEUED, PROCESSING, SUCCEEDED, FAILED):
             gone = self._swept(world, place)
@@ -354,9 +354,9 @@ class BatchModel:
             yield f"sweep {place}", True, self._swept(self._blamed(world, place, member), place)
 
     def _swept(self, world, place):
-        gone = self._ended(world, place, DELETED)
+        deleted = self._ended(world, place, DELETED)
         return self._with_member(
-            world, place, gone._replace(is_tail=world.members[place].state == PROCESSING)
+            world, place, deleted._replace(is_tail=world.members[place].state == PROCESSING)
         )
 
     def _blamed(self, world, place, member):
@@ -404,7 +404,7 @@ class BatchModel:
                 is_stopping=False,
             )
             rest = tuple(delta for delta in world.deltas if delta.batch != one)
-            world = self._told(self._with_row(world._replace(deltas=rest), one, row), Delta(one))
+            world = self._with_delta(self._with_row(world._replace(deltas=rest), one, row), Delta(one))
         return world
 
     # ---- outside transactions ----------------------------------------------------------------------------
@@ -436,10 +436,10 @@ class BatchModel:
             return
         if not self._may_change(world, place):
             return
-        gone = batch._replace(is_cancelled=True, is_held=False)
+        cancelled = batch._replace(is_cancelled=True, is_held=False)
         if not self.rules.cancel_waits:
-            gone = gone._replace(state=DELETED, is_releasing=True)
-        after = self._told(self._with_batch(world, place, gone), Delta(place))
+            cancelled = cancelled._replace(state=DELETED, is_releasing=True)
+        after = self._with_delta(self._with_batch(world, place, cancelled), Delta(place))
         yield f"cancel {place}", is_swept, after if is_swept else self._spent(after, "cancel")
 
     @staticmethod
@@ -453,11 +453,11 @@ class BatchModel:
         """Return the move that updates the batch's continuations, each at the first end that it awaits."""
         broken = world.broken
         is_first = batch.state == DELETED and not batch.fired[2]
-        nobody_requeued = world.budget.requeue == self.scene.budget.requeue
-        if is_first and nobody_requeued and self._can_move(world, place):
+        is_never_requeued = world.budget.requeue == self.scene.budget.requeue
+        if is_first and is_never_requeued and self._can_move(world, place):
             broken = broken or DELETED_BADLY
-        told = batch._replace(is_releasing=False, fired=self._first_time(batch.fired, batch.state))
-        return f"continue {place}", True, self._with_batch(world._replace(broken=broken), place, told)
+        ended = batch._replace(is_releasing=False, fired=self._first_time(batch.fired, batch.state))
+        return f"continue {place}", True, self._with_batch(world._replace(broken=broken), place, ended)
 
     # ---- folds -------------------------------------------------------------------------------------------
 
@@ -518,17 +518,17 @@ class BatchModel:
 
     def broken(self, world):
         """Return a description of the condition that is broken in this world, or an empty string."""
-        if world.broken or not self._looks_at_counts:
+        if world.broken or not self._checks_counts:
             return world.broken
         for place, batch in enumerate(world.batches):
             if batch.state == ABSENT:
                 continue
-            told = [delta for delta in world.deltas if delta.batch == place]
-            told += [fold.taken for fold in world.folds if fold is not None and fold.batch == place]
+            deltas = [delta for delta in world.deltas if delta.batch == place]
+            deltas += [fold.taken for fold in world.folds if fold is not None and fold.batch == place]
             counts = (
-                batch.active + sum(delta.active for delta in told),
-                batch.waiting + sum(delta.waiting for delta in told),
-                batch.failed + sum(delta.failed for delta in told),
+                batch.active + sum(delta.active for delta in deltas),
+                batch.waiting + sum(delta.waiting for delta in deltas),
+                batch.failed + sum(delta.failed for delta in deltas),
             )
             if counts != self._counted(world, place):
                 return f"counts of batch {place} are {counts}, its members say {self._counted(world, place)}"

@@ -139,7 +139,7 @@ class Rules:
     tails_count: bool = True
     unopened_count: bool = True  # members of an unopened batch are active
     batch_alone_waits: bool = True  # its members do not have edges to the job that it waits for
-    reopening_is_told: bool = True
+    reopening_is_reported: bool = True
     stop_sweeps_locked: bool = True  # a sweep after a failure holds the batch's lock
     requeue_calms: bool = True  # takes effect under the lock, with all known deltas folded
     stop_is_an_event: bool = True  # a new failure stops, not the presence of failed members

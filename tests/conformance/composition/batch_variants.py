@@ -62,7 +62,7 @@ class Variant:
     scene: str
     rules: Rules
     verdict: Verdict = Verdict.UNSAFE
-    looks_at_counts: bool = False
+    checks_counts: bool = False
 
 
 VARIANTS = (
@@ -82,7 +82,7 @@ VARIANTS = (
     Variant(
         "members of an unopened batch have edges", "after", Rules(batch_alone_waits=False), Verdict.STUCK
     ),
-    Variant("reopening is not told around", "nested", Rules(reopening_is_told=False), looks_at_counts=True),
+    Variant("reopening is not reported", "nested", Rules(reopening_is_reported=False), checks_counts=True),
     Variant("a stop sweeps without a lock", "stops", Rules(stop_sweeps_locked=False)),
     Variant("a requeue calms nothing", "stops", Rules(requeue_calms=False)),
     Variant("a failure stops for ever", "stops, twice", Rules(stop_is_an_event=False)),

@@ -58,8 +58,8 @@ class Rules:
     """The rules that hold; each variant disables one of them."""
 
     name_comes_first: bool = True
-    suspension_looks: bool = True  # checks in its own move whether the child has ended
-    later_attempts_call_anew: bool = True  # only later attempts call another child
+    suspension_checks: bool = True  # checks in its own move whether the child has ended
+    later_attempts_call_again: bool = True  # only later attempts call another child
     result_is_kept: bool = True  # a child whose result its caller has not read is not pruned
     attempt_is_given_back: bool = True
 
@@ -105,19 +105,19 @@ class CallModel:
     def _children(self, world):
         for child, state in enumerate(world.children):
             if state == ENQUEUED:
-                told = world._replace(releasing=world.releasing | {child})
-                yield f"child {child} succeeds", True, self._with_child(told, child, SUCCEEDED)
+                released = world._replace(releasing=world.releasing | {child})
+                yield f"child {child} succeeds", True, self._with_child(released, child, SUCCEEDED)
                 if world.budget.fail:
-                    failed = self._spent(self._with_child(told, child, FAILED), "fail")
+                    failed = self._spent(self._with_child(released, child, FAILED), "fail")
                     yield f"child {child} fails", False, failed
             may_go = world.state in (SUCCEEDED, FAILED) or not self.rules.result_is_kept
             if state == SUCCEEDED and may_go and child not in world.releasing:
                 yield f"prune {child}", False, self._with_child(world, child, PRUNED)
         for child in world.releasing:
-            told = world._replace(releasing=world.releasing - {child})
+            released = world._replace(releasing=world.releasing - {child})
             if world.state == AWAITING and world.awaited == child:
-                told = told._replace(state=ENQUEUED, awaited=None)
-            yield f"release {child}", True, told
+                released = released._replace(state=ENQUEUED, awaited=None)
+            yield f"release {child}", True, released
 
     def _goes_wrong(self, world, worker, run):
         back = world
@@ -134,14 +134,14 @@ class CallModel:
 
     def _works(self, world, worker, run):
         is_mine = world.state == PROCESSING and world.fence == run.fence
-        gone = self._with_run(world, worker, None)
+        without_run = self._with_run(world, worker, None)
         match run.at:
             case "look":
                 yield from self._looks(world, worker, run, is_mine=is_mine)
             case "name":  # in a variant, the child was stored before
                 named = self._with_run(world, worker, run._replace(at="make"))
                 memo = ("begun", run.child, run.attempt)
-                yield f"name {worker}", True, named._replace(memo=memo) if is_mine else gone
+                yield f"name {worker}", True, named._replace(memo=memo) if is_mine else without_run
             case "make":  # the child has a known id, so a repeated insert by any run is harmless
                 made = self._with_run(world, worker, run._replace(at="read"))
                 is_there = world.children[run.child] != NAMED
@@ -153,16 +153,16 @@ class CallModel:
             case "read":
                 yield self._reads(world, worker, run, is_mine=is_mine)
             case "suspend" if not is_mine:
-                yield f"suspend {worker} refused", True, gone
+                yield f"suspend {worker} refused", True, without_run
             case "suspend":
-                back = gone._replace(attempt=self._given_back(run))
+                back = without_run._replace(attempt=self._given_back(run))
                 is_over = world.children[run.child] in (SUCCEEDED, FAILED, PRUNED)
-                if self.rules.suspension_looks and is_over:
+                if self.rules.suspension_checks and is_over:
                     yield f"suspend {worker}, it is over", True, back._replace(state=ENQUEUED)
                 else:
                     yield f"suspend {worker}", True, back._replace(state=AWAITING, awaited=run.child)
             case _:
-                ended = gone._replace(state=SUCCEEDED) if is_mine else gone
+                ended = without_run._replace(state=SUCCEEDED) if is_mine else without_run
                 went_on = world.went_on_with | {run.child}
                 yield f"end {worker}", True, ended._replace(went_on_with=went_on)
 
@@ -177,7 +177,7 @@ class CallModel:
         if not is_mine:
             yield f"{worker} lost", True, self._with_run(world, worker, None)
             return
-        if world.memo is not None and not self._is_to_call_anew(world, run):
+        if world.memo is not None and not self._must_call_again(world, run):
             knows = run._replace(at="make", child=world.memo[1])
             yield f"{worker} knows it", True, self._with_run(world, worker, knows)
             return
@@ -196,25 +196,29 @@ class CallModel:
                 self._with_run(made, worker, run._replace(at="name", child=child)),
             )
 
-    def _is_to_call_anew(self, world, run):
+    def _must_call_again(self, world, run):
         _, child, attempt = world.memo
-        is_later = attempt < run.attempt or not self.rules.later_attempts_call_anew
+        is_later = attempt < run.attempt or not self.rules.later_attempts_call_again
         return world.children[child] == FAILED and is_later
 
     def _reads(self, world, worker, run, *, is_mine):
-        gone = self._with_run(world, worker, None)
+        without_run = self._with_run(world, worker, None)
         match world.children[run.child]:
             case "S" if is_mine:
                 kept = self._with_run(world, worker, run._replace(at="end"))
                 return f"keep {worker}", True, kept._replace(memo=("done", run.child, run.attempt))
             case "S":
-                return f"{worker} lost", True, gone
+                return f"{worker} lost", True, without_run
             case "x":
                 lost = "the result was pruned before its caller had it"
-                return f"{worker} finds nothing", True, world._replace(broken=lost) if is_mine else gone
+                return (
+                    f"{worker} finds nothing",
+                    True,
+                    world._replace(broken=lost) if is_mine else without_run,
+                )
             case "F":
-                failed = gone._replace(state=FAILED, raised=world.raised + 1)
-                return f"{worker} is told of the failure", True, failed if is_mine else gone
+                failed = without_run._replace(state=FAILED, raised=world.raised + 1)
+                return f"{worker} gets the failure", True, failed if is_mine else without_run
             case _:
                 return f"{worker} waits", True, self._with_run(world, worker, run._replace(at="suspend"))
 
@@ -230,7 +234,7 @@ class CallModel:
         if len(set(made)) < len(made):
             return "two children were made for one attempt"
         if len(made) > world.raised + 1:
-            return "a child was called anew although nobody was told of the failure"
+            return "a child was called again although its failure was never reported"
         return ""
 
     def is_done(self, world):

@@ -35,7 +35,7 @@ class BatchSchedule(BatchGround):
         self.batch_ids = [self.flow.new_id()]
         self.batch_ids += self.flow.storage.new_ids(number - 1, self.batch_ids[0]) if number > 1 else []
         self.ids = self.flow.storage.new_ids(len(self.plan.batch_of), self.batch_ids[0])
-        self.running, self.gone = {}, {}  # the members' runs: current runs, and runs that have lost their job
+        self.running, self.lost = {}, {}  # the members' runs: current runs, and runs that have lost their job
         self.wanted = set()  # requeued members, with no failure since
         if not self.plan.chunks:
             self._store_all()
@@ -61,7 +61,7 @@ class BatchSchedule(BatchGround):
         try:
             self.storage.insert([*batches, *members, *(job for some in callbacks.values() for job in some)])
         except BatchFinished:
-            self.tell("  refused, the batch is over")
+            self.record("  refused, the batch is over")
             return
         self.jobs += [job.id for job in members]
         self.batches += [batch.id for batch in batches]
@@ -79,7 +79,7 @@ class BatchSchedule(BatchGround):
     def play(self, trail):
         """Make every move of the trail, and check everything after each move and at the end."""
         for move in trail:
-            self.tell(move)
+            self.record(move)
             words = move.split()
             verb = "_".join(word for word in words if not word.isdigit() and word not in ("refused", "to"))
             places = [int(word) for word in words if word.isdigit()]
@@ -87,7 +87,7 @@ class BatchSchedule(BatchGround):
                 getattr(self, f"do_{verb}", self.do_release)(*places)
                 self._judge_all()
             except AssertionError as error:
-                raise AssertionError(f"{error}\n{' > '.join(self.told)}") from error
+                raise AssertionError(f"{error}\n{' > '.join(self.recorded)}") from error
         self.settle()
         self._judge_all()
         self.held = list(self.running.values())
@@ -156,13 +156,13 @@ class BatchSchedule(BatchGround):
     def do_lose(self, place):
         """End the session of the member's run."""
         if place in self.running:
-            self.gone[place] = self.running.pop(place)
-            self.flow.lose(self.gone[place].holder)
+            self.lost[place] = self.running.pop(place)
+            self.flow.lose(self.lost[place].holder)
 
     def do_late_end(self, place):
         """Send the end of a run that has lost its job; the storage must refuse it."""
-        if place in self.gone:
-            assert not self.flow.apply(ends.succeeds(self.gone.pop(place))).is_applied
+        if place in self.lost:
+            assert not self.flow.apply(ends.succeeds(self.lost.pop(place))).is_applied
 
     def do_tail_over(self, place):
         """Send the end of a run that was cancelled."""
@@ -393,7 +393,7 @@ class CallSchedule:
                 self.waiting.add(worker)
             case "keep":
                 self.flow.keep(running, "child", '"result"', kind=MemoKind.CALL)
-            case "is told of the failure":
+            case "gets the failure":
                 self.flow.apply(ends.fails(running))
             case "end":
                 self.flow.apply(ends.succeeds(running))

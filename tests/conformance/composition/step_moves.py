@@ -58,7 +58,7 @@ class World(NamedTuple):
     value: tuple[int, int] | None  # the memo of the step
     runs: tuple[Run | None, ...]
     is_late: bool  # the deadline has passed
-    told: tuple[str, ...]  # the reply to each sender, or what the sender has read
+    replies: tuple[str, ...]  # the reply to each sender, or what the sender has read
     generation: int
     answers: frozenset[tuple[int, str]]  # the answers that runs continued with, by generation
     values: frozenset[tuple[int, tuple[int, int]]]
@@ -71,11 +71,11 @@ class World(NamedTuple):
 class Rules:
     """The rules that hold; each variant disables one of them."""
 
-    suspension_looks: bool = True  # checks in its own move whether the answer exists
+    suspension_checks: bool = True  # checks in its own move whether the answer exists
     sender_is_one_move: bool = True  # reads the memo and wakes the job under the job's lock
     mail_is_kept: bool = True  # a signal is kept even if no run waits yet
     time_out_is_kept: bool = True  # as a memo
-    woken_looks: bool = True  # reads the memo, regardless of what has woken the job
+    woken_reads: bool = True  # reads the memo, regardless of what has woken the job
     first_stands: bool = True
     suspension_is_fenced: bool = True
     memo_is_fenced: bool = True
@@ -128,7 +128,7 @@ class StepModel:
             yield "it is late", True, world._replace(is_late=True)
         if job.state == AWAITING and job.is_due and world.is_late:
             yield "promote", True, self._woken(world)
-        for sender in range(len(world.told)):
+        for sender in range(len(world.replies)):
             yield from self._sends(world, sender)
         yield from self._operates(world)
         for worker, run in enumerate(world.runs):
@@ -140,29 +140,29 @@ class StepModel:
                 fresh = Run(job.fence + 1, world.generation, "recall")
                 yield f"claim {worker}", True, self._with_run(claimed, worker, fresh)
 
-    def _told(self, world, sender, words):
-        told = list(world.told)
-        told[sender] = words
-        return world._replace(told=tuple(told))
+    def _with_reply(self, world, sender, words):
+        replies = list(world.replies)
+        replies[sender] = words
+        return world._replace(replies=tuple(replies))
 
     def _sends(self, world, sender):
-        job, told, me = world.job, world.told[sender], f"signal {sender}"
+        job, reply, me = world.job, world.replies[sender], f"signal {sender}"
         if not self.rules.sender_is_one_move:
-            if not told:
-                looked = "saw it waiting" if job.waits else "saw it busy"
-                yield f"{me} looks", True, self._told(world, sender, looked)
-            elif told.startswith("saw"):
+            if not reply:
+                seen = "saw it waiting" if job.waits else "saw it busy"
+                yield f"{me} reads", True, self._with_reply(world, sender, seen)
+            elif reply.startswith("saw"):
                 if not self._is_open(world.answer):
-                    yield f"{me} refused", True, self._told(world, sender, NO)
+                    yield f"{me} refused", True, self._with_reply(world, sender, NO)
                     return
-                sent = self._told(world._replace(answer=me), sender, YES)
-                wakes = told == "saw it waiting" and job.state == AWAITING
+                sent = self._with_reply(world._replace(answer=me), sender, YES)
+                wakes = reply == "saw it waiting" and job.state == AWAITING
                 yield f"{me} writes", True, self._woken(sent) if wakes else sent
-        elif not told:
+        elif not reply:
             if job.state in ENDED or (not self._is_open(world.answer) and self.rules.first_stands):
-                yield f"{me} refused", True, self._told(world, sender, NO)
+                yield f"{me} refused", True, self._with_reply(world, sender, NO)
                 return
-            sent = self._told(world, sender, YES)
+            sent = self._with_reply(world, sender, YES)
             if self.rules.mail_is_kept or job.waits:
                 sent = sent._replace(answer=me)
             yield me, True, self._woken(sent) if job.state == AWAITING and job.waits else sent
@@ -172,8 +172,8 @@ class StepModel:
         if budget.requeue and job.state in (AWAITING, *ENDED):
             again = self._spent(self._woken(world), "requeue")
             # A sender that was refused because the job had ended may send again.
-            told = tuple("" if one == NO and self._is_open(world.answer) else one for one in again.told)
-            yield "requeue", False, again._replace(told=told)
+            replies = tuple("" if one == NO and self._is_open(world.answer) else one for one in again.replies)
+            yield "requeue", False, again._replace(replies=replies)
         if budget.again and job.state in (AWAITING, *ENDED) and not world.forgets:
             again = self._spent(self._woken(world), "again")._replace(generation=world.generation + 1)
             if self.rules.requeue_forgets:
@@ -181,12 +181,12 @@ class StepModel:
             else:
                 again = again._replace(forgets=True)
             # the replies belonged to another generation
-            yield "again from here", False, again._replace(told=("", ""))
+            yield "again from here", False, again._replace(replies=("", ""))
         if world.forgets:
             yield "forget", True, world._replace(answer=None, value=None, forgets=False)
         if budget.delete and job.state in (ENQUEUED, PROCESSING, AWAITING):
-            gone = job._replace(state=DELETED, waits=False, is_due=False, has_tail=job.state == PROCESSING)
-            yield "delete", False, self._spent(world._replace(job=gone), "delete")
+            deleted = job._replace(state=DELETED, waits=False, is_due=False, has_tail=job.state == PROCESSING)
+            yield "delete", False, self._spent(world._replace(job=deleted), "delete")
         if job.has_tail and not any(run is not None and run.fence == job.fence for run in world.runs):
             yield "tail over", True, world._replace(job=job._replace(has_tail=False))
 
@@ -199,23 +199,23 @@ class StepModel:
             yield f"lose {worker}", False, self._spent(back, "lose")
 
     def _works(self, world, worker, run):
-        gone, is_mine = self._with_run(world, worker, None), self._is_mine(world, run)
+        without_run, is_mine = self._with_run(world, worker, None), self._is_mine(world, run)
         if run.at in ("receive", "late"):
             yield from self._receives(world, worker, run)
         elif run.at in ("step", "kept"):
             yield self._steps(world, worker, run)
-        elif run.at == "asked":
+        elif run.at == "waiting":
             yield from self._is_answered(world, worker, run)
         elif run.at == "suspend":
             yield self._suspends(world, worker, run)
         elif run.at == "end":
-            ended = gone._replace(job=world.job._replace(state=SUCCEEDED)) if is_mine else gone
+            ended = without_run._replace(job=world.job._replace(state=SUCCEEDED)) if is_mine else without_run
             yield f"end {worker}" + ("" if is_mine else " refused"), True, ended
         elif is_mine or not self.rules.recall_is_fenced:
             knows = run._replace(at="receive", answer=world.answer, value=world.value)
             yield f"recall {worker}", True, self._with_run(world, worker, knows)
         else:
-            yield f"recall {worker} refused", True, gone
+            yield f"recall {worker} refused", True, without_run
 
     def _may_write(self, world, run):
         return self._is_mine(world, run) or not self.rules.memo_is_fenced
@@ -234,9 +234,9 @@ class StepModel:
                 written = world._replace(answer=TIMED_OUT)
             elif world.answer is None:
                 written = world._replace(answer=BEGUN)
-            asked = run._replace(at="asked", reply=written.answer)
+            waiting = run._replace(at="waiting", reply=written.answer)
             name = "begin" if run.at == "receive" else "time-out"
-            yield f"{name} {worker}", True, self._with_run(written, worker, asked)
+            yield f"{name} {worker}", True, self._with_run(written, worker, waiting)
 
     def _steps(self, world, worker, run):
         if run.at == "kept":
@@ -254,7 +254,7 @@ class StepModel:
 
     def _is_answered(self, world, worker, run):
         if run.reply != BEGUN:
-            yield f"{worker} is told", True, self._received(world, worker, run, run.reply)
+            yield f"{worker} is notified", True, self._received(world, worker, run, run.reply)
         elif world.is_late and self.rules.has_time_out:
             yield (
                 f"{worker} sees that it is late",
@@ -264,23 +264,23 @@ class StepModel:
         else:
             yield f"{worker} gives up", True, self._with_run(world, worker, run._replace(at="suspend"))
         is_woken_late = world.is_late and self.rules.has_time_out and world.job.fence > 1
-        if is_woken_late and not self.rules.woken_looks:
+        if is_woken_late and not self.rules.woken_reads:
             yield f"{worker} takes it for the time-out", True, self._received(world, worker, run, TIMED_OUT)
 
     def _suspends(self, world, worker, run):
-        gone, is_mine = self._with_run(world, worker, None), self._is_mine(world, run)
+        without_run, is_mine = self._with_run(world, worker, None), self._is_mine(world, run)
         if not is_mine and (self.rules.suspension_is_fenced or world.job.state != PROCESSING):
-            return f"suspend {worker} refused", True, gone
+            return f"suspend {worker} refused", True, without_run
         if not is_mine:
-            gone = gone._replace(broken="an old run suspended the job under the new one")
-        if self.rules.suspension_looks and not self._is_open(world.answer):
-            return f"suspend {worker}, it is there", True, self._woken(gone)
+            without_run = without_run._replace(broken="an old run suspended the job under the new one")
+        if self.rules.suspension_checks and not self._is_open(world.answer):
+            return f"suspend {worker}, it is there", True, self._woken(without_run)
         waits = world.job._replace(state=AWAITING, waits=True, is_due=self.rules.has_time_out)
-        return f"suspend {worker}", True, gone._replace(job=waits)
+        return f"suspend {worker}", True, without_run._replace(job=waits)
 
     def _received(self, world, worker, run, answer):
         broken, is_mine = world.broken, self._is_mine(world, run)
-        if answer == TIMED_OUT and run.generation == world.generation and YES in world.told:
+        if answer == TIMED_OUT and run.generation == world.generation and YES in world.replies:
             broken = broken or "timed out although a signal was accepted"
         if is_mine and run.generation != world.generation:
             broken = broken or "a current run of an old generation"
@@ -305,10 +305,10 @@ class StepModel:
         for went_on, what in ((world.answers, "answers"), (world.values, "values of the step")):
             if len({generation for generation, _ in went_on}) < len(went_on):
                 return f"runs of one generation went on with different {what}"
-        if world.told.count(YES) > 1:
+        if world.replies.count(YES) > 1:
             return "two signals were both accepted"
         used = [answer for generation, answer in world.answers if generation == world.generation]
-        if any(answer.startswith("signal") and world.told[int(answer[-1])] == NO for answer in used):
+        if any(answer.startswith("signal") and world.replies[int(answer[-1])] == NO for answer in used):
             return "a refused signal was used"
         return ""
 

@@ -29,9 +29,7 @@ def test_batch_ends_once_when_none_of_its_members_can_continue(name):
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 def test_batch_rules_fail_without_any_one_rule(variant):
     """Each broken form becomes unsafe or stuck in the moves that `schedules` plays on storages."""
-    finding = explore(
-        BatchModel(SCENES[variant.scene], variant.rules, looks_at_counts=variant.looks_at_counts)
-    )
+    finding = explore(BatchModel(SCENES[variant.scene], variant.rules, checks_counts=variant.checks_counts))
 
     print(variant.name, finding)  # noqa: T201 - readers want the trail
     assert (variant.verdict, counter_examples("batches")[variant.name]) == (finding.verdict, finding.trail)

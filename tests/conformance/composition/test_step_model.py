@@ -17,11 +17,11 @@ pytestmark = pytest.mark.heavy("explores steps to their last state")
 CALM = step_moves.Budget(kill=1, lose=1, again=0, delete=0)
 STEPS, CALLS = step_moves.Rules, call_moves.Rules
 WITHOUT = {  # by the disabled rule: the rules, and the expected verdict
-    "a suspension that does not look": (STEPS(suspension_looks=False, has_time_out=False), Verdict.STUCK),
+    "a suspension that does not look": (STEPS(suspension_checks=False, has_time_out=False), Verdict.STUCK),
     "a sender in two moves": (STEPS(sender_is_one_move=False, has_time_out=False), Verdict.STUCK),
     "mail that is kept for who waits alone": (STEPS(mail_is_kept=False), Verdict.UNSAFE),
     "a time-out that nobody keeps": (STEPS(time_out_is_kept=False), Verdict.UNSAFE),
-    "who is woken late takes it for the time-out": (STEPS(woken_looks=False), Verdict.UNSAFE),
+    "who is woken late takes it for the time-out": (STEPS(woken_reads=False), Verdict.UNSAFE),
     "the last signal stands": (STEPS(first_stands=False), Verdict.UNSAFE),
     "a suspension without the fence": (STEPS(suspension_is_fenced=False), Verdict.UNSAFE),
     "a memo without the fence": (STEPS(memo_is_fenced=False), Verdict.UNSAFE),
@@ -32,8 +32,8 @@ WITHOUT = {  # by the disabled rule: the rules, and the expected verdict
     "an old run recalls": (STEPS(recall_is_fenced=False), Verdict.UNSAFE),
     "forgetting behind the requeue": (STEPS(requeue_forgets=False), Verdict.UNSAFE),
     "the child before its name": (CALLS(name_comes_first=False), Verdict.UNSAFE),
-    "a suspension that does not look at the child": (CALLS(suspension_looks=False), Verdict.STUCK),
-    "any later run calls anew": (CALLS(later_attempts_call_anew=False), Verdict.UNSAFE),
+    "a suspension that does not look at the child": (CALLS(suspension_checks=False), Verdict.STUCK),
+    "any later run calls anew": (CALLS(later_attempts_call_again=False), Verdict.UNSAFE),
     "a suspension counts as an attempt": (CALLS(attempt_is_given_back=False), Verdict.UNSAFE),
     "a child pruned unread": (CALLS(result_is_kept=False), Verdict.UNSAFE),
 }

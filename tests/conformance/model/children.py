@@ -29,7 +29,7 @@ from .state import (
 )
 from .storage import end_stands
 
-_ASKED_BY_CHILD = (Reconciler.CHILD, Reconciler.HASTY_CHILD, Reconciler.STORAGE)
+_SENT_BY_CHILD = (Reconciler.CHILD, Reconciler.HASTY_CHILD, Reconciler.STORAGE)
 UNSEEN = Child(EXITED, NOBODY, ())
 """A worker process whose exit will not be reported, because its supervisor has died."""
 
@@ -46,8 +46,8 @@ def child_moves(world, index, rules, bounds):
     elif bounds.kills:
         yield f"child {index} is killed", False, _exited(world, index, rules)
     if world.supervisor and world.sessions[child.session] in ENDED:
-        told = f"child {index} learns that its session is dead and begins a new one"
-        yield told, True, _begun_anew(world, child.session)
+        name = f"child {index} is notified that its session is dead and begins a new one"
+        yield name, True, _begun_anew(world, child.session)
 
 
 def _calls(world, index, child, rules, bounds):
@@ -57,7 +57,7 @@ def _calls(world, index, child, rules, bounds):
     if CLAIM not in open_kinds and len(child.held) < bounds.slots:
         call = Call(CLAIM, SENT, index, (), 0, NO_FENCE, child.session)
         yield f"child {index} sends a claim", True, with_call(world, call)
-    if RECONCILE not in open_kinds and rules.reconciler in _ASKED_BY_CHILD:
+    if RECONCILE not in open_kinds and rules.reconciler in _SENT_BY_CHILD:
         call = Call(RECONCILE, SENT, index, fences_of(child), 0, NO_FENCE, child.session)
         yield f"child {index} asks to reconcile", True, with_call(world, call)
     for held in child.held:
@@ -109,8 +109,8 @@ def _exited(world, index, rules):
     """
     child = world.children[index]
     shown = tuple(held for held in child.held if held.phase == RUNNING or rules.at_exit is AtExit.TAKE_HELD)
-    gone = child._replace(status=EXITED, held=shown) if world.supervisor else UNSEEN
-    return with_child(hung_up(world, index), index, gone)
+    exited = child._replace(status=EXITED, held=shown) if world.supervisor else UNSEEN
+    return with_child(hung_up(world, index), index, exited)
 
 
 def hung_up(world, sender):
@@ -150,13 +150,13 @@ def reconciled(world, call, rules):
     Lost runs have stopped, and their later ends will be refused. A job that the process does not hold is
     handed back.
     """
-    asked = range(len(world.children)) if call.sender == SUPERVISOR else (call.sender,)
-    for index in asked:
+    indexes = range(len(world.children)) if call.sender == SUPERVISOR else (call.sender,)
+    for index in indexes:
         child = world.children[index]
         for fence in call.fences if child.status == UP else ():
             child = _with_phase(child, fence, DONE)
         world = with_child(world, index, child)
-    is_held = call.unknown in fences_of(*(world.children[index] for index in asked))
+    is_held = call.unknown in fences_of(*(world.children[index] for index in indexes))
     is_claiming = any(other.kind == CLAIM and other.sender == call.sender for other in world.wire)
     if not call.unknown or is_held or (is_claiming and rules.reconciler is Reconciler.CHILD):
         return world

@@ -42,7 +42,7 @@ class Rules:
     guard_state: bool = True
     guard_session: bool = True
     token: Token = Token.FENCE
-    repeats_are_told: bool = True
+    knows_repeats: bool = True
     death_is_final: bool = True
     reaper_tests_session: bool = True
     claim_tests_session: bool = True

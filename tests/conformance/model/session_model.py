@@ -35,7 +35,7 @@ def check(variant):
     return explore(SessionModel(variant.rules, variant.bounds, variant.promises))
 
 
-def told(variant, finding):
+def described(variant, finding):
     """Return the text of a finding, with its counter-example move by move."""
     moves = [f"\n  {number:2}. {move}" for number, move in enumerate(finding.trail, start=1)]
     reason = f"\n      → {finding.reason}" if finding.reason else ""
@@ -52,7 +52,7 @@ def main(arguments):
         is_expected = (finding.verdict, len(finding.trail)) == (variant.expected, variant.length)
         surprises += not is_expected
         note = "" if is_expected else f" — expected {variant.expected} in {variant.length} moves"
-        sys.stdout.write(f"{told(variant, finding)}\n      {perf_counter() - begun:.1f} s{note}\n")
+        sys.stdout.write(f"{described(variant, finding)}\n      {perf_counter() - begun:.1f} s{note}\n")
         sys.stdout.flush()
     return min(surprises, 1)
 

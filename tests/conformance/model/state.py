@@ -35,7 +35,7 @@ SENT = "sent"
 TAKEN = "taken"
 APPLIED = "applied"
 REFUSED = "refused"
-TOLD = "told"
+ANSWERED = "answered"
 
 NOBODY = -1
 SUPERVISOR = 2
@@ -173,10 +173,10 @@ def _is_later(first, second, world):
 def _spoken_of(index, world):
     session = world.children[index].session
     calls = [call for call in world.wire if call.session == session and call.sender in (index, NOBODY)]
-    said = sorted(
+    known_calls = sorted(
         [(call.kind, call.stage, call.sender == index, call.fences, call.unknown) for call in calls]
     )
-    return world.job.session == session, said
+    return world.job.session == session, known_calls
 
 
 def _renumber_fences(job, children, wire):

@@ -6,6 +6,7 @@ from typing import assert_never
 
 from .rules import Reconciler, Token
 from .state import (
+    ANSWERED,
     APPLIED,
     CLAIM,
     DELETED,
@@ -20,7 +21,6 @@ from .state import (
     SETTLE,
     SUCCEEDED,
     TAKEN,
-    TOLD,
     answered,
     without_call,
 )
@@ -54,7 +54,7 @@ def _end(world, call, rules):
         after = _succeeded(job) if call.kind == SETTLE else _returned(job)
         broken = _broken_by_end(job, call)
         return answered(world._replace(job=after, broken=broken), call, call._replace(stage=APPLIED))
-    if rules.repeats_are_told and call.kind == SETTLE and end_stands(job, call):
+    if rules.knows_repeats and call.kind == SETTLE and end_stands(job, call):
         return answered(world, call, call._replace(stage=APPLIED))
     if job.has_tail and (job.session, (job.fence,)) == (call.session, call.fences):
         world = world._replace(job=job._replace(session=NOBODY))
@@ -108,7 +108,7 @@ def _reconcile(world, call, rules):
         world = world._replace(job=taken(job, call.session, crashed=False))
         unknown = NO_FENCE
     attempt = job.attempt if unknown else 0
-    answer = call._replace(stage=TOLD, fences=lost, attempt=attempt, unknown=unknown)
+    answer = call._replace(stage=ANSWERED, fences=lost, attempt=attempt, unknown=unknown)
     return answered(world, call, answer)
 
 

@@ -9,7 +9,7 @@ from tests.conformance.explorer import Verdict
 
 from .moves import first_world, moves
 from .rules import Bounds, Rules
-from .session_model import check, told
+from .session_model import check, described
 from .state import normalised
 from .variants import CALM, DEEP, PROTOCOL, REFUSALS, VARIANTS
 
@@ -27,7 +27,7 @@ def test_variant_has_the_expected_verdict(variant):
     """The protocol is safe and can always end; each variant fails after its expected number of moves."""
     finding = check(variant)
 
-    print(told(variant, finding))  # noqa: T201 - readers of the run want the counter-example
+    print(described(variant, finding))  # noqa: T201 - readers of the run want the counter-example
     assert (variant.expected, variant.length) == (finding.verdict, len(finding.trail))
 
 

@@ -39,11 +39,11 @@ def look_at_ends(handles, is_over):
         a = scene.begin(f"a{number}")
         job_id = scene.run(a).id
 
-        def look(session=a.session, job_id=job_id):
+        def read(session=a.session, job_id=job_id):
             has_ended = any(one.session.id == session and is_over(one) for one in other.list_sessions())
             return has_ended, scene.state(job_id)
 
-        _, seen = race([lambda a=a: scene.lose(a), look])
+        _, seen = race([lambda a=a: scene.lose(a), read])
 
         assert (True, State.PROCESSING) != seen
         scene.check(job_id, state=State.ENQUEUED, session=None)

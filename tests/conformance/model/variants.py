@@ -67,7 +67,7 @@ GUARDS = (
     ),
     # The fence alone would suffice: the session in the guard is a second protection against the same fault.
     Variant("guard without the session", Rules(guard_session=False), _with(operator=True, kills=True), SAFE),
-    Variant("repeats told as refused", Rules(repeats_are_told=False), _with(losses=True), UNSAFE, 11),
+    Variant("repeats reported as refused", Rules(knows_repeats=False), _with(losses=True), UNSAFE, 11),
 )
 
 # Each leaves a job with a dead session, which by itself breaks a condition. The counter-example shows that
@@ -191,7 +191,7 @@ REFUSALS = {
     " test_jobs_of_an_ended_session_are_claimed_again",
     "attempt as the fence": "test_only_the_holder_of_a_claim_can_settle_it",
     "guard without the state": "test_end_by_the_holder_is_refused_and_removes_the_tail",
-    "repeats told as refused": "test_repeated_settle_returns_already",
+    "repeats reported as refused": "test_repeated_settle_returns_already",
     "a dead session revives": "test_each_renewal_of_a_call_has_its_own_result"
     " test_orphans_returns_a_session_once",
     "reaper without the session test": "test_orphans_ends_only_expired_sessions",

@@ -367,21 +367,21 @@ def test_ambiguous_union_inside_a_class_is_refused_at_the_first_value():
 
 def test_converter_of_the_app_stores_custom_types():
     """The converter is created only when it is needed."""
-    asked = []
+    calls = []
 
     def converter():
-        asked.append(1)
+        calls.append(1)
         made = make_converter()
         made.register_unstructure_hook(Money, lambda money: f"{money.cents}c")
         made.register_structure_hook(Money, lambda text, _: Money(int(text[:-1])))
         return made
 
     binder = binder_for(list[Money], converter=converter)
-    before = list(asked)
+    before = list(calls)
 
     text = binder.encode_text(([Money(5)],), {}, JSON)
 
-    assert ([], [1]) == (before, asked)
+    assert ([], [1]) == (before, calls)
     assert '{"x":["5c"]}' == text
     assert (([Money(5)],), {}) == binder.decode_text(text, JSON)
 

@@ -350,6 +350,6 @@ def test_error_of_a_constructor_belongs_to_the_whole_record():
             if value % 2:
                 raise ValueError(f"{value} is odd")
 
-    with pytest.raises(FormError, match="It cannot be created from these fields: 3 is odd") as told:
+    with pytest.raises(FormError, match="It cannot be created from these fields: 3 is odd") as raised:
         form_of(Even).read({"number": "3"})
-    assert {} == told.value.fields
+    assert {} == raised.value.fields

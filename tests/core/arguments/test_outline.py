@@ -169,7 +169,7 @@ def test_catalogue_contains_the_limits_of_a_task():
 
     def report(tenant: int, day: date = date(2026, 1, 2), kind: str = "all") -> None: ...
 
-    url = "memory://told_limits"
+    url = "memory://published_limits"
     with Firelock(url) as fire, Firelock(url) as other:
         limits = [Limit("tenant:{tenant}/day:{day}", rate=5, per=60, cost="{tenant}"), Turns("kind:{kind}")]
         task = fire.task(
@@ -179,8 +179,8 @@ def test_catalogue_contains_the_limits_of_a_task():
         publish_tasks(fire.client)
 
         entry = other.catalogue.get("new")
-        told = other.published_task("new")
-        job = told.enqueue(7)
+        published = other.published_task("new")
+        job = published.enqueue(7)
 
         assert (tuple(limits), task.info.unique, timedelta(hours=1)) == (
             entry.limits, entry.unique, entry.start_before,
@@ -188,7 +188,7 @@ def test_catalogue_contains_the_limits_of_a_task():
         assert ("tenant:7/day:2026-01-02", "kind:all") == job.limits
         assert job == task.enqueue(7)
         assert {} == other.declared_limits()
-        assert told.info.is_published
+        assert published.info.is_published
 
 
 def test_task_of_another_app_can_be_enqueued():
@@ -196,7 +196,7 @@ def test_task_of_another_app_can_be_enqueued():
 
     Arguments that do not fit and unknown names are refused.
     """
-    url = "memory://told"
+    url = "memory://published"
     with Firelock(url) as fire, Firelock(url) as other:
         fire.task(name="small", queue="q", priority=4, aliases=["little"])(small)
         publish_tasks(fire.client)

@@ -300,16 +300,16 @@ def test_example_program_has_the_same_results_on_both(program):
         broker_transport_options={"polling_interval": 0.01}, task_queues=None, task_default_queue="mail"
     )
     with celery_worker(before.app):
-        told_before = story(before)
+        output_before = story(before)
         threading.Timer(0.1, lambda: before.price.delay("tea", 1)).start()
     after = program(moved=True)
     with after.app.fire as fire, fire.server():
-        told_after = story(after)
+        output_after = story(after)
         entries = {one.id: (one.record.task, one.schedule.describe()) for one in fire.recurring.list()}
         queues = {job.task: job.queue for job in fire.jobs.find(limit=100)}
 
-    assert told_before == told_after
-    assert "order 1 for ann@example.com" == told_after[0]
+    assert output_before == output_after
+    assert "order 1 for ann@example.com" == output_after[0]
     assert {"report every night", "clean carts"} == entries.keys()
     assert ("celery_shop.report", "at 02:30 every day, Europe/Istanbul") == entries["report every night"]
     assert "default" == queues["celery_shop.reserve"]
@@ -702,8 +702,8 @@ def test_shared_tasks_belong_to_the_created_app():
     ran = subprocess.run([sys.executable, "-c", SHARED], capture_output=True, text=True, check=False)
 
     assert "" == ran.stderr
-    refused, *said = ran.stdout.splitlines()
-    assert ["early late", "True"] == said
+    refused, *printed = ran.stdout.splitlines()
+    assert ["early late", "True"] == printed
     assert (
         "Shared task 'early' has no app; create one with Celery(…) in a module that is imported." in refused
     )

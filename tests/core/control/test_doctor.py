@@ -107,13 +107,13 @@ def test_problems_with_limits_and_unique_keys_are_found(storage):
         ask.enqueue(9)
         fire.limits.sync()
 
-        told = {finding.code: finding for finding in fire.diagnose().findings}
+        findings = {finding.code: finding for finding in fire.diagnose().findings}
 
-    assert ("api", 9) == (told["limit_cost"].values["limit"], told["limit_cost"].values["count"])
-    assert "The job is not lost" in told["limit_cost"].what
-    assert ("report", 1) == (told["unlimited"].values["task"], told["unlimited"].values["count"])
+    assert ("api", 9) == (findings["limit_cost"].values["limit"], findings["limit_cost"].values["count"])
+    assert "The job is not lost" in findings["limit_cost"].what
+    assert ("report", 1) == (findings["unlimited"].values["task"], findings["unlimited"].values["count"])
     assert ("day", "child", child.id) == tuple(
-        told["unique_in_vain"].values[name] for name in ("key", "task", "job")
+        findings["unique_in_vain"].values[name] for name in ("key", "task", "job")
     )
 
 
@@ -127,10 +127,10 @@ def test_limits_in_code_are_checked_on_a_partitioned_storage(storage):
         before = [one for one in fire.diagnose().findings if one.code == "limit_apart"]
         storage.describe = lambda: {"partitions": "16"}
 
-        told = [one for one in fire.diagnose().findings if one.code == "limit_apart"]
+        findings = [one for one in fire.diagnose().findings if one.code == "limit_apart"]
 
-    assert ([], ["apart", "unique"]) == (before, [one.values["task"] for one in told])
-    assert "(all arguments, as unique key)" in told[1].what
+    assert ([], ["apart", "unique"]) == (before, [one.values["task"] for one in findings])
+    assert "(all arguments, as unique key)" in findings[1].what
 
 
 # ---- writing ---------------------------------------------------------------------------------------------

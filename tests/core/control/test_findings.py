@@ -125,15 +125,15 @@ def test_waiting_jobs_without_a_server_are_reported_first(servers):
 )
 def test_queue_without_a_listening_server_is_reported(queues, listens):
     """A server describes its queues with a string that means all queues, a list of names, or weights."""
-    told = kinds(queues=[queue("mail", 12)], servers=[server(queues=queues)])
+    reported = kinds(queues=[queue("mail", 12)], servers=[server(queues=queues)])
 
-    assert ([] if listens else ["no_listener"]) == told
+    assert ([] if listens else ["no_listener"]) == reported
 
 
-@pytest.mark.parametrize(("state", "told"), [("quiet", ["no_listener"]), ("stopping", [])])
-def test_quiet_server_does_not_count_as_a_listener(state, told):
+@pytest.mark.parametrize(("state", "expected"), [("quiet", ["no_listener"]), ("stopping", [])])
+def test_quiet_server_does_not_count_as_a_listener(state, expected):
     """A quiet server is alive but claims no jobs. A stopping server ends soon, as happens in each deploy."""
-    assert told == kinds(queues=[queue()], servers=[server(state=state)])
+    assert expected == kinds(queues=[queue()], servers=[server(state=state)])
 
 
 def test_empty_or_paused_queue_needs_no_listener():
@@ -174,10 +174,10 @@ def test_server_that_died_with_jobs_is_reported_for_an_hour(lost, others, severi
     gone = server("gone", is_alive=False, **{"expires_in": -60, **lost})
     back = [server(f"server {number}", queues=queues) for number, queues in enumerate(others)]
 
-    told = list_findings(readings(servers=[*back, gone]))
+    findings = list_findings(readings(servers=[*back, gone]))
 
     assert ([] if severity is None else [("server_lost", severity)]) == [
-        (finding.code, finding.severity) for finding in told
+        (finding.code, finding.severity) for finding in findings
     ]
 
 
@@ -242,13 +242,13 @@ def test_task_that_fails_more_than_usual_is_reported(lately, usually, is_error):
 
     If the day has no data, half of the runs must have failed.
     """
-    told = found(lately={"charge": lately}, usually={} if usually is None else {"charge": usually})
+    reported = found(lately={"charge": lately}, usually={} if usually is None else {"charge": usually})
 
-    assert ([] if is_error is None else [is_error]) == [finding.is_error for finding in told]
+    assert ([] if is_error is None else [is_error]) == [finding.is_error for finding in reported]
 
 
-@pytest.mark.parametrize(("share", "told"), [(0.0, [0.6]), (0.5, [0.3]), (0.9, []), (1.0, [])])
-def test_muted_failures_do_not_count(share, told):
+@pytest.mark.parametrize(("share", "rates"), [(0.0, [0.6]), (0.5, [0.3]), (0.9, []), (1.0, [])])
+def test_muted_failures_do_not_count(share, rates):
     """Of 20 runs, 12 failed.
 
     If half of the failures are muted, the rate is three in ten. If nine tenths are muted, too few failures
@@ -256,7 +256,7 @@ def test_muted_failures_do_not_count(share, told):
     """
     failing = found(lately={"t": EndedRuns(20, 12)}, usually={"t": EndedRuns(520, 12)}, muted={"t": share})
 
-    assert told == [finding.values["rate"] for finding in failing]
+    assert rates == [finding.values["rate"] for finding in failing]
 
 
 def test_broken_and_late_recurring_jobs_have_different_findings():
@@ -264,7 +264,7 @@ def test_broken_and_late_recurring_jobs_have_different_findings():
 
     Each late definition has a finding, the latest first. Paused definitions have none.
     """
-    told = found(
+    reported = found(
         recurring=[
             recurring("broken", error="the task is unknown", next_in=-300),
             recurring("late", next_in=-300),
@@ -274,9 +274,9 @@ def test_broken_and_late_recurring_jobs_have_different_findings():
         ]
     )
 
-    assert ["recurring_error", "recurring_late", "recurring_late"] == [one.code for one in told]
-    assert "the task is unknown" == told[0].values["error"]
-    assert ["recurring later", "recurring late"] == [one.subject for one in told[1:]]
+    assert ["recurring_error", "recurring_late", "recurring_late"] == [one.code for one in reported]
+    assert "the task is unknown" == reported[0].values["error"]
+    assert ["recurring later", "recurring late"] == [one.subject for one in reported[1:]]
 
 
 def test_long_wait_in_a_queue_with_a_listener_is_reported():
@@ -313,9 +313,9 @@ def test_unknown_tasks_clock_differences_and_storage_problems_are_reported():
         Finding(Severity.WARNING, "skew", "The server's clock is 42.0 s behind.", "Set it."),
     ]
 
-    told = kinds(unknown_tasks={"old.task": 4}, skew=-42 * MICROS, storage=findings)
+    reported = kinds(unknown_tasks={"old.task": 4}, skew=-42 * MICROS, storage=findings)
 
-    assert ["disk", "unknown_task", "skew"] == told  # one finding for the clock
+    assert ["disk", "unknown_task", "skew"] == reported  # one finding for the clock
 
 
 # ---- limits and unique keys ------------------------------------------------------------------------------
@@ -354,10 +354,12 @@ def test_limit_of_zero_is_reported_with_the_waiting_jobs():
         a_key("api:1", rate=0),
     ]
 
-    told = all_of("limit_zero", limit_names=names, limits=[*keys, a_key("tenant:9", concurrent=1, waiting=5)])
+    reported = all_of(
+        "limit_zero", limit_names=names, limits=[*keys, a_key("tenant:9", concurrent=1, waiting=5)]
+    )
 
-    assert [("tenant", 7), ("api:1", 0)] == [(one.values["limit"], one.values["count"]) for one in told]
-    assert "firelock limits set tenant" in told[0].advice
+    assert [("tenant", 7), ("api:1", 0)] == [(one.values["limit"], one.values["count"]) for one in reported]
+    assert "firelock limits set tenant" in reported[0].advice
 
 
 def test_paused_limit_is_reported_with_its_note_and_start():
@@ -365,10 +367,10 @@ def test_paused_limit_is_reported_with_its_note_and_start():
     paused = {"is_paused": True, "note": "moving", "paused_at": NOW - timedelta(hours=2)}
     lately = {**paused, "paused_at": NOW - timedelta(minutes=5)}
 
-    (told,) = all_of("limit_paused", limit_names=[named(**paused)], limits=[a_key(**paused, waiting=2)])
+    (finding,) = all_of("limit_paused", limit_names=[named(**paused)], limits=[a_key(**paused, waiting=2)])
 
-    assert "Limit tenant is paused: moving; 2 jobs are waiting." == told.what
-    assert ("firelock limits resume tenant", at(hours=-2)) == (told.advice, told.since)
+    assert "Limit tenant is paused: moving; 2 jobs are waiting." == finding.what
+    assert ("firelock limits resume tenant", at(hours=-2)) == (finding.advice, finding.since)
     assert ["limit_paused"] == kinds(limits=[a_key(**paused, is_own=True, waiting=2)])
     assert [] == kinds(limits=[a_key(**lately, waiting=2)])
     assert ["limit_paused"] == kinds(limits=[a_key(**lately, waiting=100)])
@@ -380,15 +382,15 @@ def test_unique_keys_held_by_children_of_failed_parents_are_reported():
 
     No other job can be stored with such a key until an operator acts.
     """
-    (told,) = all_of(
+    (finding,) = all_of(
         "unique_in_vain", keys_in_vain=[("shop.report day:1", "j1"), ("shop.report day:2", "j2")]
     )
 
     words = (
         "Unique key day:1 of task shop.report is held by job j1, whose parent has failed; the same applies"
     )
-    assert f"{words} to 1 other unique key." == told.what
-    assert told.advice.endswith("firelock jobs delete j1")
+    assert f"{words} to 1 other unique key." == finding.what
+    assert finding.advice.endswith("firelock jobs delete j1")
 
 
 def test_keys_in_different_partitions_are_reported_with_the_fix():
@@ -411,11 +413,11 @@ def test_failed_jobs_are_a_note_that_names_the_main_task():
         FailureGroup("f2", "builtins.KeyError", "x", "pack", 3, at(minutes=-90), "j2"),
     ]
 
-    (told,) = list_findings(readings(by_state={State.FAILED: 22}, failures=groups))
+    (finding,) = list_findings(readings(by_state={State.FAILED: 22}, failures=groups))
 
-    assert (Severity.NOTE, "jobs_failed", "failed jobs") == (told.severity, told.code, told.subject)
-    assert "22 jobs have failed, 19 of them of send." == told.what
-    assert "firelock jobs failures" in told.advice
+    assert (Severity.NOTE, "jobs_failed", "failed jobs") == (finding.severity, finding.code, finding.subject)
+    assert "22 jobs have failed, 19 of them of send." == finding.what
+    assert "firelock jobs failures" in finding.advice
 
 
 def test_many_failed_jobs_are_a_warning_until_their_cause_is_muted():
@@ -487,8 +489,8 @@ def test_failures_of_one_burst_are_not_called_usual():
     assert "(usually 67 %)" in spread.what
 
 
-@pytest.mark.parametrize(("hours", "is_told"), [((1, 1, 1, 1), False), ((1, 2, 3), True)])
-def test_hours_in_which_a_task_ran_are_counted(hours, is_told):
+@pytest.mark.parametrize(("hours", "is_reported"), [((1, 1, 1, 1), False), ((1, 2, 3), True)])
+def test_hours_in_which_a_task_ran_are_counted(hours, is_reported):
     """The hours are counted from the minutes of the day, which are read for the rates."""
 
     class Still(FailingStorage):
@@ -506,7 +508,7 @@ def test_hours_in_which_a_task_ran_are_counted(hours, is_told):
         findings = list_findings(take_readings(fire.runtime, knows_tasks=False, host_clock=at))
 
     (failing,) = [one for one in findings if one.code == "failing"]
-    assert is_told == ("usually 0 %" in failing.what)
+    assert is_reported == ("usually 0 %" in failing.what)
 
 
 def test_failing_task_whose_attempts_are_retried_names_the_scheduled_jobs():
@@ -545,7 +547,7 @@ def test_job_that_runs_much_longer_than_usual_is_reported_per_task():
 
 
 @pytest.mark.parametrize(
-    ("minutes", "ended", "is_told"),
+    ("minutes", "ended", "is_reported"),
     [
         (50, EndedRuns(10, 0, longest=5 * MINUTES), True),
         (49, EndedRuns(10, 0, longest=5 * MINUTES), False),
@@ -556,11 +558,13 @@ def test_job_that_runs_much_longer_than_usual_is_reported_per_task():
         (500, None, False),
     ],
 )
-def test_run_is_too_long_compared_with_the_longest_run_of_the_day(minutes, ended, is_told):
+def test_run_is_too_long_compared_with_the_longest_run_of_the_day(minutes, ended, is_reported):
     """It is too long from ten minutes and ten times the longest run on, if at least ten runs are known."""
     seen = {} if ended is None else {"send": ended}
 
-    assert (["long_run"] if is_told else []) == kinds(running=[running_for(minutes=minutes)], usually=seen)
+    assert (["long_run"] if is_reported else []) == kinds(
+        running=[running_for(minutes=minutes)], usually=seen
+    )
 
 
 def test_advice_for_failed_parents_names_the_command_that_works():
@@ -582,14 +586,14 @@ def test_server_is_named_once_after_several_restarts():
     gone = [server("s1", is_alive=False, busy=1, expires_in=-60 * number) for number in range(1, 5)]
     ended = [server(f"e{number}", is_alive=False, state="stopping") for number in range(5)]
 
-    told = list_findings(readings(servers=[server(queues="mail"), *gone, *ended]))
+    findings = list_findings(readings(servers=[server(queues="mail"), *gone, *ended]))
 
-    assert ["server s1"] == [one.subject for one in told]
+    assert ["server s1"] == [one.subject for one in findings]
 
 
 def test_findings_are_sorted_by_severity_and_merged_by_subject():
     """Errors come first, then warnings, then notes. Two findings of one code and subject are merged."""
-    told = list_findings(
+    findings = list_findings(
         readings(
             is_shared=False, queues=[queue("mail", 120, is_paused=True), queue("bulk", 3)],
             servers=[server(queues="mail")],
@@ -599,7 +603,7 @@ def test_findings_are_sorted_by_severity_and_merged_by_subject():
 
     assert [
         ("error", "schema_old"), ("error", "no_listener"), ("warning", "paused"), ("note", "not_shared")
-    ] == [(one.severity, one.code) for one in told]  # fmt: skip
+    ] == [(one.severity, one.code) for one in findings]  # fmt: skip
 
 
 def test_latency_thresholds_of_the_app_are_used():
@@ -611,8 +615,8 @@ def test_latency_thresholds_of_the_app_are_used():
         "recurring": [recurring(next_in=-1_800)],
     }  # fmt: skip
 
-    told = found(**seen, thresholds=thresholds)
+    reported = found(**seen, thresholds=thresholds)
     without = found(**seen, thresholds=Thresholds({}, timedelta(minutes=5)))
 
-    assert ["queue mail"] == [one.subject for one in told]
+    assert ["queue mail"] == [one.subject for one in reported]
     assert ["recurring nightly"] == [one.subject for one in without]

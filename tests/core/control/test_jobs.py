@@ -433,19 +433,19 @@ def test_handle_moves_its_job_or_raises_a_conflict(fire, adding, worker):
 
 
 @pytest.mark.parametrize(
-    ("target", "said"),
+    ("target", "message"),
     [
         ({}, r'A move needs a target: pass queue="bulk", priority=10 or both'),
         ({"queue": "Bulk Jobs"}, "Queue name must be 1 to 64 .*, got 'Bulk Jobs'"),
         ({"priority": 101}, "Priority must be an integer from -100 to 100, got 101"),
     ],
 )
-def test_move_without_a_possible_target_is_refused(fire, adding, target, said):
+def test_move_without_a_possible_target_is_refused(fire, adding, target, message):
     """The error is raised before the storage is called."""
     job = adding.enqueue(1)
 
     for move in (lambda: fire.jobs.move([job.id], **target), lambda: job.move(**target)):
-        with pytest.raises(ConfigurationError, match=said):
+        with pytest.raises(ConfigurationError, match=message):
             move()
 
     assert ("sums", 0) == (job.refresh().queue, job.priority)

@@ -54,11 +54,11 @@ def fire():
 
 def declaring(fire, **settings):
     """Return the limits of an app whose code declares these values for each name."""
-    said = {
+    declared = {
         name: DeclaredLimit(name, f"{name}:{{id}}", LimitSettings(**given))
         for name, given in settings.items()
     }
-    return Limits(fire.client, lambda: said)
+    return Limits(fire.client, lambda: declared)
 
 
 def audited(fire):
@@ -265,7 +265,7 @@ def test_spend_charges_the_rate_and_returns_the_wait(fire):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"concurrent": -1}, "concurrent must be .* got -1"),
         ({"concurrent": 1_001}, "an integer from 0 to 1,000, got 1001"),
@@ -282,9 +282,9 @@ def test_spend_charges_the_rate_and_returns_the_wait(fire):
     ],
     ids=str,
 )
-def test_invalid_value_raises_one_error_and_stores_nothing(fire, given, said):
+def test_invalid_value_raises_one_error_and_stores_nothing(fire, given, message):
     """The error contains the problem, the value and the fix."""
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=message):
         fire.limits.set("tenant", **given)
 
     assert ([], []) == (fire.storage.list_records("limit"), audited(fire))
@@ -565,10 +565,10 @@ def test_timeouts_limit_the_start_without_an_estimate(shop):
         line = [round((micros(one.starts_by) - now) / (60 * MINUTE)) for one in app.limits.line("gpu").jobs]
         return [*line, round((micros(app.limits.places(jobs[4].id)[0].starts_by) - now) / (60 * MINUTE))]
 
-    told = Firelock(shop.storage)
-    assert [None] * 4 == [one.starts_by for one in told.limits.line("gpu").jobs]
+    other = Firelock(shop.storage)
+    assert [None] * 4 == [one.starts_by for one in other.limits.line("gpu").jobs]
     publish_tasks(shop.client)
-    assert [1, 1, 2, 2, 2] == hours(shop) == hours(told)
+    assert [1, 1, 2, 2, 2] == hours(shop) == hours(other)
     minute = shop.client.clock.now() // MINUTE * MINUTE
     shop.storage.record_metrics([Rollup(minute, "train", "default", "succeeded", 2, 2 * MINUTE, BUCKETS)])
     assert [None] * 4 == [one.starts_by for one in shop.limits.line("gpu").jobs]
@@ -704,9 +704,9 @@ def test_number_of_reads_does_not_grow_with_the_page():
         fire.limits.sync()
         take(fire, 1)
 
-        for look in (lambda: fire.limits.line("openai", limit=100), lambda: fire.limits.list(limit=100)):
+        for read in (lambda: fire.limits.line("openai", limit=100), lambda: fire.limits.list(limit=100)):
             fire.storage.calls = 0
-            look()
+            read()
             assert fire.storage.calls <= 12
 
 

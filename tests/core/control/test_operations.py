@@ -649,7 +649,7 @@ def test_move_skips_jobs_that_left_the_filtered_state(watched):
 
 
 @pytest.mark.parametrize(
-    ("verb", "where", "target", "said"),
+    ("verb", "where", "target", "message"),
     [
         ("move", BULK, {}, "A move needs a target"),
         ("move", JobFilter(), {"queue": "x"}, "An empty filter would move every waiting job"),
@@ -659,9 +659,9 @@ def test_move_skips_jobs_that_left_the_filtered_state(watched):
         ("requeue", JobFilter(state=State.FAILED), {"priority": 3}, 'need the verb "move"'),
     ],
 )
-def test_invalid_move_is_refused(fire, verb, where, target, said):
+def test_invalid_move_is_refused(fire, verb, where, target, message):
     """The error is raised before an operation is stored."""
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=message):
         fire.operations.start(verb, where, by="ada", **target)
 
     assert [] == fire.operations.list().operations

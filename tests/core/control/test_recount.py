@@ -7,7 +7,7 @@ import pytest
 
 from firelock import Firelock
 from firelock.storage.memory import MemoryStorage
-from tests.core.storage.relations import Yard
+from tests.core.storage.relations import RelationScene
 
 HOUR = 3_600 * 1_000_000
 
@@ -28,14 +28,14 @@ def codes(storage):
 
 def fill(storage, *, is_running=False):
     """Create a batch with two members, of which one or both have ended, and return its id."""
-    yard = Yard(storage)
-    batch = yard.batch()
-    yard.put(batch, yard.job(batch=batch.id), yard.job(batch=batch.id))
-    yard.settle()
-    first, second = yard.claim().values()
-    yard.succeed(first)
+    scene = RelationScene(storage)
+    batch = scene.batch()
+    scene.put(batch, scene.job(batch=batch.id), scene.job(batch=batch.id))
+    scene.settle()
+    first, second = scene.claim().values()
+    scene.succeed(first)
     if not is_running:
-        yard.succeed(second)
+        scene.succeed(second)
     return batch.id
 
 
@@ -62,10 +62,10 @@ def test_batch_with_a_running_member_is_not_reported():
 
 def test_batch_that_changes_during_the_check_is_not_reported():
     storage = Miscounting()
-    yard = Yard(storage)
-    batch = yard.batch()
-    yard.put(batch, attrs.evolve(yard.job(batch=batch.id), created_at=storage.clock()))
-    yard.settle()
+    scene = RelationScene(storage)
+    batch = scene.batch()
+    scene.put(batch, attrs.evolve(scene.job(batch=batch.id), created_at=storage.clock()))
+    scene.settle()
 
     assert {} == codes(storage)
 
@@ -82,20 +82,20 @@ def test_batch_with_wrong_counts_is_reported():
     assert "but the storage has 2 members (1 active, 1 succeeded)." in found.what
 
 
-@pytest.mark.parametrize(("late", "is_told"), [(200, False), (400, True)])
-def test_wait_that_exceeds_its_timeout_is_reported(late, is_told):
+@pytest.mark.parametrize(("late", "is_reported"), [(200, False), (400, True)])
+def test_wait_that_exceeds_its_timeout_is_reported(late, is_reported):
     """The finding appears some minutes after the timeout. The upkeep of any server continues the job."""
     storage = MemoryStorage()
-    yard = Yard(storage)
-    job = yard.put(yard.job())
+    scene = RelationScene(storage)
+    job = scene.put(scene.job())
     due_at = storage.clock() + HOUR
-    yard.suspend(yard.claim()[job], due_at=due_at)
+    scene.suspend(scene.claim()[job], due_at=due_at)
 
     storage.clock_offset = HOUR + late * 1_000_000
 
     found = codes(storage)
-    assert is_told == ("wait_overdue" in found)
-    if is_told:
+    assert is_reported == ("wait_overdue" in found)
+    if is_reported:
         assert ("1 job is waiting past the timeout.", due_at) == (
             found["wait_overdue"].what, found["wait_overdue"].since,
         )  # fmt: skip

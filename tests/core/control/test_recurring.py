@@ -367,9 +367,9 @@ def test_only_one_of_two_apps_creates_a_due_job(storage, advance):
     (fire, task), (other, _) = make_app(storage), make_app(storage)
     task.recur("id", "* * * * *")
     advance(minutes=1)
-    looked = storage.due_records("recurring", 10)
+    due = storage.due_records("recurring", 10)
     fire_due(other.client)
-    storage.due_records = lambda kind, limit: looked
+    storage.due_records = lambda kind, limit: due
 
     fired = fire_due(fire.client)
 

@@ -138,13 +138,13 @@ def test_tags_of_the_task_follow_the_edited_arguments(declared):
 
 def test_arguments_of_an_unregistered_task_cannot_be_changed(declared, storage):
     """A dashboard without the code can change all other fields."""
-    stranger = app(storage)
+    other = app(storage)
 
-    edited = stranger.recurring.edit("nightly", arguments={"day": "mon"}, schedule="0 4 * * *")
+    edited = other.recurring.edit("nightly", arguments={"day": "mon"}, schedule="0 4 * * *")
 
     assert Cron("0 4 * * *") == edited.schedule
     with pytest.raises(UnknownTask, match="Task 'report' of recurring job 'nightly' is not registered in"):
-        stranger.recurring.edit("nightly", arguments={"day": "tue"})
+        other.recurring.edit("nightly", arguments={"day": "tue"})
 
 
 @pytest.mark.parametrize(
@@ -199,12 +199,12 @@ def test_concurrent_edits_are_both_applied(declared, storage):
 
 def meanwhile(storage, verb, what):
     """Run the function just before the next call of this method of the storage."""
-    former = getattr(storage, verb)
+    original = getattr(storage, verb)
 
     def call(*args, **kwargs):
-        setattr(storage, verb, former)
+        setattr(storage, verb, original)
         what()
-        return former(*args, **kwargs)
+        return original(*args, **kwargs)
 
     setattr(storage, verb, call)
 
@@ -232,12 +232,12 @@ def test_run_created_during_a_schedule_edit_is_kept(declared, storage):
 def test_edit_applies_to_a_definition_that_was_added_again(declared, storage):
     """The new definition has the same version as the previous one, but does not inherit any other data."""
 
-    def add_anew():
+    def add_again():
         declared.recurring.remove("nightly")
         storage.clock_offset += 1
         declared.recurring.create("report", "nightly", "0 3 * * *", {"day": "fri"})
 
-    meanwhile(storage, "put_record", add_anew)
+    meanwhile(storage, "put_record", add_again)
     edited = declared.recurring.edit("nightly", queue="bulk")
 
     assert ("bulk", '{"day":"fri"}', Cron("0 3 * * *")) == (edited.queue, edited.arguments, edited.schedule)
@@ -345,10 +345,10 @@ def test_reset_in_the_declaring_app_is_immediate(declared):
 def test_reset_in_another_app_waits_for_a_declaring_server(declared, storage):
     """Until a server declares the definition, the edit applies. The result of the reset shows this."""
     declared.recurring.edit("nightly", schedule="0 5 * * *")
-    stranger = app(storage)
+    other = app(storage)
 
-    reset = stranger.recurring.reset("nightly")
-    again = stranger.recurring.reset("nightly")
+    reset = other.recurring.reset("nightly")
+    again = other.recurring.reset("nightly")
     declared.recurring.sync()
 
     assert (Origin.EDITED, True, Cron("0 5 * * *")) == (reset.origin, reset.awaits_code, reset.schedule)

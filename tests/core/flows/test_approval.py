@@ -20,10 +20,10 @@ def storage():
 
 
 def approval_of(storage, **changes):
-    asked = ApprovalLink(
+    link = ApprovalLink(
         "job-1", "approval", {"Yes": "true", "No": "false"}, storage.clock() + 60_000_000, "Pay?"
     )
-    return attrs.evolve(asked, **changes)
+    return attrs.evolve(link, **changes)
 
 
 def token_of(link):
@@ -31,10 +31,10 @@ def token_of(link):
 
 
 def test_link_token_finds_the_stored_approval(storage):
-    asked = approval_of(storage, name="ada")
-    link = make_link(storage, asked, at=f"{AT}/")
+    approval = approval_of(storage, name="ada")
+    link = make_link(storage, approval, at=f"{AT}/")
     assert link.startswith(f"{AT}/approval#")
-    assert find_approval(storage, token_of(link)) == asked
+    assert find_approval(storage, token_of(link)) == approval
 
 
 def test_storage_does_not_contain_the_token(storage):
@@ -45,8 +45,8 @@ def test_storage_does_not_contain_the_token(storage):
 
 
 def test_each_link_is_different(storage):
-    asked = approval_of(storage)
-    assert make_link(storage, asked, at=AT) != make_link(storage, asked, at=AT)
+    link = approval_of(storage)
+    assert make_link(storage, link, at=AT) != make_link(storage, link, at=AT)
 
 
 @pytest.mark.parametrize("token", ["", "x", "a" * 43, "a" * 44, "../settings", "\ud800" * 43])
@@ -63,7 +63,7 @@ def test_expired_link_is_removed_when_the_next_is_created(storage):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"choices": {}}, "got 0 choices"),
         ({"choices": {str(number): "1" for number in range(21)}}, "got 21 choices"),
@@ -73,8 +73,8 @@ def test_expired_link_is_removed_when_the_next_is_created(storage):
         ({"choices": {"a": "1" * 20_000}}, "16 KiB"),
     ],
 )
-def test_link_with_invalid_choices_or_question_raises(storage, changes, said):
-    with pytest.raises(ConfigurationError, match=said):
+def test_link_with_invalid_choices_or_question_raises(storage, changes, message):
+    with pytest.raises(ConfigurationError, match=message):
         make_link(storage, approval_of(storage, **changes), at=AT)
     assert storage.list_records("approval") == []
 

@@ -681,8 +681,8 @@ def mixed(fire, load, report, worker):
 
 def test_failed_batch_counts_its_failed_members(mixed, fire):
     """`counts()` does not raise. A member that waits for a failed member makes the batch fail too."""
-    said = rf"Batch 'mixed' \({mixed.id}\) failed: 1 of 5 members failed, 1 cannot start\."
-    with pytest.raises(JobFailed, match=said):
+    message = rf"Batch 'mixed' \({mixed.id}\) failed: 1 of 5 members failed, 1 cannot start\."
+    with pytest.raises(JobFailed, match=message):
         mixed.result(1)
 
     assert BatchCounts(total=5, waiting=1, succeeded=3, failed=1) == mixed.counts()
@@ -872,10 +872,10 @@ def test_copy_of_a_member_is_outside_the_batch(mixed, fire):
 
 def test_plugins_choose_options_for_members_but_not_for_batches():
     """A batch has no task. Plugins are notified of new batches and members alike."""
-    seen, asked = [], []
+    seen, calls = [], []
     observer = plugin(
         jobs_created=lambda jobs: seen.append([job.task for job in jobs]),
-        job_options=lambda call: asked.append(call.task) or {"tags": ["told"]},
+        job_options=lambda call: calls.append(call.task) or {"tags": ["chosen"]},
     )
     with Firelock("memory://", plugins=[observer]) as fire:
         load = fire.task(name="load")(lambda: None)
@@ -884,8 +884,8 @@ def test_plugins_choose_options_for_members_but_not_for_batches():
         batch.add(load)
 
     assert [[BATCH_TASK, "load"], ["load"]] == seen
-    assert ["load", "load"] == asked
-    assert ((), ("told",)) == (batch.tags, job.tags)
+    assert ["load", "load"] == calls
+    assert ((), ("chosen",)) == (batch.tags, job.tags)
 
 
 # ---- invalid options -----------------------------------------------------------------------------------

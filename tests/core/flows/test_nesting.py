@@ -171,10 +171,10 @@ def test_results_after_a_value_of_another_type_raise(year, load, after):
 
 
 def test_deep_results_after_a_job_outside_the_batch_raise(year, load):
-    stranger = load.enqueue(5)
+    outsider = load.enqueue(5)
 
     with pytest.raises(JobNotFound, match=r"is not in a batch within <Batch .* 'year'"):
-        list(year.results(load, deep=True, after=stranger.id))
+        list(year.results(load, deep=True, after=outsider.id))
 
 
 def test_deep_results_are_kept_as_long_as_the_outer_batch():

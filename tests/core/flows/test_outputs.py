@@ -22,7 +22,7 @@ def test_pipeline_whose_number_of_members_is_known_only_at_run_time(fire, tester
 
     The callback reads all results.
     """
-    told = []
+    results = []
 
     @fire.task(name="days")
     def days(job: JobContext, month: int) -> list[Day]:
@@ -42,7 +42,7 @@ def test_pipeline_whose_number_of_members_is_known_only_at_run_time(fire, tester
     @fire.task(name="report")
     def report(batch_id: str) -> None:
         batch = fire.batches.get(batch_id)
-        told.append(
+        results.append(
             (list(batch.results(merge)), [one.rows for one in batch.results(load)], batch.counts().total)
         )
 
@@ -51,7 +51,7 @@ def test_pipeline_whose_number_of_members_is_known_only_at_run_time(fire, tester
         batch.then(report, batch.id)
     tester.drain()
 
-    assert [([61], [10, 20, 30], 5)] == told
+    assert [([61], [10, 20, 30], 5)] == results
     assert State.SUCCEEDED is batch.refresh().state
 
 
@@ -70,15 +70,15 @@ def test_failed_flow_continues_after_requeue_when_the_cause_is_fixed(fire, teste
     def total(squares: dict[str, int]) -> int:
         return sum(squares.values())
 
-    @fire.task(name="told")
-    def told(what: str) -> None:
+    @fire.task(name="note")
+    def note(what: str) -> None:
         done.append(what)
 
     with fire.batch("chord") as batch:
         parts = {str(n): batch.add(square, n).output for n in (1, 2, 3)}
         whole = batch.add(total, parts)
-        batch.then(told, "whole")
-        batch.then(told.using(on="failed"), "failed")
+        batch.then(note, "whole")
+        batch.then(note.using(on="failed"), "failed")
     tester.drain()
     before = (batch.refresh().state, whole.refresh().state, list(done))
     broken.clear()

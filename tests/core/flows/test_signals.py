@@ -144,13 +144,13 @@ def test_link_to_an_ended_or_unknown_job_is_refused(fire, approval, order, worke
     """A link to a failed job is allowed, because the job can be requeued."""
     done, failed = order.enqueue(), order.enqueue(-1)
     worker.run()
-    said = {"expires": timedelta(days=1), "at": "https://ops.example.com"}
+    options = {"expires": timedelta(days=1), "at": "https://ops.example.com"}
 
     with pytest.raises(JobConflict, match=r"is succeeded; signal 'approval' would never be received"):
-        approval.link(done, {"Yes": Approval(ok=True)}, **said)
+        approval.link(done, {"Yes": Approval(ok=True)}, **options)
     with pytest.raises(JobNotFound, match="Job 'nobody' is not stored"):
-        approval.link("nobody", {"Yes": Approval(ok=True)}, **said)
-    assert approval.link(failed, {"Yes": Approval(ok=True)}, **said)
+        approval.link("nobody", {"Yes": Approval(ok=True)}, **options)
+    assert approval.link(failed, {"Yes": Approval(ok=True)}, **options)
 
 
 def test_signal_name_has_one_type_per_app(fire, approval):
@@ -305,11 +305,11 @@ def test_requeue_continues_after_the_last_step_or_from_a_given_step(fire, order,
 
 def test_handle_shows_the_wait_of_a_suspended_job(fire, order, worker):
     """The handle also shows the time until which the job waits."""
-    asking, sleeping, calling = (order.enqueue(number) for number in range(3))
+    receiving, sleeping, calling = (order.enqueue(number) for number in range(3))
     due = 4_000_000_000_000_000
     for claimed in worker.claim():
         words = {
-            asking.id: memo_words(MemoKind.SIGNAL, "approval"),
+            receiving.id: memo_words(MemoKind.SIGNAL, "approval"),
             sleeping.id: memo_words(MemoKind.SLEEP, "cool-off"),
             calling.id: memo_words(MemoKind.CALL, "days"),
         }[claimed.id]
@@ -317,15 +317,17 @@ def test_handle_shows_the_wait_of_a_suspended_job(fire, order, worker):
         if claimed.id == sleeping.id:
             change = slept(claimed, worker.holder, due_at=due, **end)
         else:
-            change = suspended(claimed, worker.holder, due_at=due if claimed.id == asking.id else None, **end)
+            change = suspended(
+                claimed, worker.holder, due_at=due if claimed.id == receiving.id else None, **end
+            )
         fire.storage.apply([change])
 
     assert [
         "signal approval until 2096-10-02 07:06:40 UTC",
         "sleep cool-off until 2096-10-02 07:06:40 UTC",
         "call days",
-    ] == [job.refresh().waits_for for job in (asking, sleeping, calling)]
-    assert (None, 2096) == (calling.next_due_at, asking.next_due_at.year)
+    ] == [job.refresh().waits_for for job in (receiving, sleeping, calling)]
+    assert (None, 2096) == (calling.next_due_at, receiving.next_due_at.year)
 
 
 # ---- streams -------------------------------------------------------------------------------------------
@@ -415,8 +417,8 @@ def test_payload_is_created_from_form_strings(fire, approval):
     assert (False, {"a": 1}) == (
         go.payload_from_text({"value": "no"}), either.payload_from_text({"value": '{"a": 1}'})
     )  # fmt: skip
-    with pytest.raises(FormError, match=r"signal 'approval' is invalid\. .*ok: is required") as told:
+    with pytest.raises(FormError, match=r"signal 'approval' is invalid\. .*ok: is required") as raised:
         approval.payload_from_text({"amount": "7"})
-    assert {"ok", "amount"} == set(told.value.fields)
+    assert {"ok", "amount"} == set(raised.value.fields)
     with pytest.raises(FormError, match="value: 'maybe' is invalid; enter true or false"):
         go.payload_from_text({"value": "maybe"})

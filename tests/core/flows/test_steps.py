@@ -326,7 +326,9 @@ def test_call_or_job_of_the_wrong_type_raises_a_specific_error(fire, tester):
     def gathers_jobs(job: JobContext):
         job.gather("two", [load.call(1), stored])
 
-    said = [misused(fire, tester, one, name=one.__name__) for one in (runs_a_call, runs_a_job, gathers_jobs)]
+    messages = [
+        misused(fire, tester, one, name=one.__name__) for one in (runs_a_call, runs_a_job, gathers_jobs)
+    ]
 
     assert [True] * 3 == [
         words in one
@@ -336,7 +338,7 @@ def test_call_or_job_of_the_wrong_type_raises_a_specific_error(fire, tester):
                 "is a stored job",
                 "item 1 is <Job",
             ),
-            said,
+            messages,
             strict=True,
         )
     ]

@@ -41,15 +41,15 @@ class Shop:
             url, plugins=list(plugins), settings=Settings(poll=0.05, grace=5, heartbeat=0.5)
         )
 
-        @fire.task(name="tell")
-        async def tell() -> dict[str, str]:
+        @fire.task(name="report")
+        async def report() -> dict[str, str]:
             return {"thread": threading.current_thread().name, **current_job().meta}
 
         @fire.task(name="parent")
         def parent() -> str:
-            return tell.enqueue().id
+            return report.enqueue().id
 
-        self.tell, self.parent = tell, parent
+        self.report, self.parent = report, parent
 
 
 @pytest.fixture
@@ -65,12 +65,12 @@ def web_of(shop, inner=None, **options):
 
     @web.get("/")
     async def home(app: Firelock = Depends(jobs)):  # noqa: B008 - as a string it could not be resolved
-        job = await shop.tell.aenqueue()
+        job = await shop.report.aenqueue()
         return {"stored": app.jobs.get(job.id).meta, "id": request_id.get()}
 
     @web.get("/ran")
     async def ran():
-        return await (await shop.tell.aenqueue()).aresult(timeout=20)
+        return await (await shop.report.aenqueue()).aresult(timeout=20)
 
     @web.get("/state")
     async def state(request: Request):
@@ -91,7 +91,7 @@ def test_app_opens_and_closes_with_the_application(shop):
             assert {"is_app": True, "own": None} == client.get("/state").json()
 
     with pytest.raises(StorageError, match="closed"):
-        shop.tell.enqueue()
+        shop.report.enqueue()
     with shop.fire:
         assert 2 == shop.fire.jobs.counts().enqueued
 
@@ -182,7 +182,7 @@ def test_jobs_inherit_the_metadata_of_the_running_job(shop):
     with Tester(shop.fire) as tester:
         token, id_ = tenant.set("acme"), request_id.set("abc-1")
         parent = shop.parent.enqueue()
-        own = shop.tell.using(meta={"tenant": "other"}).enqueue()
+        own = shop.report.using(meta={"tenant": "other"}).enqueue()
         tenant.reset(token)
         request_id.reset(id_)
         tester.drain(raises=True)
@@ -190,7 +190,7 @@ def test_jobs_inherit_the_metadata_of_the_running_job(shop):
         child = shop.fire.jobs.get(parent.result())
         assert {"request_id": "abc-1", "tenant": "acme"} == dict(child.meta)
         assert {"request_id": "abc-1", "tenant": "other"} == dict(own.meta)
-        assert {} == dict(shop.tell.enqueue().meta)
+        assert {} == dict(shop.report.enqueue().meta)
 
 
 def test_metadata_source_is_called_when_a_job_is_enqueued():
@@ -246,7 +246,7 @@ def test_lifespan_and_middleware_work_with_starlette(shop):
     """Both use only plain ASGI."""
 
     async def page(request):
-        await shop.tell.aenqueue()
+        await shop.report.aenqueue()
         return PlainTextResponse(str(request.state.firelock is shop.fire))
 
     web = Starlette(routes=[Route("/", page)], lifespan=lifespan(shop.fire))
@@ -259,7 +259,7 @@ def test_lifespan_and_middleware_work_with_starlette(shop):
 @get("/")
 async def litestar_page(jobs: NamedDependency[Firelock]) -> dict[str, str]:
     """Enqueue a job with the injected app, and return its metadata."""
-    job = await jobs.task_named("tell").aenqueue()
+    job = await jobs.task_named("report").aenqueue()
     return {**job.meta, **await job.aresult(timeout=20)}
 
 

@@ -146,7 +146,7 @@ def test_trace_connects_request_job_and_spans_of_the_task(traced, is_async):
 
     names = ["request", "send default", "process default", "inside", "send mail", "process mail"]
     spans = [traced.span(name) for name in names]
-    assert all(is_child(span, former) for former, span in pairwise(spans))
+    assert all(is_child(span, previous) for previous, span in pairwise(spans))
     assert is_child(traced.span("send later"), spans[0])
     assert is_child(traced.span("process later"), traced.span("send later"))
     assert 1 == len({span.context.trace_id for span in traced.exporter.get_finished_spans()})
@@ -461,11 +461,11 @@ def test_spans_of_added_members_contain_the_batch_id(traced):
         batch.add_many([work.call(), work.call()])
     two = batch.add(work)
 
-    said = [
+    ids = [
         (span.attributes.get("messaging.message.id"), span.attributes.get("messaging.batch.message_count"))
         for span in traced.spans("send default")
     ]
-    assert [(one.id, None), (None, 2), (two.id, None)] == said
+    assert [(one.id, None), (None, 2), (two.id, None)] == ids
     assert {("work", batch.id)} == {
         (span.attributes["firelock.task"], span.attributes["firelock.batch_id"])
         for span in traced.spans("send default")
@@ -594,17 +594,21 @@ def test_metrics_count_sent_and_consumed_jobs(traced):
     """The attributes are the queue, the task and the error type. They do not include ids."""
     send_and_run(traced, fails=True)
 
-    told = {"messaging.system": "firelock", "messaging.destination.name": "default", "firelock.task": "work"}
+    attributes = {
+        "messaging.system": "firelock",
+        "messaging.destination.name": "default",
+        "firelock.task": "work",
+    }
     sending = {"messaging.operation.name": "send", "messaging.operation.type": "send"}
     running = {"messaging.operation.name": "process", "messaging.operation.type": "process"}
     sent, consumed = (traced.points(f"messaging.client.{name}.messages") for name in ("sent", "consumed"))
     took, ran = (traced.points(f"messaging.{name}.duration") for name in ("client.operation", "process"))
-    del_task = {key: value for key, value in told.items() if key != "firelock.task"}
-    assert [(1, {**told, **sending})] == [(point.value, dict(point.attributes)) for point in sent]
+    del_task = {key: value for key, value in attributes.items() if key != "firelock.task"}
+    assert [(1, {**attributes, **sending})] == [(point.value, dict(point.attributes)) for point in sent]
     assert [(1, {**del_task, **sending})] == [(point.count, dict(point.attributes)) for point in took]
     for points, figure in ((consumed, "value"), (ran, "count")):
         assert [
-            (1, {**told, **running, "error.type": "ValueError"}), (1, {**told, **running}),
+            (1, {**attributes, **running, "error.type": "ValueError"}), (1, {**attributes, **running}),
         ] == [(getattr(point, figure), dict(point.attributes)) for point in points]  # fmt: skip
     assert {DURATION_BUCKETS} == {point.explicit_bounds for point in ran}
 

@@ -21,7 +21,7 @@ from tests.ports import free_port
 
 
 @pytest.fixture(autouse=True)
-def counts_anew(monkeypatch):
+def fresh_counters(monkeypatch):
     """Reset the counters of this process."""
     monkeypatch.setattr(job_counters, "_of_this_process", job_counters._ProcessCounters())  # noqa: SLF001
 
@@ -88,12 +88,12 @@ def test_batch_does_not_count_as_a_job(registry, is_shared, tmp_path):
     """
     program = COUNTED.format(registry="" if is_shared else "registry")
     folder = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)} if is_shared else {}
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", program], env={**os.environ, **folder}, capture_output=True, text=True,
         check=True,
     ).stdout  # fmt: skip
 
-    assert "firelock_jobs_enqueued_total work 3.0\n" == said
+    assert "firelock_jobs_enqueued_total work 3.0\n" == output
 
 
 COUNTED = """
@@ -173,12 +173,12 @@ print("counts")
 
 def test_missing_client_library_raises_except_in_worker_processes():
     """The error contains the package to install."""
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True
     ).stdout.splitlines()
 
-    assert said[0].endswith('pip install "firelock[prometheus]".')
-    assert said[1] == "counts"
+    assert output[0].endswith('pip install "firelock[prometheus]".')
+    assert output[1] == "counts"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")

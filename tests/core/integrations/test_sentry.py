@@ -186,8 +186,8 @@ class File(Transport):
             for item in envelope.items:
                 words = item.payload.json
                 trace = words["contexts"]["trace"]
-                told = item.headers["type"], words["tags"]["task"], trace["trace_id"], trace["span_id"]
-                print(*told, file=file)
+                found = item.headers["type"], words["tags"]["task"], trace["trace_id"], trace["span_id"]
+                print(*found, file=file)
 
 
 sentry_sdk.init(dsn="http://key@localhost/1", traces_sample_rate=1.0, transport=File)

@@ -172,9 +172,9 @@ def test_failure_is_reported_in_a_signed_request(shop, receive):
     assert not verify({}, body, SECRET)
     for secret in ("4111 1111", "acme", "Traceback"):
         assert secret not in body.decode()
-    told = repr([delivery.record(), app.fire.jobs.find().jobs, Webhook("a", receiver.url, SECRET)])
-    assert SECRET not in told
-    assert "token" not in told
+    printed = repr([delivery.record(), app.fire.jobs.find().jobs, Webhook("a", receiver.url, SECRET)])
+    assert SECRET not in printed
+    assert "token" not in printed
 
 
 def test_failures_of_a_task_are_grouped_and_recovery_is_reported_once(shop):
@@ -370,11 +370,11 @@ def test_late_recurring_job_is_reported(shop):
     with app.fire.server(workers=1):
         until(lambda: app.fire.recurring.get("nightly").last_at is not None)
         until(lambda: app.fire.jobs.counts().by_state.get(State.FAILED))
-    told = dict(app.check())
+    reported = dict(app.check())
 
     assert "recurring_missed" == missed[0]
     assert missed[1].startswith("Recurring job nightly was due at ")
-    assert "nightly: the recurring job has been fired again." == told["recovered"]
+    assert "nightly: the recurring job has been fired again." == reported["recovered"]
 
 
 def test_chat_webhook_contains_only_the_text(shop, receive):

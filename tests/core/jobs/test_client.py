@@ -557,17 +557,17 @@ def test_many_jobs_share_their_meta(fire, storage):
     assert {"tenant": "acme"} == jobs[1].then(task, "c").meta
 
 
-@pytest.mark.parametrize("look", ["handle", "fetched", "awaited"])
-def test_continuation_inherits_missing_meta_from_its_parent(fire, mail, look):
+@pytest.mark.parametrize("how", ["handle", "fetched", "awaited"])
+def test_continuation_inherits_missing_meta_from_its_parent(fire, mail, how):
     """Each name is inherited separately. The parent can be a new handle or a handle that was read.
 
     The metadata of the parent does not change.
     """
     parent = mail.using(meta={"tenant": "acme", "request": "1"}).enqueue("a")
-    handle = fire.jobs.get(parent.id) if look == "fetched" else parent
+    handle = fire.jobs.get(parent.id) if how == "fetched" else parent
     task = mail.using(meta={"request": "2", "by": "code"})
 
-    child = asyncio.run(handle.athen(task, "b")) if look == "awaited" else handle.then(task, "b")
+    child = asyncio.run(handle.athen(task, "b")) if how == "awaited" else handle.then(task, "b")
     grandchild = child.then(mail, "c")
 
     wanted = {"tenant": "acme", "request": "2", "by": "code"}
@@ -612,20 +612,20 @@ def test_due_time_of_a_call_overrides_the_delay_of_a_plugin():
     assert jobs[1].due_at < jobs[2].due_at
 
 
-@pytest.mark.parametrize("names", [("ask", "tell"), ("tell", "ask")])
+@pytest.mark.parametrize("names", [("red", "blue"), ("blue", "red")])
 def test_meta_precedence_is_call_then_plugin_then_parent(names):
     """The order applies to each name separately. The first plugin that returns a name wins."""
-    answers = {"ask": {"a": "ask", "b": "ask", "c": "ask"}, "tell": {"b": "tell", "c": "tell", "d": "tell"}}
+    answers = {"red": {"a": "red", "b": "red", "c": "red"}, "blue": {"b": "blue", "c": "blue", "d": "blue"}}
     plugins = [plugin(job_options=lambda name=name: {"meta": answers[name]}) for name in names]
     with Firelock("memory://", plugins=plugins) as fire:
         task = fire.task(name="plain")(send)
         parent = fire.jobs.get(task.using(meta={"d": "call", "e": "call"}).enqueue("a").id)
         child = parent.then(task.using(meta={"a": "child"}), "b")
 
-    first = {"ask": "ask", "tell": "tell"}[parent.meta["b"]]
-    both = {"a": "ask", "b": first, "c": first}
+    first = {"red": "red", "blue": "blue"}[parent.meta["b"]]
+    both = {"a": "red", "b": first, "c": first}
     assert {**both, "d": "call", "e": "call"} == parent.meta
-    assert {**both, "a": "child", "d": "tell", "e": "call"} == child.meta
+    assert {**both, "a": "child", "d": "blue", "e": "call"} == child.meta
 
 
 def test_invalid_meta_of_a_plugin_raises():
@@ -692,15 +692,15 @@ def test_use_storage_closes_a_storage_that_the_app_opened(tmp_path):
     This also applies to a storage that itself replaced another one.
     """
     with Firelock(f"sqlite:///{tmp_path}/one.db") as fire:
-        task, formers = fire.task(name="plain")(send), []
+        task, all_replaced = fire.task(name="plain")(send), []
         for url in (f"sqlite:///{tmp_path}/two.db", "memory://three"):
             asyncio.run(task.aenqueue("a"))
-            formers.append(fire.storage)
+            all_replaced.append(fire.storage)
             fire.use_storage(url)
 
-        for former in formers:
+        for replaced in all_replaced:
             with pytest.raises(StorageError, match=r"is closed\. Open a new one"):
-                former.counts()
+                replaced.counts()
         assert 0 == fire.jobs.counts().total
 
 

@@ -23,7 +23,7 @@ from firelock.limits.keys import key_maker, partition_key_of, to_limits
 from firelock.storage import Admission, LimitUse, UniqueUse, Until, write_admission
 
 
-def asked(arguments, *, limits=(), unique=None, defaults=None, start_before=None):
+def keys_of(arguments, *, limits=(), unique=None, defaults=None, start_before=None):
     names = tuple({**arguments, **(defaults or {})})
     return key_maker("shop.run", to_limits(limits), unique, names).asked(
         arguments, defaults or {}, start_before
@@ -31,11 +31,11 @@ def asked(arguments, *, limits=(), unique=None, defaults=None, start_before=None
 
 
 def limit_key(template, **arguments):
-    return asked(arguments, limits=[Turns(template)]).admission.limits[0].key
+    return keys_of(arguments, limits=[Turns(template)]).admission.limits[0].key
 
 
 def unique_key(template, **arguments):
-    unique = asked(arguments, unique=Unique(template)).admission.unique
+    unique = keys_of(arguments, unique=Unique(template)).admission.unique
     owner, _, key = unique.key.partition(" ")
     assert "shop.run" == owner
     return key
@@ -103,7 +103,7 @@ def test_equal_values_of_different_types_have_different_keys():
     limits = [Turns("k:{x}")]
     values = [1, True, 1.0, "1", False, 0]
 
-    keys = [asked({"x": x}, limits=limits).admission.limits[0].key for x in (*values, *reversed(values))]
+    keys = [keys_of({"x": x}, limits=limits).admission.limits[0].key for x in (*values, *reversed(values))]
 
     assert ["k:1", "k:true", "k:1.0", "k:1", "k:false", "k:0"] == keys[:6] == keys[:5:-1]
 
@@ -112,7 +112,7 @@ def test_key_cache_is_bounded_and_correct():
     """Each call gets the right key even if there are more tenants than cache entries."""
     limits = [Limit("k:{x}", rate=1, cost="{y}")]
     for number in [*range(1_100), *range(1_100)]:
-        [use] = asked({"x": number, "y": number % 7}, limits=limits).admission.limits
+        [use] = keys_of({"x": number, "y": number % 7}, limits=limits).admission.limits
         assert (f"k:{number}", number % 7) == (use.key, use.cost)
 
 
@@ -120,7 +120,7 @@ def test_key_uses_the_default_of_an_omitted_argument():
     """Tags work in the same way."""
     limits = [Turns("k:{x}")]
 
-    assert "k:5" == asked({}, limits=limits, defaults={"x": 5}).admission.limits[0].key
+    assert "k:5" == keys_of({}, limits=limits, defaults={"x": 5}).admission.limits[0].key
     with pytest.raises(ArgumentError, match="omitted; its default cannot be stored"):
         key_maker("t", to_limits(limits), None, ("x",)).asked({}, {}, None)
 
@@ -171,20 +171,20 @@ def test_limits_without_parameters_come_first():
     """Other limits follow in the order of their declaration. The lane of the job has the same order."""
     limits = [Turns("b:{x}"), Turns("z"), Turns("a:{x}"), Turns("y")]
 
-    assert ["z", "y", "b:1", "a:1"] == [use.key for use in asked({"x": 1}, limits=limits).admission.limits]
+    assert ["z", "y", "b:1", "a:1"] == [use.key for use in keys_of({"x": 1}, limits=limits).admission.limits]
 
 
 def test_limits_with_the_same_key_become_one_use():
     """The cost of the use is the sum of both costs."""
     limits = [Limit("k:{x}", rate=1, cost=2), Limit("k:{y}", rate=1, cost="{z}")]
 
-    assert (LimitUse("k:1", 5),) == asked({"x": 1, "y": 1, "z": 3}, limits=limits).admission.limits
+    assert (LimitUse("k:1", 5),) == keys_of({"x": 1, "y": 1, "z": 3}, limits=limits).admission.limits
 
 
 def test_job_can_have_four_keys_of_maximum_length():
     limits = [Turns(f"k{n}:{{x}}") for n in range(4)]
 
-    assert 400 == sum(len(use.key) for use in asked({"x": "y" * 300}, limits=limits).admission.limits)
+    assert 400 == sum(len(use.key) for use in keys_of({"x": "y" * 300}, limits=limits).admission.limits)
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, True, "7", None, 10**10])
@@ -192,14 +192,14 @@ def test_cost_from_an_argument_must_be_an_integer(value):
     with pytest.raises(
         ArgumentError, match=r"The cost \{x\} of limit 'k' must be an integer from 0 to 1,000,000,000, got "
     ):
-        asked({"x": value}, limits=[Limit("k", rate=1, cost="{x}")])
+        keys_of({"x": value}, limits=[Limit("k", rate=1, cost="{x}")])
 
 
 def test_use_of_a_strict_limit_is_marked():
     """The mark is stored with the cost of the use."""
     limits = [Limit("k", concurrent=1, strict=True), Limit("r", rate=1, cost="{x}")]
 
-    assert (LimitUse("k", 1, True), LimitUse("r", 0)) == asked({"x": 0}, limits=limits).admission.limits
+    assert (LimitUse("k", 1, True), LimitUse("r", 0)) == keys_of({"x": 0}, limits=limits).admission.limits
 
 
 def test_unique_options_are_stored():
@@ -208,35 +208,35 @@ def test_unique_options_are_stored():
 
     assert (
         UniqueUse("shop.run k", Until.SUCCEEDED, 60_000_000, False, True)
-        == asked({}, unique=unique).admission.unique
+        == keys_of({}, unique=unique).admission.unique
     )
 
 
 def test_debounce_options_are_stored():
     """The wait and the maximum wait are stored in microseconds."""
-    use = asked({}, unique=Debounce("k", wait=timedelta(milliseconds=500), keep="first")).admission.unique
+    use = keys_of({}, unique=Debounce("k", wait=timedelta(milliseconds=500), keep="first")).admission.unique
 
     assert UniqueUse("shop.run k", Until.DUE, wait=500_000, max_wait=5_000_000) == use
-    assert asked({}, unique=Debounce("k", wait=1)).admission.unique.keeps_last
+    assert keys_of({}, unique=Debounce("k", wait=1)).admission.unique.keeps_last
 
 
 def test_unique_key_defaults_to_all_arguments():
     """The order does not matter. An argument equal to its default has the same effect as an omitted one."""
     unique = Unique()
-    both = asked({"a": 1, "b": [2]}, unique=unique).admission
+    both = keys_of({"a": 1, "b": [2]}, unique=unique).admission
 
-    assert both == asked({"b": [2], "a": 1}, unique=unique).admission
-    assert both == asked({"a": 1}, unique=unique, defaults={"b": [2], "a": 5}).admission
-    assert both != asked({"a": 1, "b": [3]}, unique=unique).admission
-    assert both != asked({"a": "1", "b": [2]}, unique=unique).admission
+    assert both == keys_of({"b": [2], "a": 1}, unique=unique).admission
+    assert both == keys_of({"a": 1}, unique=unique, defaults={"b": [2], "a": 5}).admission
+    assert both != keys_of({"a": 1, "b": [3]}, unique=unique).admission
+    assert both != keys_of({"a": "1", "b": [2]}, unique=unique).admission
 
 
 def test_deadline_is_a_time_or_a_duration():
     """Both are stored in microseconds."""
-    assert Admission(start_within=60_000_000) == asked({}, start_before=timedelta(minutes=1)).admission
+    assert Admission(start_within=60_000_000) == keys_of({}, start_before=timedelta(minutes=1)).admission
     assert (
         Admission(start_before=1_000_000)
-        == asked({}, start_before=datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)).admission
+        == keys_of({}, start_before=datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)).admission
     )
 
 
@@ -247,9 +247,9 @@ def test_job_is_stored_with_its_unique_key_or_first_limit():
     """
     limits = [Turns("k:{x}"), Turns("z")]
 
-    assert "shop.run u:1" == asked({"x": 1}, limits=limits, unique=Unique("u:{x}")).colocated_with
-    assert "z" == asked({"x": 1}, limits=limits).colocated_with
-    assert asked({"x": 1}, start_before=timedelta(1)).colocated_with is None
+    assert "shop.run u:1" == keys_of({"x": 1}, limits=limits, unique=Unique("u:{x}")).colocated_with
+    assert "z" == keys_of({"x": 1}, limits=limits).colocated_with
+    assert keys_of({"x": 1}, start_before=timedelta(1)).colocated_with is None
 
 
 UNIQUE = (
@@ -266,7 +266,7 @@ def test_cached_admission_text_equals_the_written_text(value, unique, start_befo
     """Therefore, a storage can compare the strings of two jobs."""
     limits = [Turns("fixed"), Limit("k:{a}", concurrent=1, strict=True), Limit("r:{b}", rate=1, cost="{b}")]
     try:
-        call = asked({"a": value, "b": 3}, limits=limits, unique=unique, start_before=start_before)
+        call = keys_of({"a": value, "b": 3}, limits=limits, unique=unique, start_before=start_before)
     except ArgumentError:
         return
 
@@ -276,7 +276,7 @@ def test_cached_admission_text_equals_the_written_text(value, unique, start_befo
 
 def test_job_without_keys_stores_no_admission_data():
     """Such a job has no limits, unique key or deadline."""
-    assert (None, None) == (asked({"a": 1}).text, asked({"a": 1}).colocated_with)
+    assert (None, None) == (keys_of({"a": 1}).text, keys_of({"a": 1}).colocated_with)
 
 
 def test_key_contains_the_stored_form_of_a_date():

@@ -90,12 +90,12 @@ def test_start_of_a_job_is_estimated(given, facts, seconds):
 
     If only an operator can open the limit, the estimate is NEVER.
     """
-    asked = {
+    inputs = {
         "running": 0, "next_arrival_at": 0, "ahead": 0, "cost": 1, "run_time": 10.0 * SECOND, "now": 0,
         **facts,
     }  # fmt: skip
 
-    at = start_estimate(settings(**given), **asked)
+    at = start_estimate(settings(**given), **inputs)
 
     assert at == (None if seconds is None else seconds * SECOND)
 
@@ -119,8 +119,8 @@ def test_start_of_a_job_is_estimated(given, facts, seconds):
 )
 def test_estimated_start_is_bounded_by_timeouts(given, left, facts, seconds):
     """The jobs ahead run until their timeout at most (100 s). Without timeouts, there is no bound."""
-    asked = {"next_arrival_at": 0, "ahead": 0, "cost": 1, "timeout": 100.0 * SECOND, "now": 0, **facts}
+    inputs = {"next_arrival_at": 0, "ahead": 0, "cost": 1, "timeout": 100.0 * SECOND, "now": 0, **facts}
 
-    at = start_bound(settings(**given), left=[seconds * SECOND for seconds in left], **asked)
+    at = start_bound(settings(**given), left=[seconds * SECOND for seconds in left], **inputs)
 
     assert at == (None if seconds is None else seconds * SECOND)

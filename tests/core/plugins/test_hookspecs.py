@@ -158,13 +158,13 @@ def test_configure_converter_is_called_once_per_app(make_app):
     @app.task(name="plain")
     def plain(number: int) -> None: ...
 
-    @app.task(name="odd")
-    def odd(span: timedelta) -> None: ...
+    @app.task(name="typed")
+    def typed(span: timedelta) -> None: ...
 
     plain.enqueue(1)
     before = len(seen)
-    odd.enqueue(timedelta(1))
-    odd.enqueue(timedelta(2))
+    typed.enqueue(timedelta(1))
+    typed.enqueue(timedelta(2))
 
     assert (0, 1) == (before, len(seen))
 
@@ -177,12 +177,12 @@ def test_configure_converter_that_raises_leaves_no_partial_converter(make_app):
 
     app = make_app(plugin(configure_converter=refuse))
 
-    @app.task(name="odd")
-    def odd(span: timedelta) -> None: ...
+    @app.task(name="typed")
+    def typed(span: timedelta) -> None: ...
 
     for _ in range(2):
         with pytest.raises((RuntimeError, ArgumentError), match="no such currency"):
-            odd.enqueue(timedelta(1))
+            typed.enqueue(timedelta(1))
 
 
 # ---- creating jobs ---------------------------------------------------------------------------------------
@@ -240,10 +240,10 @@ def test_job_transaction_is_called_once_per_call_that_stores_jobs(make_app):
 
     If the hook returns None, `within` is used unchanged.
     """
-    asked = []
+    calls = []
 
     def transaction(storage, within):
-        asked.append((storage.url, within))
+        calls.append((storage.url, within))
 
     app = make_app(plugin(job_transaction=transaction))
     work = add_work(app)
@@ -264,7 +264,7 @@ def test_job_transaction_is_called_once_per_call_that_stores_jobs(make_app):
         with pytest.raises(UnsupportedFeature):
             asyncio.run(verb())
 
-    assert [*[("memory://", None)] * 8, *[("memory://", "mine")] * 3] == asked
+    assert [*[("memory://", None)] * 8, *[("memory://", "mine")] * 3] == calls
 
 
 async def await_each(app, work, batch):
@@ -337,13 +337,13 @@ def test_enqueue_context_surrounds_each_call_that_stores_jobs(make_app):
     ))  # fmt: skip
     work, other = add_work(app), app.task(name="other")(lambda: None)
 
-    def told(make):
+    def recorded(make):
         steps.clear()
         made = make()
         return steps[0].removeprefix("enter "), steps[1:], made
 
     one = ["options", "1 created"]
-    named, order, first = told(lambda: work.enqueue(1))
+    named, order, first = recorded(lambda: work.enqueue(1))
     assert (named, [*one, f"leave {named}"]) == ("work [(1,)]", order)
     for make in (
         lambda: work.schedule(5, 1),
@@ -352,11 +352,11 @@ def test_enqueue_context_surrounds_each_call_that_stores_jobs(make_app):
         lambda: asyncio.run(first.athen(work, 1)),
         lambda: app.enqueue_many([work.call(1)])[0],
     ):
-        named, order, _ = told(make)
+        named, order, _ = recorded(make)
         assert ("work [(1,)]", [*one, f"leave {named}"]) == (named, order)
-    named, order, _ = told(lambda: work.enqueue_many([(1,), (2,)]))
+    named, order, _ = recorded(lambda: work.enqueue_many([(1,), (2,)]))
     assert ("work [(1,), (2,)]", ["options", "options", "2 created"]) == (named, order[:-1])
-    named, order, _ = told(lambda: app.enqueue_many([work.call(1), other.call()]))
+    named, order, _ = recorded(lambda: app.enqueue_many([work.call(1), other.call()]))
     assert ("None [(1,), ()]", ["options", "options", "2 created"]) == (named, order[:-1])
     assert [] == work.enqueue_many([])
     steps.clear()
@@ -406,12 +406,12 @@ def test_enqueue_context_receives_inherited_metadata(make_app, is_awaited):
 
 def test_enqueue_context_contains_jobs_that_are_stored_later(make_app):
     """When the context exits, it knows the jobs that a batch block or a call in a task stores later."""
-    told = []
+    exits = []
 
     @contextmanager
     def context(calls, created):
         yield
-        told.append((len(calls), [job.id for job in created]))
+        exits.append((len(calls), [job.id for job in created]))
 
     app = make_app(plugin(enqueue_context=context))
     work = add_work(app)
@@ -426,8 +426,8 @@ def test_enqueue_context_contains_jobs_that_are_stored_later(make_app):
     run(app, calling.using(priority=9).enqueue())
 
     (called,) = app.jobs.find(task="child").jobs
-    assert [(1, [one.id]), (2, [two.id, three.id]), (1, [behind.id])] == told[:3]
-    assert [(1, []), (1, []), (1, [called.id])] == told[3:]
+    assert [(1, [one.id]), (2, [two.id, three.id]), (1, [behind.id])] == exits[:3]
+    assert [(1, []), (1, []), (1, [called.id])] == exits[3:]
 
 
 def test_batch_meta_is_stored_with_the_batch(make_app):
@@ -435,10 +435,10 @@ def test_batch_meta_is_stored_with_the_batch(make_app):
 
     The value of the plugin that runs first takes precedence.
     """
-    asked = []
+    names = []
     app = make_app(
         plugin(batch_meta=lambda name: {"tenant": "initech", "of": name}),
-        plugin(batch_meta=lambda name: asked.append(name) or {"tenant": "acme"}),
+        plugin(batch_meta=lambda name: names.append(name) or {"tenant": "acme"}),
         plugin(batch_meta=lambda: None),
     )
     work = add_work(app)
@@ -450,10 +450,10 @@ def test_batch_meta_is_stored_with_the_batch(make_app):
         behind = outer.then(work, 3)
     later = app.batches.get(outer.id).then(work, 4)
 
-    assert ["outer", "inner"] == asked
+    assert ["outer", "inner"] == names
     metas = [dict(app.jobs.get(job.id).meta) for job in (outer, inner, behind, later, member)]
-    told = {"tenant": "acme", "of": "outer"}
-    assert [told, {**told, "of": "inner"}, told, told, {}] == metas
+    meta = {"tenant": "acme", "of": "outer"}
+    assert [meta, {**meta, "of": "inner"}, meta, meta, {}] == metas
 
 
 def test_batch_meta_with_an_invalid_name_raises(make_app):
@@ -576,16 +576,16 @@ def test_job_context_can_close_connections_of_the_thread(make_app, is_async, end
 
 def test_retry_decision_is_called_even_without_remaining_retries(make_app):
     """A plugin can allow or refuse another attempt."""
-    asked = []
+    calls = []
 
     def once_more(job, error):
-        asked.append((job.args, job.attempt, str(error)))
+        calls.append((job.args, job.attempt, str(error)))
         return RetryDecision.retry(0) if job.attempt == 1 else RetryDecision.fail("enough")
 
     app = make_app(plugin(retry_decision=once_more))
     ended = run(app, add_boom(app).enqueue(7))
 
-    assert [((7,), 1, "7"), ((7,), 2, "7")] == asked
+    assert [((7,), 1, "7"), ((7,), 2, "7")] == calls
     assert (State.FAILED, "enough") == (ended.state, ended.reason)
 
 
@@ -594,11 +594,11 @@ def test_retry_decision_of_the_first_plugin_takes_precedence(make_app):
 
     Any other decision replaces the retry policy.
     """
-    asked = []
+    calls = []
 
     def answer(name, decision):
         def decide():
-            asked.append(name)
+            calls.append(name)
             return decision
 
         return plugin(retry_decision=decide)
@@ -610,7 +610,7 @@ def test_retry_decision_of_the_first_plugin_takes_precedence(make_app):
     )
     ended = run(app, add_boom(app, retry=Retry()).enqueue(1))
 
-    assert (["first", "second"], State.DELETED, "second") == (asked, ended.state, ended.reason)
+    assert (["first", "second"], State.DELETED, "second") == (calls, ended.state, ended.reason)
 
 
 def test_elect_transition_replaces_the_end(make_app):
@@ -635,10 +635,10 @@ def test_attempt_failed_receives_the_error_and_the_transition(make_app, is_async
 
     Exceptions of the hook are logged.
     """
-    told = []
+    calls = []
 
     def failed(job, error, transition):
-        told.append((job.attempt, str(error), str(transition.to)))
+        calls.append((job.attempt, str(error), str(transition.to)))
         raise RuntimeError("the pager is off")
 
     app = make_app(plugin(attempt_failed=failed))
@@ -655,24 +655,24 @@ def test_attempt_failed_receives_the_error_and_the_transition(make_app, is_async
     task = app.task(name="work", retry=Retry.fixed(0, attempts=1))(work)
 
     assert State.FAILED is run(app, task.enqueue()).state
-    assert [(1, "boom", "enqueued"), (2, "boom", "failed")] == told
+    assert [(1, "boom", "enqueued"), (2, "boom", "failed")] == calls
 
 
 def test_attempt_failed_is_called_for_errors_outside_the_task(make_app):
     """If the arguments are unreadable, the error does not contain them."""
-    told = []
+    errors = []
     storage = MemoryStorage()
     old = Firelock(storage)
     job = old.task(name="work")(lambda secret: None).enqueue("hunter2")
-    app = make_app(plugin(attempt_failed=lambda error: told.append(str(error))), url=storage)
+    app = make_app(plugin(attempt_failed=lambda error: errors.append(str(error))), url=storage)
     add_work(app)
 
     with app.server(workers=1):
         until(lambda: job.refresh().state is State.FAILED)
 
-    assert 1 == len(told)
-    assert "cannot be read" in told[0]
-    assert "hunter2" not in told[0]
+    assert 1 == len(errors)
+    assert "cannot be read" in errors[0]
+    assert "hunter2" not in errors[0]
 
 
 def test_configure_app_can_add_tasks(make_app):
@@ -708,18 +708,18 @@ def test_jobs_settled_reports_accepted_ends(make_app):
 
 def test_server_started_and_stopped_receive_the_server(make_app):
     """Both hooks are called after worker_process_started and before worker_process_stopped."""
-    told = []
+    calls = []
 
-    def telling(step):
-        return lambda server: told.append((step, server.name, server.queues, server.workers, server.pid))
+    def recorder(step):
+        return lambda server: calls.append((step, server.name, server.queues, server.workers, server.pid))
 
     hooks = ["worker_process_started", "server_started", "server_stopped", "worker_process_stopped"]
-    app = make_app(plugin(**{hook: telling(hook) for hook in hooks}))
+    app = make_app(plugin(**{hook: recorder(hook) for hook in hooks}))
     add_work(app)
     with app.server(workers=3, queues=["a", "b"], name="here"):
         pass
 
-    assert [(hook, "here", "a,b", 3, os.getpid()) for hook in hooks] == told
+    assert [(hook, "here", "a,b", 3, os.getpid()) for hook in hooks] == calls
 
 
 def test_server_stopped_is_called_after_the_jobs_have_ended(make_app):
@@ -780,14 +780,14 @@ def test_worker_process_stopped_and_other_errors_do_not_affect_jobs(make_app, ca
         raise RuntimeError("no idea")
 
     hooks = ["jobs_created", "elect_transition", "jobs_settled", "retry_decision", "worker_process_stopped"]
-    told = []
+    counts = []
     app = make_app(
-        plugin(jobs_created=lambda jobs: told.append(len(jobs))), plugin(**dict.fromkeys(hooks, broken))
+        plugin(jobs_created=lambda jobs: counts.append(len(jobs))), plugin(**dict.fromkeys(hooks, broken))
     )
     good, bad = run(app, add_work(app).enqueue(1)), run(app, add_boom(app).enqueue(1))
 
     assert (State.SUCCEEDED, "ValueError: 1 (not retried)") == (good.state, bad.reason)
-    assert [1, 1] == told
+    assert [1, 1] == counts
     assert [] == [hook for hook in hooks if f"raised an exception in {hook}" not in caplog.text]
     assert {False} == {server.is_alive for server in app.servers.list()}
 

@@ -126,7 +126,7 @@ def test_environment_variable_selects_plugins(install, monkeypatch, selection, l
 
 
 @pytest.mark.parametrize(
-    ("selection", "said"),
+    ("selection", "message"),
     [
         (
             "-lmbd",
@@ -137,15 +137,15 @@ def test_environment_variable_selects_plugins(install, monkeypatch, selection, l
         ("", ""),
     ],
 )
-def test_unknown_name_in_the_environment_is_logged(install, monkeypatch, caplog, selection, said):
+def test_unknown_name_in_the_environment_is_logged(install, monkeypatch, caplog, selection, message):
     """It is not an error, because programs with different plugins can share an environment."""
     install(("acme", "1", FakeEntryPoint("lmdb", Quiet), FakeEntryPoint("tenants", Quiet)))
     monkeypatch.setenv("FIRELOCK_PLUGINS", selection)
 
     Plugins()
 
-    assert bool(said) == bool(caplog.messages)
-    assert said in "".join(caplog.messages)
+    assert bool(message) == bool(caplog.messages)
+    assert message in "".join(caplog.messages)
 
 
 def test_plugin_that_fails_to_load_raises(install):
@@ -409,7 +409,7 @@ class Selfless:
 
 
 @pytest.mark.parametrize(
-    ("plugin", "said"),
+    ("plugin", "message"),
     [
         (
             Selfless.Filter,
@@ -425,9 +425,9 @@ class Selfless:
         ),
     ],
 )
-def test_method_without_self_is_refused(plugin, said):
+def test_method_without_self_is_refused(plugin, message):
     """Its first parameter would receive the plugin instead of the argument of the hook."""
-    with pytest.raises(PluginError, match=said):
+    with pytest.raises(PluginError, match=message):
         Plugins([plugin], use_entry_points=False)
 
 
@@ -611,20 +611,20 @@ def failing(error, *, cause=None):
 
 @pytest.mark.parametrize("hook", ["register_storages", "register_lock_providers"])
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (ValueError("invalid literal for int() with base 10: 'abc'"), "ValueError: invalid literal .* 'abc'"),
         (AttributeError("no attribute 'map'"), "AttributeError: no attribute 'map'"),
         (OSError("no such folder"), "OSError: no such folder"),
     ],
 )
-def test_error_of_a_factory_contains_the_plugin(hook, error, said):
+def test_error_of_a_factory_contains_the_plugin(hook, error, message):
     """The message contains the plugin's name and the original message. The original error is the cause."""
     locks = "acme://x" if hook == "register_lock_providers" else None
     plugin = offering(hook, acme=failing(error))
 
     with pytest.raises(
-        PluginError, match=rf"'Offersacme#0' of app raised an exception for 'acme': {said}\. Fix"
+        PluginError, match=rf"'Offersacme#0' of app raised an exception for 'acme': {message}\. Fix"
     ) as caught:
         Firelock("memory://" if locks else "acme://x", locks=locks, plugins=[plugin])
 
@@ -685,15 +685,15 @@ def test_storage_that_does_not_call_super_init_is_refused():
         def __init__(self, url):
             self.path = url
 
-    said = r"Forgetful\.__init__ does not call super\(\)\.__init__\(\)"
-    with pytest.raises(PluginError, match=rf"'Offersacme#0' of app returned a storage .* {said}"):
+    message = r"Forgetful\.__init__ does not call super\(\)\.__init__\(\)"
+    with pytest.raises(PluginError, match=rf"'Offersacme#0' of app returned a storage .* {message}"):
         open_storage("acme://x", [offering("register_storages", acme=Forgetful)])
-    with pytest.raises(PluginError, match=said):
+    with pytest.raises(PluginError, match=message):
         Firelock(Forgetful("x"))
 
 
 @pytest.mark.parametrize(
-    ("url", "selection", "said"),
+    ("url", "selection", "message"),
     [
         ("lmdb://x", "-lmdb", r"'lmdb'\. Installed: memory\. FIRELOCK_PLUGINS=-lmdb excludes lmdb\.$"),
         ("sqlite:///x", "-sql,-lmdb", r"FIRELOCK_PLUGINS=-sql,-lmdb excludes lmdb, sql\.$"),
@@ -701,12 +701,12 @@ def test_storage_that_does_not_call_super_init_is_refused():
         ("mydb://x", "", r"Installed: memory\. Install a plugin that offers it\.$"),
     ],
 )
-def test_error_for_a_scheme_lists_excluded_plugins(install, monkeypatch, url, selection, said):
+def test_error_for_a_scheme_lists_excluded_plugins(install, monkeypatch, url, selection, message):
     """It also contains the setting. This applies to storages and lock providers."""
     install(("acme", "1", FakeEntryPoint("lmdb", Quiet), FakeEntryPoint("sql", Quiet)))
     monkeypatch.setenv("FIRELOCK_PLUGINS", selection)
 
-    with pytest.raises(UnknownScheme, match=said):
+    with pytest.raises(UnknownScheme, match=message):
         open_storage(url)
     if selection:
         with pytest.raises(UnknownScheme, match=r"FIRELOCK_PLUGINS=.* excludes lmdb"):
@@ -807,13 +807,13 @@ def test_url_that_cannot_be_parsed_is_not_shown():
 def answering(hook, answer, log, name):
     """Return a plugin that records its call and returns or raises `answer`."""
 
-    def asked(self):
+    def called(self):
         log.append(name)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    return type(name, (), {hook: hookimpl(asked)})
+    return type(name, (), {hook: hookimpl(called)})
 
 
 def test_hooks_run_from_entry_points_then_from_last_to_first(install):

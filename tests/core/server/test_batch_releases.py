@@ -15,7 +15,7 @@ class Batches:
 
     active: dict[str, int]
     released: int = 1  # number of batches and jobs that a release changes
-    asked: int = 0  # number of times that the remaining members were read
+    counted: int = 0  # number of times that the remaining members were read
     now: float = 1.0  # seconds; only a release advances it
     takes: float = 0.0  # duration of a release
 
@@ -26,15 +26,15 @@ class Batches:
 
     def batch_counts(self, batch_ids):
         """Return the counts of the batches."""
-        self.asked += 1
+        self.counted += 1
         return [BatchCounts(active=self.active[id]) if id in self.active else None for id in batch_ids]
 
 
-def _rests(storage, *told, have_failed=False):
+def _rests(storage, *ended, have_failed=False):
     """Return the pause after each release of batches with ended members."""
     releases = BatchReleases(storage, lambda: storage.now)
     rests = []
-    for batches in told:
+    for batches in ended:
         releases.record_ends(batches, have_failed=have_failed)
         releases.release()
         rests.append(releases.rest)
@@ -69,7 +69,7 @@ def test_pause_depends_on_the_batch_with_the_fewest_members():
 
 
 @pytest.mark.parametrize(
-    ("released", "told", "have_failed"),
+    ("released", "ended", "have_failed"),
     [
         pytest.param(2, {"a"}, False, id="continuations were set free as well"),
         pytest.param(1_000, {"a"}, False, id="there may be more"),
@@ -77,14 +77,14 @@ def test_pause_depends_on_the_batch_with_the_fewest_members():
         pytest.param(9, set("abcdefghi"), False, id="many batches at a time"),
     ],
 )
-def test_pause_is_short_if_a_release_may_start_other_jobs(released, told, have_failed):
+def test_pause_is_short_if_a_release_may_start_other_jobs(released, ended, have_failed):
     """The pause is short regardless of the number of remaining members, which is not read."""
-    storage = Batches(dict.fromkeys(told, 100_000), released)
+    storage = Batches(dict.fromkeys(ended, 100_000), released)
 
-    rests = _rests(storage, told, told, told, have_failed=have_failed)
+    rests = _rests(storage, ended, ended, ended, have_failed=have_failed)
 
     assert [pytest.approx(OFTEN)] * 3 == rests
-    assert storage.asked == 0
+    assert storage.counted == 0
 
 
 def test_remaining_members_of_a_new_batch_are_not_counted():
@@ -93,7 +93,7 @@ def test_remaining_members_of_a_new_batch_are_not_counted():
 
     _rests(storage, {"a"}, {"b"}, {"a"}, {"b"})
 
-    assert storage.asked == 0
+    assert storage.counted == 0
 
 
 def test_first_end_is_released_immediately_and_later_ones_after_a_pause():

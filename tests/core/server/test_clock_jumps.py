@@ -50,10 +50,10 @@ def servers(request):
 class File(SqliteStorage):
     """A storage handle of one file that counts its searches for dead servers."""
 
-    looks = 0
+    searches = 0
 
     def orphans(self, limit, *, as_of=None):
-        self.looks += 1
+        self.searches += 1
         return super().orphans(limit, as_of=as_of)
 
 
@@ -91,7 +91,7 @@ def programs(tmp_path, servers):
         for program in programs:
             stack.enter_context(program.fire.server(workers=2))
         host.go_on(11)  # a server that has just started does not search for dead servers
-        until(lambda: all(program.fire.storage.looks for program in programs))
+        until(lambda: all(program.fire.storage.searches for program in programs))
         yield host, programs
 
 

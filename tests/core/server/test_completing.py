@@ -15,7 +15,7 @@ from firelock.storage import Applied, Feature
 from firelock.storage.memory import MemoryStorage
 from tests.core.fakes import FailingStorage, plugin, until
 
-PATIENT = Settings(poll=60, heartbeat=1, session_timeout=30, sweep=60)
+LONG_WAITS = Settings(poll=60, heartbeat=1, session_timeout=30, sweep=60)
 DAYS = 86_400 * SECOND
 
 
@@ -72,10 +72,10 @@ class Bench:
 
         self.storage, self.settled, self.failed = JoiningStorage(), [], []
         hooks = plugin(jobs_settled=jobs_settled, attempt_failed=attempt_failed)
-        self.fire = Firelock(self.storage, plugins=[hooks], settings=PATIENT)
+        self.fire = Firelock(self.storage, plugins=[hooks], settings=LONG_WAITS)
         self.server = self.fire.server(workers=1, name="host:a")
         self.committed, self.opened = threading.Semaphore(0), threading.Event()
-        self.told, self.then = [], lambda: "returned"
+        self.reasons, self.then = [], lambda: "returned"
         self.work = self.fire.task(name="work", retry=Retry.fixed(60, attempts=3))(work)
 
     def _work(self, job):
@@ -85,7 +85,7 @@ class Bench:
         self.committed.release()
         while not self.opened.wait(0.005):
             if job.cancelled:
-                self.told.append(job.cancel_reason)
+                self.reasons.append(job.cancel_reason)
             job.raise_if_cancelled()
         return self.then()
 
@@ -125,14 +125,14 @@ def test_requeue_after_the_commit_cancels_the_run(bench):
     bench.fire.queues.pause("default")
     job.requeue()
     bench.storage.compares.set()
-    until(lambda: bench.told)
+    until(lambda: bench.reasons)
     bench.fire.queues.resume("default")
     assert bench.committed.acquire(timeout=30)
     bench.opened.set()
     until(lambda: job.refresh().state == "succeeded")
     bench.server.stop()
 
-    assert ["deleted, or taken from this server"] == bench.told
+    assert ["deleted, or taken from this server"] == bench.reasons
     assert [(2, State.SUCCEEDED, "2")] == [one for one in bench.settled if one[1] is State.SUCCEEDED]
 
 
@@ -147,7 +147,7 @@ def test_delete_after_the_commit_leaves_the_run(bench):
     until(lambda: not bench.fire.jobs.find(state="processing").jobs)
     bench.server.stop()
 
-    assert ([(1, State.SUCCEEDED, "1")], []) == (bench.settled, bench.told)
+    assert ([(1, State.SUCCEEDED, "1")], []) == (bench.settled, bench.reasons)
 
 
 def test_job_removed_after_the_commit_counts_as_ended(bench):
@@ -163,7 +163,7 @@ def test_job_removed_after_the_commit_counts_as_ended(bench):
     bench.opened.set()
     bench.server.stop()
 
-    assert ([(1, State.SUCCEEDED, "1")], []) == (bench.settled, bench.told)
+    assert ([(1, State.SUCCEEDED, "1")], []) == (bench.settled, bench.reasons)
 
 
 def test_job_removed_before_its_end_was_sent_counts_as_ended(bench):

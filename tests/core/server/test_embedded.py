@@ -312,7 +312,7 @@ def test_order_to_end_an_embedded_worker_process_is_ignored(fire, caplog):
 
 def test_run_serves_until_a_signal_arrives(fire):
     """A signal stops the server, and the previous signal handlers are restored."""
-    former = signal.getsignal(signal.SIGTERM)
+    previous = signal.getsignal(signal.SIGTERM)
     job = fire.echo.enqueue("x")
     teller = threading.Thread(target=lambda: job.result(timeout=10) and os.kill(os.getpid(), signal.SIGTERM))
     teller.start()
@@ -320,7 +320,7 @@ def test_run_serves_until_a_signal_arrives(fire):
     fire.server(workers=1, async_workers=1).run()
     teller.join(10)
 
-    assert (former, State.SUCCEEDED) == (signal.getsignal(signal.SIGTERM), job.refresh().state)
+    assert (previous, State.SUCCEEDED) == (signal.getsignal(signal.SIGTERM), job.refresh().state)
 
 
 def test_second_signal_stops_the_server_without_grace_time(make_app):
@@ -329,17 +329,17 @@ def test_second_signal_stops_the_server_without_grace_time(make_app):
     gate = Gate(fire)
     job = gate.task.enqueue()
 
-    def tell():
+    def send_signals():
         gate.came.wait(10)
         os.kill(os.getpid(), signal.SIGINT)
         until(lambda: fire.servers.list()[0].sessions[0].renewal.state == "stopping")
         os.kill(os.getpid(), signal.SIGINT)
 
-    teller = threading.Thread(target=tell)
-    teller.start()
+    sender = threading.Thread(target=send_signals)
+    sender.start()
     began = time.monotonic()
     fire.server(workers=1, async_workers=1).run()
-    teller.join(10)
+    sender.join(10)
 
     assert 60 > time.monotonic() - began
     assert State.ENQUEUED is job.refresh().state

@@ -199,10 +199,10 @@ def test_handled_exception_is_shown_as_context():
         except ValueError:
             raise KeyError("second") from None
 
-    told, hidden = describe_failure(caught(while_handling)), describe_failure(caught(from_none))
+    shown, hidden = describe_failure(caught(while_handling)), describe_failure(caught(from_none))
 
-    assert "ValueError: first" in told.traceback
-    assert "While that was handled, this happened:" in told.traceback
+    assert "ValueError: first" in shown.traceback
+    assert "While that was handled, this happened:" in shown.traceback
     assert "first" not in hidden.traceback
 
 

@@ -552,15 +552,15 @@ def test_job_processes_use_the_log_level_of_the_host(tmp_path, words, lines):
     (tmp_path / "logging_app.py").write_text(LOGGING_APP)
     (tmp_path / "host.py").write_text(LOGGING_HOST)
 
-    said = subprocess.run(
+    run = subprocess.run(
         [sys.executable, "host.py", *words], cwd=tmp_path, env=unmeasured(), capture_output=True, text=True,
         timeout=90, check=True,
     )  # fmt: skip
 
     stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
-    assert "True\n" == said.stdout
-    assert 1 == len(re.findall(f"(?m)^{stamp} ERROR firelock.jobs: Job .* ValueError: boom$", said.stderr))
-    assert lines == len(re.findall(f"(?m)^{stamp} INFO shop: at work .job_id=.*$", said.stderr))
+    assert "True\n" == run.stdout
+    assert 1 == len(re.findall(f"(?m)^{stamp} ERROR firelock.jobs: Job .* ValueError: boom$", run.stderr))
+    assert lines == len(re.findall(f"(?m)^{stamp} INFO shop: at work .job_id=.*$", run.stderr))
 
 
 # ---- which failures count as crashes, and late kills ------------------------------------------------------
@@ -773,10 +773,10 @@ def test_job_process_loads_the_app_with_the_server_options(bench, tmp_path):
     assert "jobs.db" in ends[0].result
 
 
-@pytest.mark.parametrize(("name", "told"), [("says", "shout"), ("reports", "finite")])
-def test_invalid_log_or_progress_argument_fails_only_the_job(bench, name, told):
+@pytest.mark.parametrize(("name", "message"), [("says", "shout"), ("reports", "finite")])
+def test_invalid_log_or_progress_argument_fails_only_the_job(bench, name, message):
     """An invalid argument of a job's log or progress fails the job, as in a thread, and is not a crash."""
     end = bench.end(bench.process(), name)
 
     assert (State.SCHEDULED, None) == (end.to, end.crashes)
-    assert told in end.error.message
+    assert message in end.error.message

@@ -21,11 +21,11 @@ from firelock.testing import Tester
 from tests.core.fakes import FailingStorage, Worker, plugin, until
 
 # with this interval, a test that needed a poll would fail by its time limit
-PATIENT = Settings(poll=60, heartbeat=1, session_timeout=30, sweep=60)
+LONG_WAITS = Settings(poll=60, heartbeat=1, session_timeout=30, sweep=60)
 HOUR = 3_600 * SECOND
 
 
-def ask(fire, task, *, arguments="{}", **asks):
+def store_job(fire, task, *, arguments="{}", **asks):
     """Store a job of the task with these conditions for its start, and return its id."""
     now = fire.storage.clock()
     job = NewJob(
@@ -44,7 +44,7 @@ def on(*keys, cost=1):
 @pytest.fixture
 def fire():
     """An app on a storage with programmable failures."""
-    with Firelock(FailingStorage(), settings=PATIENT) as fire:
+    with Firelock(FailingStorage(), settings=LONG_WAITS) as fire:
         yield fire
 
 
@@ -69,15 +69,15 @@ def test_server_sleeps_until_the_rate_allows_a_start(fire, serve):
     """The server waits for the time that the claim returned, and claims no more often than necessary."""
     task = fire.task(name="task")(lambda: None)
     fire.limits.set("api", rate=20, burst=1)
-    ids = [ask(fire, task, limits=on("api")) for _ in range(4)]
+    ids = [store_job(fire, task, limits=on("api")) for _ in range(4)]
 
     serve()
     until(lambda: fire.jobs.counts().by_state.get(State.SUCCEEDED) == 4)
 
     claimed = sorted(job.claimed_at for job in fire.storage.get(ids))
-    asked = len(fire.storage.called["claim"]) + len(fire.storage.called["exchange"])
-    assert all(45_000 < later - former for former, later in pairwise(claimed))
-    assert asked < 40
+    claims = len(fire.storage.called["claim"]) + len(fire.storage.called["exchange"])
+    assert all(45_000 < later - earlier for earlier, later in pairwise(claimed))
+    assert claims < 40
 
 
 def test_changed_limit_starts_waiting_jobs(fire, serve):
@@ -85,8 +85,8 @@ def test_changed_limit_starts_waiting_jobs(fire, serve):
     task = fire.task(name="task")(lambda: None)
     fire.limits.set("api", concurrent=0)
     fire.limits.pause("smtp")
-    jobs = [ask(fire, task, limits=on(key)) for key in ("api", "smtp")]
-    free = ask(fire, task)
+    jobs = [store_job(fire, task, limits=on(key)) for key in ("api", "smtp")]
+    free = store_job(fire, task)
 
     serve()
     until(lambda: fire.jobs.get(free).state is State.SUCCEEDED)
@@ -103,8 +103,8 @@ def test_open_key_among_many_full_lanes_is_found_without_a_poll(fire, serve):
     task = fire.task(name="task")(lambda: None)
     fire.limits.set("full", concurrent=0)
     for number in range(600):
-        ask(fire, task, limits=on(f"full:{number:03}"))
-    last = ask(fire, task, limits=on("open:1"))
+        store_job(fire, task, limits=on(f"full:{number:03}"))
+    last = store_job(fire, task, limits=on("open:1"))
 
     serve()
 
@@ -113,22 +113,22 @@ def test_open_key_among_many_full_lanes_is_found_without_a_poll(fire, serve):
 
 def test_repeated_empty_claims_do_not_cause_a_busy_loop():
     """If claims return no job but request an immediate repetition, the server soon pauses between them."""
-    looked_at, is_over = [], threading.Event()
+    claimed_at, is_over = [], threading.Event()
 
     class Locked(FailingStorage):
         def claim(self, request):
-            looked_at.append(time.monotonic())
-            if len(looked_at) > 110:
+            claimed_at.append(time.monotonic())
+            if len(claimed_at) > 110:
                 is_over.set()
                 return Claim([])
             return Claim([], next_claim_at=self.clock() - 1)
 
-    with Firelock(Locked(), settings=PATIENT) as fire:
+    with Firelock(Locked(), settings=LONG_WAITS) as fire:
         fire.task(name="task")(lambda: None)
         with fire.server(workers=1):
             assert is_over.wait(20)
 
-    assert 0.08 < looked_at[109] - looked_at[104]
+    assert 0.08 < claimed_at[109] - claimed_at[104]
 
 
 def test_limit_holds_across_servers(fire, serve):
@@ -147,7 +147,7 @@ def test_limit_holds_across_servers(fire, serve):
 
     fire.limits.set("api", concurrent=2)
     for _ in range(30):
-        ask(fire, task, limits=on("api"))
+        store_job(fire, task, limits=on("api"))
 
     serve(name="a")
     serve(name="b")
@@ -208,15 +208,15 @@ def test_rate_limited_job_is_snoozed_without_using_a_retry(fire):
 
 def test_rate_limited_run_is_not_reported_as_a_failure(caplog):
     """No hook for failures is called, and no log line reports a failure."""
-    asked = []
+    calls = []
     watching = plugin(
-        attempt_failed=lambda job, error, transition: asked.append("failed"),
-        retry_decision=lambda job, task, error, proposed: asked.append("decide"),
+        attempt_failed=lambda job, error, transition: calls.append("failed"),
+        retry_decision=lambda job, task, error, proposed: calls.append("decide"),
     )
     with Firelock("memory://", plugins=[watching]) as fire:
         end_of(fire, limited(5, "smtp"))
 
-    assert [] == asked
+    assert [] == calls
     assert [] == [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
@@ -236,12 +236,12 @@ def test_rate_limited_job_closes_its_key_for_other_jobs(fire, serve):
     limited_once = fire.task(name="limited")(limited(3_600, key="tenant:7/openai"))
     plain = fire.task(name="plain")(lambda: None)
     fire.limits.set("tenant/openai", rate=1_000_000, burst=1_000_000)
-    first = ask(fire, limited_once, limits=on("tenant:7/openai"))
+    first = store_job(fire, limited_once, limits=on("tenant:7/openai"))
 
     serve()
     until(lambda: fire.jobs.get(first).state is State.SCHEDULED)
-    second = ask(fire, plain, limits=on("tenant:7/openai"))
-    third = ask(fire, plain, limits=on("tenant:8/openai"))
+    second = store_job(fire, plain, limits=on("tenant:7/openai"))
+    third = store_job(fire, plain, limits=on("tenant:8/openai"))
     until(lambda: fire.jobs.get(third).state is State.SUCCEEDED)
 
     view = fire.limits.get("tenant:7/openai")
@@ -257,7 +257,7 @@ def test_key_is_closed_before_its_next_job_can_start(fire, serve):
     storage = fire.storage
     task = fire.task(name="limited")(limited(3_600, key="smtp"))
     storage.fail("block", StorageUnavailable("away"))
-    first = ask(fire, task, limits=on("smtp"))
+    first = store_job(fire, task, limits=on("smtp"))
 
     serve()
     until(lambda: fire.jobs.get(first).state is State.SCHEDULED)
@@ -271,7 +271,7 @@ def test_end_is_stored_if_the_key_cannot_be_closed(fire, serve, caplog):
     storage = fire.storage
     task = fire.task(name="limited")(limited(3_600, key="smtp"))
     storage.fail("block", StorageError("no such key"))
-    first = ask(fire, task)
+    first = store_job(fire, task)
 
     serve()
     until(lambda: fire.jobs.get(first).state is State.SCHEDULED)
@@ -280,7 +280,7 @@ def test_end_is_stored_if_the_key_cannot_be_closed(fire, serve, caplog):
 
 
 @pytest.mark.parametrize(
-    ("key", "said"),
+    ("key", "message"),
     [
         (
             "tenant",
@@ -290,7 +290,7 @@ def test_end_is_stored_if_the_key_cannot_be_closed(fire, serve, caplog):
         ("tenant:7", ""),
     ],
 )
-def test_closing_a_key_that_the_job_does_not_use_logs_a_warning(fire, caplog, key, said):
+def test_closing_a_key_that_the_job_does_not_use_logs_a_warning(fire, caplog, key, message):
     """A name instead of a key, or a missing `f` before a string, closes a key that no job uses."""
     limits = [Limit("tenant:{tenant}", concurrent=4)]
 
@@ -305,8 +305,8 @@ def test_closing_a_key_that_the_job_does_not_use_logs_a_warning(fire, caplog, ke
 
     assert key == ended.blocks[0]
     warned = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
-    assert bool(said) == bool(warned)
-    assert said in "".join(warned)
+    assert bool(message) == bool(warned)
+    assert message in "".join(warned)
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def prepared(fire, **asks):
     """Return the result of preparing a newly claimed job."""
     worker = Worker(fire)
     task = fire.task(name="task")(lambda: None)
-    job_id = ask(fire, task, **asks)
+    job_id = store_job(fire, task, **asks)
     (job,) = worker.claim()
     assert job.id == job_id
     return worker.runner.prepare(job, worker.holder)
@@ -366,7 +366,7 @@ def test_start_deadline_counts_from_the_enqueue_time(fire):
 
     worker = Worker(fire, "host:b")
     task = fire.task(name="other")(lambda: None)
-    ask(fire, task, start_within=HOUR)
+    store_job(fire, task, start_within=HOUR)
     fire.storage.clock_offset += HOUR + SECOND
     (job,) = worker.claim()
 
@@ -379,7 +379,7 @@ def test_storage_clock_decides_about_a_near_deadline(fire):
     worker = Worker(fire)
     task = fire.task(name="task")(lambda: None)
     fire.client.clock.now()
-    ask(fire, task, start_before=fire.storage.clock() + SECOND)
+    store_job(fire, task, start_before=fire.storage.clock() + SECOND)
     (job,) = worker.claim()
     real = fire.storage.clock
     fire.storage.clock = lambda: real() + 2 * SECOND
@@ -394,7 +394,7 @@ def test_job_is_handed_back_if_the_clock_cannot_be_read(fire):
     worker = Worker(fire)
     task = fire.task(name="task")(lambda: None)
     fire.client.clock.now()
-    ask(fire, task, start_before=fire.storage.clock() + 4 * SECOND)
+    store_job(fire, task, start_before=fire.storage.clock() + 4 * SECOND)
     (job,) = worker.claim()
     fire.storage.fail("clock", StorageUnavailable("away"))
 
@@ -407,7 +407,7 @@ def test_started_job_may_start_again_after_its_deadline(fire):
     """A retry or a restart after a crash is not a first start."""
     worker = Worker(fire)
     task = fire.task(name="task")(lambda: None)
-    ask(fire, task, start_before=fire.storage.clock() - 1)
+    store_job(fire, task, start_before=fire.storage.clock() - 1)
     (job,) = worker.claim()
     job.attempt = 2
 
@@ -417,7 +417,7 @@ def test_started_job_may_start_again_after_its_deadline(fire):
 def test_late_jobs_are_counted_and_their_continuations_deleted(fire, serve):
     """A continuation that waits for the success of a late job is deleted, as after any other delete."""
     task = fire.task(name="task")(lambda: None)
-    job_id = ask(fire, task, start_before=fire.storage.clock() - 1)
+    job_id = store_job(fire, task, start_before=fire.storage.clock() - 1)
     child = fire.jobs.get(job_id).then(task)
 
     serve()
@@ -442,8 +442,8 @@ def test_tester_clock_applies_to_rates_and_start_deadlines():
             fire.limits.set("api", rate=1, per=60, burst=1)
             fire.limits.pause("other")
             for _ in range(3):
-                ask(fire, task, limits=on("api"))
-            ask(fire, task, limits=on("other"), start_within=30 * SECOND)
+                store_job(fire, task, limits=on("api"))
+            store_job(fire, task, limits=on("other"), start_within=30 * SECOND)
 
             first = tester.drain()
             second = tester.clock.advance(minutes=5)
@@ -451,7 +451,7 @@ def test_tester_clock_applies_to_rates_and_start_deadlines():
             third = tester.drain()
 
     assert (1, 2, 1) == (first.succeeded, second.succeeded, third.deleted)
-    assert [60, 60] == [round((later - former).total_seconds()) for former, later in pairwise(ran)]
+    assert [60, 60] == [round((later - earlier).total_seconds()) for earlier, later in pairwise(ran)]
 
 
 def test_inline_jobs_wait_for_their_limits():
@@ -461,13 +461,13 @@ def test_inline_jobs_wait_for_their_limits():
 
         @fire.task(name="outer")
         def outer():
-            inner.append(ask(fire, leaf, limits=on("api")))
+            inner.append(store_job(fire, leaf, limits=on("api")))
 
         inner = []
         with Tester(fire) as tester:
             fire.limits.set("api", concurrent=1)
             with tester.inline():
-                first = ask(fire, outer, limits=on("api"))
+                first = store_job(fire, outer, limits=on("api"))
             states = [job.state for job in fire.storage.get([first, *inner])]
 
             assert [State.SUCCEEDED, State.ENQUEUED] == states
@@ -486,8 +486,8 @@ def test_tester_closes_the_key_of_a_rate_limited_task():
                 raise RateLimited(20, key="smtp")
 
         with Tester(fire) as tester:
-            ask(fire, task, limits=on("smtp"))
-            ask(fire, task, limits=on("smtp"))
+            store_job(fire, task, limits=on("smtp"))
+            store_job(fire, task, limits=on("smtp"))
 
             first = tester.drain(raises=True)
             second = tester.clock.advance(seconds=21)

@@ -213,16 +213,16 @@ def test_module_that_needs_django_setup_gets_a_hint(write, text):
     """The hint is the same if settings are missing or `django.setup()` has not been called."""
     write("broken_of_test.py", text)
 
-    said = subprocess.run(
+    run = subprocess.run(
         [sys.executable, "-m", "firelock", "server", "broken_of_test:fire"],
         env=unmeasured(), capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
-    assert 2 == said.returncode
-    assert "Importing 'broken_of_test' failed at " in said.stderr
+    assert 2 == run.returncode
+    assert "Importing 'broken_of_test' failed at " in run.stderr
     assert (
         "Django is not set up. Set DJANGO_SETTINGS_MODULE or run python manage.py firelock …, which set it "
-        "up; without a settings module, call django.setup() before models are imported." in said.stderr
+        "up; without a settings module, call django.setup() before models are imported." in run.stderr
     )
 
 

@@ -66,9 +66,9 @@ def test_record_of_a_job_has_job_fields(app, kept):
     @app.task(name="loop")
     async def loop() -> None:
         await asyncio.to_thread(logging.getLogger("shop").warning, "beside")
-        await asyncio.gather(asyncio.create_task(say()))
+        await asyncio.gather(asyncio.create_task(log_inside()))
 
-    async def say() -> None:
+    async def log_inside() -> None:
         logging.getLogger("shop").warning("in a coroutine")
 
     with app.server(workers=1):
@@ -235,11 +235,11 @@ def test_unknown_value_is_written_as_its_type_only():
         e={1: {2}}, f={(1,): 2}, g="\ud800",
     )  # fmt: skip
 
-    said = json.loads(line)
+    record = json.loads(line)
     assert "hunter2" not in line
-    assert "%d" == said["message"]
+    assert "%d" == record["message"]
     assert ["<Connection>", ["<Connection>"], "<float>", "<list>", {"1": [2]}, "<dict>", "\ud800"] == [
-        said[name] for name in "abcdefg"
+        record[name] for name in "abcdefg"
     ]
 
 

@@ -14,7 +14,7 @@ from firelock.model.memo import Memo, MemoKind, NewMemo
 from firelock.server.memo_commit import MemoCommit
 from tests.core.fakes import FailingStorage, until
 
-PATIENCE = 10
+DEADLINE = 10
 
 
 class Interrupt(BaseException):
@@ -33,7 +33,7 @@ class SlowStorage(FailingStorage):
         names = [one.memo.name for one in memos]
         self.sent.append(names)
         self.began.set()
-        assert names == ["quick"] or self.may_go.wait(PATIENCE)
+        assert names == ["quick"] or self.may_go.wait(DEADLINE)
         if "bad" in names:
             raise StorageError("a bad one")
         if "locked" in names:
@@ -61,7 +61,7 @@ def put_behind(storage, first, names, act=lambda: None):
 
     Each is made in its own thread, and all wait while the first is being sent.
     """
-    commit = MemoCommit(storage, PATIENCE)
+    commit = MemoCommit(storage, DEADLINE)
 
     def put(name):
         try:
@@ -71,13 +71,13 @@ def put_behind(storage, first, names, act=lambda: None):
 
     with ThreadPoolExecutor(len(names) + 1) as pool:
         puts = [pool.submit(put, first)]
-        assert storage.began.wait(PATIENCE)
+        assert storage.began.wait(DEADLINE)
         for number, name in enumerate(names, 1):
             puts.append(pool.submit(put, name))
             until(lambda: commit.waiting == number)  # noqa: B023 - awaited here
         act()
         storage.may_go.set()
-        return [one.result(PATIENCE) for one in puts]
+        return [one.result(DEADLINE) for one in puts]
 
 
 def test_memos_that_arrive_during_a_send_are_sent_together(storage):
@@ -148,10 +148,10 @@ def test_thread_that_waited_long_sends_its_own_memo(storage):
 
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(commit.put, memo("slow"))
-        assert storage.began.wait(PATIENCE)
+        assert storage.began.wait(DEADLINE)
         answer = commit.put(memo("quick")).answer
         storage.may_go.set()
-        slow.result(PATIENCE)
+        slow.result(DEADLINE)
 
     assert Applied.MISSING is answer
     assert [["slow"], ["quick"]] == storage.sent
@@ -159,7 +159,7 @@ def test_thread_that_waited_long_sends_its_own_memo(storage):
 
 def test_interrupted_waiting_thread_leaves_the_queue_of_senders(storage):
     """An interrupted thread that was waiting is no longer in the queue of senders."""
-    commit = MemoCommit(storage, PATIENCE)
+    commit = MemoCommit(storage, DEADLINE)
 
     def interrupt_main():
         until(lambda: commit.waiting == 1)
@@ -172,14 +172,14 @@ def test_interrupted_waiting_thread_leaves_the_queue_of_senders(storage):
     try:
         with ThreadPoolExecutor(3) as pool:
             first = pool.submit(commit.put, memo("first"))
-            assert storage.began.wait(PATIENCE)
+            assert storage.began.wait(DEADLINE)
             pool.submit(interrupt_main)
             with pytest.raises(Interrupt):
                 commit.put(memo("ended"))
             last = pool.submit(commit.put, memo("last"))
             until(lambda: commit.waiting == 1)
             storage.may_go.set()
-            assert [Applied.MISSING] * 2 == [one.result(PATIENCE).answer for one in (first, last)]
+            assert [Applied.MISSING] * 2 == [one.result(DEADLINE).answer for one in (first, last)]
     finally:
         signal.signal(signal.SIGUSR1, before)
 

@@ -260,13 +260,13 @@ def test_async_jobs_run_on_the_event_loop_of_the_host(fire, our_threads):
         async with fire.server(workers=1, async_workers=4, loop=asyncio.get_running_loop()):
             jobs = [await work.aenqueue() for _ in range(8)]
             names = {await job.aresult(timeout=10) for job in jobs}
-            beside = await (await block.aenqueue()).aresult(timeout=10)
-        return names, beside
+            of_sync_job = await (await block.aenqueue()).aresult(timeout=10)
+        return names, of_sync_job
 
-    names, beside = asyncio.run(main())
+    names, of_sync_job = asyncio.run(main())
 
     assert {threading.current_thread().name} == names == {opened[0].opened_by} == {opened[0].closed_by}
-    assert "firelock-worker-0" == beside
+    assert "firelock-worker-0" == of_sync_job
     assert "firelock-loop" not in our_threads()
 
 

@@ -77,7 +77,7 @@ def test_running_server_is_alive_ready_and_started():
 
 
 @pytest.mark.parametrize(
-    ("status", "said"),
+    ("status", "message"),
     [
         (child_with(turned=301), "worker process 0: its loop has not turned for 301 s (maximum: 300 s)"),
         (child_with(silence=301), "worker process 0: it has not reported for 301 s (maximum: 300 s)"),
@@ -93,7 +93,7 @@ def test_running_server_is_alive_ready_and_started():
         (server_with(turned=301), "supervisor: its loop has not turned for 301 s"),
     ],
 )
-def test_server_with_a_hanging_loop_is_not_alive(status, said):
+def test_server_with_a_hanging_loop_is_not_alive(status, message):
     """The supervisor, a dispatcher and the reports of a worker process are checked.
 
     The bound is `hang_timeout`.
@@ -101,11 +101,11 @@ def test_server_with_a_hanging_loop_is_not_alive(status, said):
     failed = [line for line in lines(liveness(status)) if line.startswith("failed")]
 
     assert len(failed) == 1
-    assert said in failed[0]
+    assert message in failed[0]
 
 
 @pytest.mark.parametrize(
-    ("status", "said"),
+    ("status", "message"),
     [
         (child_with(pid=None, starts_in=4.0), "ok worker process 0: it has ended; another one starts in 4 s"),
         (
@@ -115,9 +115,9 @@ def test_server_with_a_hanging_loop_is_not_alive(status, said):
         (child_with(turned=None, waited=3), "ok worker process 0: its loop turned 3.0 s ago"),
     ],
 )
-def test_server_is_alive_while_a_worker_process_is_replaced(status, said):
+def test_server_is_alive_while_a_worker_process_is_replaced(status, message):
     """Restarting the whole server because of one worker process would end the other processes as well."""
-    assert lines(liveness(status))[1] == said
+    assert lines(liveness(status))[1] == message
 
 
 def test_server_is_alive_while_the_storage_is_unreachable():
@@ -140,7 +140,7 @@ def test_worker_process_that_waits_for_its_session_is_alive():
 
 
 @pytest.mark.parametrize(
-    ("workers", "said"),
+    ("workers", "message"),
     [
         (WorkerCounts(4, 0, 3, 0), "3 of 4 threads busy"),
         (WorkerCounts(4, 100, 3, 7), "3 of 4 threads and 7 of 100 coroutines busy"),
@@ -150,19 +150,19 @@ def test_worker_process_that_waits_for_its_session_is_alive():
         ),
     ],
 )
-def test_threads_and_coroutines_are_counted_separately(workers, said):
+def test_threads_and_coroutines_are_counted_separately(workers, message):
     """Idle coroutines do not hide that all threads are busy.
 
     A job past its timeout is not a loop that hangs.
     """
     assert (
         lines(liveness(child_with(workers=workers)))[1]
-        == f"ok worker process 0: its loop turned 0.2 s ago, {said}"
+        == f"ok worker process 0: its loop turned 0.2 s ago, {message}"
     )
 
 
 @pytest.mark.parametrize(
-    ("status", "said"),
+    ("status", "message"),
     [
         (server_with(reached=None), "failed storage: it has not been reached yet"),
         (server_with(reached=21.0), "failed storage: it responded 21.0 s ago (maximum: 20 s)"),
@@ -176,9 +176,9 @@ def test_threads_and_coroutines_are_counted_separately(workers, said):
         (server_with(mode="hurrying"), "failed mode: draining: the server is stopping"),
     ],
 )
-def test_server_that_claims_nothing_is_not_ready(status, said):
+def test_server_that_claims_nothing_is_not_ready(status, message):
     """The failed check is shown as one line with one reason."""
-    assert [line for line in lines(readiness(status)) if line.startswith("failed")] == [said]
+    assert [line for line in lines(readiness(status)) if line.startswith("failed")] == [message]
 
 
 def test_ready_needs_one_session_and_started_needs_all():
@@ -256,7 +256,7 @@ def listen():
         listener.close()
 
 
-def ask(port, request):
+def send(port, request):
     """Return the whole response to these bytes."""
     with socket.create_connection((HOST, port), timeout=10) as connection:
         connection.sendall(request)
@@ -268,7 +268,7 @@ def ask(port, request):
 
 def get(port, path):
     """Return the status and the body of a page."""
-    head, _, text = ask(port, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()).partition("\r\n\r\n")
+    head, _, text = send(port, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()).partition("\r\n\r\n")
     return int(head.split()[1]), text
 
 
@@ -280,7 +280,7 @@ def test_page_is_sent_whole_and_the_connection_is_closed(listen):
     """The response has its length and type and must not be cached. A query string is ignored."""
     port = listen({"/a": well})
 
-    reply = ask(port, b"GET /a?x=1 HTTP/1.1\r\n\r\n")
+    reply = send(port, b"GET /a?x=1 HTTP/1.1\r\n\r\n")
 
     head, _, text = reply.partition("\r\n\r\n")
     assert head.split("\r\n")[0] == "HTTP/1.1 200 OK"
@@ -290,14 +290,14 @@ def test_page_is_sent_whole_and_the_connection_is_closed(listen):
 
 def test_head_response_has_no_body(listen):
     """The response to HEAD still contains the length."""
-    reply = ask(listen({"/a": well}), b"HEAD /a HTTP/1.0\r\n\r\n")
+    reply = send(listen({"/a": well}), b"HEAD /a HTTP/1.0\r\n\r\n")
 
     assert "Content-Length: 6" in reply
     assert reply.endswith("\r\n\r\n")
 
 
 @pytest.mark.parametrize(
-    ("request_", "status", "said"),
+    ("request_", "status", "message"),
     [
         (b"POST /a HTTP/1.1\r\n\r\n", 405, "Allow: GET, HEAD"),
         (b"GET /b HTTP/1.1\r\n\r\n", 404, "Available paths: /a."),
@@ -307,12 +307,12 @@ def test_head_response_has_no_body(listen):
         (b"GET /a HTTP/1.1\r\n" + b"x" * 9_000, 431, "too long"),
     ],
 )
-def test_invalid_request_is_refused(listen, request_, status, said):
+def test_invalid_request_is_refused(listen, request_, status, message):
     """Each invalid request gets a specific status and a sentence."""
-    reply = ask(listen({"/a": well}), request_)
+    reply = send(listen({"/a": well}), request_)
 
     assert reply.startswith(f"HTTP/1.1 {status} ")
-    assert said in reply
+    assert message in reply
 
 
 def test_exception_in_a_page_is_logged_and_sent_as_an_error(listen, caplog):
@@ -434,11 +434,11 @@ def test_server_is_not_ready_while_the_storage_is_unreachable(fire):
     with fire.server(workers=1, probe_port=port):
         fire.storage.fail_always("renew", StorageUnavailable("gone"))
         until(lambda: get(port, "/readyz")[0] == 503)
-        said = get(port, "/readyz")[1]
+        answer = get(port, "/readyz")[1]
         fire.storage.recover()
         until(lambda: get(port, "/readyz")[0] == 200)
 
-    assert "failed storage: it responded" in said
+    assert "failed storage: it responded" in answer
 
 
 def test_server_is_ready_while_one_worker_process_claims():
@@ -456,11 +456,11 @@ def test_server_is_not_ready_while_the_storage_refuses_claims(fire):
     with fire.server(workers=1, probe_port=port):
         fire.storage.fail_always("claim", StorageUnavailable("the disk is full"))
         until(lambda: get(port, "/readyz")[0] == 503)
-        said = get(port, "/readyz")[1]
+        answer = get(port, "/readyz")[1]
         fire.storage.recover()
         until(lambda: get(port, "/readyz")[0] == 200)
 
-    assert "but has refused claims for" in said
+    assert "but has refused claims for" in answer
 
 
 @pytest.mark.parametrize("port", [0, 70_000, "8081", True])

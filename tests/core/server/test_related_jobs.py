@@ -251,14 +251,14 @@ def test_job_that_the_event_loop_cannot_start_is_snoozed(fire, is_related):
         return 7
 
     caller = fire.task(name="caller")(lambda: None).using(delay=3_600).enqueue()
-    odd = new_job(fire, "work", caller_id=caller.id if is_related else None)
+    unstartable = new_job(fire, "work", caller_id=caller.id if is_related else None)
     plain = [work.enqueue() for _ in range(3)]
     refused = []
 
     def factory(loop, coroutine, **options):
         # the asyncio task of the first job
         if not refused and coroutine.__qualname__.startswith("AsyncWorkers."):
-            refused.append(odd)
+            refused.append(unstartable)
             coroutine.close()
             raise RuntimeError("no more tasks")
         return asyncio.Task(coroutine, loop=loop, **options)
@@ -269,8 +269,8 @@ def test_job_that_the_event_loop_cannot_start_is_snoozed(fire, is_related):
             return [await job.aresult(30) for job in plain]
 
     assert [7, 7, 7] == asyncio.run(main())
-    record = record_of(fire, odd)
-    assert [odd] == refused
+    record = record_of(fire, unstartable)
+    assert [unstartable] == refused
     assert (State.SCHEDULED, 0) == (record.state, record.attempt)
     assert "could not be started on server" in record.reason
     assert "RuntimeError: no more tasks" in record.reason

@@ -24,14 +24,14 @@ class Process:
             storage, seldom=SELDOM, lease_seconds=TTL, ended=lambda: self.ended,
             is_over=lambda: self.is_over, clock=lambda: self.now,
         )  # fmt: skip
-        self.asked = []
+        self.limits = []
 
     def lasting(self, seconds, left=10**9):
         """Set the number of remaining jobs and the number of seconds that the removal of each job takes."""
         self.left = left
 
         def prune(limit):
-            self.asked.append(limit)
+            self.limits.append(limit)
             gone = min(limit, self.left)
             self.left -= gone
             self.now += seconds * gone
@@ -200,7 +200,7 @@ def test_number_of_jobs_per_call_depends_on_their_removal_time(process, seconds,
     for _ in range(10):
         process.slice()
 
-    assert jobs / 2 <= process.asked[-1] <= jobs
+    assert jobs / 2 <= process.limits[-1] <= jobs
 
 
 def test_pauses_grow_while_no_job_expires(process):
@@ -247,7 +247,7 @@ def test_stopping_process_ends_its_slice(process):
 
     process.slice()
 
-    assert [] == process.asked
+    assert [] == process.limits
 
 
 # ---- orders ----------------------------------------------------------------------------------------------

@@ -249,10 +249,10 @@ class Policy:
 
     def __init__(self, answer):
         self.answer = answer
-        self.asked = []
+        self.calls = []
 
     def decide(self, job, error):
-        self.asked.append((job.retries, str(error)))
+        self.calls.append((job.retries, str(error)))
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
@@ -277,7 +277,7 @@ def test_custom_retry_policy_decides(end_of, decision, to, reason):
 
     transition = end_of(raising(ValueError("boom")), retry=policy)
 
-    assert (to, reason, [(0, "boom")]) == (transition.to, transition.reason, policy.asked)
+    assert (to, reason, [(0, "boom")]) == (transition.to, transition.reason, policy.calls)
 
 
 @pytest.mark.parametrize("decision", [RetryDecision.retry, RetryDecision.snooze])
@@ -330,8 +330,8 @@ def cancelled_end(make_app):
         runs = []
 
         def task():
-            runs[0].cancel(kind, f"told: {kind}")
-            runs[0].cancel(CancelKind.LOST, "told again")
+            runs[0].cancel(kind, f"cancelled: {kind}")
+            runs[0].cancel(CancelKind.LOST, "cancelled again")
             return then(current_job())
 
         fire.task(name="task", **options)(task).enqueue()
@@ -390,12 +390,12 @@ def test_run_is_cancelled_only_once():
 # ---- hooks -----------------------------------------------------------------------------------------------
 
 
-def deciding(answer, asked=None):
+def deciding(answer, calls=None):
     """Return a plugin that decides about failures and records the arguments of its calls."""
 
     def decide(job, task, error):
-        if asked is not None:
-            asked.append((job.args, job.kwargs, task.name, str(error)))
+        if calls is not None:
+            calls.append((job.args, job.kwargs, task.name, str(error)))
         return answer
 
     return plugin(retry_decision=decide)
@@ -403,8 +403,8 @@ def deciding(answer, asked=None):
 
 def test_retry_decision_hook_gets_the_decoded_arguments(make_app):
     """The hook gets the positional and the named arguments, the task and the exception."""
-    asked = []
-    fire, worker = make_app(deciding(None, asked))
+    calls = []
+    fire, worker = make_app(deciding(None, calls))
 
     @fire.task(name="task", retry=Retry.never())
     def task(job: JobContext, day: str, *, copies: int):
@@ -413,12 +413,12 @@ def test_retry_decision_hook_gets_the_decoded_arguments(make_app):
     task.enqueue("monday", copies=2)
     (ended,) = worker.run()
 
-    assert [(("monday",), {"copies": 2}, "task", "boom")] == asked
+    assert [(("monday",), {"copies": 2}, "task", "boom")] == calls
     assert State.FAILED is ended.transition.to
 
 
 @pytest.mark.parametrize(
-    "ask",
+    "decide",
     [
         RetryDecision.fail,
         RetryDecision.delete,
@@ -428,12 +428,12 @@ def test_retry_decision_hook_gets_the_decoded_arguments(make_app):
     ],
     ids=["fail", "delete", "retry", "snooze", "Snooze"],
 )
-def test_unsupported_characters_in_a_reason_are_escaped(ask):
+def test_unsupported_characters_in_a_reason_are_escaped(decide):
     """NULs and lone surrogates, which error messages can contain, are escaped.
 
     Otherwise, the end of the job could not be stored.
     """
-    assert "a\\0b\\ud800ş" == ask("a\0b\ud800ş").reason
+    assert "a\\0b\\ud800ş" == decide("a\0b\ud800ş").reason
 
 
 def proposing(found):
@@ -813,7 +813,7 @@ def test_snoozed_failure_is_logged_as_a_warning(logged):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "expected"),
     [
         ({"plugins": [deciding(RetryDecision.retry(30, reason="the network\nis down"))]},
          "retry 1 in 30 s: ValueError: boom; plugin 'Plugin#0' decided: the network is down"),
@@ -824,14 +824,14 @@ def test_snoozed_failure_is_logged_as_a_warning(logged):
          "is deleted: ValueError: boom; the retry policy decided: not wanted"),
     ],
 )  # fmt: skip
-def test_log_line_of_a_failure_contains_the_reason(logged, options, told):
+def test_log_line_of_a_failure_contains_the_reason(logged, options, expected):
     """The line contains the reason given by the task's own policy, or by a plugin together with its name.
 
     The history contains the same reason.
     """
     (line,) = logged(raising(ValueError("boom")), **options)
 
-    assert line.getMessage().endswith(told)
+    assert line.getMessage().endswith(expected)
 
 
 def test_reason_of_a_replaced_decision_is_not_logged(logged):

@@ -25,14 +25,14 @@ from firelock.storage.memory import MemoryStorage
 from tests.core.fakes import FailingStorage, plugin, until
 
 # with this interval, a test that needed a poll would fail by its time limit
-PATIENT = Settings(poll=60, heartbeat=1, session_timeout=30, sweep=60)
+LONG_WAITS = Settings(poll=60, heartbeat=1, session_timeout=30, sweep=60)
 QUICK = Settings(poll=0.02, heartbeat=0.2, session_timeout=30, sweep=0.1)
 
 
 class Crew:
     """A server and the tasks that it runs."""
 
-    def __init__(self, *plugins, workers=2, async_workers=4, settings=PATIENT, storage=None, **options):
+    def __init__(self, *plugins, workers=2, async_workers=4, settings=LONG_WAITS, storage=None, **options):
         self.storage = storage or FailingStorage()
         self.fire = Firelock(self.storage, plugins=list(plugins), settings=settings, **options)
         self.server = self.fire.server(workers=workers, async_workers=async_workers, name="host:a")
@@ -498,7 +498,7 @@ class Lost:
     """A coroutine whose job is deleted while it runs; only a refused write reports this to the server."""
 
     def __init__(self, crew):
-        self.crew, self.deleted, self.ended, self.told = crew, threading.Event(), threading.Event(), []
+        self.crew, self.deleted, self.ended, self.errors = crew, threading.Event(), threading.Event(), []
 
     async def until_deleted(self):
         """Return after the job was deleted."""
@@ -513,7 +513,7 @@ class Lost:
                 await awaitable
             await asyncio.get_running_loop().create_future()
         except BaseException as error:
-            self.told.append(type(error))
+            self.errors.append(type(error))
             raise
 
     def run(self, function, **options):
@@ -556,7 +556,7 @@ def test_coroutine_is_cancelled_by_a_refused_write_of_its_stream(lost, is_async,
 
     job = lost.run(streams)
 
-    assert [asyncio.CancelledError] == lost.told
+    assert [asyncio.CancelledError] == lost.errors
     assert State.DELETED is job.refresh().state
 
 
@@ -576,7 +576,7 @@ def test_coroutine_is_cancelled_when_its_background_task_loses_the_job(lost):
 
     lost.run(works)
 
-    assert [asyncio.CancelledError] == lost.told
+    assert [asyncio.CancelledError] == lost.errors
 
 
 def test_coroutine_can_clean_up_after_a_step_reports_the_loss(lost):
@@ -612,7 +612,7 @@ def test_timeout_ends_a_coroutine_that_ignores_the_loss_of_its_job(lost):
 
     lost.run(works, timeout=0.2)
 
-    assert [asyncio.CancelledError] == lost.told
+    assert [asyncio.CancelledError] == lost.errors
 
 
 def test_start_of_a_long_run_is_stored(make_crew):
@@ -624,8 +624,8 @@ def test_start_of_a_long_run_is_stored(make_crew):
     before = job.refresh().started_at
 
     until(lambda: job.refresh().started_at)
-    told = len(crew.storage.called["reconcile"])
-    until(lambda: len(crew.storage.called["reconcile"]) > told)
+    reports = len(crew.storage.called["reconcile"])
+    until(lambda: len(crew.storage.called["reconcile"]) > reports)
 
     starts = [held.started_at for _, helds in crew.storage.called["reconcile"] for held in helds]
     assert (None, 1) == (before, sum(at is not None for at in starts))

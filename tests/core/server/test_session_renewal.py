@@ -220,10 +220,10 @@ def test_session_removed_during_its_renewal_gets_no_right_to_run(scene):
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "logged"),
     [(StorageUnavailable("down"), 1), (StorageError("refused"), 2), (RuntimeError("a bug"), 2)],
 )
-def test_failed_renewal_is_retried(scene, error, told, caplog):
+def test_failed_renewal_is_retried(scene, error, logged, caplog):
     """The thread continues, the session stays, and no loss is reported.
 
     The beginning and the end of an outage are logged.
@@ -235,7 +235,7 @@ def test_failed_renewal_is_retried(scene, error, told, caplog):
     until(lambda: scene.renewals() >= 4)
 
     assert ([], True) == (scene.lost, board.may_start())
-    assert told == caplog.text.count("retrying")
+    assert logged == caplog.text.count("retrying")
     assert 1 == caplog.text.count("Sessions are renewed again")
 
 

@@ -36,14 +36,14 @@ ECHO = "import sys\nfor line in sys.stdin: sys.stdout.write(line); sys.stdout.fl
 SETTINGS = Settings(heartbeat=600, session_timeout=3_600)
 
 
-class House:
+class Bench:
     """A supervisor with an open storage, whose worker processes are small programs."""
 
     def __init__(self):
         self.storage = FailingStorage()
         self.fire = Firelock(self.storage, settings=SETTINGS)
-        self.said = []
-        self.supervisor = Supervisor(ServerOptions("shop:fire"), say=self.said.append)
+        self.printed = []
+        self.supervisor = Supervisor(ServerOptions("shop:fire"), say=self.printed.append)
         self.keeper = SessionRenewal(
             self.storage, SETTINGS, ServerInfo("server-a", "host:a", "*", 1, 7),
             on_lost=lambda _: None, on_order=lambda _: None,
@@ -72,7 +72,7 @@ class House:
         self.supervisor._begin(child)
         return child
 
-    def told(self, child, number=1):
+    def read_orders(self, child, number=1):
         """Return the next orders that a worker process echoes."""
         return [json.loads(child.popen.stdout.readline()) for _ in range(number)]
 
@@ -103,56 +103,56 @@ class House:
 
 
 @pytest.fixture
-def house(monkeypatch):
+def bench(monkeypatch):
     """A supervisor that retries without a pause."""
     monkeypatch.setattr(module, "_TRY_AGAIN", 0.0)
-    house = House()
-    yield house
-    house.close()
+    bench = Bench()
+    yield bench
+    bench.close()
 
 
-def test_broken_pipe_of_a_dead_worker_process_is_handled(house):
+def test_broken_pipe_of_a_dead_worker_process_is_handled(bench):
     """The session of a dead process ends and a replacement is planned, although its pipe breaks.
 
     The pipe still contains an order and breaks when it is closed.
     """
-    child = house.with_session("input()")
+    child = bench.with_session("input()")
     child.popen.wait()
     child.orders.write("not sent yet")
 
-    house.supervisor._exited(child)
+    bench.supervisor._exited(child)
 
-    assert {} == house.supervisor._processes
-    assert [0] == [place for _, place, _ in house.supervisor._restarts]
-    assert [False] == [record.is_alive for record in house.storage.list_sessions()]
+    assert {} == bench.supervisor._processes
+    assert [0] == [place for _, place, _ in bench.supervisor._restarts]
+    assert [False] == [record.is_alive for record in bench.storage.list_sessions()]
 
 
-def test_failed_event_does_not_end_the_supervisor(house, caplog):
+def test_failed_event_does_not_end_the_supervisor(bench, caplog):
     """The supervisor logs the error, and the worker processes continue to run."""
 
     def fails():
         raise ArithmeticError("unheard of")
 
     with caplog.at_level(logging.ERROR, "firelock.server.supervisor"):
-        house.supervisor._do(fails)
+        bench.supervisor._do(fails)
 
     assert "unheard of" in caplog.text
 
 
-def test_job_that_ends_its_process_with_code_0_has_crashed(house):
+def test_job_that_ends_its_process_with_code_0_has_crashed(bench):
     """The server did not stop the process, so the running job has crashed, and another process starts."""
-    child = house.with_session("pass")
-    job = house.claimed(child)
+    child = bench.with_session("pass")
+    job = bench.claimed(child)
     child.memory.start(0, job.id)
     child.popen.wait()
 
-    house.supervisor._exited(child)
+    bench.supervisor._exited(child)
 
     record = job.refresh().record()
     assert (State.ENQUEUED, 1) == (record.state, record.crashes)
     assert "exit code 0" in record.reason
-    assert 1 == len(house.supervisor._restarts)
-    assert house.supervisor._stops_at == module._NEVER
+    assert 1 == len(bench.supervisor._restarts)
+    assert bench.supervisor._stops_at == module._NEVER
 
 
 @pytest.mark.parametrize(
@@ -160,108 +160,108 @@ def test_job_that_ends_its_process_with_code_0_has_crashed(house):
     [("input()", 0), ("input(); input()", module.EXIT_FAILED)],
     ids=["in order", "killed"],
 )
-def test_stopped_server_stores_its_last_state(house, code, exit_code):
+def test_stopped_server_stores_its_last_state(bench, code, exit_code):
     """A server that has stopped is not considered lost, even if it had to kill a worker process.
 
     The exit code reports a failure if a process was killed.
     """
-    child = house.with_session(code)
-    house.supervisor._stop()
+    child = bench.with_session(code)
+    bench.supervisor._stop()
     if exit_code:
         child.popen.kill()
     child.popen.wait()
 
-    house.supervisor._exited(child)
+    bench.supervisor._exited(child)
 
-    (server,) = house.fire.servers.list()
+    (server,) = bench.fire.servers.list()
     assert (False, False) == (server.is_alive, server.is_lost)
-    assert exit_code == house.supervisor._exit_code
+    assert exit_code == bench.supervisor._exit_code
 
 
-def test_session_ends_even_if_its_last_state_cannot_be_stored(house):
+def test_session_ends_even_if_its_last_state_cannot_be_stored(bench):
     """Releasing the session's jobs matters more than its last state."""
-    child = house.with_session("input()")
-    house.supervisor._stop()
+    child = bench.with_session("input()")
+    bench.supervisor._stop()
     child.popen.wait()
-    house.storage.fail("renew", StorageUnavailable("away"))
+    bench.storage.fail("renew", StorageUnavailable("away"))
 
-    house.supervisor._exited(child)
+    bench.supervisor._exited(child)
 
-    (server,) = house.fire.servers.list()
+    (server,) = bench.fire.servers.list()
     assert (False, True) == (server.is_alive, server.is_lost)
 
 
-def test_worker_process_started_in_an_outage_waits_for_its_session(house):
+def test_worker_process_started_in_an_outage_waits_for_its_session(bench):
     """The server continues, and the session begins as soon as the storage is reachable."""
-    child = house.child("import sys; sys.stdin.read()")  # stays alive regardless of the number of its orders
-    house.storage.fail("begin_session", StorageUnavailable("away"), StorageUnavailable("away"))
+    child = bench.child("import sys; sys.stdin.read()")  # stays alive regardless of the number of its orders
+    bench.storage.fail("begin_session", StorageUnavailable("away"), StorageUnavailable("away"))
 
-    house.supervisor._introduce(child, {"about": [], "places": PLACES, "workers": 1})
+    bench.supervisor._introduce(child, {"about": [], "places": PLACES, "workers": 1})
     assert child.session is None
-    house.events(2)
+    bench.events(2)
 
     assert child.session is not None
-    assert house.supervisor._stops_at == module._NEVER
+    assert bench.supervisor._stops_at == module._NEVER
     assert child.popen.poll() is None
 
 
-def test_session_of_a_dead_process_ends_after_the_outage(house):
+def test_session_of_a_dead_process_ends_after_the_outage(bench):
     """If a process died during an outage, its jobs do not wait for the session's timeout.
 
     Its job was claimed but did not run, so no crash is counted.
     """
-    child = house.with_session("import os; input(); os._exit(1)")
-    job = house.claimed(child)
+    child = bench.with_session("import os; input(); os._exit(1)")
+    job = bench.claimed(child)
     child.popen.wait()
-    house.storage.fail("end_session", StorageUnavailable("away"))
+    bench.storage.fail("end_session", StorageUnavailable("away"))
 
-    house.supervisor._exited(child)
+    bench.supervisor._exited(child)
     assert State.PROCESSING == job.refresh().state
-    house.events()
+    bench.events()
 
     record = job.refresh().record()
     assert (State.ENQUEUED, 0) == (record.state, record.crashes)
 
 
-def test_new_worker_process_of_a_quiet_server_is_quiet(house):
+def test_new_worker_process_of_a_quiet_server_is_quiet(bench):
     """A quiet server does not claim jobs again because of a restarted process."""
-    house.supervisor._obey("quiet")
+    bench.supervisor._obey("quiet")
 
-    child = house.with_session("import sys; sys.exit(0 if 'quiet' in input() + input() else 1)")
+    child = bench.with_session("import sys; sys.exit(0 if 'quiet' in input() + input() else 1)")
 
     assert 0 == child.popen.wait()
 
 
-def test_worker_process_that_never_becomes_ready_is_killed(house):
+def test_worker_process_that_never_becomes_ready_is_killed(bench):
     """A process that hangs during the import of the app or before its report is killed.
 
     A process that waits for its session is not.
     """
     long_ago = time.monotonic() - SETTINGS.hang_timeout - 1
-    hangs, waits, frozen, begins = (house.child("while True: pass") for _ in range(4))
+    hangs, waits, frozen, begins = (bench.child("while True: pass") for _ in range(4))
     for child in (hangs, waits, frozen, begins):
         child.started_at = long_ago
     for child in (waits, frozen, begins):
         child.memory = SharedMemory.attach(child.descriptor, PLACES)
     frozen.began_at, begins.began_at = long_ago, time.monotonic()
 
-    house.supervisor._tick()
+    bench.supervisor._tick()
 
     until(lambda: hangs.popen.poll() is not None and frozen.popen.poll() is not None)
     assert (None, None) == (waits.popen.poll(), begins.popen.poll())
 
 
-def test_slow_start_of_a_worker_process_is_logged_once(house, caplog):
+def test_slow_start_of_a_worker_process_is_logged_once(bench, caplog):
     """The warning is needed because an import that hangs logs nothing.
 
     A process that has loaded its app is exempt.
     """
-    slow, quick, begun = house.child(), house.child(), house.child()
+    slow, quick, begun = bench.child(), bench.child(), bench.child()
     slow.started_at = begun.started_at = time.monotonic() - 11
     begun.memory = SharedMemory.attach(begun.descriptor, PLACES)
 
-    house.supervisor._tick()
-    house.supervisor._tick()
+    bench.supervisor._tick()
+    bench.supervisor._tick()
 
     [line] = [record.getMessage() for record in caplog.records]
     assert line == (
@@ -271,16 +271,16 @@ def test_slow_start_of_a_worker_process_is_logged_once(house, caplog):
     assert quick.popen.poll() is None
 
 
-def test_kill_by_the_server_is_not_reported_as_out_of_memory(house, caplog):
+def test_kill_by_the_server_is_not_reported_as_out_of_memory(bench, caplog):
     """The kernel uses the same signal, so the log and the job's history name the server as the cause."""
     caplog.set_level(logging.INFO, "firelock.server.supervisor")
-    child = house.with_session("while True: pass")
-    job = house.claimed(child)
+    child = bench.with_session("while True: pass")
+    job = bench.claimed(child)
     child.memory.start(0, job.id)
 
     child.kill()
     child.popen.wait(10)
-    house.supervisor._exited(child)
+    bench.supervisor._exited(child)
 
     assert (
         f"Worker process {child.popen.pid} died (killed by its server); it was running {job.id}."
@@ -289,21 +289,21 @@ def test_kill_by_the_server_is_not_reported_as_out_of_memory(house, caplog):
     assert "out of memory" not in caplog.text
 
 
-def test_outage_that_delays_sessions_is_logged_once(house, caplog):
+def test_outage_that_delays_sessions_is_logged_once(bench, caplog):
     """One line is logged at the beginning of the outage and one at its end.
 
     These lines appear both for the new session and for the end of the old one.
     """
     caplog.set_level(logging.INFO, "firelock.server.supervisor")
-    dead, new = house.with_session("pass"), house.child("import sys; sys.stdin.read()")
+    dead, new = bench.with_session("pass"), bench.child("import sys; sys.stdin.read()")
     dead.popen.wait()
     away = [StorageUnavailable("away")] * 3
-    house.storage.fail("end_session", *away)
-    house.storage.fail("begin_session", *away)
+    bench.storage.fail("end_session", *away)
+    bench.storage.fail("begin_session", *away)
 
-    house.supervisor._exited(dead)
-    house.supervisor._introduce(new, {"about": [], "places": PLACES, "workers": 1})
-    house.events(7)
+    bench.supervisor._exited(dead)
+    bench.supervisor._introduce(new, {"about": [], "places": PLACES, "workers": 1})
+    bench.events(7)
 
     lines = [line.getMessage() for line in caplog.records if "ession" in line.getMessage()]
     assert [
@@ -317,42 +317,42 @@ def test_outage_that_delays_sessions_is_logged_once(house, caplog):
     assert 4 == len(lines)
 
 
-def test_failed_start_of_a_worker_process_is_retried(house, monkeypatch):
+def test_failed_start_of_a_worker_process_is_retried(bench, monkeypatch):
     """While the system cannot start processes, the server waits and retries, and leaks no open files."""
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     open_files = len(list(Path("/dev/fd").iterdir()))
-    house.supervisor._restarts.append((0.0, 0, 2))
+    bench.supervisor._restarts.append((0.0, 0, 2))
 
-    house.supervisor._tick()
+    bench.supervisor._tick()
 
-    assert [(0, 2)] == [(place, deaths) for _, place, deaths in house.supervisor._restarts]
+    assert [(0, 2)] == [(place, deaths) for _, place, deaths in bench.supervisor._restarts]
     assert open_files == len(list(Path("/dev/fd").iterdir()))
 
 
 def test_server_ends_if_its_first_worker_process_cannot_start(monkeypatch):
     """The server does not retry its first process, because the cause is a problem of the machine."""
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    said = []
+    printed = []
 
-    code = Supervisor(ServerOptions("shop:fire"), say=said.append).run()
+    code = Supervisor(ServerOptions("shop:fire"), say=printed.append).run()
 
     assert module.EXIT_FAILED == code
-    assert ["firelock: cannot start a worker process: [Errno 2]"] == [line[:50] for line in said]
+    assert ["firelock: cannot start a worker process: [Errno 2]"] == [line[:50] for line in printed]
 
 
-def test_pause_grows_if_worker_processes_end_immediately(house, monkeypatch, caplog):
+def test_pause_grows_if_worker_processes_end_immediately(bench, monkeypatch, caplog):
     """No zombie process remains, and the log contains each end and the pause."""
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     pids = []
-    house.supervisor._restarts.append((0.0, 0, 0))
+    bench.supervisor._restarts.append((0.0, 0, 0))
     for further in [0] * 6 + [2_000, 0]:
-        house.supervisor._tick()
-        pids += house.supervisor._processes
-        house.events()
-        ((_, place, deaths),) = house.supervisor._restarts
-        house.supervisor._restarts[:] = [(0.0, place, deaths + further)]
-        house.events()  # the event that starts due processes
-    pauses = [int(said) for said in re.findall(r"starting another in (\d+) s", caplog.text)]
+        bench.supervisor._tick()
+        pids += bench.supervisor._processes
+        bench.events()
+        ((_, place, deaths),) = bench.supervisor._restarts
+        bench.supervisor._restarts[:] = [(0.0, place, deaths + further)]
+        bench.events()  # the event that starts due processes
+    pauses = [int(seconds) for seconds in re.findall(r"starting another in (\d+) s", caplog.text)]
 
     assert [0, 1, 2, 4, 8, 16, 30, 30] == pauses
     assert [""] * 8 == [state_of(pid) for pid in pids]
@@ -360,20 +360,20 @@ def test_pause_grows_if_worker_processes_end_immediately(house, monkeypatch, cap
 
 
 @pytest.mark.parametrize(("worked", "deaths"), [(None, 4), (1.0, 4), (60.0, 0)])
-def test_restart_pause_ignores_the_time_of_the_import(house, worked, deaths):
+def test_restart_pause_ignores_the_time_of_the_import(bench, worked, deaths):
     """A process that imports its app for a minute and then fails is not restarted without a pause."""
-    child = house.with_session("pass") if worked else house.child("pass")
+    child = bench.with_session("pass") if worked else bench.child("pass")
     child.quick_deaths, child.started_at = 3, time.monotonic() - 90
     child.popen.wait()
     child.began_at = worked and time.monotonic() - worked
 
-    house.supervisor._exited(child)
+    bench.supervisor._exited(child)
 
-    assert [deaths] == [deaths for _, _, deaths in house.supervisor._restarts]
+    assert [deaths] == [deaths for _, _, deaths in bench.supervisor._restarts]
 
 
 @pytest.mark.parametrize("lacking", [1, 2], ids=["for its end", "for what it says"])
-def test_worker_process_without_a_watching_thread_is_restarted(house, monkeypatch, caplog, lacking):
+def test_worker_process_without_a_watching_thread_is_restarted(bench, monkeypatch, caplog, lacking):
     """Without a free thread, the process is killed and cleaned up, and a restart is planned."""
     start, starts = threading.Thread.start, iter(range(1, 100))
 
@@ -385,13 +385,13 @@ def test_worker_process_without_a_watching_thread_is_restarted(house, monkeypatc
     open_files = len(list(Path("/dev/fd").iterdir()))
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuses)
-        house.supervisor._start_process(0, 0)
-    (pid,) = house.supervisor._processes
-    house.events()
+        bench.supervisor._start_process(0, 0)
+    (pid,) = bench.supervisor._processes
+    bench.events()
 
     assert ("", [(0, 1)]) == (
         state_of(pid),
-        [(place, deaths) for _, place, deaths in house.supervisor._restarts],
+        [(place, deaths) for _, place, deaths in bench.supervisor._restarts],
     )
     assert f"Worker process {pid} cannot be monitored; killing it: can't start new thread" in caplog.text
     # the remaining file is the shared memory, which the next process uses
@@ -403,259 +403,261 @@ def test_worker_process_without_a_watching_thread_is_restarted(house, monkeypatc
 READS = "import sys; sys.stdin.read()"
 
 
-def replacement(house, old):
+def replacement(bench, old):
     """Return the process that will replace `old`."""
-    return next(child for child in house.supervisor._processes.values() if child.replaces is old)
+    return next(child for child in bench.supervisor._processes.values() if child.replaces is old)
 
 
-def test_worker_process_at_its_limit_drains_after_its_successor_has_started(house):
+def test_worker_process_at_its_limit_drains_after_its_successor_has_started(bench):
     """The new process starts first. After it has its session, the old one is ordered to retire.
 
     The old one gets no later `resume`.
     """
-    old = house.with_session(ECHO)
-    house.told(old)
-    house.supervisor._replace(old, "has run 1,000 jobs")
-    new = replacement(house, old)
+    old = bench.with_session(ECHO)
+    bench.read_orders(old)
+    bench.supervisor._replace(old, "has run 1,000 jobs")
+    new = replacement(bench, old)
     assert (old.place, False) == (new.place, old.is_retired)
 
     new.memory = old.memory  # as if it had imported the app
-    house.supervisor._begin(new)
+    bench.supervisor._begin(new)
     new.memory = None
 
-    assert [{"retire": True}] == house.told(old)
+    assert [{"retire": True}] == bench.read_orders(old)
     assert (True, None) == (old.is_retired, new.replaces)
 
 
-def test_oldest_of_too_many_retired_processes_is_stopped(house, caplog):
+def test_oldest_of_too_many_retired_processes_is_stopped(bench, caplog):
     """A job that hangs in several retired processes must not keep all of them alive.
 
     The other retired processes continue.
     """
-    children = [house.child(ECHO) for _ in range(6)]
-    elsewhere = house.child(ECHO)
+    children = [bench.child(ECHO) for _ in range(6)]
+    elsewhere = bench.child(ECHO)
     elsewhere.place, elsewhere.is_retired = 1, True
     retired, stopped = {"retire": True}, {"retire": True, "stop": SETTINGS.grace}
 
     for child in children:
-        house.supervisor._retire(child)
+        bench.supervisor._retire(child)
 
-    told = []
+    orders = []
     for child in children:
         number = 2 if child in children[:2] else 1
-        told.append({name: value for order in house.told(child, number) for name, value in order.items()})
-    assert [stopped, stopped, retired, retired, retired, retired] == told
+        orders.append(
+            {name: value for order in bench.read_orders(child, number) for name, value in order.items()}
+        )
+    assert [stopped, stopped, retired, retired, retired, retired] == orders
     assert 2 == caplog.text.count("was replaced and still runs jobs, as do 4 that were replaced after it")
 
 
-def test_retired_process_that_does_not_stop_is_killed(house, monkeypatch):
+def test_retired_process_that_does_not_stop_is_killed(bench, monkeypatch):
     """Crashes are counted for the jobs of the killed process, as for any other killed process."""
     monkeypatch.setattr(module, "_STOP_MARGIN", -SETTINGS.grace)
-    children = [house.with_session("import time; time.sleep(600)") for _ in range(5)]
+    children = [bench.with_session("import time; time.sleep(600)") for _ in range(5)]
     oldest = children[0]
-    job = house.claimed(oldest)
+    job = bench.claimed(oldest)
     oldest.memory.start(0, job.id)
     for child in children:
-        house.supervisor._retire(child)
+        bench.supervisor._retire(child)
 
-    house.supervisor._tick()
+    bench.supervisor._tick()
 
     assert -signal.SIGKILL == oldest.popen.wait(10)
-    house.supervisor._exited(oldest)
+    bench.supervisor._exited(oldest)
     assert 1 == job.refresh().record().crashes
     assert [None] * 4 == [child.popen.poll() for child in children[1:]]
 
 
-def test_status_shows_the_process_that_claims(house):
+def test_status_shows_the_process_that_claims(bench):
     """Neither a starting successor nor a draining process makes the server unready."""
-    old = house.with_session(READS)
-    house.supervisor._replace(old, "has 900 MB")
-    new = replacement(house, old)
-    (while_it_starts,) = house.supervisor.status().processes
+    old = bench.with_session(READS)
+    bench.supervisor._replace(old, "has 900 MB")
+    new = replacement(bench, old)
+    (while_it_starts,) = bench.supervisor.status().processes
 
     new.memory = old.memory
-    house.supervisor._begin(new)
-    (while_the_old_one_drains,) = house.supervisor.status().processes
+    bench.supervisor._begin(new)
+    (while_the_old_one_drains,) = bench.supervisor.status().processes
     new.memory = None
 
     assert (old.popen.pid, True) == (while_it_starts.pid, while_it_starts.has_session)
     assert (new.popen.pid, True) == (while_the_old_one_drains.pid, while_the_old_one_drains.has_session)
 
 
-def test_worker_processes_are_replaced_one_at_a_time(house):
+def test_worker_processes_are_replaced_one_at_a_time(bench):
     """The other replacements wait until the first successor has its session."""
-    first, second = house.with_session(READS), house.with_session(READS)
-    house.supervisor._replace(first, "has run 1 job")
-    house.supervisor._replace(second, "has run 1 job")
-    assert 3 == len(house.supervisor._processes)
+    first, second = bench.with_session(READS), bench.with_session(READS)
+    bench.supervisor._replace(first, "has run 1 job")
+    bench.supervisor._replace(second, "has run 1 job")
+    assert 3 == len(bench.supervisor._processes)
 
-    replacement(house, first).replaces = None
-    house.events()
+    replacement(bench, first).replaces = None
+    bench.events()
 
-    assert replacement(house, second) is not None
+    assert replacement(bench, second) is not None
 
 
-def test_drained_process_has_no_further_successor(house):
+def test_drained_process_has_no_further_successor(bench):
     """A retired process ends as ordered, and no crash is counted for a job that ran to its end."""
-    old = house.with_session("input(); input()")
-    house.supervisor._retire(old)
+    old = bench.with_session("input(); input()")
+    bench.supervisor._retire(old)
     old.popen.wait()
 
-    house.supervisor._exited(old)
+    bench.supervisor._exited(old)
 
-    assert [] == house.supervisor._restarts
-    assert [False] == [record.is_alive for record in house.storage.list_sessions()]
+    assert [] == bench.supervisor._restarts
+    assert [False] == [record.is_alive for record in bench.storage.list_sessions()]
 
 
-def test_existing_successor_replaces_a_process_that_dies(house):
+def test_existing_successor_replaces_a_process_that_dies(bench):
     """The existing successor takes the place of the dead process, so no third process starts.
 
     A crash is counted for the running job as usual.
     """
-    old = house.with_session("import os; input(); input(); os._exit(1)")
-    house.supervisor._replace(old, "has 900 MB")
-    house.supervisor._send_order(old, {"any": 1})
+    old = bench.with_session("import os; input(); input(); os._exit(1)")
+    bench.supervisor._replace(old, "has 900 MB")
+    bench.supervisor._send_order(old, {"any": 1})
     old.popen.wait()
-    new = replacement(house, old)
+    new = replacement(bench, old)
 
-    house.supervisor._exited(old)
+    bench.supervisor._exited(old)
 
-    assert (None, []) == (new.replaces, house.supervisor._restarts)
+    assert (None, []) == (new.replaces, bench.supervisor._restarts)
 
 
-def test_worker_process_continues_if_its_successor_cannot_start(house, monkeypatch, caplog):
+def test_worker_process_continues_if_its_successor_cannot_start(bench, monkeypatch, caplog):
     """If the code can no longer be imported, the old process keeps running.
 
     The replacement is tried again later.
     """
     monkeypatch.setattr(module, "_LONGEST_PAUSE", 0.0)
-    old = house.with_session(READS)
-    house.supervisor._replace(old, "has 900 MB")
-    new = replacement(house, old)
+    old = bench.with_session(READS)
+    bench.supervisor._replace(old, "has 900 MB")
+    new = replacement(bench, old)
     new.popen.kill()
     new.popen.wait()
-    house.supervisor._exited(new)
+    bench.supervisor._exited(new)
     assert "before it could replace another one, which continues" in caplog.text
-    assert (None, False, []) == (old.popen.poll(), old.is_retired, house.supervisor._restarts)
+    assert (None, False, []) == (old.popen.poll(), old.is_retired, bench.supervisor._restarts)
 
-    until(lambda: not house.supervisor._events.empty())
-    while not any(child.replaces is old for child in house.supervisor._processes.values()):
-        house.events()
+    until(lambda: not bench.supervisor._events.empty())
+    while not any(child.replaces is old for child in bench.supervisor._processes.values()):
+        bench.events()
 
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    replacement(house, old).replaces = None
-    house.supervisor._replace(old, "has 900 MB")
+    replacement(bench, old).replaces = None
+    bench.supervisor._replace(old, "has 900 MB")
     assert "Cannot start a worker process" in caplog.text
 
 
-def test_stopping_server_replaces_no_worker_process(house):
+def test_stopping_server_replaces_no_worker_process(bench):
     """The worker processes of a stopping server end anyway."""
-    old = house.with_session(READS)
-    house.supervisor._stop()
+    old = bench.with_session(READS)
+    bench.supervisor._stop()
 
-    house.supervisor._replace(old, "has 900 MB")
+    bench.supervisor._replace(old, "has 900 MB")
 
-    assert [old] == list(house.supervisor._processes.values())
+    assert [old] == list(bench.supervisor._processes.values())
 
 
 # ---- the end of a worker process that an operator ordered ------------------------------------------------
 
 
-def said_by(house, *children):
+def stored_states(bench, *children):
     """Return the stored states of the processes' sessions after a renewal."""
-    house.keeper.renew()
-    stored = {one.session.id: one.renewal.state for one in house.storage.list_sessions()}
+    bench.keeper.renew()
+    stored = {one.session.id: one.renewal.state for one in bench.storage.list_sessions()}
     return [stored[child.session] for child in children]
 
 
-def test_process_ended_by_an_operator_does_not_wait_for_its_successor(house):
+def test_process_ended_by_an_operator_does_not_wait_for_its_successor(bench):
     """The jobs of the ended process get the grace time, and the other worker processes continue."""
-    old, other = house.with_session(ECHO), house.with_session(READS)
-    house.told(old)
+    old, other = bench.with_session(ECHO), bench.with_session(READS)
+    bench.read_orders(old)
 
-    house.supervisor._obey(f"end {old.session}")
+    bench.supervisor._obey(f"end {old.session}")
 
-    assert [{"retire": True}, {"stop": SETTINGS.grace}] == house.told(old, 2)
-    assert ["ending", "running"] == said_by(house, old, other)
-    (new,) = set(house.supervisor._processes.values()) - {old, other}
+    assert [{"retire": True}, {"stop": SETTINGS.grace}] == bench.read_orders(old, 2)
+    assert ["ending", "running"] == stored_states(bench, old, other)
+    (new,) = set(bench.supervisor._processes.values()) - {old, other}
     assert (old.place, None) == (new.place, new.replaces)
 
-    house.supervisor._obey(f"end {old.session}")  # the same order a second time
+    bench.supervisor._obey(f"end {old.session}")  # the same order a second time
 
-    assert 3 == len(house.supervisor._processes)
+    assert 3 == len(bench.supervisor._processes)
 
 
-def test_retired_process_ended_by_an_operator_has_one_successor(house):
+def test_retired_process_ended_by_an_operator_has_one_successor(bench):
     """Before the operator's order, the jobs of the retired process had unlimited time."""
-    old = house.with_session(ECHO)
-    house.told(old)
-    house.supervisor._retire(old)
-    (before,) = said_by(house, old)
+    old = bench.with_session(ECHO)
+    bench.read_orders(old)
+    bench.supervisor._retire(old)
+    (before,) = stored_states(bench, old)
 
-    house.supervisor._obey(f"end {old.session}")
+    bench.supervisor._obey(f"end {old.session}")
 
-    assert [{"retire": True}, {"stop": SETTINGS.grace}] == house.told(old, 2)
-    assert ("retired", ["ending"]) == (before, said_by(house, old))
-    assert [old] == list(house.supervisor._processes.values())
+    assert [{"retire": True}, {"stop": SETTINGS.grace}] == bench.read_orders(old, 2)
+    assert ("retired", ["ending"]) == (before, stored_states(bench, old))
+    assert [old] == list(bench.supervisor._processes.values())
 
 
-def test_starting_successor_replaces_a_process_ended_by_an_operator(house):
+def test_starting_successor_replaces_a_process_ended_by_an_operator(bench):
     """When the old process ends by order, its successor has no process to retire."""
-    old = house.with_session(ECHO)
-    house.told(old)
-    house.supervisor._replace(old, "has 900 MB")
-    new = replacement(house, old)
+    old = bench.with_session(ECHO)
+    bench.read_orders(old)
+    bench.supervisor._replace(old, "has 900 MB")
+    new = replacement(bench, old)
 
-    house.supervisor._obey(f"end {old.session}")
+    bench.supervisor._obey(f"end {old.session}")
 
-    assert [{"retire": True}, {"stop": SETTINGS.grace}] == house.told(old, 2)
-    assert (None, [old, new]) == (new.replaces, list(house.supervisor._processes.values()))
+    assert [{"retire": True}, {"stop": SETTINGS.grace}] == bench.read_orders(old, 2)
+    assert (None, [old, new]) == (new.replaces, list(bench.supervisor._processes.values()))
 
 
-def test_order_to_end_an_ended_worker_process_does_nothing(house, caplog):
+def test_order_to_end_an_ended_worker_process_does_nothing(bench, caplog):
     """An order to end a process arrives too late if another process has already replaced it."""
     caplog.set_level(logging.INFO)
-    child = house.with_session(ECHO)
-    house.told(child)
+    child = bench.with_session(ECHO)
+    bench.read_orders(child)
 
-    house.supervisor._obey("end another-session")
+    bench.supervisor._obey("end another-session")
 
     assert "session another-session, which has already ended" in caplog.text
-    assert (["running"], [child]) == (said_by(house, child), list(house.supervisor._processes.values()))
+    assert (["running"], [child]) == (stored_states(bench, child), list(bench.supervisor._processes.values()))
 
 
-def test_new_session_of_a_retired_process_is_marked_as_retired(house):
+def test_new_session_of_a_retired_process_is_marked_as_retired(bench):
     """The free workers of a retired process must not count again because its session was lost."""
-    old = house.with_session(READS)
-    house.supervisor._retire(old)
-    house.keeper.forget(old.session)
+    old = bench.with_session(READS)
+    bench.supervisor._retire(old)
+    bench.keeper.forget(old.session)
 
-    house.supervisor._begin(old)
+    bench.supervisor._begin(old)
 
-    assert ["retired"] == said_by(house, old)
+    assert ["retired"] == stored_states(bench, old)
 
 
-def test_worker_processes_report_the_stop_of_their_server(house):
+def test_worker_processes_report_the_stop_of_their_server(bench):
     """Retired processes are included, because the server is judged by the last state of each session."""
-    old = house.with_session(READS)
-    house.supervisor._retire(old)
+    old = bench.with_session(READS)
+    bench.supervisor._retire(old)
 
-    house.supervisor._stop()
+    bench.supervisor._stop()
 
-    assert ["stopping"] == said_by(house, old)
+    assert ["stopping"] == stored_states(bench, old)
 
 
 # ---- the first worker process and its storage ------------------------------------------------------------
 
 
 @pytest.fixture
-def fresh(house):
+def fresh(bench):
     """A supervisor that has not opened its storage yet."""
-    house.supervisor._storage = house.supervisor._sessions = None
-    yield house
-    if house.supervisor._sessions is not None:
-        house.supervisor._sessions.stop()
-        house.supervisor._storage.close()
+    bench.supervisor._storage = bench.supervisor._sessions = None
+    yield bench
+    if bench.supervisor._sessions is not None:
+        bench.supervisor._sessions.stop()
+        bench.supervisor._storage.close()
 
 
 def ready(url):
@@ -673,33 +675,33 @@ def test_first_ready_worker_process_opens_the_storage(fresh, tmp_path):
     fresh.supervisor._introduce(child, ready(f"sqlite:///{tmp_path / 'jobs.db'}"))
 
     (record,) = fresh.supervisor._storage.list_sessions()
-    assert ["Firelock server here"] == fresh.said
+    assert ["Firelock server here"] == fresh.printed
     assert (child.session, child.popen.pid) == (record.session.id, record.session.pid)
     assert (3, "mail:1") == (record.session.workers, record.session.queues)
     assert (PLACES, module._NEVER) == (child.memory.workers, fresh.supervisor._stops_at)
 
 
 @pytest.mark.parametrize(
-    ("url", "code", "said"),
+    ("url", "code", "printed"),
     [
         ("memory://alone", module.EXIT_UNREACHABLE, "exists in one process only"),
         ("mongo://there", module.EXIT_USAGE, "mongo"),
     ],
 )
-def test_server_ends_if_the_storage_cannot_be_used(fresh, url, code, said):
+def test_server_ends_if_the_storage_cannot_be_used(fresh, url, code, printed):
     """The server prints the reason in one line and sets the exit code; the worker process does not remain."""
     child = fresh.child("while True: pass")
 
     fresh.supervisor._introduce(child, ready(url))
 
-    assert said in fresh.said[-1]
+    assert printed in fresh.printed[-1]
     assert -signal.SIGKILL == child.popen.wait(10)
     fresh.supervisor._exited(child)
     assert (code, []) == (fresh.supervisor._exit_code, fresh.supervisor._restarts)
 
 
 @pytest.mark.parametrize(
-    ("code", "answer", "said"),
+    ("code", "answer", "printed"),
     [
         (1, module.EXIT_FAILED, []),
         (2, module.EXIT_USAGE, []),
@@ -708,7 +710,7 @@ def test_server_ends_if_the_storage_cannot_be_used(fresh, url, code, said):
         (9, module.EXIT_FAILED, ["exit code 9"]),
     ],
 )
-def test_server_ends_if_its_first_worker_process_ends_early(fresh, code, answer, said):
+def test_server_ends_if_its_first_worker_process_ends_early(fresh, code, answer, printed):
     """If the app cannot be imported, for example, another process could not import it either.
 
     Either the process or the server has printed the reason.
@@ -718,9 +720,9 @@ def test_server_ends_if_its_first_worker_process_ends_early(fresh, code, answer,
 
     fresh.supervisor._exited(child)
 
-    assert [{"stop": SETTINGS.grace}] == fresh.told(other)
+    assert [{"stop": SETTINGS.grace}] == fresh.read_orders(other)
     assert (answer, []) == (fresh.supervisor._exit_code, fresh.supervisor._restarts)
-    assert said == [line.partition("(")[2].partition(")")[0] for line in fresh.said]
+    assert printed == [line.partition("(")[2].partition(")")[0] for line in fresh.printed]
 
 
 def test_first_worker_process_killed_during_its_start_is_replaced(fresh, caplog):
@@ -739,7 +741,7 @@ def test_first_worker_process_killed_during_its_start_is_replaced(fresh, caplog)
         fresh.supervisor._restarts.clear()
 
     assert [(0, 1), (0, 4)] == restarts
-    assert (module.EXIT_OK, []) == (fresh.supervisor._exit_code, fresh.said)
+    assert (module.EXIT_OK, []) == (fresh.supervisor._exit_code, fresh.printed)
     assert (
         "ended before it could run a job (SIGKILL; possibly out of memory); starting another" in caplog.text
     )
@@ -748,33 +750,33 @@ def test_first_worker_process_killed_during_its_start_is_replaced(fresh, caplog)
 # ---- lost sessions ---------------------------------------------------------------------------------------
 
 
-def test_worker_process_gets_one_session_after_a_loss(house):
+def test_worker_process_gets_one_session_after_a_loss(bench):
     """Both the process and the renewals report the loss, but only this process gets a session, and only once.
 
     A process that has a session keeps it.
     """
-    hit, spared = house.with_session("input()"), house.with_session("input()")
+    hit, spared = bench.with_session("input()"), bench.with_session("input()")
     lost, kept = hit.session, spared.session
 
-    house.supervisor._replace_session(lost)
+    bench.supervisor._replace_session(lost)
     new = hit.session
-    house.supervisor._replace_session(lost)
-    house.supervisor._begin_when_possible(hit, lost)
+    bench.supervisor._replace_session(lost)
+    bench.supervisor._begin_when_possible(hit, lost)
 
     assert (new, kept) == (hit.session, spared.session)
-    assert {lost, new, kept} == {one.session.id for one in house.storage.list_sessions()}
+    assert {lost, new, kept} == {one.session.id for one in bench.storage.list_sessions()}
     assert lost != new
 
 
-def test_stopping_server_begins_no_session(house):
+def test_stopping_server_begins_no_session(bench):
     """A process that becomes ready while the server stops would only have to end its new session."""
-    child = house.child("input()")
-    house.supervisor._stop()
+    child = bench.child("input()")
+    bench.supervisor._stop()
 
-    house.supervisor._introduce(child, {"about": [], "places": PLACES, "workers": 1})
+    bench.supervisor._introduce(child, {"about": [], "places": PLACES, "workers": 1})
 
     assert child.session is None
-    assert [] == house.storage.list_sessions()
+    assert [] == bench.storage.list_sessions()
 
 
 @pytest.mark.parametrize(
@@ -782,82 +784,82 @@ def test_stopping_server_begins_no_session(house):
     [(StorageError("broken"), False), (StorageUnavailable("away"), True)],
     ids=["no hope", "no time"],
 )
-def test_session_that_cannot_be_ended_waits_for_its_timeout(house, caplog, error, is_stopping):
+def test_session_that_cannot_be_ended_waits_for_its_timeout(bench, caplog, error, is_stopping):
     """The session waits for its timeout if a retry would fail too or the server is ending.
 
     The log reports it.
     """
-    child = house.with_session("input()")
+    child = bench.with_session("input()")
     if is_stopping:
-        house.supervisor._stop()
+        bench.supervisor._stop()
     child.popen.kill()
     child.popen.wait()
-    house.storage.fail("end_session", error)
+    bench.storage.fail("end_session", error)
 
-    house.supervisor._exited(child)
+    bench.supervisor._exited(child)
 
     assert f"Session {child.session} could not be ended" in caplog.text
-    assert [True] == [one.is_alive for one in house.storage.list_sessions()]
+    assert [True] == [one.is_alive for one in bench.storage.list_sessions()]
 
 
 # ---- orders ----------------------------------------------------------------------------------------------
 
 
-def test_dead_worker_process_does_not_block_an_order(house):
+def test_dead_worker_process_does_not_block_an_order(bench):
     """The other worker processes still get the order."""
-    gone, there = house.child("pass"), house.child(ECHO)
+    gone, there = bench.child("pass"), bench.child(ECHO)
     gone.popen.wait()
 
-    house.supervisor._obey("quiet")
+    bench.supervisor._obey("quiet")
 
-    assert [{"quiet": True}] == house.told(there)
+    assert [{"quiet": True}] == bench.read_orders(there)
 
 
-def test_second_stop_signal_ends_the_grace_time_and_third_kills(house):
+def test_second_stop_signal_ends_the_grace_time_and_third_kills(bench):
     """A repeated signal means that the server must end immediately."""
-    heeds, ignores = house.child(ECHO), house.child("while True: pass")
+    heeds, ignores = bench.child(ECHO), bench.child("while True: pass")
 
-    house.supervisor._stop()
-    house.supervisor._stop()
-    assert [{"stop": SETTINGS.grace}, {"hurry": True}] == house.told(heeds, 2)
+    bench.supervisor._stop()
+    bench.supervisor._stop()
+    assert [{"stop": SETTINGS.grace}, {"hurry": True}] == bench.read_orders(heeds, 2)
     assert ignores.popen.poll() is None
-    house.supervisor._stop()
+    bench.supervisor._stop()
 
     assert [-signal.SIGKILL] * 2 == [heeds.popen.wait(10), ignores.popen.wait(10)]
 
 
-def test_repeated_order_to_stop_keeps_the_grace_time(house):
+def test_repeated_order_to_stop_keeps_the_grace_time(bench):
     """The order can arrive twice, or after the signal. The first stop keeps its deadline."""
-    house.supervisor._obey("stop")
-    deadline = house.supervisor._stops_at
+    bench.supervisor._obey("stop")
+    deadline = bench.supervisor._stops_at
 
-    house.supervisor._obey("stop")
+    bench.supervisor._obey("stop")
 
-    assert (module.ServerMode.STOPPING, deadline) == (house.supervisor._state, house.supervisor._stops_at)
+    assert (module.ServerMode.STOPPING, deadline) == (bench.supervisor._state, bench.supervisor._stops_at)
 
 
-def test_quiet_server_resumes(house):
+def test_quiet_server_resumes(bench):
     """The worker processes of a resumed server claim again, and later processes are not quiet."""
-    child = house.child(ECHO)
+    child = bench.child(ECHO)
 
-    house.supervisor._obey("quiet")
-    house.supervisor._obey("resume")
+    bench.supervisor._obey("quiet")
+    bench.supervisor._obey("resume")
 
-    later = house.with_session(ECHO)
-    house.supervisor._send_order(later, {"last": True})
-    assert [{"quiet": True}, {"quiet": False}] == house.told(child, 2)
-    assert [{"session": later.session}, {"last": True}] == house.told(later, 2)
+    later = bench.with_session(ECHO)
+    bench.supervisor._send_order(later, {"last": True})
+    assert [{"quiet": True}, {"quiet": False}] == bench.read_orders(child, 2)
+    assert [{"session": later.session}, {"last": True}] == bench.read_orders(later, 2)
 
 
-def test_worker_process_that_does_not_end_in_time_is_killed(house):
+def test_worker_process_that_does_not_end_in_time_is_killed(bench):
     """The server does not wait forever: it kills the process after the grace time and the margin."""
-    child = house.child("while True: pass")
+    child = bench.child("while True: pass")
     child.memory = SharedMemory.attach(child.descriptor, PLACES)
-    house.supervisor._stop()
-    house.supervisor._tick()
+    bench.supervisor._stop()
+    bench.supervisor._tick()
     assert child.popen.poll() is None
-    house.supervisor._stops_at = time.monotonic() - 1
+    bench.supervisor._stops_at = time.monotonic() - 1
 
-    house.supervisor._tick()
+    bench.supervisor._tick()
 
     assert -signal.SIGKILL == child.popen.wait(10)

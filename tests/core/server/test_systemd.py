@@ -21,7 +21,7 @@ def door(tmp_path):
 
 def test_notification_removes_its_environment_variables(door):
     """The variables are removed because the programs that a job starts are not the service's main process."""
-    path, heard = door
+    path, receive = door
     environment = {
         "NOTIFY_SOCKET": path,
         "WATCHDOG_USEC": "3000000",
@@ -32,7 +32,7 @@ def test_notification_removes_its_environment_variables(door):
     manager = SystemdNotifier.of_environment(environment)
     manager.notify("READY=1")
 
-    assert heard() == "READY=1"
+    assert receive() == "READY=1"
     assert environment == {"A": "b"}
 
 

@@ -127,27 +127,27 @@ def test_due_job_does_not_wait_for_the_next_sweep(seldom):
     """The storage returns the time of the next check."""
     seldom.upkeep.start()
     until(lambda: seldom.storage.called["promote"])
-    looks = len(seldom.storage.called["promote"])
+    promotions = len(seldom.storage.called["promote"])
     job = seldom.task.schedule(0.05)
 
     seldom.upkeep.next_due(job.record().due_at)
 
     until(lambda: job.refresh().state is State.ENQUEUED)
-    assert looks + 2 >= len(seldom.storage.called["promote"])
+    assert promotions + 2 >= len(seldom.storage.called["promote"])
 
 
 def test_due_time_after_the_next_check_changes_nothing(seldom):
     """An unknown due time changes nothing either."""
     seldom.upkeep.start()
     until(lambda: seldom.storage.called["promote"])
-    looks = len(seldom.storage.called["promote"])
+    promotions = len(seldom.storage.called["promote"])
 
     seldom.upkeep.next_due(None)
     seldom.upkeep.next_due(seldom.storage.clock() + 3_600 * SECOND)
     seldom.upkeep.next_due(seldom.storage.clock() + 60 * SECOND)
     until(lambda: len(seldom.storage.called["append_logs"]) >= 0 and seldom.board.silence() > 0)
 
-    assert looks == len(seldom.storage.called["promote"])
+    assert promotions == len(seldom.storage.called["promote"])
 
 
 def test_only_the_oldest_server_checks_due_times_immediately():
@@ -191,17 +191,17 @@ def test_due_time_without_due_jobs_is_checked_less_often(seldom):
 
     Such a due time must not cause a busy loop.
     """
-    looks = []
+    calls = []
 
     def promote(limit):
-        looks.append(limit)
+        calls.append(limit)
         return Promotion(0, seldom.storage.clock() - SECOND)
 
     seldom.storage.promote = promote
     seldom.upkeep.start()
-    until(lambda: len(looks) >= 4)
-    began, before = time.monotonic(), len(looks)
-    until(lambda: len(looks) > before)
+    until(lambda: len(calls) >= 4)
+    began, before = time.monotonic(), len(calls)
+    until(lambda: len(calls) > before)
 
     assert 0.05 < time.monotonic() - began
 
@@ -294,7 +294,7 @@ def test_server_without_the_right_to_run_reaps_no_session(seldom):
 
 
 @pytest.mark.parametrize(
-    ("taken", "said"),
+    ("taken", "message"),
     [
         ((["a"], ["b", "c"], 1),
          "back in the queues: 1 running job and 2 waiting jobs; locked by other transactions, to follow: 1."),
@@ -304,7 +304,7 @@ def test_server_without_the_right_to_run_reaps_no_session(seldom):
         (([], [], 0), "it held no jobs."),
     ],
 )  # fmt: skip
-def test_sweep_logs_the_returned_and_the_locked_jobs(seldom, caplog, taken, said):
+def test_sweep_logs_the_returned_and_the_locked_jobs(seldom, caplog, taken, message):
     """The line names the worker process by its session and omits zeros.
 
     A later sweep returns the other jobs.
@@ -313,7 +313,7 @@ def test_sweep_logs_the_returned_and_the_locked_jobs(seldom, caplog, taken, said
 
     seldom.upkeep._sweep()  # noqa: SLF001 - one sweep, by hand
 
-    lost = f"The worker process of server vm:1 with session gone was lost or has ended; {said}"
+    lost = f"The worker process of server vm:1 with session gone was lost or has ended; {message}"
     assert lost in caplog.messages
 
 
@@ -414,9 +414,9 @@ def test_due_sweep_runs_before_further_releases(scene):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no file tells of memory")
 @pytest.mark.parametrize(
-    "told", [FileNotFoundError(errno.ENOENT, "no /proc"), OSError(errno.EMFILE, "full"), b""]
+    "result", [FileNotFoundError(errno.ENOENT, "no /proc"), OSError(errno.EMFILE, "full"), b""]
 )
-def test_worker_process_reports_even_if_its_memory_is_unknown(seldom, monkeypatch, told):
+def test_worker_process_reports_even_if_its_memory_is_unknown(seldom, monkeypatch, result):
     """The process reports even without /proc or a free file descriptor for it.
 
     A process that does not report is killed with all its jobs.
@@ -426,9 +426,9 @@ def test_worker_process_reports_even_if_its_memory_is_unknown(seldom, monkeypatc
     def without_proc(file, *args, **kwargs):
         if file != "/proc/self/statm":
             return really_open(file, *args, **kwargs)
-        if isinstance(told, bytes):
-            return io.BytesIO(told)
-        raise told
+        if isinstance(result, bytes):
+            return io.BytesIO(result)
+        raise result
 
     monkeypatch.setattr(builtins, "open", without_proc)
     seldom.run()
@@ -503,7 +503,7 @@ def test_job_that_ignores_its_timeout_is_logged_once_and_counted(seldom, caplog,
     for seconds in (60, 5.5):
         seldom.task.enqueue()
         runs.append(seldom.run(timeout_seconds=5.0, started=time.monotonic() - seconds))
-        runs[-1].cancel(cancelled, "told")
+        runs[-1].cancel(cancelled, "notified")
     deaf, heeds = runs
 
     for _ in range(3):
@@ -534,7 +534,7 @@ def test_process_with_jobs_that_do_not_stop_is_replaced_after_the_grace_time(
     seldom.dispatched.half_uncancellable = half_uncancellable
     seldom.task.enqueue()
     run = seldom.run(timeout_seconds=5.0, started=time.monotonic() - 60)
-    run.cancel(cancelled, "told")
+    run.cancel(cancelled, "notified")
 
     seldom.upkeep._watch()  # noqa: SLF001 - one check, by hand
     in_time = list(worn)
@@ -554,7 +554,7 @@ def test_process_is_replaced_once_for_several_jobs_that_do_not_stop(seldom, capl
     for _ in range(2):
         seldom.task.enqueue()
         run = seldom.run(started=time.monotonic() - 60)
-        run.cancel(CancelKind.LOST, "told")
+        run.cancel(CancelKind.LOST, "notified")
         run.cancelled_at -= seldom.fire.runtime.settings.grace + 0.1
 
         seldom.upkeep._watch()  # noqa: SLF001 - one check, by hand
@@ -567,7 +567,7 @@ def test_process_is_replaced_once_for_several_jobs_that_do_not_stop(seldom, capl
 def test_job_without_a_timeout_or_a_start_is_not_stuck(seldom, started):
     """Nothing determines when such a job should have ended."""
     run = seldom.run(started=started, timeout_seconds=None if started else 5.0)
-    run.cancel(CancelKind.LOST, "told")
+    run.cancel(CancelKind.LOST, "notified")
 
     seldom.upkeep._watch()  # noqa: SLF001 - one check, by hand
 
@@ -576,26 +576,26 @@ def test_job_without_a_timeout_or_a_start_is_not_stuck(seldom, started):
 
 def test_hanging_storage_does_not_delay_timeouts(scene):
     """Timeouts are enforced, and the process reports, while a routine waits for the storage."""
-    asked, may_answer = threading.Event(), threading.Event()
+    called, may_answer = threading.Event(), threading.Event()
     promote = scene.storage.promote
 
     def hang(limit):
-        asked.set()
+        called.set()
         assert may_answer.wait(20)
         return promote(limit)
 
     scene.storage.promote = hang
     scene.upkeep.start()
-    assert asked.wait(10)
+    assert called.wait(10)
 
     over, careful = scene.run(timeout_seconds=0.001), scene.run()
     careful.info = attrs.evolve(scene.task.info, on_risk="cancel")
     scene.board.grant(0)
     until(lambda: over.cancelled and careful.cancelled)
-    told = (over.cancelled, careful.cancelled, may_answer.is_set())
+    before = (over.cancelled, careful.cancelled, may_answer.is_set())
     may_answer.set()
 
-    assert (CancelKind.TIMEOUT, CancelKind.LOST, False) == told
+    assert (CancelKind.TIMEOUT, CancelKind.LOST, False) == before
 
 
 # ---- errors ----------------------------------------------------------------------------------------------

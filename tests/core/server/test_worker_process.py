@@ -102,10 +102,10 @@ class Process:
             line += read
         return json.loads(line)
 
-    def tell(self, line):
+    def send_order(self, line):
         os.write(self.orders, line.encode() + b"\n")
 
-    def tell_all(self, *orders):
+    def send_orders(self, *orders):
         """Send several orders in one write."""
         os.write(self.orders, "".join(json.dumps(order) + "\n" for order in orders).encode())
 
@@ -126,7 +126,7 @@ class Process:
         os.close(self.orders)
         self.orders = os.open(os.devnull, os.O_WRONLY)
 
-    def deafen(self):
+    def close_reports(self):
         """Close the pipe of its reports."""
         os.close(self.reports)
         self.reports = os.open(os.devnull, os.O_RDONLY)
@@ -188,14 +188,14 @@ def session(fire, name="session-a"):
 
 def test_worker_process_stopped_before_its_session_ends_properly(child):
     """A process without a session holds no jobs."""
-    child.tell('{"stop": 0}')
+    child.send_order('{"stop": 0}')
 
     assert EXIT_OK == child.process.wait(20)
 
 
 def test_worker_process_that_cannot_read_orders_ends(child):
     """A process that cannot read an order could not read the order to stop either."""
-    child.tell("{")
+    child.send_order("{")
 
     assert EXIT_FAILED == child.process.wait(20)
     assert b"could not be carried out" in child.process.stderr.read()
@@ -208,10 +208,10 @@ def test_retired_process_ends_after_its_last_job(child, fire, tmp_path):
     """
     job = fire.task(name="noop")(lambda: None).enqueue()
     child.grant()
-    child.tell(json.dumps({"session": session(fire)}))
+    child.send_order(json.dumps({"session": session(fire)}))
     job.result(timeout=20)
 
-    child.tell_all({"retire": True}, {"quiet": False})
+    child.send_orders({"retire": True}, {"quiet": False})
 
     assert EXIT_OK == child.process.wait(20)
     assert not (tmp_path / "stopped").exists()
@@ -221,10 +221,10 @@ def test_retired_process_that_waits_for_a_job_stops_with_its_server(child, fire)
     """The grace time also applies to a retired process; its running job is handed back."""
     job = fire.task(name="stuck")(lambda: None).enqueue()
     child.grant()
-    child.tell(json.dumps({"session": session(fire)}))
+    child.send_order(json.dumps({"session": session(fire)}))
     until(lambda: job.refresh().state is State.PROCESSING)
 
-    child.tell_all({"retire": True}, {"stop": 0})
+    child.send_orders({"retire": True}, {"stop": 0})
 
     assert EXIT_OK == child.process.wait(20)
     assert State.ENQUEUED is job.refresh().state
@@ -240,15 +240,15 @@ def stubborn(start, fire, tmp_path, monkeypatch):
     child = start(workers=2)
     child.report()
 
-    def run(timeout, tell):
+    def run(timeout, act):
         stuck = fire.task(name="stuck")(lambda: None).using(timeout=timeout).enqueue()
         other = fire.task(name="until")(lambda path: None).enqueue(str(tmp_path / "done"))
         child.grant()
-        child.tell(json.dumps({"session": session(fire)}))
+        child.send_order(json.dumps({"session": session(fire)}))
         until(lambda: {stuck.id, other.id} <= set(child.board.running()))
-        tell(stuck)
+        act(stuck)
         assert {"worn": "runs a job that does not stop"} == child.report()
-        child.tell(json.dumps({"retire": True}))
+        child.send_order(json.dumps({"retire": True}))
         (tmp_path / "done").touch()
         code, log = child.ends()
         assert EXIT_OK == code
@@ -278,7 +278,7 @@ def test_job_that_ignores_its_timeout_is_settled_as_timed_out(stubborn):
     [({"max_jobs_per_process": 1}, "has run 1 job"), ({"max_memory_per_process": 1}, " MB")],
     ids=["jobs", "memory"],
 )
-def test_worker_process_reports_once_that_it_has_reached_a_limit(start, fire, options, told):
+def test_worker_process_reports_once_that_it_has_reached_a_limit(start, fire, options, reason):
     """The process does not report before its first job, however large it is.
 
     It then continues until it gets an order.
@@ -287,12 +287,12 @@ def test_worker_process_reports_once_that_it_has_reached_a_limit(start, fire, op
     assert "ready" in child.report()
     noop = fire.task(name="noop")(lambda: None)
     child.grant()
-    child.tell(json.dumps({"session": session(fire)}))
+    child.send_order(json.dumps({"session": session(fire)}))
     noop.enqueue().result(timeout=20)
 
-    assert told in child.report()["worn"]
+    assert reason in child.report()["worn"]
     noop.enqueue().result(timeout=20)
-    child.tell('{"stop": 0}')
+    child.send_order('{"stop": 0}')
     assert EXIT_OK == child.process.wait(20)
 
 
@@ -303,11 +303,11 @@ def test_worker_process_without_file_descriptors_requests_a_replacement(start, f
     assert "ready" in child.report()
     leak = fire.task(name="leak")(lambda: None)
     child.grant()
-    child.tell(json.dumps({"session": session(fire)}))
+    child.send_order(json.dumps({"session": session(fire)}))
     leak.enqueue().result(timeout=20)
 
     assert "is out of file descriptors" in child.report()["worn"]
-    child.tell('{"stop": 0}')
+    child.send_order('{"stop": 0}')
     assert EXIT_OK == child.process.wait(20)
 
 
@@ -318,15 +318,15 @@ def test_garbage_collections_skip_imported_objects(start, fire):
     """
     child = start(source=COLLECTING)
     assert "ready" in child.report()
-    look = fire.task(name="look")(lambda: None)
+    inspect = fire.task(name="inspect")(lambda: None)
     child.grant()
-    child.tell(json.dumps({"session": session(fire)}))
+    child.send_order(json.dumps({"session": session(fire)}))
 
-    is_enabled, frozen, others = look.enqueue().result(timeout=20)
+    is_enabled, frozen, others = inspect.enqueue().result(timeout=20)
 
     assert is_enabled
     assert others < frozen
-    child.tell('{"stop": 0}')
+    child.send_order('{"stop": 0}')
     assert EXIT_OK == child.process.wait(20)
 
 
@@ -336,8 +336,8 @@ from firelock import Firelock
 
 fire = Firelock("sqlite:///jobs.db")
 
-@fire.task(name="look")
-def look():
+@fire.task(name="inspect")
+def inspect():
     return [gc.isenabled(), gc.get_freeze_count(), len(gc.get_objects())]
 """
 CONFIGURED = """
@@ -378,15 +378,15 @@ def test_logging_config_of_the_app_does_not_disable_failure_logs(start, fire, ho
     child = start(source=CONFIGURED % how)
     assert "ready" in child.report()
     child.grant()
-    child.tell(json.dumps({"session": session(fire)}))
+    child.send_order(json.dumps({"session": session(fire)}))
     until(lambda: job.refresh().state is State.FAILED)
-    child.tell('{"stop": 5}')
+    child.send_order('{"stop": 5}')
 
-    code, said = child.ends()
+    code, output = child.ends()
 
     assert EXIT_OK == code
-    assert f"Job {job.id} of task 'fail' has failed in attempt 1: ValueError: boom\n" in said
-    assert lines == said.count("Running jobs from now on.")
+    assert f"Job {job.id} of task 'fail' has failed in attempt 1: ValueError: boom\n" in output
+    assert lines == output.count("Running jobs from now on.")
 
 
 # ---- getting ready ---------------------------------------------------------------------------------------
@@ -409,7 +409,7 @@ def test_first_worker_process_describes_the_server(start, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "code", "said"),
+    ("source", "code", "message"),
     [
         ("fire = None", EXIT_USAGE, "is NoneType, not a Firelock"),
         (APP.replace("jobs.db", "no-such-folder/jobs.db"), EXIT_UNREACHABLE, "does not exist"),
@@ -417,7 +417,7 @@ def test_first_worker_process_describes_the_server(start, tmp_path):
     ],
     ids=["app", "storage", "task"],
 )
-def test_worker_process_that_cannot_start_prints_the_reason(start, source, code, said):
+def test_worker_process_that_cannot_start_prints_the_reason(start, source, code, message):
     """The process prints one line to standard error, and its exit code becomes that of the server."""
     child = start(source=source, is_first=True)
 
@@ -425,7 +425,7 @@ def test_worker_process_that_cannot_start_prints_the_reason(start, source, code,
 
     assert code == exit_code
     assert error.startswith("firelock: ")
-    assert said in error
+    assert message in error
     assert "Traceback" not in error
 
 
@@ -453,9 +453,9 @@ def test_worker_process_runs_jobs_from_its_session_to_its_stop(start, fire, tmp_
     job = fire.task(name="noop")(lambda: None).enqueue()
     child.grant()
 
-    child.tell_all({"session": session(fire)})
+    child.send_orders({"session": session(fire)})
     until(lambda: job.refresh().state is State.SUCCEEDED)
-    child.tell_all({"stop": 5})
+    child.send_orders({"stop": 5})
 
     assert EXIT_OK == child.process.wait(20)
     assert ["host:a"] * 2 == [(tmp_path / name).read_text() for name in ("started", "stopped")]
@@ -465,8 +465,8 @@ def test_quiet_worker_process_claims_again_after_resume(child, fire):
     """Orders before the session have no effect; later ones are obeyed in their order."""
     task = fire.task(name="noop")(lambda: None)
     child.grant()
-    child.tell_all({"quiet": True}, {"hurry": True}, {"session": session(fire)}, {"quiet": True})
-    child.tell_all({"quiet": False})
+    child.send_orders({"quiet": True}, {"hurry": True}, {"session": session(fire)}, {"quiet": True})
+    child.send_orders({"quiet": False})
 
     job = task.enqueue()
 
@@ -477,13 +477,13 @@ def test_worker_process_continues_with_another_session(child, fire):
     """The first session was lost, so jobs now run for the second one."""
     task = fire.task(name="noop")(lambda: None)
     child.grant()
-    child.tell_all({"session": session(fire)})
+    child.send_orders({"session": session(fire)})
     first = task.enqueue()
     until(lambda: first.refresh().state is State.SUCCEEDED)
     fire.storage.end_session("session-a", None, reason="lost")
     child.grant()
 
-    child.tell_all({"session": session(fire, "session-b")})
+    child.send_orders({"session": session(fire, "session-b")})
 
     job = task.enqueue()
     until(lambda: job.refresh().state is State.SUCCEEDED)
@@ -495,7 +495,7 @@ def test_worker_process_reports_a_lost_session(child, fire):
     name = session(fire)
     fire.storage.end_session(name, None, reason="lost")
 
-    child.tell_all({"session": name})
+    child.send_orders({"session": name})
 
     assert {"session_lost": name} == child.report()
 
@@ -504,10 +504,10 @@ def test_worker_process_with_a_stuck_job_ends(child, fire):
     """A thread cannot be ended, so its job returns to its queue and the process ends with the thread."""
     job = fire.task(name="stuck")(lambda: None).enqueue()
     child.grant()
-    child.tell_all({"session": session(fire)})
+    child.send_orders({"session": session(fire)})
     until(lambda: job.id in child.board.running())
 
-    child.tell_all({"stop": 0}, {"hurry": True})
+    child.send_orders({"stop": 0}, {"hurry": True})
 
     code, error = child.ends()
     assert EXIT_OK == code
@@ -518,7 +518,7 @@ def test_worker_process_with_a_stuck_job_ends(child, fire):
 def test_worker_process_ends_if_its_supervisor_has_died(child, fire):
     """Without a supervisor, the session is no longer renewed, so the process must not run jobs."""
     child.grant()
-    child.tell_all({"session": session(fire)})
+    child.send_orders({"session": session(fire)})
 
     child.hang_up()
 
@@ -530,8 +530,8 @@ def test_worker_process_that_cannot_report_ends(child, fire):
     child.grant()
     name = session(fire)
     fire.storage.end_session(name, None, reason="lost")
-    child.deafen()
+    child.close_reports()
 
-    child.tell_all({"session": name})
+    child.send_orders({"session": name})
 
     assert EXIT_FAILED == child.process.wait(20)

@@ -51,7 +51,7 @@ class DictStorage(RowStorage):
         pass
 
 
-class Yard:
+class RelationScene:
     """A storage in which one session claims the jobs."""
 
     def __init__(self, storage):
@@ -65,9 +65,9 @@ class Yard:
 
     def lose(self):
         """End the session as lost, and start another one."""
-        former = self.holder.session
-        self.storage.end_session(former, None, reason="lost")
-        self.begin(f"{former}+")
+        previous = self.holder.session
+        self.storage.end_session(previous, None, reason="lost")
+        self.begin(f"{previous}+")
 
     # ---- storing jobs ------------------------------------------------------------------------------------
 

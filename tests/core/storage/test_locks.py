@@ -358,11 +358,11 @@ def test_lock_granted_after_the_cancellation_is_released(locks, make, refusal):
 
     The lock is then released.
     """
-    asked, answer = threading.Event(), threading.Event()
+    requested, answer = threading.Event(), threading.Event()
     acquire, locks.refusal = locks.acquire_lock, refusal
 
     def slow(*args):
-        asked.set()
+        requested.set()
         answer.wait(10)
         return acquire(*args)
 
@@ -370,7 +370,7 @@ def test_lock_granted_after_the_cancellation_is_released(locks, make, refusal):
 
     async def give_up():
         entering = asyncio.create_task(make().__aenter__())
-        await asyncio.to_thread(asked.wait, 10)
+        await asyncio.to_thread(requested.wait, 10)
         entering.cancel()
         await asyncio.wait([entering])
         answer.set()
@@ -385,17 +385,17 @@ def test_lock_granted_just_before_the_cancellation_is_released(locks, make):
     """A cancellation may occur between the grant and its delivery to the coroutine. The lock is released."""
 
     async def give_up():
-        loop, has_told = asyncio.get_running_loop(), threading.Event()
+        loop, is_delivered = asyncio.get_running_loop(), threading.Event()
         call_soon = loop.call_soon_threadsafe
 
-        def told(*args, **kwargs):
+        def deliver(*args, **kwargs):
             call_soon(*args, **kwargs)
-            has_told.set()
+            is_delivered.set()
 
-        loop.call_soon_threadsafe = told  # a thread uses this to deliver the result
+        loop.call_soon_threadsafe = deliver  # a thread uses this to deliver the result
         entering = asyncio.create_task(make().__aenter__())
         await asyncio.wait([entering], timeout=0)
-        assert has_told.wait(10)
+        assert is_delivered.wait(10)
         entering.cancel()
         await asyncio.wait([entering])
         return entering.cancelled()

@@ -77,13 +77,13 @@ def test_handles_with_the_same_name_share_data():
     nameless = MemoryStorage()
     id, own = insert(one), insert(nameless)
 
-    strangers = [MemoryStorage("bills").get([id]), MemoryStorage().get([own])]
+    others = [MemoryStorage("bills").get([id]), MemoryStorage().get([own])]
     one.close()
     of_the_others = [other.get([id]), MemoryStorage("orders").get([id])]
     other.close()
     gc.collect()
 
-    assert [[None]] * 2 == strangers
+    assert [[None]] * 2 == others
     assert [None] not in of_the_others
     assert [None] == MemoryStorage("orders").get([id])
 

@@ -144,7 +144,7 @@ def test_custom_rows_are_separate_from_other_rows():
     answer = storage.transact_checked(lambda rows: rows.put("own/line/1", "text") or "answer")
     storage.insert([NewJob("1", "send", "[]", "json", "default", 0, State.ENQUEUED, 0)])
     storage.put_record("own", "own/line/1", "record")
-    beside = {key for key in storage.rows if key.startswith("own/")}
+    own_keys = {key for key in storage.rows if key.startswith("own/")}
     storage.clear()
 
-    assert ("answer", {"own/line/1"}, ["layout"]) == (answer, beside, sorted(storage.rows))
+    assert ("answer", {"own/line/1"}, ["layout"]) == (answer, own_keys, sorted(storage.rows))

@@ -58,8 +58,8 @@ def test_rows_with_long_keys_behave_like_a_dictionary(seed):
         else:
             long_keys.delete(key)
             plain.pop(key, None)
-        asked, limit = chance.choice(keys), chance.randint(1, 70)
-        prefix = asked[: chance.randint(2, len(asked))]  # at least "r/", so all rows of the test
+        chosen, limit = chance.choice(keys), chance.randint(1, 70)
+        prefix = chosen[: chance.randint(2, len(chosen))]  # at least "r/", so all rows of the test
         start = chance.choice([None, chance.choice(keys), prefix])
         expected = [
             (key, value)

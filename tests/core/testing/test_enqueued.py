@@ -75,7 +75,7 @@ def test_options_are_compared(tester, pay):
     pay.using(
         queue="critical", priority=7, tags=["a", "b", "c"], delay=3600, meta={"tenant": "acme", "x": "1"}
     ).enqueue(1)
-    asked = {
+    options = {
         "queue": "critical", "priority": 7, "tags": ["a", "b"], "due_at": timedelta(hours=1),
         "meta": {"tenant": "acme"},
     }  # fmt: skip
@@ -84,10 +84,10 @@ def test_options_are_compared(tester, pay):
         "meta": {"tenant": "other"},
     }  # fmt: skip
 
-    assert 1 == len(tester.assert_enqueued(pay, **asked))
+    assert 1 == len(tester.assert_enqueued(pay, **options))
     assert 1 == len(tester.assert_enqueued(pay, due_at=datetime(2030, 1, 1, 1, tzinfo=UTC)))
     for name, other in others.items():
-        tester.refute_enqueued(pay, **{**asked, name: other})
+        tester.refute_enqueued(pay, **{**options, name: other})
 
 
 def test_count_must_match_exactly(tester, pay):

@@ -140,7 +140,7 @@ def test_failed_batch_raises_an_error_in_the_joining_job(fire, tester, is_cancel
 def test_member_can_add_to_its_batch_but_not_join_it(fire, tester):
     """A member cannot join its own batch. A job that is not a member has no batch."""
     more = fire.task(name="more")(lambda: None)
-    told = []
+    errors = []
 
     @fire.task(name="first")
     def first(job: JobContext) -> None:
@@ -148,7 +148,7 @@ def test_member_can_add_to_its_batch_but_not_join_it(fire, tester):
         try:
             job.join(job.batch)
         except StepError as error:
-            told.append(str(error))
+            errors.append(str(error))
 
     @fire.task(name="alone", retry=Retry.never())
     def alone(job: JobContext) -> None:
@@ -160,7 +160,7 @@ def test_member_can_add_to_its_batch_but_not_join_it(fire, tester):
     tester.drain()
 
     assert (2, State.SUCCEEDED) == (batch.counts().succeeded, batch.refresh().state)
-    assert "of which it is a member, because the wait would never end" in told[0]
+    assert "of which it is a member, because the wait would never end" in errors[0]
     assert "is not a member of a batch. Create a batch with fire.batch" in job.refresh().error.message
 
 

@@ -200,16 +200,16 @@ def test_scrapes_within_five_seconds_share_a_reading(send, tick, monkeypatch):
     """Requests within five seconds share one reading."""
     from firelock_dashboard.stats.gauges import Gauges
 
-    looks = []
+    reads = []
 
-    class Looking:
+    class Watch:
         def readings(self):
             from firelock.control.findings import Readings
 
-            looks.append(tick.at)
+            reads.append(tick.at)
             return Readings(0)
 
-    gauges = Gauges(None, Looking(), lambda: None, monotonic=tick)
+    gauges = Gauges(None, Watch(), lambda: None, monotonic=tick)
     monkeypatch.setattr("firelock_dashboard.stats.gauges._queue_families", lambda *_: [])
     monkeypatch.setattr(gauges, "_recurring_families", lambda _: [])
     for _ in range(10):
@@ -217,7 +217,7 @@ def test_scrapes_within_five_seconds_share_a_reading(send, tick, monkeypatch):
     tick.at += 6
     gauges.families()
 
-    assert len(looks) == 2
+    assert len(reads) == 2
 
 
 # ---- scale -----------------------------------------------------------------------------------------------
@@ -254,12 +254,12 @@ def test_wanted_workers_of_a_queue_include_its_backlog(client, fire, send):
     send.using(queue="bulk").enqueue(1)
     send.recur("soon", Cron("* * * * *"), 1)
 
-    asked = client.get("/api/scale?queue=mail&within=60&clear_within=1").json()
+    scale = client.get("/api/scale?queue=mail&within=60&clear_within=1").json()
     other = client.get("/api/scale?queue=bulk").json()
     every = client.get("/api/scale").json()
 
-    assert asked["oldest_wait_seconds"] >= 0
-    assert {name: asked[name] for name in asked if name != "oldest_wait_seconds"} == {
+    assert scale["oldest_wait_seconds"] >= 0
+    assert {name: scale[name] for name in scale if name != "oldest_wait_seconds"} == {
         "queue": "mail", "backlog": 5, "enqueued": 3, "due_soon": 1, "recurring_soon": 1, "processing": 0,
         "held_by_limits": 0, "mean_seconds": 1.0, "workers": 4, "wanted_workers": 5, "is_paused": False,
     }  # fmt: skip
@@ -280,11 +280,11 @@ def test_limits_bound_the_wanted_workers(client, fire):
     limited(fire).enqueue_many([(user,) for user in (1, 2) for _ in range(300)])
     Worker(fire).claim()
 
-    asked = client.get("/api/scale?queue=mail&clear_within=1").json()
+    scale = client.get("/api/scale?queue=mail&clear_within=1").json()
     every = client.get("/api/scale?clear_within=1").json()
 
-    assert (599, 598, 1) == (asked["backlog"], asked["held_by_limits"], asked["processing"])
-    assert (2, 2) == (asked["wanted_workers"], every["wanted_workers"])
+    assert (599, 598, 1) == (scale["backlog"], scale["held_by_limits"], scale["processing"])
+    assert (2, 2) == (scale["wanted_workers"], every["wanted_workers"])
 
 
 @pytest.mark.parametrize("stop", ["pause", "none at once"])
@@ -293,18 +293,18 @@ def test_closed_limit_wants_no_workers(client, fire, stop):
     limited(fire, concurrent=10).enqueue_many([(1,)] * 300)
     _ = fire.limits.pause("tenant") if stop == "pause" else fire.limits.set("tenant", concurrent=0)
 
-    asked = client.get("/api/scale?queue=mail").json()
+    scale = client.get("/api/scale?queue=mail").json()
 
-    assert (300, 300, 0) == (asked["backlog"], asked["held_by_limits"], asked["wanted_workers"])
+    assert (300, 300, 0) == (scale["backlog"], scale["held_by_limits"], scale["wanted_workers"])
 
 
 def test_wanted_workers_never_exceed_the_jobs_that_may_run(client, fire):
     """The number is never higher than the number of jobs that may run."""
     limited(fire, concurrent=10).enqueue_many([(1,)] * 300)
 
-    asked = client.get("/api/scale?queue=mail&clear_within=1").json()
+    scale = client.get("/api/scale?queue=mail&clear_within=1").json()
 
-    assert (300, 290, 10) == (asked["backlog"], asked["held_by_limits"], asked["wanted_workers"])
+    assert (300, 290, 10) == (scale["backlog"], scale["held_by_limits"], scale["wanted_workers"])
 
 
 def test_long_backlog_wants_fewer_workers_than_free_places(client, fire):
@@ -335,9 +335,9 @@ def test_job_with_two_limits_is_counted_once(client, fire):
     fire.task(name="limited", queue="mail", limits=limits)(send_mail).enqueue_many([(1,)] * 10)
     fire.limits.sync()
 
-    asked = client.get("/api/scale?queue=mail&clear_within=1").json()
+    scale = client.get("/api/scale?queue=mail&clear_within=1").json()
 
-    assert (9, 1) == (asked["held_by_limits"], asked["wanted_workers"])
+    assert (9, 1) == (scale["held_by_limits"], scale["wanted_workers"])
 
 
 def test_paused_or_unknown_queue_wants_no_workers(client, fire, send):
@@ -377,10 +377,10 @@ def test_metrics_token_grants_only_metrics(fire, send):
         for path in ("/metrics", "/api/scale?queue=mail"):
             assert browser.get(path).status == 401
             assert browser.get(path, headers=scraper).status == 200
-        told = browser.get(f"/api/jobs/{job.id}", headers=scraper).json()
+        details = browser.get(f"/api/jobs/{job.id}", headers=scraper).json()
         refused = browser.post("/jobs/delete", {"id": job.id}, headers=scraper)
 
-    assert told["arguments"] is None
+    assert details["arguments"] is None
     assert refused.status == 403
 
 

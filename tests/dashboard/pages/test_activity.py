@@ -74,11 +74,11 @@ def test_requeue_row_counts_outcomes_of_its_jobs(fire, jobs, dashboard, client):
         worker.succeed(worker.claim())
     dashboard.watch.invalidate()
     at_the_end = client.part("/activity", "operations").text
-    told = client.get(f"/api/operations/{operation.id}").json()
+    details = client.get(f"/api/operations/{operation.id}").json()
 
     assert ["2 succeeded", "1 failed again", "3 not ended yet"] == CAME.findall(on_the_way)
     assert ["5 succeeded", "1 failed again"] == CAME.findall(at_the_end)
-    assert {"checked": 6, "by_state": {"succeeded": 5, "failed": 1}, "missing": 0} == told["outcome"]
+    assert {"checked": 6, "by_state": {"succeeded": 5, "failed": 1}, "missing": 0} == details["outcome"]
 
 
 def test_operation_is_cancelled(client, fire, jobs):
@@ -120,8 +120,8 @@ def test_system_page_shows_storage_settings_and_plugins(client, fire, monkeypatc
     page = client.get("/system").text
     row = page.partition(">log_failures<")[2].partition("</tr>")[0]
 
-    told = ("session_timeout", "register_storages", "time to read a record", fire.storage.url)
-    assert [part for part in told if part not in page] == []
+    expected = ("session_timeout", "register_storages", "time to read a record", fire.storage.url)
+    assert [part for part in expected if part not in page] == []
     assert "environment" in page.partition(">poll<")[2].partition("</tr>")[0]
     assert ("on", "on", "environment") == tuple(re.findall(r">(on|off|environment)<", row))
 
@@ -173,8 +173,8 @@ def test_audit_shows_a_signal_answer_only_with_view_args(fire, client, jobs):
     page, hidden = (one.get("/activity").text for one in (client, reader))
     api, hidden_api = (one.get("/api/audit").json()["entries"][0]["detail"] for one in (client, reader))
 
-    told = f"signal manager: approved, note: ok by phone, password: {MASK}, not paid"
-    assert [f"send {job.id[-8:]}", told] == details(page)[0]
+    expected = f"signal manager: approved, note: ok by phone, password: {MASK}, not paid"
+    assert [f"send {job.id[-8:]}", expected] == details(page)[0]
     assert [f"/jobs/{job.id}"] == targets(page)
     assert "signal manager" == details(hidden)[0][1]
     assert ("answer" in api, "answer" in hidden_api) == (True, False)
@@ -300,7 +300,7 @@ def targets(page):
 
 
 @pytest.mark.parametrize(
-    ("said", "addresses"),
+    ("entry", "addresses"),
     [
         (("queue.pause", "mail", {"note": "why"}), ["/queues/mail"]),
         (("recurring.trigger", "nightly", {"job": JOB}), ["/recurring/view?id=nightly", f"/jobs/{JOB}"]),
@@ -324,12 +324,12 @@ def targets(page):
         (("something.else", JOB, {"note": "free"}), []),
     ],
 )  # fmt: skip
-def test_audit_targets_are_links(client, fire, said, addresses):
+def test_audit_targets_are_links(client, fire, entry, addresses):
     """Jobs, queues, recurring jobs, servers, tasks, operations and causes are links.
 
     Removed objects and unknown actions are plain text.
     """
-    action, target, detail = said
+    action, target, detail = entry
     fire.audit.record(action, target, by="ada", detail=detail)
 
     page = client.get("/activity").text

@@ -34,7 +34,7 @@ def job(fire):
 
 
 @pytest.fixture
-def stranger(dashboard):
+def visitor(dashboard):
     """A visitor who has only the link."""
     with closing(Browser(dashboard, is_in=False)) as browser:
         yield browser
@@ -88,8 +88,8 @@ def state_of(fire, job):
     return fire.storage.get([job.id])[0].state
 
 
-def test_approval_page_shows_the_question_without_changing_anything(fire, job, stranger):
-    page = shown(stranger, token_of(fire, job))
+def test_approval_page_shows_the_question_without_changing_anything(fire, job, visitor):
+    page = shown(visitor, token_of(fire, job))
     assert page.status == 200
     assert "Pay 300 € to ACME?" in page.text
     assert re.findall(r'name="choice" value="([^"]+)"', page.text) == ["Approve", "Refuse"]
@@ -97,49 +97,49 @@ def test_approval_page_shows_the_question_without_changing_anything(fire, job, s
     assert state_of(fire, job) is State.AWAITING
 
 
-def test_every_approval_link_opens_the_same_empty_page(fire, job, stranger):
+def test_every_approval_link_opens_the_same_empty_page(fire, job, visitor):
     link = make_link(
         fire.storage, ApprovalLink(job.id, "approval", CHOICES, 2**60, "Pay?"), at="http://localhost/"
     )
-    opened = stranger.get(urlsplit(link).path)
+    opened = visitor.get(urlsplit(link).path)
     assert (urlsplit(link).path, urlsplit(link).query) == ("/approval", "")
     assert opened.status == 200
     assert not {"Pay?", "Approve", job.id, "shop.order"} & set(re.split(r"[<>\s\"]", opened.text))
     fire.storage.clock_offset += 1_000_000
-    assert stranger.get("/approval").text == opened.text
+    assert visitor.get("/approval").text == opened.text
 
 
-def test_approval_link_can_be_pasted_without_javascript(fire, job, stranger):
+def test_approval_link_can_be_pasted_without_javascript(fire, job, visitor):
     """The visitor may paste the link in the current or the earlier format, or only the part after its #."""
     token = token_of(fire, job)
-    assert 'name="token"' in stranger.get("/approval").text
+    assert 'name="token"' in visitor.get("/approval").text
     for pasted in (f"https://ops.example.com/jobs/approval#{token}", f" {token} ", f"/approval/{token}"):
-        assert "Pay 300 € to ACME?" in shown(stranger, pasted).text
+        assert "Pay 300 € to ACME?" in shown(visitor, pasted).text
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("path", ["/approval", "/approval/{token}"])
-def test_request_by_a_mail_scanner_sends_no_answer(fire, job, stranger, method, path):
-    assert stranger.request(method, path.format(token=token_of(fire, job))).status == 200
+def test_request_by_a_mail_scanner_sends_no_answer(fire, job, visitor, method, path):
+    assert visitor.request(method, path.format(token=token_of(fire, job))).status == 200
     assert answer_of(fire, job) is None
 
 
-def test_answer_resumes_the_job(fire, job, stranger):
-    page = decided(stranger, token_of(fire, job, name="ada"), "Refuse")
+def test_answer_resumes_the_job(fire, job, visitor):
+    page = decided(visitor, token_of(fire, job, name="ada"), "Refuse")
     assert page.status == 200
     assert "Answered: Refuse" in page.text
     assert answer_of(fire, job) == ("false", "ada")
     assert state_of(fire, job) is State.ENQUEUED
 
 
-def test_second_answer_is_refused(fire, job, stranger):
+def test_second_answer_is_refused(fire, job, visitor):
     token = token_of(fire, job)
-    decided(stranger, token, "Approve")
-    page = decided(stranger, token, "Refuse")
+    decided(visitor, token, "Approve")
+    page = decided(visitor, token, "Refuse")
     assert page.status == 409
     assert "too late" in page.text
     assert answer_of(fire, job)[0] == "true"
-    assert 'name="choice"' not in shown(stranger, token).text
+    assert 'name="choice"' not in shown(visitor, token).text
 
 
 # ---- the place of the token ------------------------------------------------------------------------------
@@ -177,34 +177,34 @@ def test_request_lines_and_headers_do_not_contain_the_token(fire, job, dashboard
     assert token not in repr(recording.answers)
 
 
-def test_error_on_the_approval_page_does_not_log_the_token(fire, job, stranger, monkeypatch, caplog):
+def test_error_on_the_approval_page_does_not_log_the_token(fire, job, visitor, monkeypatch, caplog):
     token = token_of(fire, job)
 
     def broken(*_words):
         raise RuntimeError("the storage is odd")
 
     monkeypatch.setattr(fire.storage, "get_record", broken)
-    assert stranger.get(f"/approval/{token}").status == 500
-    assert shown(stranger, token).status == 500
+    assert visitor.get(f"/approval/{token}").status == 500
+    assert shown(visitor, token).status == 500
     assert len(caplog.records) == 2
     assert token not in "".join(repr(vars(record)) for record in caplog.records)
 
 
-def test_earlier_link_format_works_until_it_expires(fire, job, stranger):
+def test_earlier_link_format_works_until_it_expires(fire, job, visitor):
     """The token is in the path of such a link.
 
     The page's Referrer-Policy therefore withholds the path, and its form posts to another URL.
     """
     token = token_of(fire, job, name="ada")
-    page = stranger.get(f"/approval/{token}")
+    page = visitor.get(f"/approval/{token}")
     assert "Pay 300 € to ACME?" in page.text
     assert page.header("referrer-policy") == "strict-origin"
     assert re.findall(r'<form[^>]* action="([^"]*)"', page.text) == ["/approval"]
-    assert shown(stranger, token).header("referrer-policy") == "same-origin"
+    assert shown(visitor, token).header("referrer-policy") == "same-origin"
     fire.storage.clock_offset += 59_000_000
-    assert stranger.get(f"/approval/{token}").status == 200
+    assert visitor.get(f"/approval/{token}").status == 200
     fire.storage.clock_offset += 2_000_000
-    assert stranger.get(f"/approval/{token}").status == 404
+    assert visitor.get(f"/approval/{token}").status == 404
 
 
 def test_refused_link_in_earlier_format_sends_no_referer(fire, job):
@@ -214,16 +214,16 @@ def test_refused_link_in_earlier_format_sends_no_referer(fire, job):
     assert (page.status, page.header("referrer-policy")) == (403, "strict-origin")
 
 
-def test_page_opened_before_an_upgrade_can_still_answer(fire, job, stranger):
-    page = stranger.post(f"/approval/{token_of(fire, job)}", {"choice": "Refuse"})
+def test_page_opened_before_an_upgrade_can_still_answer(fire, job, visitor):
+    page = visitor.post(f"/approval/{token_of(fire, job)}", {"choice": "Refuse"})
     assert (page.status, answer_of(fire, job)[0]) == (200, "false")
 
 
 # ---- the person who answers ------------------------------------------------------------------------------
 
 
-def test_audit_records_the_author_of_an_answer(fire, job, stranger):
-    decided(stranger, token_of(fire, job, name="ada"), "Approve")
+def test_audit_records_the_author_of_an_answer(fire, job, visitor):
+    decided(visitor, token_of(fire, job, name="ada"), "Approve")
     (entry,) = fire.audit.list().entries
     assert (entry.action, entry.target, entry.by) == ("signal.send", job.id, "ada")
     assert entry.detail == {"signal": "approval", "choice": "Approve"}
@@ -236,9 +236,9 @@ def test_signed_in_visitor_answers_under_their_own_name(fire, job):
     assert answer_of(fire, job) == ("true", "grace")
 
 
-def test_approval_link_opens_no_other_page(fire, job, stranger):
+def test_approval_link_opens_no_other_page(fire, job, visitor):
     token = token_of(fire, job)
-    shown(stranger, token)
+    shown(visitor, token)
     for other in (
         "/",
         "/jobs",
@@ -247,8 +247,8 @@ def test_approval_link_opens_no_other_page(fire, job, stranger):
         f"/approval/{token}/",
         f"/approval/{token}/../jobs",
     ):
-        assert stranger.get(other).status in {400, 401, 404}
-    assert stranger.post("/jobs/delete", {"token": token, "one": job.id}).status == 401
+        assert visitor.get(other).status in {400, 401, 404}
+    assert visitor.post("/jobs/delete", {"token": token, "one": job.id}).status == 401
 
 
 @pytest.mark.parametrize("form", [{}, {"choice": "Approve"}], ids=["shown", "decided"])
@@ -261,8 +261,8 @@ def test_approval_link_opens_no_other_page(fire, job, stranger):
     ],
     ids=str,
 )
-def test_answer_from_another_origin_is_refused(fire, job, stranger, form, headers):
-    page = stranger.post("/approval", {"token": token_of(fire, job), **form}, headers=headers)
+def test_answer_from_another_origin_is_refused(fire, job, visitor, form, headers):
+    page = visitor.post("/approval", {"token": token_of(fire, job), **form}, headers=headers)
     assert page.status == 403
     assert "Pay" not in page.text
     assert answer_of(fire, job) is None
@@ -271,27 +271,27 @@ def test_answer_from_another_origin_is_refused(fire, job, stranger, form, header
 @pytest.mark.parametrize(
     "form", [{"choice": ""}, {"choice": "Maybe"}, {"choice": "Approve", "more": "1"}, {"choice": "x" * 3_000}]
 )
-def test_unoffered_choice_is_refused(fire, job, stranger, form):
-    assert stranger.post("/approval", {"token": token_of(fire, job), **form}).status == 400
+def test_unoffered_choice_is_refused(fire, job, visitor, form):
+    assert visitor.post("/approval", {"token": token_of(fire, job), **form}).status == 400
     assert answer_of(fire, job) is None
 
 
 @pytest.mark.parametrize("form", [{}, {"token": ""}, {"token": "a" * 3_000}, {"choice": "Approve"}])
-def test_form_without_a_token_is_refused(stranger, form):
-    assert stranger.post("/approval", form).status == 400
+def test_form_without_a_token_is_refused(visitor, form):
+    assert visitor.post("/approval", form).status == 400
 
 
 @pytest.mark.parametrize("token", ["x", "a" * 43, "%00" * 5, "..%2f..%2fjobs", "\u202e"])
-def test_unknown_token_is_not_found(stranger, token):
-    assert shown(stranger, token).status == 404
-    assert stranger.get(f"/approval/{quote(token, safe='%')}").status in {400, 404}
+def test_unknown_token_is_not_found(visitor, token):
+    assert shown(visitor, token).status == 404
+    assert visitor.get(f"/approval/{quote(token, safe='%')}").status in {400, 404}
 
 
-def test_expired_link_is_not_found(fire, job, stranger):
+def test_expired_link_is_not_found(fire, job, visitor):
     token = token_of(fire, job)
     fire.storage.clock_offset += 61_000_000
-    assert shown(stranger, token).status == 404
-    assert decided(stranger, token, "Approve").status == 404
+    assert shown(visitor, token).status == 404
+    assert decided(visitor, token, "Approve").status == 404
     assert answer_of(fire, job) is None
 
 
@@ -308,45 +308,45 @@ def test_read_only_dashboard_accepts_no_answer(fire, job, form):
     assert answer_of(fire, job) is None
 
 
-def test_read_only_dashboard_shows_the_sent_answer(fire, job, stranger):
+def test_read_only_dashboard_shows_the_sent_answer(fire, job, visitor):
     dashboard, token = Dashboard(fire, read_only=True), token_of(fire, job)
-    decided(stranger, token, "Approve")
+    decided(visitor, token, "Approve")
     with closing(dashboard), closing(Browser(dashboard, is_in=False)) as browser:
         page = shown(browser, token)
     assert "Answered: Approve" in page.text
     assert "read-only" not in page.text
 
 
-def test_late_answer_reports_the_timeout(fire, job, stranger):
+def test_late_answer_reports_the_timeout(fire, job, visitor):
     fire.jobs.get(job.id).requeue()
     (again,) = claim(fire)
     remember(fire, again, "signal", "approval", None)
     token = token_of(fire, job)
-    page = decided(stranger, token, "Approve")
+    page = decided(visitor, token, "Approve")
     assert page.status == 409
     assert "Your answer came too late: the time to answer had expired." in page.text
     assert "another answer was first" not in page.text
     assert "Nobody answered in time" not in page.text
-    assert "Nobody answered in time" in shown(stranger, token).text
+    assert "Nobody answered in time" in shown(visitor, token).text
 
 
-def test_approval_page_has_no_empty_paragraph(fire, job, stranger):
+def test_approval_page_has_no_empty_paragraph(fire, job, visitor):
     token = token_of(fire, job)
-    pages = [shown(stranger, token), decided(stranger, token, "Approve"), decided(stranger, token, "Refuse")]
+    pages = [shown(visitor, token), decided(visitor, token, "Approve"), decided(visitor, token, "Refuse")]
     assert [page.status for page in pages] == [200, 200, 409]
     assert not any(re.search(r"<p[^>]*>\s*</p>", page.text) for page in pages)
 
 
-def test_answer_to_an_ended_job_is_refused(fire, job, stranger):
+def test_answer_to_an_ended_job_is_refused(fire, job, visitor):
     fire.jobs.get(job.id).delete()
     token = token_of(fire, job)
-    assert "nothing left to decide" in shown(stranger, token).text
-    assert decided(stranger, token, "Approve").status == 409
+    assert "nothing left to decide" in shown(visitor, token).text
+    assert decided(visitor, token, "Approve").status == 409
     assert answer_of(fire, job) is None
 
 
-def test_hostile_question_is_shown_literally(fire, job, stranger, hostile):
+def test_hostile_question_is_shown_literally(fire, job, visitor, hostile):
     hostile = "".join(one for one in hostile if one.isprintable())[:400] or "?"
-    page = shown(stranger, token_of(fire, job, question=hostile, choices={hostile: "1"}))
+    page = shown(visitor, token_of(fire, job, question=hostile, choices={hostile: "1"}))
     assert page.status == 200
     assert hostile not in page.text or not set(hostile) & set("<>&\"'")

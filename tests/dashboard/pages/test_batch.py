@@ -348,10 +348,10 @@ def test_equal_errors_are_listed_once(fire, client):
     causes = re.search(
         r'<section class="card" aria-labelledby="causes-title">.*?</section>', html, re.DOTALL
     )[0]
-    said = text_of(causes)
-    assert said.count("no address") == said.count("upstream is slow") == 1
+    text = text_of(causes)
+    assert text.count("no address") == text.count("upstream is slow") == 1
     assert re.search(
-        r"ValueError no address .* 3 members .* TimeoutError upstream is slow .* 1 member ", said
+        r"ValueError no address .* 3 members .* TimeoutError upstream is slow .* 1 member ", text
     )
     (address,) = set(re.findall(r'href="(/jobs\?[^"]*fingerprint=f-1[^"]*)"', causes))
     listed = client.get(address.replace("&amp;", "&")).text

@@ -134,9 +134,9 @@ def test_shares_add_up(client, failing):
     failing(1, "missing", "build")
 
     page = client.part("/failures", "rows").text
-    told = re.findall(r'<span class="more">([\d.]+)\s%</span>', page)
+    shares = re.findall(r'<span class="more">([\d.]+)\s%</span>', page)
 
-    assert ["95.8", "4.2"] == told
+    assert ["95.8", "4.2"] == shares
 
 
 def test_requeue_outcome_is_shown_on_the_row_of_its_cause(fire, client, failing, dashboard):
@@ -334,8 +334,8 @@ def test_cause_chart_includes_new_failures(fire, client, dashboard, failing, cou
     page = client.get(f"/failures/{fingerprint_of(fire, ids[0])}").text
     rows = client.part("/failures", "rows").text
 
-    told = f"{sum(counts)} of the failed jobs failed in the last 24 hours"
-    assert (True, True) == (told in page, told in rows)
+    expected = f"{sum(counts)} of the failed jobs failed in the last 24 hours"
+    assert (True, True) == (expected in page, expected in rows)
     assert "quiet" not in re.findall(r'<span class="muted">(.*?)</span>', page + rows)
 
 
@@ -415,8 +415,8 @@ def test_least_recently_seen_causes_are_forgotten_except_muted_ones():
 
 def muted_rows(page):
     """Return the ids of the muted rows, and those of the other rows."""
-    told, _, muted = page.partition('id="muted"')
-    return re.findall(r'id="cause-(\w+)"', muted), re.findall(r'id="cause-(\w+)"', told)
+    others, _, muted = page.partition('id="muted"')
+    return re.findall(r'id="cause-(\w+)"', muted), re.findall(r'id="cause-(\w+)"', others)
 
 
 def test_muted_cause_is_listed_separately(fire, client, failing):
@@ -424,21 +424,21 @@ def test_muted_cause_is_listed_separately(fire, client, failing):
 
     The mute is in the audit, and the overview no longer shows the cause.
     """
-    quiet, told = failing(3)[0], failing(1, "missing", "build")[0]
-    quiet, told = fingerprint_of(fire, quiet), fingerprint_of(fire, told)
+    muted, shown = failing(3)[0], failing(1, "missing", "build")[0]
+    muted, shown = fingerprint_of(fire, muted), fingerprint_of(fire, shown)
 
-    answer = client.act("/failures/mute", {"fingerprint": quiet, "for": "24h", "note": "bank is down"})
+    answer = client.act("/failures/mute", {"fingerprint": muted, "for": "24h", "note": "bank is down"})
 
     page = client.part("/failures", "rows").text
     assert "TimeoutError muted." == answer.json()["message"]
-    assert ([quiet], [told]) == muted_rows(page)
+    assert ([muted], [shown]) == muted_rows(page)
     assert all(part in page for part in ("Muted by", "bank is down", "until"))
-    assert f"overview-cause-{quiet}" not in client.get("/").text
-    assert f"overview-cause-{told}" in client.get("/").text
+    assert f"overview-cause-{muted}" not in client.get("/").text
+    assert f"overview-cause-{shown}" in client.get("/").text
     (entry,) = fire.audit.list()
     assert ("cause.mute", "TimeoutError") == (entry.action, entry.target)
     assert f"Muted by {entry.by}" in page
-    assert (quiet, "bank is down") == (entry.detail["fingerprint"], entry.detail["note"])
+    assert (muted, "bank is down") == (entry.detail["fingerprint"], entry.detail["note"])
 
 
 def test_mute_expires_or_is_undone(fire, client, failing):
@@ -490,14 +490,14 @@ def test_muted_cause_is_not_counted_in_banners(fire, failing, dashboard):
     If all failures of a task are muted, the task has no problem.
     """
     now = datetime.now(UTC)
-    quiet, told = failing(3), failing(1, "another bank")
+    muted, shown = failing(3), failing(1, "another bank")
     failing(4, "missing", "build")
     known = {one.fingerprint: one for one in causes_list(fire)}
-    dashboard.watch.cause_records.mute(known[fingerprint_of(fire, quiet[0])], Mute("ada", now, None, None))
+    dashboard.watch.cause_records.mute(known[fingerprint_of(fire, muted[0])], Mute("ada", now, None, None))
 
     tasks, at = ("shop.charge", "shop.build", "none"), fire.storage.clock()
     shares = muted_shares(fire.storage, tasks, at)
-    fire.jobs.delete(told)
+    fire.jobs.delete(shown)
 
     assert {"shop.charge": 0.75, "shop.build": 0.0, "none": 0.0} == shares
     assert 1.0 == muted_shares(fire.storage, tasks, at)["shop.charge"]
@@ -590,11 +590,11 @@ def test_one_operation_acts_on_all_jobs_of_a_cause(client, dashboard, failing, v
     ids, others = failing(3), failing(1, "missing", "build")
     fingerprint = fingerprint_of(fire, ids[0])
 
-    said = client.act(f"/failures/{verb}", {"fingerprint": fingerprint}).json()
+    reply = client.act(f"/failures/{verb}", {"fingerprint": fingerprint}).json()
     dashboard.runner.join()
 
     (operation,) = fire.operations.list().operations
-    assert (message, f"/activity#operation-{operation.id}") == (said["message"], said["link"])
+    assert (message, f"/activity#operation-{operation.id}") == (reply["message"], reply["link"])
     assert JobFilter(state=State.FAILED, fingerprint=fingerprint) == attrs.evolve(operation.where, until=None)
     assert {state} == {fire.jobs.get(job_id).state for job_id in ids}
     assert State.FAILED is fire.jobs.get(others[0]).state
@@ -633,13 +633,13 @@ def test_cause_action_without_a_script_requires_confirmation(fire, dashboard, cl
     back = re.search(rf'action="/failures/{verb}".*?name="back" value="([^"]*)"', page, re.DOTALL)[1]
     form = {"fingerprint": fingerprint, "back": back}
 
-    asked = client.post(f"/failures/{verb}", form)
+    confirmation = client.post(f"/failures/{verb}", form)
     started = len(fire.operations.list().operations)
     done = client.post(f"/failures/{verb}", {**form, "sure": "1"})
     dashboard.runner.join()
 
-    assert (200, 0) == (asked.status, started)
-    assert f"{verb.capitalize()} the 2 jobs that failed with TimeoutError?" in asked.text
+    assert (200, 0) == (confirmation.status, started)
+    assert f"{verb.capitalize()} the 2 jobs that failed with TimeoutError?" in confirmation.text
     assert (303, "/failures") == (done.status, done.location)
     assert 1 == len(fire.operations.list().operations)
 
@@ -652,19 +652,19 @@ def test_action_on_many_jobs_of_a_cause_requires_their_number(fire, client, fail
     """
     failed = [job_id for _ in range(11) for job_id in failing(100)]
     fingerprint = fingerprint_of(fire, failed[0])
-    asking = f"/jobs/all?verb={verb}&state=failed&fingerprint={fingerprint}"
+    address = f"/jobs/all?verb={verb}&state=failed&fingerprint={fingerprint}"
     form = {"fingerprint": fingerprint, "sure": "1"}
 
     page = client.get(f"/failures/{fingerprint}").text
     by_form = client.post(f"/failures/{verb}", form)
     by_script = client.act(f"/failures/{verb}", form)
 
-    assert asking.replace("&", "&amp;") in page
+    assert address.replace("&", "&amp;") in page
     assert f'action="/failures/{verb}"' not in page
-    assert (303, asking) == (by_form.status, by_form.location)
+    assert (303, address) == (by_form.status, by_form.location)
     assert 400 == by_script.status
     assert [] == fire.operations.list().operations
-    assert 'name="typed"' in client.get(asking).text
+    assert 'name="typed"' in client.get(address).text
 
 
 @pytest.mark.parametrize("verb", ["requeue", "delete"])

@@ -132,10 +132,10 @@ def test_lines_past_other_rows_run_along_the_side():
     left = min(node.x for node in graph.nodes)
 
     straight = [way for way in graph.ways if "V" in way]
-    beside = [way for way in graph.ways if "C" in way]
+    along = [way for way in graph.ways if "C" in way]
 
-    assert (2, 1) == (len(straight), len(beside))
-    assert 0 <= int(beside[0].split("C")[1].split()[0]) < left
+    assert (2, 1) == (len(straight), len(along))
+    assert 0 <= int(along[0].split("C")[1].split()[0]) < left
 
 
 def test_very_long_flow_is_not_drawn_downwards():

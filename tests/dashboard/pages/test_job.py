@@ -96,7 +96,7 @@ def test_job_page_offers_the_actions_of_its_state(client, fire, send, state, wor
 
     For a running job, the two answers do not both sound like "cancel".
     """
-    does, does_not, said = words
+    does, does_not, warning = words
     job = job_in(fire, send, state)
 
     answer = client.part(f"/jobs/{job.id}", "head")
@@ -104,7 +104,7 @@ def test_job_page_offers_the_actions_of_its_state(client, fire, send, state, wor
     head, text = seen(answer), html.unescape(answer.text)
     assert [word for word in does if word in head] == does
     assert [word for word in does_not if word in head] == []
-    assert said in text
+    assert warning in text
     assert ('data-yes="Stop and delete" data-no="Keep running"' in text) is (state == "processing")
     assert ('data-no="Keep job"' in text) is (state not in {"processing", "deleted"})
 
@@ -142,14 +142,14 @@ def test_deleted_job_has_no_due_time_or_remaining_attempts(client, send):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"),
+    ("seconds", "warning"),
     [
         (None, "but the job might still be running on web-1:42"),
         (2, "is still running on web-1:42 (last sign of life"),
         (90, "The job's function does not check for cancellation"),
     ],
 )
-def test_deleted_job_that_still_runs_has_a_warning(client, fire, send, seconds, told):
+def test_deleted_job_that_still_runs_has_a_warning(client, fire, send, seconds, warning):
     """A deleted job has a warning while progress or a log line is newer than the delete.
 
     Long after the delete, the warning includes advice.
@@ -165,7 +165,7 @@ def test_deleted_job_that_still_runs_has_a_warning(client, fire, send, seconds, 
 
     head, now, facts = (seen(client.part(f"/jobs/{job.id}", part)) for part in ("head", "now", "facts"))
 
-    assert told in now
+    assert warning in now
     assert "its worker process 42 is replaced. The old process ends when its other jobs have ended." in now
     assert ("Stop requested" in facts, "Ended" in facts) == (True, False)
     assert "Deleted, still running" in seen(client.get("/jobs?state=deleted"))
@@ -175,7 +175,7 @@ def test_deleted_job_that_still_runs_has_a_warning(client, fire, send, seconds, 
 
 
 @pytest.mark.parametrize(
-    ("replaced", "told"),
+    ("replaced", "warning"),
     [
         (("retired", 0), "and claims no jobs. The process is ending, which also ends this job."),
         (("retired", 1), "It ends when this job has ended: send"),
@@ -186,7 +186,7 @@ def test_deleted_job_that_still_runs_has_a_warning(client, fire, send, seconds, 
         ),
     ],
 )
-def test_deleted_job_names_the_jobs_that_keep_its_worker_process(client, fire, send, replaced, told):
+def test_deleted_job_names_the_jobs_that_keep_its_worker_process(client, fire, send, replaced, warning):
     """The other jobs of the process are links.
 
     The page offers to end the process until the process is ending.
@@ -206,7 +206,7 @@ def test_deleted_job_names_the_jobs_that_keep_its_worker_process(client, fire, s
     answer = client.part(f"/jobs/{job.id}", "now")
 
     assert "Worker process 42 was replaced 2 min" in seen(answer)
-    assert told in seen(answer)
+    assert warning in seen(answer)
     assert kept[::-1][:5] == re.findall(r'<a href="/jobs/([^"]+)"', answer.text)
     assert ("+2" in seen(answer)) is (others == 7)
     assert ("End process now" in seen(answer)) is (state == "retired")
@@ -319,21 +319,21 @@ def test_awaiting_job_can_run_without_its_parents(client, fire, send):
 
 
 @pytest.mark.parametrize(
-    ("busy", "told"),
+    ("busy", "warning"),
     [
         (1, "That process is not running any other jobs."),
         (2, "That process first finishes its other job."),
         (4, "That process first finishes its 3 other jobs."),
     ],
 )
-def test_stop_confirmation_counts_other_jobs_of_the_process(client, fire, send, busy, told):
+def test_stop_confirmation_counts_other_jobs_of_the_process(client, fire, send, busy, warning):
     """The number is from the last heartbeat; the page and the menu of a row contain the same question."""
     worker, job = Worker(fire), send.enqueue(1)
     worker.claim()
     fire.storage.renew([Renewal(worker.holder.session, busy)])
 
     for part in ("head", "menu"):
-        assert told in html.unescape(client.part(f"/jobs/{job.id}", part).text)
+        assert warning in html.unescape(client.part(f"/jobs/{job.id}", part).text)
 
 
 def test_ordered_process_end_hides_its_button_for_half_a_minute(client, fire, send):
@@ -345,12 +345,12 @@ def test_ordered_process_end_hides_its_button_for_half_a_minute(client, fire, se
 
     before = seen(client.part(f"/jobs/{job.id}", "now"))
     client.act("/servers/end-process", form)
-    told = seen(client.part(f"/jobs/{job.id}", "now"))
+    now = seen(client.part(f"/jobs/{job.id}", "now"))
     fire.storage.clock_offset += 40_000_000
     later = seen(client.part(f"/jobs/{job.id}", "now"))
 
     button, order = "End process now", "End requested"
-    assert [(button in text, order in text) for text in (before, told, later)] == [
+    assert [(button in text, order in text) for text in (before, now, later)] == [
         (True, False), (False, True), (True, True),
     ]  # fmt: skip
     assert "The request had no effect" in later
@@ -440,8 +440,8 @@ def test_traceback_folds_library_frames(client, fire, send):
     """Chained exceptions follow each other, and can be copied as text or Markdown."""
     answer = client.get(f"/jobs/{job_in(fire, send, 'failed').id}")
 
-    for told in ("2 library frames", "shop/mail.py:12", "That caused the following:"):
-        assert told in seen(answer)
+    for part in ("2 library frames", "shop/mail.py:12", "That caused the following:"):
+        assert part in seen(answer)
     assert "### TimeoutError: SMTP timed out" in html.unescape(answer.text)
 
 
@@ -529,7 +529,7 @@ def test_progress_shows_rate_and_remaining_time(client, fire, send):
 
     text = seen(client.part(f"/jobs/{job.id}", "now"))
 
-    assert [told for told in ("50", "5 / 10", "half way", "left") if told not in text] == []
+    assert [part for part in ("50", "5 / 10", "half way", "left") if part not in text] == []
 
 
 def test_progress_reported_at_the_start_gives_no_rate(client, fire, send):
@@ -621,13 +621,13 @@ def test_locked_job_of_a_lost_server_is_explained(client, fire, send):
     assert "has not renewed its session" not in page
 
 
-@pytest.mark.parametrize("says", ["progress", "a log line"])
-def test_job_with_output_counts_as_started(client, fire, send, says):
+@pytest.mark.parametrize("output", ["progress", "a log line"])
+def test_job_with_output_counts_as_started(client, fire, send, output):
     """Output since the claim shows that the job runs, before its start is stored; lists use this too."""
     job = send.enqueue(1)
     worker = Worker(fire)
     claimed = worker.claim(started=False)
-    if says == "progress":
+    if output == "progress":
         worker.log(claimed, done=5.0)
     else:
         worker.log(claimed, "sending")
@@ -771,9 +771,9 @@ def test_retry_policy_is_shown_in_words(fire, client, retry, words):
     def send() -> None: ...
 
     page = client.get(f"/jobs/{send.using(retry=retry).enqueue().id}").text
-    told = re.search(r"<dt>Retries for this call</dt><dd[^>]*>([^<]*)</dd>", page)[1]
+    policy = re.search(r"<dt>Retries for this call</dt><dd[^>]*>([^<]*)</dd>", page)[1]
 
-    assert words == html.unescape(told).replace("\u202f", " ").replace("\u2009", " ")
+    assert words == html.unescape(policy).replace("\u202f", " ").replace("\u2009", " ")
 
 
 # ---- tracebacks ------------------------------------------------------------------------------------------

@@ -149,14 +149,14 @@ def test_signal_is_sent_from_the_job_page(fire, client, job):
     assert "Answer: approval" not in text_of(client.get(f"/jobs/{job.id}").text)
 
 
-@pytest.mark.parametrize(("value", "said"), [("yes", "must be JSON"), ("", "value is missing")])
-def test_invalid_answer_is_refused_with_its_reason(fire, client, job, value, said):
+@pytest.mark.parametrize(("value", "message"), [("yes", "must be JSON"), ("", "value is missing")])
+def test_invalid_answer_is_refused_with_its_reason(fire, client, job, value, message):
     wait_for_approval(fire, job)
 
     refused = client.act("/jobs/signal", {"one": job.id, "signal": "approval", "value": value})
 
     assert refused.status == 400
-    assert said in refused.text
+    assert message in refused.text
     assert fire.jobs.get(job.id).state is State.AWAITING
 
 

@@ -309,14 +309,14 @@ def test_search_is_bounded_and_can_be_continued(fire, send):
     """The search ends after ten thousand jobs or when its time is used up, and can be continued."""
     send.enqueue_many([(number,) for number in range(1_200)])
     chips = Chips.read(SentFields.parse("error=never"))
-    asked = plan(chips, _now(fire), KnownTasks(), lambda job: None)
+    search = plan(chips, _now(fire), KnownTasks(), lambda job: None)
     ticks = count()
 
-    found = find_page(fire, asked, limit=50, cursor=None, seconds=13, monotonic=lambda: next(ticks))
+    found = find_page(fire, search, limit=50, cursor=None, seconds=13, monotonic=lambda: next(ticks))
 
     assert found.is_cut
     assert 1_000 == found.examined
-    rest = find_page(fire, asked, limit=50, cursor=found.cursor, seconds=3_600)
+    rest = find_page(fire, search, limit=50, cursor=found.cursor, seconds=3_600)
     assert (200, False, None) == (rest.examined, rest.is_cut, rest.cursor)
 
 
@@ -393,15 +393,15 @@ def test_unknown_text_gets_no_suggestions(client, send):
 def test_job_list_needs_few_storage_calls(client, fire, send, monkeypatch):
     """The number of calls does not depend on the number of rows."""
     send.enqueue_many([(number,) for number in range(100)])
-    asked = []
+    calls = []
     find = type(fire.storage).find
     monkeypatch.setattr(
-        type(fire.storage), "find", lambda self, *a, **k: asked.append(a) or find(self, *a, **k)
+        type(fire.storage), "find", lambda self, *a, **k: calls.append(a) or find(self, *a, **k)
     )
 
     client.get("/jobs?limit=100")
 
-    assert [(JobFilter(),)] == asked
+    assert [(JobFilter(),)] == calls
 
 
 # ---- order by due time ------------------------------------------------------------------------------------

@@ -85,9 +85,9 @@ def test_running_job_is_cancelled_by_delete(client, fire, send):
     job = send.enqueue(1)
     Worker(fire).claim()
 
-    said = client.act("/jobs/delete", {"one": job.id}).json()
+    reply = client.act("/jobs/delete", {"one": job.id}).json()
 
-    assert ("1 job deleted", None) == (said["message"], said["undo"])
+    assert ("1 job deleted", None) == (reply["message"], reply["undo"])
     assert fire.jobs.get(job.id).record().is_stopping
 
 
@@ -101,10 +101,10 @@ def test_delete_is_undone(client, fire, failed, send):
     worker.succeed(worker.claim())
     due_at = later.record().due_at
 
-    said = client.act("/jobs/delete", {"id": [failed[0], later.id, done.id]}).json()
-    back = client.act(said["undo"]["path"], said["undo"]["fields"]).json()
+    reply = client.act("/jobs/delete", {"id": [failed[0], later.id, done.id]}).json()
+    back = client.act(reply["undo"]["path"], reply["undo"]["fields"]).json()
 
-    assert {"path": "/jobs/restore", "fields": {"id": [failed[0], later.id]}} == said["undo"]
+    assert {"path": "/jobs/restore", "fields": {"id": [failed[0], later.id]}} == reply["undo"]
     assert ("good", "2 jobs restored") == (back["kind"], back["message"])
     assert [State.FAILED, State.SCHEDULED, State.DELETED] == states(fire, [failed[0], later.id, done.id])
     assert due_at == fire.jobs.get(later.id).record().due_at
@@ -199,35 +199,35 @@ def test_move_without_a_script_has_a_form_for_the_target(client, send):
     ids = [job.id for job in jobs]
 
     listed = client.get("/jobs?state=enqueued").text
-    asked = client.post("/jobs/move", {"id": ids, "back": "/jobs?state=enqueued"})
+    confirmation = client.post("/jobs/move", {"id": ids, "back": "/jobs?state=enqueued"})
     empty = client.post("/jobs/move", {"id": ids, "to_queue": "", "to_priority": ""})
     client.post("/jobs/move", {"id": ids, "to_queue": "bulk", "to_priority": ""})
 
     assert 'formaction="/jobs/move">Move selected jobs…' in listed
-    assert 200 == asked.status
-    assert "2 jobs are selected." in asked.text
-    assert all(f'name="id" value="{one}"' in asked.text for one in ids)
-    assert 'name="back" value="/jobs?state=enqueued"' in asked.text
+    assert 200 == confirmation.status
+    assert "2 jobs are selected." in confirmation.text
+    assert all(f'name="id" value="{one}"' in confirmation.text for one in ids)
+    assert 'name="back" value="/jobs?state=enqueued"' in confirmation.text
     assert (400, True) == (empty.status, "A move needs a target" in empty.text)
     assert ["bulk"] * 2 == [job.refresh().queue for job in jobs]
 
 
 @pytest.mark.parametrize(
-    ("target", "said"),
+    ("target", "message"),
     [
         ({}, "A move needs a target"),
         ({"to_queue": "A b"}, "to_queue"),
         ({"to_priority": "101"}, "to_priority"),
     ],
 )
-def test_move_without_a_valid_target_is_refused(client, send, target, said):
+def test_move_without_a_valid_target_is_refused(client, send, target, message):
     """The error names the field, and the job stays in its queue."""
     job = send.enqueue(1)
 
     answer = client.act("/jobs/move", {"one": job.id, **target})
 
     assert 400 == answer.status
-    assert said in answer.text
+    assert message in answer.text
     assert "mail" == job.refresh().queue
 
 
@@ -235,15 +235,15 @@ def test_all_matching_jobs_are_moved_in_the_background(client, fire, send, dashb
     """The confirmation page counts only waiting jobs and has the fields of the target."""
     jobs = [send.enqueue(number) for number in range(3)]
 
-    asked = client.get("/jobs/all?verb=move&queue=mail").text
+    confirmation = client.get("/jobs/all?verb=move&queue=mail").text
     bare = client.get("/jobs/all?verb=move")
     ended = client.get("/jobs/all?verb=move&state=failed")
     client.post("/jobs/all/move?queue=mail", {"to_queue": "bulk"})
     dashboard.runner.join(30)
 
-    assert "<strong>3 jobs match.</strong>" in asked
-    assert 'name="to_queue"' in asked
-    assert 'name="to_priority"' in asked
+    assert "<strong>3 jobs match.</strong>" in confirmation
+    assert 'name="to_queue"' in confirmation
+    assert 'name="to_priority"' in confirmation
     assert (400, 400) == (bare.status, ended.status)
     assert ["bulk"] * 3 == [job.refresh().queue for job in jobs]
     assert ("move", "bulk", 3) == next((one.verb, one.queue, one.changed) for one in fire.operations.list())

@@ -105,7 +105,7 @@ def test_rate_is_set_with_its_period(fire, client, report):
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"key": "tenant", "concurrent": "-1"}, "-1"),
         ({"key": "tenant", "concurrent": "2000"}, "2000"),
@@ -113,13 +113,13 @@ def test_rate_is_set_with_its_period(fire, client, report):
         ({"key": ""}, "key"),
     ],
 )
-def test_invalid_number_is_refused_with_its_value(fire, client, report, fields, said):
+def test_invalid_number_is_refused_with_its_value(fire, client, report, fields, message):
     """The error contains the value, and nothing is changed."""
     given = {"key": "", "concurrent": "", "rate": "", "per": "", "burst": ""} | fields
     answer = client.post("/limits/set", given)
 
     assert 400 == answer.status
-    assert said in answer.text
+    assert message in answer.text
     assert 2 == fire.limits.get("tenant:7").concurrent
 
 
@@ -310,7 +310,7 @@ def test_waiting_job_shows_its_place_and_estimated_wait(fire, client):
 
 
 @pytest.fixture
-def asking(fire):
+def asks(fire):
     """Five jobs, two of which run; the third waits for its customer's limit and for the model's limit."""
 
     @fire.task(
@@ -324,17 +324,17 @@ def asking(fire):
     return jobs
 
 
-def test_job_page_names_every_limit_that_holds_the_job(fire, client, asking):
+def test_job_page_names_every_limit_that_holds_the_job(fire, client, asks):
     """The narrowest limit is first, with the job that holds it; each limit's page also names both limits."""
-    page = words(client.get(f"/jobs/{asking[2].id}").text)
+    page = words(client.get(f"/jobs/{asks[2].id}").text)
     own, shared = (client.get(f"/limits/key?key={key}").text for key in ("customer:12", "model"))
 
     assert re.search(
-        rf"first in line for limit customer:12 \(1 of 1 running\). Job {asking[0].id[-8:]} has been "
+        rf"first in line for limit customer:12 \(1 of 1 running\). Job {asks[0].id[-8:]} has been "
         r"running for .{1,12}. Show The job is first in line for limit model \(2 of 2 running\).",
         page,
     )
-    assert f"/jobs/{asking[0].id}" in client.get(f"/jobs/{asking[2].id}").text
+    assert f"/jobs/{asks[0].id}" in client.get(f"/jobs/{asks[2].id}").text
     assert "The start time is unknown, because no such job has ended in the last hour" in page
     assert "model 2 of 2 running This limit 1 of 1 running Cannot take the next place" == rows(own)[0][2]
     assert (
@@ -395,12 +395,12 @@ def test_limit_not_held_by_the_holder_is_named_too(fire, client):
     assert "The job is first in line for limit licence (2 of 2 running)." in page
 
 
-def test_places_at_a_full_limit_agree_on_all_pages(fire, client, asking):
+def test_places_at_a_full_limit_agree_on_all_pages(fire, client, asks):
     """The places are the same on the pages of the limit, the queue and the job."""
     line = client.get("/limits/key?key=model").text
-    page = words(client.get(f"/jobs/{asking[4].id}").text)
+    page = words(client.get(f"/jobs/{asks[4].id}").text)
 
-    ids = [asking[number].id for number in (2, 3, 4)]
+    ids = [asks[number].id for number in (2, 3, 4)]
     assert ids == re.findall('<tr id="waiting-(.*?)"', line)
     assert ids == re.findall('<tr id="next-(.*?)"', client.get("/queues/default").text)
     assert [["1", "customer=12"], ["2", "customer=44"], ["3", "customer=45"]] == [
@@ -411,7 +411,7 @@ def test_places_at_a_full_limit_agree_on_all_pages(fire, client, asking):
     assert "The job is waiting for limit model (2 of 2 running), with 2 jobs ahead of it." in page
 
 
-def test_jobs_held_by_another_limit_have_no_place(fire, client, asking):
+def test_jobs_held_by_another_limit_have_no_place(fire, client, asks):
     """Held jobs are listed below the others, without a place, with the limit that holds them."""
     fire.limits.set("model", concurrent=3)
 
@@ -446,7 +446,7 @@ def test_places_continue_after_a_page_with_held_jobs(fire, client):
     assert [*range(1, 31)] == numbered
 
 
-def test_limit_whose_name_is_its_key_has_one_row(fire, client, asking):
+def test_limit_whose_name_is_its_key_has_one_row(fire, client, asks):
     """A name with several keys has a row among the names."""
     page = words(client.part("/limits", "rows").text)
     keys, _, names = page.partition(" Names ")
@@ -455,7 +455,7 @@ def test_limit_whose_name_is_its_key_has_one_row(fire, client, asking):
     assert "customer at once Save code customer:{customer}" in names
 
 
-def test_limit_is_set_in_its_row(fire, client, asking):
+def test_limit_is_set_in_its_row(fire, client, asks):
     """The row of a name, or of a key with its own settings, has the form; the form keeps the rate."""
 
     @fire.task(name="shop.call", limits=[Limit("api", concurrent=3, rate=90, per=60, burst=5)])
@@ -476,7 +476,7 @@ def test_limit_is_set_in_its_row(fire, client, asking):
     assert "at once, 90 per 60 s, 5 in a burst" in words(client.part("/limits", "rows").text)
 
 
-def test_keys_with_the_most_waiting_jobs_come_first(fire, client, asking):
+def test_keys_with_the_most_waiting_jobs_come_first(fire, client, asks):
     """Three jobs wait for the alphabetically last key, so it is first.
 
     Keys with the same number of waiting jobs are in alphabetical order.
@@ -487,7 +487,7 @@ def test_keys_with_the_most_waiting_jobs_come_first(fire, client, asking):
     assert ["model", "customer:12", "customer:44", "customer:45", "customer:31"] == keys
 
 
-def test_unchanged_form_offers_no_button(fire, client, asking):
+def test_unchanged_form_offers_no_button(fire, client, asks):
     """A script shows the button, or makes it the primary one, when a field differs from the saved value."""
     rows, page = client.get("/limits").text, client.get("/limits/key?key=model").text
 

@@ -465,12 +465,14 @@ def test_chart_data_is_available_as_json(client, fire):
     ended(fire, outcome="crashed", count=2)
     ended(fire, outcome="retried", count=1)
 
-    told = client.get("/history.json?span=1h").json()
-    lines = {line["name"]: line["values"] for line in told["lines"]}
+    history = client.get("/history.json?span=1h").json()
+    lines = {line["name"]: line["values"] for line in history["lines"]}
 
-    assert (60, 60, True, "count") == (len(told["starts"]), told["bucket"], told["stacked"], told["unit"])
+    assert (60, 60, True, "count") == (
+        len(history["starts"]), history["bucket"], history["stacked"], history["unit"],
+    )  # fmt: skip
     assert (4, 3) == (lines["succeeded"][-2], lines["retried"][-2])
-    assert {"Succeeded", "Retrying", "Failed"} == {line["label"] for line in told["lines"]}
+    assert {"Succeeded", "Retrying", "Failed"} == {line["label"] for line in history["lines"]}
 
 
 def test_latency_without_ended_runs_is_a_gap(client, fire):
@@ -514,10 +516,10 @@ def test_pages_without_a_stream_get_the_same_samples(client, dashboard, task):
     task.enqueue(1)
     dashboard.live.read()
 
-    told = client.get("/live.json").json()
+    samples = client.get("/live.json").json()
 
-    assert told["trouble"] is None
-    assert 1 == told["samples"][0]["enqueued"]
+    assert samples["trouble"] is None
+    assert 1 == samples["samples"][0]["enqueued"]
     dashboard.close()
 
 
@@ -659,9 +661,9 @@ def test_live_chart_explains_its_means_and_gaps(client, fire, task):
     minute = fire.storage.clock() // 60_000_000 * 60_000_000 - 60_000_000
     fire.storage.record_metrics([Rollup(minute, "shop.send", "mail", "succeeded", 600, 1, (600, *(0,) * 12))])
 
-    told = client.get("/history.json?span=live&kind=throughput").json()
+    history = client.get("/history.json?span=live&kind=throughput").json()
 
-    succeeded = next(line["values"] for line in told["lines"] if line["name"] == "succeeded")
+    succeeded = next(line["values"] for line in history["lines"] if line["name"] == "succeeded")
     assert 10.0 in succeeded
     assert "shows the mean of its minute" in client.get("/?span=live").text
     assert "kept for an hour" in client.get("/?span=live&kind=depth").text

@@ -107,13 +107,13 @@ def test_queue_with_jobs_and_no_server_has_a_warning(client, mail):
     assert "Not served" in client.part("/queues", "rows").text
 
 
-@pytest.mark.parametrize(("minutes", "told"), [(1, []), (5, ["late"]), (31, ["very_late"])])
-def test_long_wait_is_highlighted(fire, client, mail, minutes, told):
+@pytest.mark.parametrize(("minutes", "classes"), [(1, []), (5, ["late"]), (31, ["very_late"])])
+def test_long_wait_is_highlighted(fire, client, mail, minutes, classes):
     """A wait of five minutes or more is amber, and one of half an hour or more is red."""
     mail.enqueue(1)
     fire.storage.clock_offset += minutes * 60_000_000
 
-    assert told == re.findall(r'class="aged (\w+)"', client.part("/queues", "rows").text)
+    assert classes == re.findall(r'class="aged (\w+)"', client.part("/queues", "rows").text)
 
 
 @pytest.mark.parametrize(("path", "part"), [("/queues", "rows"), ("/queues/mail", "facts")])
@@ -317,12 +317,12 @@ def test_waiting_jobs_are_deleted_after_the_queue_name_is_typed(fire, dashboard,
     mail.schedule(timedelta(hours=1), 8)
     mail.using(queue="other").enqueue(9)
 
-    said = client.act("/queues/delete", {"queue": "mail", "typed": "mail"}).json()
+    reply = client.act("/queues/delete", {"queue": "mail", "typed": "mail"}).json()
     dashboard.runner.join()
 
-    assert "Deleting 7 waiting jobs in mail." == said["message"]
+    assert "Deleting 7 waiting jobs in mail." == reply["message"]
     (operation,) = fire.operations.list().operations
-    assert said["link"] == f"/activity#operation-{operation.id}"
+    assert reply["link"] == f"/activity#operation-{operation.id}"
     assert JobFilter(state=State.ENQUEUED, queue="mail") == attrs.evolve(operation.where, until=None)
     mails, others = (fire.jobs.counts().by_queue[name] for name in ("mail", "other"))
     assert (7, 1, 1) == (mails[State.DELETED], mails[State.SCHEDULED], others[State.ENQUEUED])
@@ -345,7 +345,7 @@ def test_delete_of_an_empty_queue_starts_no_operation(fire, client):
     """The message states that no job waits."""
     fire.queues.pause("mail")
 
-    said = client.act("/queues/delete", {"queue": "mail", "typed": "mail"}).json()
+    reply = client.act("/queues/delete", {"queue": "mail", "typed": "mail"}).json()
 
-    assert ("note", "No jobs are waiting in mail.") == (said["kind"], said["message"])
+    assert ("note", "No jobs are waiting in mail.") == (reply["kind"], reply["message"])
     assert [] == fire.operations.list().operations

@@ -18,7 +18,7 @@ from firelock.schedules.recurring_job import RecurringRecord, put_recurring
 from firelock_dashboard.pages.recurring import read_schedule, schedule_text, timeline_of
 from tests.core.fakes import Worker
 
-ODD = " a/b?c&d=<e> #1 "  # ids may be any printable text
+SPECIAL_ID = " a/b?c&d=<e> #1 "  # ids may be any printable text
 
 
 @pytest.fixture
@@ -217,8 +217,15 @@ def test_definition_is_shown_in_words(client, nightly):
     """The row has the schedule in words and as cron, the zone, the next run, and the origin."""
     page = client.part("/recurring", "rows").text
 
-    told = ("nightly", "report", "at 02:00 every day, Europe/Istanbul", "0 2 * * *", "code", "not run yet")
-    assert [part for part in told if part not in page] == []
+    expected = (
+        "nightly",
+        "report",
+        "at 02:00 every day, Europe/Istanbul",
+        "0 2 * * *",
+        "code",
+        "not run yet",
+    )
+    assert [part for part in expected if part not in page] == []
     assert nightly.next_at.strftime("%Y-%m-%d %H:%M:%S UTC") in page
 
 
@@ -365,22 +372,22 @@ def test_secrets_in_arguments_are_masked(fire, client, report):
     assert "must not contain the mask" in masked.text
 
 
-@pytest.mark.parametrize("odd", [ODD, " "])
-def test_id_may_contain_any_characters(fire, client, report, odd):
+@pytest.mark.parametrize("id_", [SPECIAL_ID, " "])
+def test_id_may_contain_any_characters(fire, client, report, id_):
     """An id may contain slashes, spaces at its ends, and special characters of URLs and markup.
 
     Every page and action accepts such an id.
     """
-    report.recur(odd, "0 3 * * *", "tue")
+    report.recur(id_, "0 3 * * *", "tue")
 
     listed = client.get("/recurring").text
-    assert f'href="/recurring/view?{urlencode({"id": odd})}"' in listed
+    assert f'href="/recurring/view?{urlencode({"id": id_})}"' in listed
     for page in ("view", "edit"):
-        assert 200 == client.get(view(odd, page)).status
+        assert 200 == client.get(view(id_, page)).status
     for verb in ("trigger", "pause", "resume"):
-        assert "good" == client.act(f"/recurring/{verb}", {"id": odd}).json()["kind"]
-    assert 1 == len(fire.recurring.runs(odd))
-    assert "good" == client.act("/recurring/remove", {"id": odd}).json()["kind"]
+        assert "good" == client.act(f"/recurring/{verb}", {"id": id_}).json()["kind"]
+    assert 1 == len(fire.recurring.runs(id_))
+    assert "good" == client.act("/recurring/remove", {"id": id_}).json()["kind"]
     assert [] == fire.recurring.list()
 
 
@@ -389,10 +396,10 @@ def test_id_may_contain_any_characters(fire, client, report, odd):
 
 def test_definition_is_run_now(fire, client, nightly):
     """A job of the definition is enqueued, and the message links to it."""
-    said = client.act("/recurring/trigger", {"id": "nightly"}).json()
+    reply = client.act("/recurring/trigger", {"id": "nightly"}).json()
 
     (job,) = fire.recurring.runs("nightly")
-    assert ("Run of nightly enqueued.", f"/jobs/{job.id}") == (said["message"], said["link"])
+    assert ("Run of nightly enqueued.", f"/jobs/{job.id}") == (reply["message"], reply["link"])
     assert [("recurring.trigger", "nightly", "local")] == actions(fire)
 
 
@@ -419,10 +426,10 @@ def test_edited_definition_is_reset_to_the_code(fire, client, nightly):
     fire.recurring.edit("nightly", priority=9)
     fire.recurring.create("shop.report", "made", "0 4 * * *", ["wed"])
 
-    said = client.act("/recurring/reset", {"id": "nightly"}).json()
+    reply = client.act("/recurring/reset", {"id": "nightly"}).json()
     refused = client.post("/recurring/reset", {"id": "made"})
 
-    assert "nightly reset to its definition in code." == said["message"]
+    assert "nightly reset to its definition in code." == reply["message"]
     assert 0 == fire.recurring.get("nightly").priority
     assert 400 == refused.status
     assert "was never declared in code" in refused.text
@@ -431,12 +438,12 @@ def test_edited_definition_is_reset_to_the_code(fire, client, nightly):
 
 def test_removal_requires_confirmation(fire, client, nightly):
     """Without a script, a page requires confirmation first."""
-    asked = client.post("/recurring/remove", {"id": "nightly", "back": "/recurring"})
+    confirmation = client.post("/recurring/remove", {"id": "nightly", "back": "/recurring"})
     before = len(fire.recurring.list())
     done = client.post("/recurring/remove", {"id": "nightly", "back": "/recurring", "sure": "1"})
 
-    assert (200, 1) == (asked.status, before)
-    assert "Remove nightly?" in asked.text
+    assert (200, 1) == (confirmation.status, before)
+    assert "Remove nightly?" in confirmation.text
     assert (303, "/recurring") == (done.status, done.location)
     assert [] == fire.recurring.list()
     assert [("recurring.remove", "nightly", "local")] == actions(fire)
@@ -493,10 +500,10 @@ def test_unchanged_form_changes_nothing(fire, client, nightly):
     page = client.get(view("nightly", "edit")).text
     assert f'name="version" value="{nightly.version}"' in page
 
-    said = client.post("/recurring/edit", form_of(nightly, arguments='{"day": "mon"}'))
+    answer = client.post("/recurring/edit", form_of(nightly, arguments='{"day": "mon"}'))
 
     after = fire.recurring.get("nightly")
-    assert (303, nightly.version, "CODE") == (said.status, after.version, after.origin.name)
+    assert (303, nightly.version, "CODE") == (answer.status, after.version, after.origin.name)
     assert [] == actions(fire)
 
 
@@ -528,7 +535,7 @@ def test_form_shows_errors_at_their_fields(fire, client, nightly, changes, field
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"overlap": "maybe"}, "overlap"),
         ({"misfire": "x"}, "misfire"),
@@ -536,12 +543,12 @@ def test_form_shows_errors_at_their_fields(fire, client, nightly, changes, field
         ({"version": "x"}, "version"),
     ],
 )
-def test_invalid_form_is_refused_with_its_field(client, nightly, changes, told):
+def test_invalid_form_is_refused_with_its_field(client, nightly, changes, message):
     """The error names the field."""
     answer = client.post("/recurring/edit", form_of(nightly, **changes))
 
     assert 400 == answer.status
-    assert told in answer.text
+    assert message in answer.text
 
 
 def test_concurrent_change_is_not_overwritten(fire, client, nightly):
@@ -570,15 +577,21 @@ def test_concurrent_change_is_not_overwritten(fire, client, nightly):
 def test_new_definition_is_created(fire, client, report):
     """The definition may use any task of this app, and its form lists these tasks."""
     assert '<option value="shop.report">' in client.get("/recurring/new").text
-    form = {"id": ODD, "task": "shop.report", "schedule": "every 5m", "zone": "UTC", "arguments": '["mon"]'}
+    form = {
+        "id": SPECIAL_ID,
+        "task": "shop.report",
+        "schedule": "every 5m",
+        "zone": "UTC",
+        "arguments": '["mon"]',
+    }
 
     answer = client.post("/recurring/create", form)
 
     assert (303, "/recurring") == (answer.status, answer.location)
-    job = fire.recurring.get(ODD)
+    job = fire.recurring.get(SPECIAL_ID)
     assert (Every(timedelta(minutes=5)), "shop.report", "reports") == (job.schedule, job.task, job.queue)
     assert "CREATED" == job.origin.name
-    assert [("recurring.create", ODD, "local")] == actions(fire)
+    assert [("recurring.create", SPECIAL_ID, "local")] == actions(fire)
 
 
 @pytest.mark.parametrize(
@@ -608,7 +621,7 @@ def test_invalid_new_definition_shows_errors_at_their_fields(fire, client, night
 
 
 @pytest.mark.parametrize(
-    ("schedule", "zone", "told"),
+    ("schedule", "zone", "preview"),
     [
         ("0 2 * * *", "Europe/Istanbul", "at 02:00 every day, Europe/Istanbul"),
         ("every 5m", "", "every 5 minutes"),
@@ -617,11 +630,11 @@ def test_invalid_new_definition_shows_errors_at_their_fields(fire, client, night
         ("0 2 * * *", "Mars/Olympus", "Unknown time zone"),
     ],
 )
-def test_typed_schedule_gets_a_preview(client, schedule, zone, told):
+def test_typed_schedule_gets_a_preview(client, schedule, zone, preview):
     """The preview is a fragment of a page with the schedule in words and five runs, or with the error."""
     answer = client.get(f"/recurring/preview?{urlencode({'schedule': schedule, 'zone': zone})}")
 
     assert 200 == answer.status
-    assert told in answer.text
+    assert preview in answer.text
     assert "<html" not in answer.text
-    assert (5 if "very" in told else 0) == answer.text.count("<li>")
+    assert (5 if "very" in preview else 0) == answer.text.count("<li>")

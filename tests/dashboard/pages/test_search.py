@@ -230,14 +230,14 @@ def test_list_without_matches_offers_other_searches(client, shop):
     assert ("/jobs?error=reports", None) == ways["in errors"]
     assert "in ids" not in ways  # no id begins with this text, so it is not a link
     assert "as a tag" not in ways
-    for asked, name, way in (
+    for query, name, way in (
         ("tag=build", "as a task", ("/jobs?task=shop.reports.build", "3")),
         ("task=figures", "in errors", ("/jobs?error=figures", "1")),
         ("error=city:izmir", "as a tag", ("/jobs?tag=city%3Aizmir", "2")),
         # the path `city` of the argument is left out
         ("arg=city:reports", "as a queue", ("/jobs?queue=reports", "3")),
     ):
-        assert way == offered(client, f"/jobs?{asked}")[name]
+        assert way == offered(client, f"/jobs?{query}")[name]
     assert {} == offered(client, "/jobs?state=deleted")  # there is no text to search for elsewhere
 
 

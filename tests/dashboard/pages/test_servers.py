@@ -238,11 +238,11 @@ def test_number_of_drawn_slots_is_bounded(client, serving):
 @pytest.mark.parametrize(
     ("state", "told"), [("quiet", "Quiet"), ("stopping", "Stopping"), ("overdue", "Overdue")]
 )
-def test_reported_server_state_is_shown(client, serving, state, told):
+def test_reported_server_state_is_shown(client, serving, state, text):
     """The server is shown as quiet, stopping, or stale if a worker process does not report."""
     serving("web-1", state=state)
 
-    assert told in client.part("/servers", "servers").text
+    assert text in client.part("/servers", "servers").text
 
 
 def test_stopped_server_is_distinguished_from_a_lost_one(fire, client, serving):
@@ -292,10 +292,10 @@ def test_server_gets_the_order_with_its_heartbeat(fire, client, serving, order):
     """The server gets the order with its next heartbeat, and the audit records who gave it."""
     serving("web-1", server="a")
 
-    said = client.act("/servers/tell", {"server": "a", "order": order}).json()
+    reply = client.act("/servers/tell", {"server": "a", "order": order}).json()
 
-    assert "good" == said["kind"]
-    assert "next heartbeat" in said["message"]
+    assert "good" == reply["kind"]
+    assert "next heartbeat" in reply["message"]
     assert f'"{order}"' == fire.storage.get_record("server_order", "a").value
     assert [(f"server.{order}", "web-1", "local")] == actions(fire)
 
@@ -305,13 +305,13 @@ def test_stop_without_a_script_requires_confirmation(fire, client, serving):
     serving("web-1", server="a")
     form = {"server": "a", "order": "stop", "back": "/servers"}
 
-    asked = client.post("/servers/tell", form)
+    confirmation = client.post("/servers/tell", form)
     before = fire.storage.get_record("server_order", "a")
     done = client.post("/servers/tell", {**form, "sure": "1"})
 
-    assert (200, None) == (asked.status, before)
-    assert "Stop web-1, the only server?" in asked.text
-    assert all(f'name="{name}"' in asked.text for name in ("server", "order", "back", "sure"))
+    assert (200, None) == (confirmation.status, before)
+    assert "Stop web-1, the only server?" in confirmation.text
+    assert all(f'name="{name}"' in confirmation.text for name in ("server", "order", "back", "sure"))
     assert (303, "/servers") == (done.status, done.location)
     assert '"stop"' == fire.storage.get_record("server_order", "a").value
 
@@ -326,19 +326,19 @@ def test_stop_confirmation_of_the_only_server_shows_the_effect(fire, client, ser
     send.enqueue_many([(n,) for n in range(2)])
     serving.claim(session, 2, started=2)
     fire.storage.renew([Renewal(session, 2, "running", 64, 12.0)])
-    said = (
+    question = (
         "Stop web-1, the only server? No jobs run until another server starts. The 2 running jobs have "
         "25 s to end (unless the server has its own grace time). "
         "Jobs that are still running then return to their queues."
     ).replace("25 s", formatting.span(fire.settings.grace))
 
     page = client.part("/servers", "servers").text
-    asked = client.post("/servers/tell", {"server": "a", "order": "stop"}).text
+    confirmation = client.post("/servers/tell", {"server": "a", "order": "stop"}).text
     serving("web-3", server="c")
     with_another = client.part("/servers", "servers").text
 
-    assert f'data-confirm="{said}"' in page
-    assert said in asked
+    assert f'data-confirm="{question}"' in page
+    assert question in confirmation
     assert "Make web-1, the only server, quiet?" in page
     assert 'data-confirm="Stop web-1? Other servers continue. The 2 running jobs have' in with_another
     assert "the only server" not in with_another
@@ -352,16 +352,16 @@ def test_worker_process_is_ended_after_confirmation_with_its_jobs(fire, client, 
     serving.claim(serving("web-1", server="a", pid=12), 1)
     form = {"session": old, "back": f"/jobs/{ids[0]}"}
 
-    asked = client.post("/servers/end-process", form).text
+    confirmation = client.post("/servers/end-process", form).text
     before = fire.storage.get_record("server_order", "a")
     done = client.post("/servers/end-process", {**form, "sure": "1"})
 
     assert (
         "End worker process 11 of web-1? A new process replaces it. 7 other jobs run in that process: "
-        in asked
+        in confirmation
     )
-    assert 5 == sum(f"send {formatting.short_id(one)}" in asked for one in ids)
-    assert " and 2 more. They have " in asked
+    assert 5 == sum(f"send {formatting.short_id(one)}" in confirmation for one in ids)
+    assert " and 2 more. They have " in confirmation
     assert before is None
     assert (303, f"/jobs/{ids[0]}") == (done.status, done.location)
     assert f'"end {old}"' == fire.storage.get_record("server_order", "a").value
@@ -372,9 +372,9 @@ def test_worker_process_without_other_jobs_is_ended(client, serving):
     """The question states that no other job runs in the process."""
     session = serving("web-1", pid=11)
 
-    asked = client.post("/servers/end-process", {"session": session}).text
+    confirmation = client.post("/servers/end-process", {"session": session}).text
 
-    assert "A new process replaces it. That process is not running any other jobs." in asked
+    assert "A new process replaces it. That process is not running any other jobs." in confirmation
 
 
 def test_worker_process_that_has_ended_is_not_found(fire, client, serving):
@@ -406,8 +406,8 @@ def test_invalid_order_is_refused(fire, client, serving, form, refusal):
 
     answer = client.post("/servers/tell", form)
 
-    status, told = refusal
+    status, message = refusal
     assert status == answer.status
-    assert told in answer.text
+    assert message in answer.text
     assert [] == fire.storage.list_records("server_order", limit=10)
     assert [] == actions(fire)

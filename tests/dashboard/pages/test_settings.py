@@ -108,7 +108,7 @@ def test_invalid_cookie_is_ignored(client, cookie):
 
 
 @pytest.mark.parametrize(
-    ("options", "asked", "is_secure"),
+    ("options", "request_options", "is_secure"),
     [
         ({}, {}, False), ({}, {"scheme": "https"}, True),
         ({"trusts_proxy": True}, {"headers": {"x-forwarded-proto": "https"}}, True),
@@ -116,11 +116,11 @@ def test_invalid_cookie_is_ignored(client, cookie):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("root", ["", "/admin/jobs"])
-def test_cookie_is_limited_to_this_mount(fire, root, options, asked, is_secure):
+def test_cookie_is_limited_to_this_mount(fire, root, options, request_options, is_secure):
     """Scripts cannot read the cookie, other sites cannot send it, and no other path gets it."""
     dashboard = Dashboard(fire, auth=lambda _: "read", **options)
     with closing(Browser(dashboard, root=root)) as browser:
-        answer = browser.post("/settings", {"theme": "dark"}, **asked)
+        answer = browser.post("/settings", {"theme": "dark"}, **request_options)
     cookies = {line.split("=", 1)[0]: line.lower() for line in answer.every("set-cookie")}
 
     assert {"firelock_settings", "firelock_flash"} == set(cookies)

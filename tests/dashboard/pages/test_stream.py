@@ -66,11 +66,11 @@ def test_reconnected_reader_continues_after_the_last_event(fire, client, job):
     emit(fire, job, "a", "b", "c")
     end(fire, job)
     last = str(chunk_offset(1, 1))
-    for asked in (
+    for answer in (
         client.get(f"/jobs/{job.id}/stream", headers={"last-event-id": last}),
         client.get(f"/jobs/{job.id}/stream?after={last}"),
     ):
-        assert events_of(asked)[0] == [("run", "1"), ("chunk", "c"), ("end", "succeeded")]
+        assert events_of(answer)[0] == [("run", "1"), ("chunk", "c"), ("end", "succeeded")]
 
 
 def test_new_run_is_announced_by_an_event(fire, client, job):

@@ -48,25 +48,25 @@ async def opened(dashboard, path, who="ada", method="GET", peer="127.0.0.1"):
         "headers": [(b"host", b"localhost"), (b"x-who", who.encode())], "client": (peer, 50_000),
         "server": ("127.0.0.1", 80),
     }  # fmt: skip
-    asked = asyncio.create_task(dashboard(scope, receive, send))
+    response = asyncio.create_task(dashboard(scope, receive, send))
     try:
         yield await asyncio.wait_for(begun, 30)
     finally:
         gone.set()
-        await asyncio.wait_for(asked, 30)
+        await asyncio.wait_for(response, 30)
 
 
-def statuses(dashboard, *asked, **options):
+def statuses(dashboard, *requests, **options):
     """Return the statuses of streams that are open at the same time."""
 
-    async def ask_all():
+    async def open_all():
         async with AsyncExitStack() as stack:
             return [
                 (await stack.enter_async_context(opened(dashboard, path, who, **options)))[0]
-                for path, who in asked
+                for path, who in requests
             ]
 
-    return asyncio.run(ask_all())
+    return asyncio.run(open_all())
 
 
 def test_visitor_may_open_a_quarter_of_the_streams(fire, job):

@@ -201,18 +201,18 @@ def test_resource_is_not_a_form_field(client, fire):
 def test_job_is_run_again_with_changes(client, fire, order):
     """The form contains the arguments and options of the job; the new job links back to that job."""
     task = order.using(queue="rush", priority=5, meta={"tenant": "acme"})
-    former = task.enqueue(7, Size.LARGE, gift=True, notes=["ü"])
-    leads = f"/tasks/run?name=shop.order&amp;from={former.id}"
-    offered = client.get(f"/jobs/{former.id}").text
+    original = task.enqueue(7, Size.LARGE, gift=True, notes=["ü"])
+    leads = f"/tasks/run?name=shop.order&amp;from={original.id}"
+    offered = client.get(f"/jobs/{original.id}").text
 
-    form = client.get(f"/tasks/run?name=shop.order&from={former.id}").text
+    form = client.get(f"/tasks/run?name=shop.order&from={original.id}").text
     sent = dict(re.findall(r'<input[^>]* name="([^"]+)"[^>]* value="([^"]*)"', form))
     client.post("/tasks/run", {
         **{name: value for name, value in sent.items() if name in {"name", "from", "queue", "priority"}},
         "args.number": "8", "args.size": "LARGE", "args.gift": "true", "args.notes": '["ü"]',
     })  # fmt: skip
 
-    made = next(job for job in fire.jobs.find() if job != former)
+    made = next(job for job in fire.jobs.find() if job != original)
     page = client.get(f"/jobs/{made.id}").text
     assert leads in offered
     assert ("7", "rush", "5") == (sent["args.number"], sent["queue"], sent["priority"])
@@ -221,10 +221,10 @@ def test_job_is_run_again_with_changes(client, fire, order):
     expected = '{"number":8,"size":2,"gift":true,"notes":["ü"]}'
     assert (expected, "rush", 5) == (made.record().arguments, made.queue, made.priority)
     assert {"tenant": "acme"} == made.meta
-    assert f"run again with changes from {former.id} by local" == made.reason
-    assert f'href="/jobs/{former.id}"' in page
-    assert former.id == fire.audit.list().entries[0].detail["from"]
-    assert State.ENQUEUED is former.refresh().state
+    assert f"run again with changes from {original.id} by local" == made.reason
+    assert f'href="/jobs/{original.id}"' in page
+    assert original.id == fire.audit.list().entries[0].detail["from"]
+    assert State.ENQUEUED is original.refresh().state
 
 
 def test_argument_from_another_job_is_shown_in_the_form(client, fire):
@@ -289,13 +289,13 @@ def test_mask_is_refused_as_a_value(client, fire, value):
 
 
 @pytest.mark.parametrize(("former", "status"), [("gone", 404), ("of another task", 400)])
-def test_run_again_with_a_job_of_another_task_is_refused(client, fire, order, former, status):
+def test_run_again_with_a_job_of_another_task_is_refused(client, fire, order, original, status):
     """A job that is not stored, or that is a job of another task, is an error."""
 
     @fire.task(name="shop.other")
     def other() -> None: ...
 
-    job_id = "gone" if former == "gone" else other.enqueue().id
+    job_id = "gone" if original == "gone" else other.enqueue().id
 
     assert status == client.get(f"/tasks/run?name=shop.order&from={job_id}").status
     sent = {"name": "shop.order", "args.number": "1", "from": job_id}

@@ -70,7 +70,7 @@ def basic(name, password):
     return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
 
 
-def asked(auth, sent):
+def granted(auth, sent):
     """Return the access that an auth grants to the sender of a request, called as the dashboard calls it."""
     return asyncio.run(access_from(auth, sent))
 
@@ -344,7 +344,7 @@ def test_name_and_password_grant_access():
         ("ada", "plain word", "read"), ("bob", "geheim: ü", "admin"), ("bob", "geheim: ü", "admin"),
         ("eve", "word", "none"),
     ):  # fmt: skip
-        assert Access(LEVELS[level], name) == asked(auth, request(basic(name, password)))
+        assert Access(LEVELS[level], name) == granted(auth, request(basic(name, password)))
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ def test_invalid_credentials_get_a_password_challenge(sent):
     auth = basic_auth({"ada": "plain word", "bob": HASHED}, realm='My "jobs"')
 
     with pytest.raises(Unauthorized) as refusal:
-        asked(auth, request(sent))
+        granted(auth, request(sent))
 
     assert 'Basic realm="My \\"jobs\\"", charset="UTF-8"' == refusal.value.headers["WWW-Authenticate"]
 
@@ -374,12 +374,12 @@ def test_invalid_credentials_get_a_password_challenge(sent):
 def test_only_correct_passwords_are_cached():
     """A correct password is recognized again without hashing, and no other password is."""
     auth = basic_auth({"bob": hash_password("right")})
-    asked(auth, request(basic("bob", "right")))
+    granted(auth, request(basic("bob", "right")))
 
     for wrong in ("Right", "right ", "", "wrong"):
         with pytest.raises(Unauthorized):
-            asked(auth, request(basic("bob", wrong)))
-    assert "bob" == asked(auth, request(basic("bob", "right"))).name
+            granted(auth, request(basic("bob", wrong)))
+    assert "bob" == granted(auth, request(basic("bob", "right"))).name
 
 
 def test_browser_gets_a_password_challenge(visit):
@@ -387,12 +387,12 @@ def test_browser_gets_a_password_challenge(visit):
     browser = visit(basic_auth({"ada": "word"}, level="operate"))
     headers = {"authorization": basic("ada", "word")}
 
-    asked_for = browser.get("/queues")
-    assert (401, True) == (asked_for.status, asked_for.header("www-authenticate").startswith("Basic"))
+    challenge = browser.get("/queues")
+    assert (401, True) == (challenge.status, challenge.header("www-authenticate").startswith("Basic"))
     assert 200 == browser.get("/queues", headers=headers).status
     for site, status in (("same-origin", 303), ("cross-site", 403), (None, 403)):
-        told = {**headers, "sec-fetch-site": site}
-        assert status == browser.post("/queues/pause", {"queue": "a"}, headers=told).status
+        sent = {**headers, "sec-fetch-site": site}
+        assert status == browser.post("/queues/pause", {"queue": "a"}, headers=sent).status
 
 
 def test_hashes_of_one_password_differ():
@@ -449,9 +449,9 @@ def test_token_grants_its_level_without_an_origin(visit):
         headers = {"authorization": f"Bearer {token}", "sec-fetch-site": site}
         assert post == browser.post("/queues/pause", {"queue": "a"}, headers=headers).status
         assert get == browser.get("/queues", headers=headers).status
-    assert TOKEN not in asked(bearer_tokens({TOKEN: "read"}), request(f"Bearer {TOKEN}")).name
+    assert TOKEN not in granted(bearer_tokens({TOKEN: "read"}), request(f"Bearer {TOKEN}")).name
     named = bearer_tokens({OTHER: Access(LEVELS["read"], "metrics")})
-    assert "metrics" == asked(named, request(f"bearer  {OTHER}")).name
+    assert "metrics" == granted(named, request(f"bearer  {OTHER}")).name
 
 
 @pytest.mark.parametrize(
@@ -460,7 +460,7 @@ def test_token_grants_its_level_without_an_origin(visit):
 def test_unknown_tokens_are_refused(sent):
     """The response is a 401 that names the scheme."""
     with pytest.raises(Unauthorized) as refusal:
-        asked(bearer_tokens({TOKEN: "admin"}), request(sent))
+        granted(bearer_tokens({TOKEN: "admin"}), request(sent))
     assert refusal.value.headers["WWW-Authenticate"].startswith("Bearer")
 
 
@@ -485,8 +485,8 @@ def test_first_granting_auth_decides(visit):
     """
     auth = any_of(bearer_tokens({TOKEN: "read"}), basic_auth({"ada": "word"}, level="admin"))
 
-    assert "ada" == asked(auth, request(basic("ada", "word"))).name
-    assert asked(auth, request(f"Bearer {TOKEN}")).has_token
+    assert "ada" == granted(auth, request(basic("ada", "word"))).name
+    assert granted(auth, request(f"Bearer {TOKEN}")).has_token
     refused = visit(auth).get("/queues")
     assert 401 == refused.status
     assert {"Bearer", "Basic"} <= set(refused.header("www-authenticate").replace(",", " ").split())
@@ -500,8 +500,8 @@ def test_auths_that_grant_nothing_refuse_access():
 
     for auth in (any_of(), any_of(nobody), any_of(nobody, lambda _request: "none")):
         with pytest.raises(Forbidden):
-            asked(auth, request())
-    assert LEVELS["read"] == asked(any_of(nobody, lambda _request: "read"), request()).permissions
+            granted(auth, request())
+    assert LEVELS["read"] == granted(any_of(nobody, lambda _request: "read"), request()).permissions
 
 
 # ---- Django, Flask, FastAPI ------------------------------------------------------------------------------
@@ -523,7 +523,7 @@ def user(**more):
 )  # fmt: skip
 def test_django_staff_may_operate_and_superusers_may_do_everything(user, level):
     """Users without these roles, inactive users and anonymous ones have no access."""
-    access = asked(django_staff, request(**{"django.request": SimpleNamespace(user=user)}))
+    access = granted(django_staff, request(**{"django.request": SimpleNamespace(user=user)}))
 
     assert LEVELS[level] == access.permissions
 
@@ -545,7 +545,7 @@ def test_django_permissions_decide_the_level(caplog, names, level):
     gone = user(is_staff=True, is_active=False, has_perm=given.__contains__)
 
     access, none = (
-        asked(django_permissions, request(**{"django.request": SimpleNamespace(user=each)}))
+        granted(django_permissions, request(**{"django.request": SimpleNamespace(user=each)}))
         for each in (known, gone)
     )
 
@@ -555,20 +555,20 @@ def test_django_permissions_decide_the_level(caplog, names, level):
 
 
 @pytest.mark.parametrize(
-    ("auth", "scope", "told"),
+    ("auth", "scope", "words"),
     [
         (django_permissions, {}, "dashboard_urls"), (django_staff, {}, "dashboard_urls"),
         (django_staff, {"django.request": object()}, "dashboard_urls"),
         (flask_login("admin"), {}, "init_app"),
     ],
 )  # fmt: skip
-def test_framework_auth_requires_its_framework(caplog, auth, scope, told):
+def test_framework_auth_requires_its_framework(caplog, auth, scope, words):
     """Outside the framework, or without its middleware, no visitor has access; the log names the cause."""
     with pytest.raises(RequestProblem) as refusal:
-        asked(auth, request(**scope))
+        granted(auth, request(**scope))
 
     assert 500 == refusal.value.status
-    assert told in caplog.text
+    assert words in caplog.text
 
 
 @pytest.fixture
@@ -667,7 +667,7 @@ def test_fastapi_dependency_identifies_the_visitor(visit):
 @pytest.mark.parametrize("found", ["admin", "root", {"name": "x"}, 5, object()])
 def test_string_returned_by_a_dependency_is_not_a_level(found):
     """A user whose name is "admin" does not get that level."""
-    access = asked(fastapi_dependency(lambda _request: found, level="read"), request())
+    access = granted(fastapi_dependency(lambda _request: found, level="read"), request())
 
     assert LEVELS["read"] == access.permissions
 
@@ -676,9 +676,9 @@ def test_access_returned_by_a_dependency_is_used_unchanged():
     """A dependency that returns an Access decides about the permissions itself."""
     access = Access(frozenset({Permission.READ}), "ada")
 
-    assert access == asked(fastapi_dependency(lambda _request: access), request())
+    assert access == granted(fastapi_dependency(lambda _request: access), request())
     for nobody in (None, False):
-        assert Access() == asked(fastapi_dependency(lambda _request, nobody=nobody: nobody), request())
+        assert Access() == granted(fastapi_dependency(lambda _request, nobody=nobody: nobody), request())
 
 
 def test_unsupported_dependencies_raise_on_creation():

@@ -30,7 +30,7 @@ def fire():
 
 
 @pytest.fixture
-def ask(fire):
+def visit(fire):
     """Return a function that opens a dashboard with these options, and returns a browser for it."""
     browsers = []
 
@@ -68,9 +68,9 @@ def empty(_visit):
         "[::1]:80",
     ],
 )
-def test_local_visitor_needs_no_auth(ask, peer, host):
+def test_local_visitor_needs_no_auth(visit, peer, host):
     """A peer on this machine whose Host is this machine passes the check."""
-    assert 200 == ask(peer=(peer, 5)).get("/queues", headers={"host": host}).status
+    assert 200 == visit(peer=(peer, 5)).get("/queues", headers={"host": host}).status
 
 
 @pytest.mark.parametrize(
@@ -87,19 +87,19 @@ def test_local_visitor_needs_no_auth(ask, peer, host):
         "localhost/", "localhost\\", "localhost#", "evil.localhost",
     ],
 )  # fmt: skip
-def test_foreign_host_is_refused_without_auth(ask, host):
+def test_foreign_host_is_refused_without_auth(visit, host):
     """A page of another site whose host name resolves to this machine reaches nothing (bad input 107)."""
-    answer = ask().get("/queues", headers={"host": host})
+    answer = visit().get("/queues", headers={"host": host})
 
     assert 403 == answer.status
     assert "auth=" in answer.text
 
 
-def test_request_requires_exactly_one_host(ask):
+def test_request_requires_exactly_one_host(visit):
     """A request without a Host is not local, and two Hosts are ambiguous, with and without auth."""
-    assert 403 == ask().get("/queues", headers={"host": None}).status
-    assert 400 == ask().get("/queues", headers={"host": ["localhost", "evil.example"]}).status
-    assert 400 == ask(auth=everybody).get("/queues", headers={"host": ["localhost", "localhost"]}).status
+    assert 403 == visit().get("/queues", headers={"host": None}).status
+    assert 400 == visit().get("/queues", headers={"host": ["localhost", "evil.example"]}).status
+    assert 400 == visit(auth=everybody).get("/queues", headers={"host": ["localhost", "localhost"]}).status
 
 
 @pytest.mark.parametrize(
@@ -109,14 +109,14 @@ def test_request_requires_exactly_one_host(ask):
         "127.0.0.1.x",
     ],
 )  # fmt: skip
-def test_foreign_peer_is_refused_without_auth(ask, peer):
+def test_foreign_peer_is_refused_without_auth(visit, peer):
     """The response explains what to configure.
 
     A Unix socket is not local, because it usually belongs to a proxy.
     """
-    assert 403 == ask(peer=(peer, 5)).get("/queues").status
-    assert 403 == ask(peer=None).get("/queues").status
-    assert 200 == ask(peer=None, auth=everybody).get("/queues").status
+    assert 403 == visit(peer=(peer, 5)).get("/queues").status
+    assert 403 == visit(peer=None).get("/queues").status
+    assert 200 == visit(peer=None, auth=everybody).get("/queues").status
 
 
 @pytest.mark.parametrize(
@@ -133,18 +133,18 @@ def test_foreign_peer_is_refused_without_auth(ask, peer):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("value", ["/127.0.0.1", ""])
-def test_forwarded_request_is_refused_without_auth(ask, header, value):
+def test_forwarded_request_is_refused_without_auth(visit, header, value):
     """Behind a proxy every peer is this machine, so one forwarding header is sufficient (bad input 107)."""
-    answer = ask(trusts_proxy=True).get("/queues", headers={header: value})
+    answer = visit(trusts_proxy=True).get("/queues", headers={header: value})
 
     assert 403 == answer.status
     assert "proxy" in answer.text
 
 
-def test_http_1_0_is_refused_without_auth(ask):
+def test_http_1_0_is_refused_without_auth(visit):
     """Browsers do not use HTTP/1.0, but unconfigured proxies do."""
-    assert 403 == ask().request("GET", "/queues", http_version="1.0").status
-    assert 200 == ask().request("GET", "/queues", http_version="2").status
+    assert 403 == visit().request("GET", "/queues", http_version="1.0").status
+    assert 200 == visit().request("GET", "/queues", http_version="2").status
 
 
 @pytest.mark.parametrize(
@@ -158,29 +158,29 @@ def test_http_1_0_is_refused_without_auth(ask):
         (None, {"wsgi_environ": {"werkzeug.request": None}}, "init_app"),
     ],
 )  # fmt: skip
-def test_refusal_shows_the_configuration_to_add(ask, framework, scope, words):
+def test_refusal_shows_the_configuration_to_add(visit, framework, scope, words):
     """The advice is for the framework, which is known from the mount or from the request."""
-    answer = ask(framework=framework).request("GET", "/queues", headers={"host": "evil.example"}, **scope)
+    answer = visit(framework=framework).request("GET", "/queues", headers={"host": "evil.example"}, **scope)
 
     assert 403 == answer.status
     assert words in answer.text
 
 
-def test_programs_get_a_json_refusal(ask):
+def test_programs_get_a_json_refusal(visit):
     """The response is JSON for a URL of the API or a request that accepts JSON."""
     for target, headers in (("/api/jobs", {}), ("/queues", {"accept": "application/json"})):
-        answer = ask().get(target, headers={"host": "evil.example", **headers})
+        answer = visit().get(target, headers={"host": "evil.example", **headers})
 
         assert (403, "bad") == (answer.status, answer.json()["kind"])
         assert "auth=" in answer.json()["error"]
 
 
-def test_refusal_reveals_nothing_of_the_app(fire, ask):
+def test_refusal_reveals_nothing_of_the_app(fire, visit):
     """A refusal contains no name, number or URL of the app, with and without auth."""
     fire.task(name="secret.payroll")(lambda: None).using(queue="secretqueue").enqueue()
     for browser in (
-        ask(title="Payroll", environment="prod", peer=("10.0.0.5", 5)),
-        ask(title="Payroll", auth=lambda _: None),
+        visit(title="Payroll", environment="prod", peer=("10.0.0.5", 5)),
+        visit(title="Payroll", auth=lambda _: None),
     ):
         for target in (
             "/",
@@ -213,19 +213,19 @@ def test_refusal_reveals_nothing_of_the_app(fire, ask):
         ("lan", 403), ("", 403), (None, 403), ("jobs.example.com.", 403), ("[::1]", 403),
     ],
 )  # fmt: skip
-def test_only_allowed_hosts_are_accepted(ask, host, status):
+def test_only_allowed_hosts_are_accepted(visit, host, status):
     """The list of allowed hosts has names with or without a port, and domains with all names below them."""
-    browser = ask(auth=everybody, allowed_hosts=["jobs.example.com", "*.lan", "only.test:81"])
+    browser = visit(auth=everybody, allowed_hosts=["jobs.example.com", "*.lan", "only.test:81"])
 
     assert status == browser.get("/queues", headers={"host": host}).status
 
 
-def test_forwarded_host_counts_only_from_a_trusted_proxy(ask):
+def test_forwarded_host_counts_only_from_a_trusted_proxy(visit):
     """The host in the proxy's header is compared only if the proxy is trusted."""
     headers = {"host": "10.0.0.1:9000", "x-forwarded-host": "jobs.example.com"}
 
     for trusts_proxy, status in ((True, 200), (False, 403)):
-        browser = ask(auth=everybody, allowed_hosts=["jobs.example.com"], trusts_proxy=trusts_proxy)
+        browser = visit(auth=everybody, allowed_hosts=["jobs.example.com"], trusts_proxy=trusts_proxy)
         assert status == browser.get("/queues", headers=headers).status
 
 
@@ -262,9 +262,9 @@ def test_invalid_options_raise_on_creation(fire, options):
 @pytest.mark.parametrize(
     "target", ["/", "/queues", "/queues/pause", "/nothing", "/static/firelock.css", "/live"]
 )
-def test_other_methods_are_refused(ask, method, target):
+def test_other_methods_are_refused(visit, method, target):
     """Only GET, HEAD and POST are accepted, as the response's Allow header states."""
-    answer = ask().request(method, target, headers={"sec-fetch-site": "same-origin"})
+    answer = visit().request(method, target, headers={"sec-fetch-site": "same-origin"})
 
     assert (405, "GET, HEAD, POST") == (answer.status, answer.header("allow"))
 
@@ -291,9 +291,9 @@ def test_head_is_get_without_the_body(client):
 # ---- the origin of a request -----------------------------------------------------------------------------
 
 
-def test_trusted_origins_may_act(ask):
+def test_trusted_origins_may_act(visit):
     """A trusted origin may act even if the browser reports another site; other origins may not."""
-    browser = ask(trusted_origins=["https://ops.example.com", "http://other.test:81"])
+    browser = visit(trusted_origins=["https://ops.example.com", "http://other.test:81"])
 
     for origin, status in (
         ("https://ops.example.com", 303), ("https://ops.example.com:443", 303), ("http://other.test:81", 303),
@@ -326,9 +326,9 @@ FOLLOWED = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
     ],
     ids=str,
 )
-def test_cross_site_get_is_answered_only_for_a_followed_link(ask, site, fetch, status):
+def test_cross_site_get_is_answered_only_for_a_followed_link(visit, site, fetch, status):
     for method in ("GET", "HEAD"):
-        assert status == ask().request(method, "/queues", headers={"sec-fetch-site": site, **fetch}).status
+        assert status == visit().request(method, "/queues", headers={"sec-fetch-site": site, **fetch}).status
 
 
 @pytest.mark.parametrize(
@@ -344,11 +344,11 @@ def test_cross_site_get_is_answered_only_for_a_followed_link(ask, site, fetch, s
     ],
     ids=str,
 )
-def test_same_origin_or_typed_get_is_answered(ask, fetch, status):
-    assert status == ask().get("/queues", headers=fetch).status
+def test_same_origin_or_typed_get_is_answered(visit, fetch, status):
+    assert status == visit().get("/queues", headers=fetch).status
 
 
-def test_forwarded_origin_counts_only_from_a_trusted_proxy(ask):
+def test_forwarded_origin_counts_only_from_a_trusted_proxy(visit):
     """The proxy's scheme and host count only if the proxy is trusted."""
     headers = {
         "sec-fetch-site": None, "origin": "https://jobs.example.com", "host": "10.0.0.1:9000",
@@ -356,7 +356,7 @@ def test_forwarded_origin_counts_only_from_a_trusted_proxy(ask):
     }  # fmt: skip
 
     answers = [
-        ask(auth=everybody, trusts_proxy=trusts).post("/queues/pause", {"queue": "a"}, headers=headers)
+        visit(auth=everybody, trusts_proxy=trusts).post("/queues/pause", {"queue": "a"}, headers=headers)
         for trusts in (True, False)
     ]
 
@@ -406,9 +406,9 @@ def test_path_with_invalid_characters_is_refused(client):
     assert 400 == client.request("GET", "/a", path="a").status
 
 
-def test_mount_ends_at_its_slash(ask):
+def test_mount_ends_at_its_slash(visit):
     """`/dash` is the mount, and `/dashX` is not below it."""
-    browser = ask(root="/dash")
+    browser = visit(root="/dash")
 
     assert (307, "/dash/") == (browser.get("").status, browser.get("").location)
     assert 200 == browser.get("/queues").status
@@ -430,11 +430,11 @@ def test_mount_ends_at_its_slash(ask):
         '/a"b',
     ],
 )
-def test_invalid_mount_prefix_is_in_no_link(ask, root):
+def test_invalid_mount_prefix_is_in_no_link(visit, root):
     """A SCRIPT_NAME or prefix that is not a path of plain names appears in no link (bad input 112)."""
     answers = [
-        ask(auth=everybody).request("GET", "", path=root, root_path=root),
-        ask(auth=everybody, trusts_proxy=True).get(
+        visit(auth=everybody).request("GET", "", path=root, root_path=root),
+        visit(auth=everybody, trusts_proxy=True).get(
             "", headers={"x-forwarded-prefix": root}, root_path="/jobs", path="/jobs"
         ),
     ]
@@ -443,20 +443,22 @@ def test_invalid_mount_prefix_is_in_no_link(ask, root):
     assert [None, None] == [answer.location for answer in answers]
 
 
-def test_prefix_of_a_trusted_proxy_is_in_every_url(ask):
+def test_prefix_of_a_trusted_proxy_is_in_every_url(visit):
     """The prefix of an untrusted proxy is in no URL."""
     headers = {"x-forwarded-prefix": "/ops/"}
 
-    assert 'href="/ops/queues"' in ask(auth=everybody, trusts_proxy=True).get("/queues", headers=headers).text
-    assert 'href="/queues"' in ask(auth=everybody).get("/queues", headers=headers).text
     assert (
-        'href="/fixed/queues"' in ask(auth=everybody, prefix="/fixed/").get("/queues", headers=headers).text
+        'href="/ops/queues"' in visit(auth=everybody, trusts_proxy=True).get("/queues", headers=headers).text
+    )
+    assert 'href="/queues"' in visit(auth=everybody).get("/queues", headers=headers).text
+    assert (
+        'href="/fixed/queues"' in visit(auth=everybody, prefix="/fixed/").get("/queues", headers=headers).text
     )
 
 
-def test_mount_with_special_characters_is_encoded(ask):
+def test_mount_with_special_characters_is_encoded(visit):
     """A path segment that the host application's route matched is encoded before it is used in a header."""
-    browser = ask(root="/t;Domain=evil.example/ü")
+    browser = visit(root="/t;Domain=evil.example/ü")
 
     answer = browser.post("/queues/pause", {"queue": "a"}, path="/t;Domain=evil.example/ü/queues/pause")
 
@@ -475,9 +477,9 @@ def test_mount_with_special_characters_is_encoded(ask):
         "/dash/jobs?state=failed&q=a%2F%2Fb",
     ],
 )  # fmt: skip
-def test_action_redirects_only_within_the_dashboard(ask, back):
+def test_action_redirects_only_within_the_dashboard(visit, back):
     """Whatever `back` contains, the browser stays in this mount, with the query of `back` (bad input 112)."""
-    browser = ask(root="/dash")
+    browser = visit(root="/dash")
 
     answer = browser.post("/queues/pause", {"queue": "a", "back": back})
 
@@ -502,12 +504,12 @@ def test_action_redirects_only_within_the_dashboard(ask, back):
         ("GET", "/queues?part=nothing", {}, 404),
     ],
 )  # fmt: skip
-def test_every_response_has_the_security_headers(ask, method, target, headers, status):
+def test_every_response_has_the_security_headers(visit, method, target, headers, status):
     """Pages, errors, redirects, refusals and streams have the same headers, each once.
 
     No header permits sharing the response with other origins.
     """
-    answer = ask(root="/dash").request(method, target, headers=headers, only_start=True)
+    answer = visit(root="/dash").request(method, target, headers=headers, only_start=True)
 
     assert status == answer.status
     assert {name: answer.header(name.lower()) for name in PROTECTION} == PROTECTION

@@ -33,7 +33,7 @@ def micros(span):
 
 
 @pytest.fixture
-def stranger(dashboard):
+def newcomer(dashboard):
     """A visitor on this machine without a link."""
     with closing(Browser(dashboard, is_in=False)) as browser:
         yield browser
@@ -116,10 +116,10 @@ def test_link_grants_access_through_a_silent_proxy():
 # ---- the exchange ----------------------------------------------------------------------------------------
 
 
-def test_local_visitor_without_a_link_gets_the_link_page(stranger):
+def test_local_visitor_without_a_link_gets_the_link_page(newcomer):
     """The page shows the command with this dashboard's own URL; programs get JSON."""
-    page = stranger.get("/queues?tag=a", headers={"host": "localhost:8000"})
-    program = stranger.get("/api/jobs")
+    page = newcomer.get("/queues?tag=a", headers={"host": "localhost:8000"})
+    program = newcomer.get("/api/jobs")
 
     assert (401, 401) == (page.status, program.status)
     assert "http://localhost:8000/" in page.text
@@ -128,23 +128,23 @@ def test_local_visitor_without_a_link_gets_the_link_page(stranger):
     assert 'Link realm="Firelock"' == program.header("www-authenticate")
 
 
-def test_link_is_exchanged_for_a_session(dashboard, stranger):
+def test_link_is_exchanged_for_a_session(dashboard, newcomer):
     """The page's own form posts the token.
 
     The cookie is limited to this mount, and neither scripts nor other sites can use it.
     """
-    answer = stranger.post("/enter", {"token": token_of(dashboard.link(HERE)), "back": "/queues?tag=a"})
+    answer = newcomer.post("/enter", {"token": token_of(dashboard.link(HERE)), "back": "/queues?tag=a"})
 
     assert (303, "/queues?tag=a") == (answer.status, answer.location)
     words = {word.strip().lower() for word in answer.header("set-cookie").split(";")[1:]}
     assert words == {"httponly", "max-age=604800", "path=/", "samesite=strict"}
-    assert 200 == stranger.get("/queues").status
-    assert 303 == stranger.post("/queues/pause", {"queue": "mail"}).status
+    assert 200 == newcomer.get("/queues").status
+    assert 303 == newcomer.post("/queues/pause", {"queue": "mail"}).status
 
 
-def test_session_over_https_has_a_secure_cookie(dashboard, stranger):
+def test_session_over_https_has_a_secure_cookie(dashboard, newcomer):
     """A cookie that was set over TLS is never sent without TLS."""
-    answer = stranger.post("/enter", {"token": token_of(dashboard.link(HERE))}, scheme="https")
+    answer = newcomer.post("/enter", {"token": token_of(dashboard.link(HERE))}, scheme="https")
 
     assert "secure" in answer.header("set-cookie").lower()
     assert answer.header("set-cookie").startswith(f"{COOKIE}_443=")
@@ -176,33 +176,33 @@ def test_token_is_in_the_url_fragment(dashboard):
     assert re.fullmatch(r"[A-Za-z0-9_-]{43}", token)
 
 
-def test_pasted_link_grants_access(dashboard, stranger):
+def test_pasted_link_grants_access(dashboard, newcomer):
     """Without scripts, or from another screen, the visitor pastes the whole link or the part after its #."""
     for pasted in (dashboard.link(HERE), f"open={token_of(dashboard.link(HERE))}"):
-        assert 303 == stranger.post("/enter", {"token": f" {pasted} "}).status
+        assert 303 == newcomer.post("/enter", {"token": f" {pasted} "}).status
 
 
-def test_get_request_does_not_use_up_a_link(dashboard, stranger):
+def test_get_request_does_not_use_up_a_link(dashboard, newcomer):
     """Link previews use GET, which does not use up the link; a token in the query has no effect either."""
     token = token_of(dashboard.link(HERE))
 
     pages = [
-        stranger.get("/enter"),
-        stranger.get(f"/enter?token={token}"),
-        stranger.request("HEAD", "/enter"),
+        newcomer.get("/enter"),
+        newcomer.get(f"/enter?token={token}"),
+        newcomer.request("HEAD", "/enter"),
     ]
 
     assert [401, 401, 401] == [answer.status for answer in pages]
     assert [] == [value for answer in pages for value in answer.every("set-cookie")]
     assert token not in "".join(answer.text for answer in pages)
-    assert 303 == stranger.post("/enter", {"token": token}).status
+    assert 303 == newcomer.post("/enter", {"token": token}).status
 
 
-def test_link_works_once(dashboard, stranger):
+def test_link_works_once(dashboard, newcomer):
     """The second visitor gets a page which states that the link has been used."""
     token = token_of(dashboard.link(HERE))
 
-    first, second = (stranger.post("/enter", {"token": token}) for _ in range(2))
+    first, second = (newcomer.post("/enter", {"token": token}) for _ in range(2))
 
     assert (303, 401) == (first.status, second.status)
     assert "has been used" in second.text
@@ -228,14 +228,14 @@ def test_only_one_of_concurrent_exchanges_succeeds(dashboard):
     assert 7 == came.count("Forbidden")
 
 
-def test_link_expires_after_ten_minutes(fire, dashboard, stranger):
+def test_link_expires_after_ten_minutes(fire, dashboard, newcomer):
     """The storage's clock decides, because all processes share it."""
     early, late = token_of(dashboard.link(HERE)), token_of(dashboard.link(HERE))
 
     fire.storage.clock_offset = micros(timedelta(minutes=9, seconds=50))
-    in_time = stranger.post("/enter", {"token": early})
+    in_time = newcomer.post("/enter", {"token": early})
     fire.storage.clock_offset = micros(timedelta(minutes=10, seconds=1))
-    too_late = stranger.post("/enter", {"token": late})
+    too_late = newcomer.post("/enter", {"token": late})
 
     assert (303, 401) == (in_time.status, too_late.status)
     assert "ten minutes" in too_late.text
@@ -244,9 +244,9 @@ def test_link_expires_after_ten_minutes(fire, dashboard, stranger):
 @pytest.mark.parametrize(
     "token", ["x", "A" * 43, "A" * 44, "../../x", "\u202e", "é" * 43, "0" * 64, "#", "open="], ids=ascii
 )
-def test_invalid_token_grants_no_access(stranger, token):
+def test_invalid_token_grants_no_access(newcomer, token):
     """The token may be a guess or any other string."""
-    answer = stranger.post("/enter", {"token": token})
+    answer = newcomer.post("/enter", {"token": token})
 
     assert answer.status in {400, 401}
     assert [] == answer.every("set-cookie")
@@ -281,18 +281,18 @@ def test_session_expires_after_a_week(fire):
     ],
     ids=str,
 )  # fmt: skip
-def test_link_is_exchanged_only_locally_by_its_own_page(dashboard, stranger, headers):
+def test_link_is_exchanged_only_locally_by_its_own_page(dashboard, newcomer, headers):
     """Peer, Host, forwarding headers and origin are checked before the exchange.
 
     A refused request therefore does not use up the link.
     """
     token = token_of(dashboard.link(HERE))
 
-    refused = stranger.post("/enter", {"token": token}, headers=headers)
+    refused = newcomer.post("/enter", {"token": token}, headers=headers)
 
     assert 403 == refused.status
     assert [] == refused.every("set-cookie")
-    assert 303 == stranger.post("/enter", {"token": token}).status
+    assert 303 == newcomer.post("/enter", {"token": token}).status
 
 
 def test_foreign_origin_is_refused_despite_sec_fetch_site(fire, dashboard):
@@ -432,10 +432,10 @@ def test_outage_reveals_nothing_to_visitors_without_a_session():
         closing(Browser(dashboard, is_in=False)) as unknown,
     ):
         shown = unknown.get("/queues", headers={"cookie": f"{COOKIE}_80={'x' * 43}"})
-        told = unknown.get("/api/jobs", headers={"cookie": f"{COOKIE}_80={'x' * 43}"})
+        refused = unknown.get("/api/jobs", headers={"cookie": f"{COOKIE}_80={'x' * 43}"})
         exchanged = unknown.post("/enter", {"token": "x" * 43})
 
-    for answer in (shown, told, exchanged):
+    for answer in (shown, refused, exchanged):
         assert 503 == answer.status
         assert "10.1.2.3" not in answer.text
 

@@ -43,12 +43,12 @@ PLACES = {"id": "0190-none", "fingerprint": "none", "name": "none"}
 
 # These URLs only require access, for the stated reason; their views require more.
 CHECKED_INSIDE = {
-    "/jobs/all": "the verb that is asked about says which permission it takes; it shows, and changes nothing",
+    "/jobs/all": "the requested verb determines the permission; the page only shows, and changes nothing",
     "/settings": "changes nothing but the visitor's own cookie",
     "/sign-out": "ends nothing but the visitor's own session",
-    "/activity/cancel": "the operation's verb says which permission it takes",
-    "/api/operations": "the verb that is posted says which permission it takes",
-    "/api/operations/{id}/cancel": "the operation's verb says which permission it takes",
+    "/activity/cancel": "the operation's verb determines the permission",
+    "/api/operations": "the posted verb determines the permission",
+    "/api/operations/{id}/cancel": "the operation's verb determines the permission",
 }
 
 
@@ -67,7 +67,7 @@ def opened():
 def address(path):
     for name, value in PLACES.items():
         path = path.replace(f"{{{name}}}", value).replace(f"{{{name}:path}}", value)
-    assert "{" not in path, f"say in PLACES what {path} is asked with"
+    assert "{" not in path, f"add the parameters of {path} to PLACES"
     return path
 
 
@@ -281,11 +281,11 @@ def targets(fire):
     )
 
 
-def read_all(fire, permissions, *, asked=(), **options):
+def read_all(fire, permissions, *, addresses=(), **options):
     """Return all responses that this visitor can read, by URL."""
     dashboard = Dashboard(fire, auth=lambda _: Access(frozenset(permissions)), **options)
     with closing(Browser(dashboard)) as browser:
-        return {target: browser.get(target) for target in [*targets(fire), *asked]}
+        return {target: browser.get(target) for target in [*targets(fire), *addresses]}
 
 
 @pytest.fixture(scope="module")
@@ -391,7 +391,7 @@ def test_hostile_texts_are_shown_literally():
         now = fire.client.clock.now()
         fire.recurring.create("shop.charge", "nightly", "0 2 * * *", {"note": "x"})
         made = fire.recurring.get("nightly").record
-        asked = []
+        addresses = []
         for place, text in enumerate(HOSTILE):
             printable = "".join(char for char in text if char.isprintable())[:60] or "x"
             value = json.dumps({text[:200]: text, "list": [text]})
@@ -415,7 +415,7 @@ def test_hostile_texts_are_shown_literally():
             )  # fmt: skip
             put_recurring(fire.storage, evil, keep_progress=False)
             words, id_ = quote(text[:200]), quote(evil.id)
-            asked += [
+            addresses += [
                 f"/failures/f{place}", f"/jobs?error={words}&tag={words}", "/jobs/suggest?q=tag:",
                 f"/search?q={words}", f"/recurring?q={words}", f"/recurring/view?id={id_}",
                 f"/recurring/edit?id={id_}", f"/recurring/preview?schedule={words}&zone={words}",
@@ -423,7 +423,7 @@ def test_hostile_texts_are_shown_literally():
             ]  # fmt: skip
         for cause in dashboard.watch.causes()[:20]:
             dashboard.watch.cause_records.mute(cause, Mute("ada", datetime.now(UTC), cause.message, None))
-        answers = read_all(fire, Permission, asked=asked)
+        answers = read_all(fire, Permission, addresses=addresses)
         with closing(Browser(dashboard)) as client:
             for text in HOSTILE:
                 form = {"id": text, "task": text[:200], "schedule": text, "arguments": text}

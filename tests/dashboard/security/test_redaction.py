@@ -234,7 +234,7 @@ def shown(fire):
     """Return what a visitor sees of a record's arguments and result: `shown(record)`."""
     seen = []
 
-    def look(record, *, permissions=frozenset(Permission), limit=IN_DETAIL, **options):
+    def redacted(record, *, permissions=frozenset(Permission), limit=IN_DETAIL, **options):
         dashboard = Dashboard(fire, auth=lambda _: Access(frozenset(permissions)), **options)
 
         def view(visit):
@@ -246,7 +246,7 @@ def shown(fire):
             assert 200 == browser.get("/look").status
         return seen
 
-    return look
+    return redacted
 
 
 def record_of(arguments, **changes):

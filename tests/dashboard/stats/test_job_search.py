@@ -67,8 +67,8 @@ def test_page_without_conditions_is_always_full(fire, job_ids):
     assert not found.is_cut
 
 
-@pytest.mark.parametrize(("each", "looks"), [(0.011, 5), (0.025, 2), (0.04, 1), (0.5, 1)])
-def test_search_starts_no_read_that_would_exceed_its_time(each, looks):
+@pytest.mark.parametrize(("each", "reads"), [(0.011, 5), (0.025, 2), (0.04, 1), (0.5, 1)])
+def test_search_starts_no_read_that_would_exceed_its_time(each, reads):
     """A storage that finds nothing in 40 ms is not read again within the limit of 60 ms; a fast one is."""
     clock = Clock()
     pages = Pages(clock, each)
@@ -77,7 +77,7 @@ def test_search_starts_no_read_that_would_exceed_its_time(each, looks):
         pages.fire, SearchPlan(JobFilter()), limit=25, cursor=None, seconds=0.06, monotonic=clock
     )
 
-    assert (looks, True, "further") == (pages.looks, found.is_cut, found.cursor)
+    assert (reads, True, "further") == (pages.reads, found.is_cut, found.cursor)
     assert (0, False) == count_up_to(
         Pages(clock, each).fire, SearchPlan(JobFilter()), seconds=0.06, monotonic=clock
     )
@@ -106,13 +106,13 @@ class Pages:
     """An app whose storage finds no jobs on any page and takes a fixed time per page."""
 
     def __init__(self, clock, each):
-        self.looks = 0
+        self.reads = 0
         self._clock = clock
         self._each = each
         self.fire = SimpleNamespace(jobs=self)
 
     def page(self, where, **options):
-        self.looks += 1
+        self.reads += 1
         self._clock.now += round(self._each * 1_000)
         return JobPage([], "further")
 

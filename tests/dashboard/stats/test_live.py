@@ -191,13 +191,13 @@ def test_caches_expire_before_listeners_are_notified(fire, tick, task):
 def test_topic_is_announced_at_most_every_two_seconds(live, tick, task):
     """A constantly changing topic is announced every two seconds, and its last change is always announced."""
     read_once(live, tick)
-    told = []
+    announced = []
     for number in range(5):
         if number < 4:
             task.enqueue(number)
-        told.append(any(name == "moved" for name, _ in read_once(live, tick)))
+        announced.append(any(name == "moved" for name, _ in read_once(live, tick)))
 
-    assert [True, False, True, False, True] == told
+    assert [True, False, True, False, True] == announced
 
 
 def test_definitions_and_servers_are_separate_topics(live, tick, fire, task):
@@ -205,9 +205,9 @@ def test_definitions_and_servers_are_separate_topics(live, tick, fire, task):
     read_once(live, tick)
     fire.recurring.add_or_update(task.call(1), "nightly", "0 3 * * *")
 
-    told = [text for _ in range(5) for name, text in read_once(live, tick) if name == "moved"]
+    announced = [text for _ in range(5) for name, text in read_once(live, tick) if name == "moved"]
 
-    assert ["recurring"] == told
+    assert ["recurring"] == announced
 
 
 # ---- storage outages ---------------------------------------------------------------------------------------
@@ -306,11 +306,11 @@ def listen_to(dashboard, then=None):
     async def listen():
         one = Listening()
         scope = Browser(dashboard)._scope("GET", "/live", {})  # noqa: SLF001
-        asked = asyncio.create_task(dashboard(scope, one.receive, one.send))
+        response = asyncio.create_task(dashboard(scope, one.receive, one.send))
         if then is not None:
             await asyncio.wait_for(one.wait_until_received("event: sample\ndata: {"), 10)
             await asyncio.to_thread(then, one)
-        await asyncio.wait_for(asked, 10)
+        await asyncio.wait_for(response, 10)
         assert set() == asyncio.all_tasks() - {asyncio.current_task()}
         return one
 
@@ -354,12 +354,12 @@ class Server:
 def test_stopping_server_ends_its_streams(fire):
     """uvicorn waits for its streams before it exits, so the streams end by themselves."""
     server = Server()
-    former = signal.signal(signal.SIGTERM, server.handle_exit)
+    previous = signal.signal(signal.SIGTERM, server.handle_exit)
 
     try:
         listen_to(Dashboard(fire), lambda _: server.handle_exit(signal.SIGTERM, None))
     finally:
-        signal.signal(signal.SIGTERM, former)
+        signal.signal(signal.SIGTERM, previous)
 
 
 def test_socket_error_removes_the_listener(fire, monkeypatch):
@@ -393,11 +393,11 @@ def test_end_of_the_lifespan_stops_all_threads(our_threads, fire):
     """A dashboard that is served as a separate application stops its threads when its server ends."""
     dashboard = Dashboard(fire)
     dashboard.live.samples()
-    told = iter(["lifespan.startup", "lifespan.shutdown"])
+    messages = iter(["lifespan.startup", "lifespan.shutdown"])
     answers = []
 
     async def receive():
-        return {"type": next(told)}
+        return {"type": next(messages)}
 
     async def send(message):
         answers.append(message["type"])

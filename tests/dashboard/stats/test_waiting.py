@@ -40,7 +40,7 @@ SEALED = "serializer 'sealed' is not installed on server host:a; waiting for a s
 
 
 @pytest.mark.parametrize(
-    ("servers", "job", "around", "told", "values"),
+    ("servers", "job", "around", "keys", "values"),
     [
         ([server("*")], {"state": State.PROCESSING}, {}, [], {}),
         ([server("*")], {"state": State.FAILED}, {}, [], {}),
@@ -131,11 +131,11 @@ SEALED = "serializer 'sealed' is not installed on server host:a; waiting for a s
         ([server("*")], {"session": "s9"}, {"ahead": 0}, ["why_tail", "why_next"], {}),
     ],
 )
-def test_every_reason_is_reported_with_its_values(servers, job, around, told, values):
+def test_every_reason_is_reported_with_its_values(servers, job, around, keys, values):
     """Each reason has its numbers and names; a job that runs or has ended has no reasons."""
     reasons = explain(snapshot(*servers, job=attrs.evolve(JOB, **job), **around))
 
-    assert told == [reason.key for reason in reasons]
+    assert keys == [reason.key for reason in reasons]
     assert values == {name: reasons[0].values[name] for name in values}
 
 

@@ -33,7 +33,7 @@ def folder(tmp_path):
     return static
 
 
-def ask(assets, name, **headers):
+def fetch(assets, name, **headers):
     """Return the response to a request for the file of this name."""
     named = {key.replace("_", "-"): value for key, value in headers.items()}
     return assets.response(assets.url(name).removeprefix("files/"), Headers(named))
@@ -43,7 +43,7 @@ def sources(*suffixes):
     """Return the text of the dashboard's own files and of third-party files by name."""
     assets = Assets()
     return {
-        name: ask(assets, name).body.decode()
+        name: fetch(assets, name).body.decode()
         for name in sorted(assets.names)
         if name.endswith(suffixes)
     }  # fmt: skip
@@ -88,7 +88,7 @@ def test_missing_third_party_file_error_explains_the_build(folder, name):
 
 def test_static_file_is_cached_for_a_year(folder):
     """Caches keep the file for a year, never revalidate it, and store its compressed forms separately."""
-    answer = ask(Assets(folder), "firelock.css")
+    answer = fetch(Assets(folder), "firelock.css")
 
     assert 200 == answer.status_code
     assert "public, max-age=31536000, immutable" == answer.headers["cache-control"]
@@ -110,7 +110,7 @@ def test_static_file_is_cached_for_a_year(folder):
 )
 def test_content_type_follows_the_suffix(name, expected):
     """Types do not depend on the machine's configuration, and text types include the character set."""
-    assert expected == ask(Assets(), name).headers["content-type"]
+    assert expected == fetch(Assets(), name).headers["content-type"]
 
 
 def test_own_scripts_and_styles_are_sent_without_comments(folder):
@@ -119,9 +119,9 @@ def test_own_scripts_and_styles_are_sent_without_comments(folder):
     (folder / "firelock.css").write_bytes(b"/* What\n   it is. */\n\nmain {\n  color: red; /* why */\n}\n")
     assets = Assets(folder)
 
-    assert b'if (a) {\nb("//c"); // d\n}\n' == ask(assets, "a.js").body
-    assert b"main {\ncolor: red; \n}\n" == ask(assets, "firelock.css").body
-    assert b"/* theirs */" * 20 == ask(assets, "vendor/uPlot.min.css").body
+    assert b'if (a) {\nb("//c"); // d\n}\n' == fetch(assets, "a.js").body
+    assert b"main {\ncolor: red; \n}\n" == fetch(assets, "firelock.css").body
+    assert b"/* theirs */" * 20 == fetch(assets, "vendor/uPlot.min.css").body
 
 
 @pytest.mark.parametrize(
@@ -141,8 +141,8 @@ def test_file_is_compressed_once(folder, name, content):
     """The compressed form is created at the first request and kept."""
     assets = Assets(folder)
 
-    first = ask(assets, name, accept_encoding=BROWSER)
-    second = ask(assets, name, accept_encoding=BROWSER)
+    first = fetch(assets, name, accept_encoding=BROWSER)
+    second = fetch(assets, name, accept_encoding=BROWSER)
 
     assert "gzip" == first.headers["content-encoding"]
     assert content == gzip.decompress(first.body)
@@ -152,7 +152,7 @@ def test_file_is_compressed_once(folder, name, content):
 
 def test_client_without_compression_gets_the_plain_file(folder):
     """The file is sent as it is if the client does not accept gzip."""
-    answer = ask(Assets(folder), "vendor/htmx.min.js", accept_encoding="br")
+    answer = fetch(Assets(folder), "vendor/htmx.min.js", accept_encoding="br")
 
     assert "content-encoding" not in answer.headers
     assert b"/* theirs */" * 20 == answer.body
@@ -162,7 +162,7 @@ def test_compressed_form_that_is_not_smaller_is_not_sent(folder):
     """A very short file is longer when compressed, so it is sent uncompressed."""
     (folder / "dot.svg").write_bytes(b"<svg/>")
 
-    answer = ask(Assets(folder), "dot.svg", accept_encoding=BROWSER)
+    answer = fetch(Assets(folder), "dot.svg", accept_encoding=BROWSER)
 
     assert "content-encoding" not in answer.headers
     assert b"<svg/>" == answer.body
@@ -174,19 +174,19 @@ def test_matching_if_none_match_gets_a_304(folder):
     The response is then a 304 without a body.
     """
     assets = Assets(folder)
-    etag = ask(assets, "firelock.css", accept_encoding="gzip").headers["etag"]
+    etag = fetch(assets, "firelock.css", accept_encoding="gzip").headers["etag"]
 
     for sent in (etag, f'"other", {etag}', f"W/{etag}", "*"):
-        answer = ask(assets, "firelock.css", accept_encoding="gzip", if_none_match=sent)
+        answer = fetch(assets, "firelock.css", accept_encoding="gzip", if_none_match=sent)
         assert (304, b"", etag) == (answer.status_code, answer.body, answer.headers["etag"])
 
 
 def test_each_compressed_form_has_its_own_etag(folder):
     """A tag identifies bytes, so the tag of the compressed form does not match the uncompressed one."""
     assets = Assets(folder)
-    packed = ask(assets, "firelock.css", accept_encoding="gzip").headers["etag"]
+    packed = fetch(assets, "firelock.css", accept_encoding="gzip").headers["etag"]
 
-    answer = ask(assets, "firelock.css", if_none_match=packed)
+    answer = fetch(assets, "firelock.css", if_none_match=packed)
 
     assert 200 == answer.status_code
     assert packed != answer.headers["etag"]
@@ -283,7 +283,7 @@ def test_file_added_after_startup_is_not_found(folder):
 def weight(names):
     """Return the number of bytes that a browser with gzip loads for these files."""
     assets = Assets()
-    return sum(len(ask(assets, name, accept_encoding="gzip").body) for name in names)
+    return sum(len(fetch(assets, name, accept_encoding="gzip").body) for name in names)
 
 
 def test_size_of_scripts_is_bounded():

@@ -24,14 +24,14 @@ class App:
     """
 
     def __init__(self):
-        self.asked = threading.Semaphore(0)
+        self.requested = threading.Semaphore(0)
         self.may_answer = threading.Event()
         self.has_sent = threading.Event()
 
     async def __call__(self, scope, receive, send):
         assert scope["type"] == "http"
         if scope["path"] == "/slow":
-            self.asked.release()
+            self.requested.release()
             await asyncio.to_thread(self.may_answer.wait, DEADLINE)
         chunks = [b"x" * (LARGE // 16)] * 16 if scope["path"] == "/large" else [b"ok"]
         headers = [(b"content-length", str(sum(map(len, chunks))).encode())]
@@ -189,7 +189,7 @@ def test_connections_with_a_request_in_progress_are_not_closed(serve):
     app = App()
     busy, connect = serve(app, *[HEAD.replace(b"/ ", b"/slow ") + b"\r\n"] * 2, most=2)
     for _ in busy:
-        assert app.asked.acquire(timeout=DEADLINE)
+        assert app.requested.acquire(timeout=DEADLINE)
 
     assert answer_of(connect()) == 503
     app.may_answer.set()

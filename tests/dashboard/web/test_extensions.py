@@ -90,7 +90,7 @@ def test_plugin_page_requires_its_permission(browse):
     assert 403 == browser.get("/x/secret").status
 
 
-class Strange:
+class Unknown:
     """An object that is not a page, and whose name cannot be read."""
 
     @property
@@ -109,7 +109,7 @@ def leaving(*_):
 @pytest.mark.parametrize(
     "page",
     [
-        Page("No Name", "T", str), "no page", None, 7, Strange(), Page(None, "T", str), Page(7, "T", str),
+        Page("No Name", "T", str), "no page", None, 7, Unknown(), Page(None, "T", str), Page(7, "T", str),
         Page("x" * 41, "T", str), Page("a/../b", "T", str), Page("\u202e", "T", str), Page("bad", "", str),
         Page("bad", None, str), Page("bad", "T" * 81, str), Page("bad", "T", None), Page("bad", "T", "text"),
         Page("bad", "T", str, "admin"), Page("bad", "T", str, None), Page("good", "Twice", str),
@@ -167,7 +167,7 @@ def test_failing_plugin_page_shows_its_error(browse, caplog, render):
 
 @pytest.mark.parametrize(
     "panel", [JobPanel("Bad", broken), JobPanel("Bad", leaving), JobPanel("Bad", lambda visit, job: None),
-              JobPanel(None, lambda visit, job: "x"), JobPanel("Bad", None), 7, None, Strange()],
+              JobPanel(None, lambda visit, job: "x"), JobPanel("Bad", None), 7, None, Unknown()],
 )  # fmt: skip
 def test_failing_panel_does_not_affect_others(browse, panel):
     """Panels are cards on a job's page, with escaped text; a panel that raises shows its error there."""

@@ -238,7 +238,7 @@ def shop(tmp_path_factory):
         yield shop, browser, lambda: watcher.execute("pragma data_version").fetchone()[0]
 
 
-def ask(browser, route, path, query, body, *, json_body=None):
+def request_with(browser, route, path, query, body, *, json_body=None):
     """Send a request as a program does; the values are already encoded."""
     target = f"{path}?{'&'.join(f'{name}={value}' for name, value in query)}"
     headers = {"accept": "application/json"}
@@ -311,17 +311,17 @@ def test_invalid_value_of_any_field_is_refused_and_changes_nothing(shop, route):
     for field in route.query_fields or ():
         rest = [pair for pair in quoted if pair[0] != wired(field)]
         for pairs in wrong_values(route, field):
-            answer = ask(browser, route, path, [*rest, *pairs], sent)
+            answer = request_with(browser, route, path, [*rest, *pairs], sent)
             faults += faults_of(answer, field, pairs)
     for field in route.form_fields:
         rest = [pair for pair in sent if pair[0] != wired(field)]
         for pairs in wrong_values(route, field):
-            faults += faults_of(ask(browser, route, path, quoted, [*rest, *pairs]), field, pairs)
+            faults += faults_of(request_with(browser, route, path, quoted, [*rest, *pairs]), field, pairs)
         others = {name: as_json(route, name, value) for name, value in body.items() if name != wired(field)}
         for value in wrong_json(field):
             members = [f"{json.dumps(name)}: {one}" for name, one in {**others, wired(field): value}.items()]
             json_body = f"{{{', '.join(members)}}}".encode()
-            answer = ask(browser, route, path, quoted, (), json_body=json_body)
+            answer = request_with(browser, route, path, quoted, (), json_body=json_body)
             faults += faults_of(answer, field, value)
 
     assert [] == faults
@@ -369,7 +369,7 @@ def test_same_request_with_valid_values_succeeds(route, as_what):
         closing(Dashboard(scene.fire)) as dashboard,
         closing(Browser(dashboard)) as browser,
     ):
-        answer = ask(browser, route, path, quoted, sent, json_body=json_body)
+        answer = request_with(browser, route, path, quoted, sent, json_body=json_body)
 
     assert answer.status < 400, answer.text
 
@@ -390,12 +390,14 @@ def test_openapi_document_has_the_type_of_each_field(client):
         if operation is None:
             continue
         if route.method == "GET":
-            told = {one["name"]: one["schema"] for one in operation["parameters"] if one["in"] == "query"}
+            documented = {
+                one["name"]: one["schema"] for one in operation["parameters"] if one["in"] == "query"
+            }
         else:
-            told = operation["requestBody"]["content"]["application/json"]["schema"]["properties"]
-        assert {field.name for field in route.parameters} == set(told)
+            documented = operation["requestBody"]["content"]["application/json"]["schema"]["properties"]
+        assert {field.name for field in route.parameters} == set(documented)
         for field in route.parameters:
-            assert field.schema().items() <= told[field.name].items()
+            assert field.schema().items() <= documented[field.name].items()
 
 
 # ---- regressions -----------------------------------------------------------------------------------------
@@ -561,8 +563,8 @@ def test_lone_surrogate_in_json_is_refused_with_its_field(client, path, field):
 )
 def test_visitor_without_a_session_gets_the_link_page_for_any_query(dashboard, query):
     """The page that requires a link does not read the query."""
-    with closing(Browser(dashboard, is_in=False)) as stranger:
-        answer = stranger.get(f"/?{query}")
+    with closing(Browser(dashboard, is_in=False)) as signed_out:
+        answer = signed_out.get(f"/?{query}")
 
     assert 401 == answer.status
     assert "link" in answer.text
@@ -573,11 +575,13 @@ def test_visitor_without_a_session_gets_the_link_page_for_any_query(dashboard, q
 )
 def test_forms_without_a_session_accept_only_strings(dashboard, path, field):
     """The two forms for visitors without a session are not in the table of routes."""
-    with closing(Browser(dashboard, is_in=False)) as stranger:
+    with closing(Browser(dashboard, is_in=False)) as signed_out:
         for value in (*NO_TEXT, "x" * 5_000):
             others = "token=x&" if field == "back" else ""
             headers = {"sec-fetch-site": "same-origin", "content-type": FORM, "accept": "application/json"}
-            answer = stranger.request("POST", path, headers=headers, body=f"{others}{field}={value}".encode())
+            answer = signed_out.request(
+                "POST", path, headers=headers, body=f"{others}{field}={value}".encode()
+            )
             assert 400 == answer.status
             assert field in answer.text
 

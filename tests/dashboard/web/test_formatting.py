@@ -35,7 +35,7 @@ def test_percentile_of_several_runs_is_rounded_up(bound, runs, text):
     assert text == percentile(bound, runs)
 
 
-@pytest.mark.parametrize(("name", "look"), [("a" * 36, "one-line"), ("a" * 37, "")])
-def test_short_name_does_not_wrap(name, look):
+@pytest.mark.parametrize(("name", "css_class"), [("a" * 36, "one-line"), ("a" * 37, "")])
+def test_short_name_does_not_wrap(name, css_class):
     """A longer name may wrap; otherwise the table would be wider than the page."""
-    assert look == one_line(name)
+    assert css_class == one_line(name)

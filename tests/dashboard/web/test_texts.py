@@ -108,14 +108,14 @@ def test_every_referenced_text_exists():
     texts = Texts()
     groups = {key.partition(".")[0] for key in texts}
 
-    asked = set()
+    referenced = set()
     for file in TEMPLATES:
-        asked |= set(re.findall(r'\bt\(\s*"([a-z_]+\.[a-zA-Z0-9_]+)"\s*[,)]', source(file)))
+        referenced |= set(re.findall(r'\bt\(\s*"([a-z_]+\.[a-zA-Z0-9_]+)"\s*[,)]', source(file)))
     for file in MODULES:
-        asked |= set(re.findall(r'\.texts?\(\s*"([a-z_]+\.[a-z0-9_]+)"', source(file)))
+        referenced |= set(re.findall(r'\.texts?\(\s*"([a-z_]+\.[a-z0-9_]+)"', source(file)))
 
     assert groups
-    assert set() == {key for key in asked if key not in texts}
+    assert set() == {key for key in referenced if key not in texts}
 
 
 def test_every_text_is_used():
@@ -164,11 +164,11 @@ def test_pages_escape_direction_characters(fire, client):
     pages = ("/", "/jobs", f"/jobs/{job.id}", "/queues", "/tasks", "/activity", "/nothing/%E2%80%AE")
 
     texts = {page: client.get(page).text for page in pages}
-    told = client.act("/queues/pause", {"queue": "\u202e"}).json()["message"]
+    message = client.act("/queues/pause", {"queue": "\u202e"}).json()["message"]
 
     shown = {page: re.sub(r"<[^>]*>", "", text) for page, text in texts.items()}
     assert {page: [] for page in pages} == {
         page: [ascii(sign) for sign in TURNS if sign in text] for page, text in shown.items()
     }
     assert "gnp\\u202eexe" in shown[f"/jobs/{job.id}"]
-    assert "\u202e" not in told
+    assert "\u202e" not in message

@@ -19,7 +19,7 @@ from tests.end_to_end.browser.guard import Guard
 from tests.end_to_end.browser.serving import Served
 from tests.end_to_end.browser.storages import STORAGES
 
-PATIENCE = 15_000  # milliseconds after which a condition counts as never met
+TIMEOUT = 15_000  # milliseconds after which a condition counts as never met
 
 
 @pytest.fixture(scope="package")
@@ -29,7 +29,7 @@ def browser():
         if os.environ.get("CI") == "true":
             pytest.fail(MISSING)
         pytest.skip(MISSING)
-    expect.set_options(timeout=PATIENCE)
+    expect.set_options(timeout=TIMEOUT)
     with sync_playwright() as playwright:
         chromium = launch(playwright)
         yield chromium
@@ -130,7 +130,7 @@ def open_context(browser, guard):
                 locale="en-GB", **options,
             )  # fmt: skip
             stack.callback(context.close)
-            context.set_default_timeout(PATIENCE)
+            context.set_default_timeout(TIMEOUT)
             if is_in:
                 context.add_cookies(served.cookies())
             guard.watch(context, served.origin)

@@ -11,10 +11,10 @@ NARROW = {"width": 390, "height": 844}
 _OVERFLOW = """() => {
   const wide = document.documentElement.clientWidth;
   if (document.scrollingElement.scrollWidth <= wide) return [];
-  const told = [...document.querySelectorAll("body *")]
+  const wide_elements = [...document.querySelectorAll("body *")]
     .filter((one) => one.getBoundingClientRect().right > wide + 1 && !one.parentElement.closest(".scroll"))
     .map((one) => `${one.tagName} ${one.className} ${Math.round(one.getBoundingClientRect().right)}`);
-  return [`${document.scrollingElement.scrollWidth} > ${wide}`, ...told.slice(0, 12)];
+  return [`${document.scrollingElement.scrollWidth} > ${wide}`, ...wide_elements.slice(0, 12)];
 }"""
 
 _BRIGHTNESS = """() => {
@@ -37,23 +37,23 @@ def brightness(page):
 
 AXE = Path(__file__).parents[2] / "dashboard" / "node_modules" / "axe-core" / "axe.min.js"
 LANDMARKS = ["landmark-unique", "page-has-heading-one"]  # axe rates these rules as moderate
-_ASK_AXE = """async (rules) => {
+_RUN_AXE = """async (rules) => {
   const options = { resultTypes: ["violations"] };
   if (rules) options.runOnly = { type: "rule", values: rules };
   const found = await axe.run(document, options);
-  const said = (node) => [...node.any, ...node.all, ...node.none].map((check) => check.message);
-  const told = (node) => [node.html.slice(0, 160), ...said(node)].join(" ");
+  const messages = (node) => [...node.any, ...node.all, ...node.none].map((check) => check.message);
+  const described = (node) => [node.html.slice(0, 160), ...messages(node)].join(" ");
   return found.violations
     .filter((one) => rules || ["serious", "critical"].includes(one.impact))
-    .map((one) => [one.id, ...one.nodes.slice(0, 4).map(told)].join(" | "));
+    .map((one) => [one.id, ...one.nodes.slice(0, 4).map(described)].join(" | "));
 }"""
 
 
-def ask_axe(page, rules=None):
+def run_axe(page, rules=None):
     """Return the violations that axe finds with these rules.
 
     Without rules, return the violations of all rules that axe rates as serious or critical.
     """
     if not page.evaluate("() => Boolean(window.axe)"):
         page.add_script_tag(path=AXE)
-    return page.evaluate(_ASK_AXE, rules)
+    return page.evaluate(_RUN_AXE, rules)

@@ -30,7 +30,7 @@ from tests.end_to_end.browser.chromium import launch
 from tests.end_to_end.browser.serving import Served
 
 IMAGES = Path(__file__).parents[3] / "docs" / "images"
-LOOKS = ("light", "dark")
+SCHEMES = ("light", "dark")
 _WINDOW = {"width": 1280, "height": 960}
 _SETTLED = "() => document.fonts.ready.then(() => !document.querySelector('.htmx-request'))"
 _FRAME_MILLISECONDS = 500
@@ -77,10 +77,10 @@ def main():
         for name, make in (("dashboard", seeded), ("first-minute", greeted)):
             with make(Path(folder)) as (served, address):
                 warm_up(browser, served, address)
-                for look in LOOKS:
-                    page = visitor(browser, served, color_scheme=look)
+                for scheme in SCHEMES:
+                    page = visitor(browser, served, color_scheme=scheme)
                     page.goto(address)
-                    keep(f"{name}-{look}.webp", camera.take(page))
+                    keep(f"{name}-{scheme}.webp", camera.take(page))
                     page.context.close()
         with demo(Path(folder)) as served:
             keep("demo.webp", animated(recorded(browser, served, camera)))
@@ -173,9 +173,9 @@ def demo(folder):
             subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder, bufsize=1)
         )
         stack.callback(shop.send_signal, signal.SIGINT)
-        said = next(line for line in shop.stdout if line.startswith("storage"))
+        printed = next(line for line in shop.stdout if line.startswith("storage"))
         next(line for line in shop.stdout if line.startswith("Dashboard at"))
-        fire = stack.enter_context(closing(Firelock(f"sqlite:///{said.split(maxsplit=1)[1].strip()}")))
+        fire = stack.enter_context(closing(Firelock(f"sqlite:///{printed.split(maxsplit=1)[1].strip()}")))
         served, _ = stack.enter_context(shown(fire, "/"))
         yield served
 
@@ -188,7 +188,7 @@ def recorded(browser, served, camera):
     page = visitor(browser, served, color_scheme="light")
     frames = []
 
-    def look_on(seconds):
+    def pause_for_viewers(seconds):
         for _ in range(int(seconds * 1000 / _FRAME_MILLISECONDS)):
             frames.append(camera.take(page, share=_SHRUNK, quality=0.6))
             page.wait_for_timeout(_FRAME_MILLISECONDS)
@@ -200,7 +200,7 @@ def recorded(browser, served, camera):
 
     page.goto("/?span=live")
     page.wait_for_timeout(25_000)  # until the chart has data
-    look_on(5)
+    pause_for_viewers(5)
     page.goto("/failures")
     hold(2.5)
     page.get_by_role("link", name=re.compile("CardDeclined")).first.click()
@@ -211,10 +211,10 @@ def recorded(browser, served, camera):
     hold(1.5)
     page.locator("dialog[open]").get_by_role("button", name=requeue).click()
     page.wait_for_load_state()
-    look_on(1)
+    pause_for_viewers(1)
     hold(2)
     page.goto("/?span=live")
-    look_on(5)
+    pause_for_viewers(5)
     page.context.close()
     return frames
 

@@ -78,7 +78,7 @@ def screens(fire):
         Screen("45-read-only", "/jobs?state=failed", of="read_only"),
         Screen("46-refused", "/", of="refused"),
         Screen("47-storage-down", "/", of="down"),
-        Screen("48-come-in", "/queues", of="stranger"),
+        Screen("48-come-in", "/queues", of="signed-out"),
     ]
 
 

@@ -21,7 +21,7 @@ from tests.end_to_end.browser.pages import NARROW, WIDE
 from tests.end_to_end.browser.screens import screens
 from tests.end_to_end.browser.serving import Served
 
-LOOKS = {
+APPEARANCES = {
     "light": {"viewport": WIDE, "color_scheme": "light"},
     "dark": {"viewport": WIDE, "color_scheme": "dark"},
     "mobile": {"viewport": NARROW, "color_scheme": "light", "has_touch": True},
@@ -47,7 +47,7 @@ def dashboards(folder, jobs):
             "new": Served(new),
             "read_only": Served(shop, read_only=True, environment="production"),
             "refused": Served(shop, auth=lambda request: None),
-            "stranger": Served(shop),
+            "signed-out": Served(shop),
             "down": Served(down),
         }
         for one in served.values():
@@ -56,13 +56,17 @@ def dashboards(folder, jobs):
         yield served
 
 
-def take(browser, served, screen, look, path):
-    """Store a picture of the screen, in this look, at the path."""
+def take(browser, served, screen, appearance, path):
+    """Store a picture of the screen, with this appearance at the path."""
     context = browser.new_context(
-        base_url=served.origin, timezone_id="UTC", locale="en-GB", reduced_motion="reduce", **LOOKS[look]
+        base_url=served.origin,
+        timezone_id="UTC",
+        locale="en-GB",
+        reduced_motion="reduce",
+        **APPEARANCES[appearance],
     )
     try:
-        if screen.of not in {"down", "stranger"}:
+        if screen.of not in {"down", "signed-out"}:
             context.add_cookies(served.cookies())
         page = context.new_page()
         page.goto(screen.address)
@@ -70,7 +74,9 @@ def take(browser, served, screen, look, path):
         screen.prepare(page)
         if screen.is_whole:
             height = page.evaluate("() => document.scrollingElement.scrollHeight")
-            page.set_viewport_size({**LOOKS[look]["viewport"], "height": min(_TALLEST, max(height, 400))})
+            page.set_viewport_size(
+                {**APPEARANCES[appearance]["viewport"], "height": min(_TALLEST, max(height, 400))}
+            )
         page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
         page.screenshot(path=path)
     finally:
@@ -85,18 +91,18 @@ def main():
     parser.add_argument("folder", type=Path, help="where the pictures are put")
     parser.add_argument("--jobs", type=int, default=20_000, help="how many are seeded")
     parser.add_argument("--only", default="", metavar="TEXT", help="screens whose name has this text")
-    parser.add_argument("--looks", nargs="+", choices=LOOKS, default=["light", "dark", "mobile"])
+    parser.add_argument("--appearances", nargs="+", choices=APPEARANCES, default=["light", "dark", "mobile"])
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     with dashboards(options.folder, options.jobs) as served, sync_playwright() as playwright:
         browser = launch(playwright)
         for screen in screens(served["shop"].fire):
-            for look in options.looks if options.only in screen.name else ():
-                path = options.folder / f"{screen.name}-{look}.png"
+            for appearance in options.appearances if options.only in screen.name else ():
+                path = options.folder / f"{screen.name}-{appearance}.png"
                 try:
-                    take(browser, served[screen.of], screen, look, path)
+                    take(browser, served[screen.of], screen, appearance, path)
                 except PlaywrightError as error:
-                    sys.stderr.write(f"{screen.name} {look}: {str(error)[:300]}\n")
+                    sys.stderr.write(f"{screen.name} {appearance}: {str(error)[:300]}\n")
         browser.close()
 
 

@@ -26,7 +26,7 @@ class Served:
     def __init__(self, fire, *, without_stream=False, **options):
         self.fire = fire
         self.dashboard = None
-        self.asked = []  # paths and queries, in order
+        self.requested = []  # paths and queries, in order
         self._without_stream = without_stream
         self._options = options
         self._port = 0
@@ -62,7 +62,7 @@ class Served:
 
     async def _answer(self, scope, receive, send):
         query = scope["query_string"].decode()
-        self.asked.append(f"{scope['path']}?{query}" if query else scope["path"])
+        self.requested.append(f"{scope['path']}?{query}" if query else scope["path"])
         if self._without_stream and scope["path"] == "/live":
             await send({"type": "http.response.start", "status": 204, "headers": []})
             await send({"type": "http.response.body", "body": b""})

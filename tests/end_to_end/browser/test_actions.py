@@ -75,7 +75,7 @@ def test_failed_job_is_requeued(visitor, stocked):
     """The button is on the job's own page."""
     job = one_in(stocked, State.FAILED)
 
-    visitor.go(f"/jobs/{job.id}").press("Requeue").is_told("1 job requeued")
+    visitor.go(f"/jobs/{job.id}").press("Requeue").shows_result("1 job requeued")
 
     assert State.ENQUEUED == job.refresh().state
     assert ("jobs.requeue", "local") == last_act(stocked)
@@ -87,7 +87,9 @@ def test_job_is_deleted_after_a_confirmation(visitor, stocked):
     """The job's own page requires confirmation."""
     job = one_in(stocked, State.SUCCEEDED)
 
-    visitor.go(f"/jobs/{job.id}").press("Delete").is_sure("Delete this job?", None).is_told("1 job deleted")
+    visitor.go(f"/jobs/{job.id}").press("Delete").is_sure("Delete this job?", None).shows_result(
+        "1 job deleted"
+    )
 
     assert State.DELETED == job.refresh().state
 
@@ -99,10 +101,10 @@ def test_delete_can_be_undone(visitor, stocked):
     place = visitor.page.locator(".toast" if visitor.has_script else "main > .banner")
 
     visitor.go(f"/jobs/{job.id}").press("Delete").is_sure("You can restore it afterwards.", None)
-    visitor.press("Undo", within=place).is_told("1 job restored")
+    visitor.press("Undo", within=place).shows_result("1 job restored")
     assert State.FAILED == job.refresh().state
     job.delete()
-    visitor.go(f"/jobs/{job.id}").press("Restore").is_told("1 job restored")
+    visitor.go(f"/jobs/{job.id}").press("Restore").shows_result("1 job restored")
 
     assert State.FAILED == job.refresh().state
     assert ("jobs.restore", "local") == last_act(stocked)
@@ -117,7 +119,7 @@ def test_running_job_is_kept_or_stopped(visitor, stocked):
 
     visitor.go(f"/jobs/{job.id}").press("Stop").press("Keep running", within=dialog)
     kept = job.refresh().state
-    visitor.press("Stop").press("Stop and delete", within=dialog).is_told("1 job deleted")
+    visitor.press("Stop").press("Stop and delete", within=dialog).shows_result("1 job deleted")
 
     assert (State.PROCESSING, State.DELETED) == (kept, job.refresh().state)
 
@@ -127,7 +129,7 @@ def test_job_is_copied(visitor, stocked):
     """The copy is a new job, and the message links to it."""
     job = one_in(stocked, State.FAILED)
 
-    visitor.go(f"/jobs/{job.id}").press("Duplicate").is_told("1 copy enqueued")
+    visitor.go(f"/jobs/{job.id}").press("Duplicate").shows_result("1 copy enqueued")
 
     visitor.page.get_by_role("link", name="Show", exact=True).first.click()
     expect(visitor.page.locator("#region-head .badge")).to_have_text("Enqueued")
@@ -144,7 +146,7 @@ def test_scheduled_job_is_rescheduled(visitor, stocked):
     page.get_by_role("link", name="Reschedule…").click()
     form = page.locator("form:has([name=when]):visible")
     form.get_by_label("Run in, or at").fill("3d")
-    visitor.press("Reschedule", form).is_told("1 job rescheduled")
+    visitor.press("Reschedule", form).shows_result("1 job rescheduled")
 
     assert (job.refresh().next_due_at - due_at).days in {2, 3}
 
@@ -158,7 +160,7 @@ def test_waiting_job_is_moved(visitor, stocked):
     page.get_by_role("link", name="Move…").click()
     form = page.locator("form:has([name=to_queue]):visible")
     form.get_by_label("Queue").fill("elsewhere")
-    visitor.press("Move", form).is_told("1 job moved")
+    visitor.press("Move", form).shows_result("1 job moved")
 
     assert "elsewhere" == job.refresh().queue
 
@@ -170,7 +172,7 @@ def test_menu_of_a_row_contains_actions(visitor, stocked):
 
     visitor.go("/jobs?state=failed")
     menu = visitor.open_menu(row_of(visitor.page, job))
-    visitor.press("Requeue", menu).is_told("1 job requeued")
+    visitor.press("Requeue", menu).shows_result("1 job requeued")
 
     assert State.ENQUEUED == job.refresh().state
 
@@ -219,7 +221,7 @@ def test_selected_jobs_are_requeued(visitor, stocked):
     if visitor.has_script:
         expect(bar).to_contain_text("2 selected on this page")
     visitor.press("Requeue" if visitor.has_script else "Requeue selected jobs", bar)
-    visitor.is_told("2 jobs requeued")
+    visitor.shows_result("2 jobs requeued")
 
     ids = [job.id for job in jobs]
     assert [State.ENQUEUED, State.ENQUEUED, State.FAILED] == states(stocked, *ids)
@@ -287,7 +289,7 @@ def test_operation_is_cancelled(visitor, stocked):
     operation = stocked.operations.start("requeue", where, by="ada")
 
     with stocked.lock(f"operation:{operation.id}"):
-        visitor.go("/activity").press("Cancel").is_told(
+        visitor.go("/activity").press("Cancel").shows_result(
             "Operation cancelled. Jobs that it had not reached stay as they are."
         )
 
@@ -300,7 +302,7 @@ def test_jobs_of_a_failure_cause_are_requeued(visitor, stocked):
     """All jobs with this cause are requeued after a confirmation."""
     visitor.go("/failures").press("Requeue")
     visitor.is_sure("Requeue the 3 jobs that failed with ValueError?", "Requeue")
-    visitor.is_told("Requeuing 3 jobs")
+    visitor.shows_result("Requeuing 3 jobs")
 
     eventually(lambda: stocked.jobs.counts().by_state.get(State.FAILED, 0) == 0)
 
@@ -311,7 +313,7 @@ def test_jobs_of_a_failure_cause_are_deleted(visitor, stocked):
     page = visitor.go("/failures").page
     page.locator("td.cause a").click()
     visitor.press("Delete these 3 jobs").is_sure("Delete the 3 jobs that failed with ValueError?", "Delete")
-    visitor.is_told("Deleting 3 jobs")
+    visitor.shows_result("Deleting 3 jobs")
 
     eventually(lambda: {State.DELETED: 4}.items() <= stocked.jobs.counts().by_state.items())
 
@@ -324,7 +326,7 @@ def test_failure_cause_is_muted_and_unmuted(visitor, stocked):
     visitor.page.get_by_text("ValueError muted.").wait_for()
     assert ("cause.mute", "local") == last_act(stocked)
 
-    visitor.go("/failures").press("Unmute").is_told("Cause unmuted.")
+    visitor.go("/failures").press("Unmute").shows_result("Cause unmuted.")
     assert ("cause.unmute", "local") == last_act(stocked)
 
 
@@ -343,13 +345,13 @@ def test_queue_is_paused_with_a_note_and_resumed(visitor, stocked):
     page.locator("tr#queue-mail").get_by_text("Pause").first.click()
     page.get_by_label("Note").locator("visible=true").fill("the provider is down")
     visitor.press("Pause", page.locator("dialog[open]") if visitor.has_script else page.locator("main"))
-    visitor.is_told("Queue mail paused")
+    visitor.shows_result("Queue mail paused")
 
     assert (True, "the provider is down") == (queue(stocked, "mail").is_paused, queue(stocked, "mail").note)
     visitor.go("/queues")
     expect(page.locator("tr#queue-mail")).to_contain_text("the provider is down")
 
-    visitor.press("Resume", page.locator("tr#queue-mail")).is_told("Queue mail resumed")
+    visitor.press("Resume", page.locator("tr#queue-mail")).shows_result("Queue mail resumed")
     assert not queue(stocked, "mail").is_paused
 
 
@@ -359,10 +361,10 @@ def test_settings_of_a_limit_are_changed_and_reset(visitor, stocked):
     page = visitor.go("/limits/key?key=tenant").page
 
     page.get_by_label("Concurrent jobs", exact=True).fill("3")
-    visitor.press("Save").is_told("Limit tenant changed to 3 at once.")
+    visitor.press("Save").shows_result("Limit tenant changed to 3 at once.")
     assert 3 == stocked.limits.get("tenant").concurrent
 
-    visitor.go("/limits/key?key=tenant").press("Reset to the code's settings").is_told(
+    visitor.go("/limits/key?key=tenant").press("Reset to the code's settings").shows_result(
         "Limit tenant reset to the code's settings"
     )
     assert stocked.limits.get("tenant").concurrent is None
@@ -378,7 +380,7 @@ def test_limit_is_changed_in_its_row_with_enter(visitor, stocked):
     page.get_by_label("tenant: concurrent jobs", exact=True).fill("6")
     page.keyboard.press("Enter")
 
-    visitor.is_told("Limit tenant changed to 6 at once.")
+    visitor.shows_result("Limit tenant changed to 6 at once.")
     assert 6 == stocked.limits.get("tenant").concurrent
 
 
@@ -389,7 +391,7 @@ def test_limit_is_paused_with_a_note_and_resumed(visitor, stocked):
 
     page.get_by_text("Pause tenant:7").click()
     page.get_by_label("Note").fill("their mailbox is full")
-    visitor.press("Pause").is_told("Limit tenant:7 paused")
+    visitor.press("Pause").shows_result("Limit tenant:7 paused")
 
     assert (True, "their mailbox is full") == (
         stocked.limits.get("tenant:7").is_paused,
@@ -399,7 +401,7 @@ def test_limit_is_paused_with_a_note_and_resumed(visitor, stocked):
     row = page.get_by_role("row").filter(has_text="tenant:7")
     expect(row).to_contain_text("their mailbox is full")
 
-    visitor.press("Resume", row).is_told("Limit tenant:7 resumed")
+    visitor.press("Resume", row).shows_result("Limit tenant:7 resumed")
     assert not stocked.limits.get("tenant:7").is_paused
 
 
@@ -409,7 +411,7 @@ def test_queue_is_emptied_after_its_name_was_typed(visitor, stocked):
     page = visitor.go("/queues/mail").page
 
     page.get_by_label("Type the queue's name").fill("mail")
-    visitor.press("Delete waiting jobs").is_told("Deleting 5 waiting jobs in mail.")
+    visitor.press("Delete waiting jobs").shows_result("Deleting 5 waiting jobs in mail.")
 
     eventually(lambda: queue(stocked, "mail").enqueued == 0)
 
@@ -420,7 +422,7 @@ def test_queue_is_emptied_after_its_name_was_typed(visitor, stocked):
 @acts("/recurring/trigger")
 def test_recurring_job_is_run_now(visitor, stocked):
     """The action enqueues a job of the definition, and the message links to it."""
-    visitor.go("/recurring/view?id=nightly").press("Run now").is_told("Run of nightly enqueued.")
+    visitor.go("/recurring/view?id=nightly").press("Run now").shows_result("Run of nightly enqueued.")
 
     assert 1 == len(stocked.recurring.runs("nightly"))
 
@@ -430,10 +432,10 @@ def test_recurring_job_is_paused_and_resumed(visitor, stocked):
     """The actions are in the list."""
     row = visitor.go("/recurring").page.locator("tr", has_text="hand-made")
 
-    visitor.press("Pause", visitor.open_menu(row)).is_told("hand-made paused")
+    visitor.press("Pause", visitor.open_menu(row)).shows_result("hand-made paused")
     assert stocked.recurring.get("hand-made").is_paused
     visitor.go("/recurring")
-    visitor.press("Resume", visitor.open_menu(row)).is_told("hand-made resumed")
+    visitor.press("Resume", visitor.open_menu(row)).shows_result("hand-made resumed")
     assert not stocked.recurring.get("hand-made").is_paused
 
 
@@ -452,7 +454,7 @@ def test_recurring_job_is_edited_and_reset(visitor, stocked):
 
     page.locator("main details.menu > summary").click()
     visitor.press("Reset to code").is_sure("Discard the edit of nightly", None)
-    visitor.is_told("nightly reset to its definition in code.")
+    visitor.shows_result("nightly reset to its definition in code.")
     assert "0 2 * * *" == stocked.recurring.get("nightly").schedule.expression
 
 
@@ -514,12 +516,12 @@ def test_server_is_made_quiet_and_resumed(visitor, stocked):
     """The server gets the order, and claims no jobs until it is resumed."""
     with stocked.server(name="web-9", workers=1):
         card = visitor.go("/servers").page.locator("section.server", has_text="web-9")
-        visitor.press("Make quiet", card).is_sure("Make web-9, the only server, quiet?", None).is_told(
+        visitor.press("Make quiet", card).is_sure("Make web-9, the only server, quiet?", None).shows_result(
             "web-9 stops claiming jobs at its next heartbeat"
         )
         eventually(lambda: server_states(stocked, "web-9") == {"quiet"})
 
-        visitor.go("/servers").press("Resume", card).is_told("web-9 claims jobs again")
+        visitor.go("/servers").press("Resume", card).shows_result("web-9 claims jobs again")
         eventually(lambda: server_states(stocked, "web-9") == {"running"})
 
 
@@ -529,7 +531,7 @@ def test_server_is_stopped(visitor, stocked):
     with stocked.server(name="web-9", workers=1) as server:
         card = visitor.go("/servers").page.locator("section.server", has_text="web-9")
         visitor.press("Stop", card).is_sure("Stop web-9, the only server? No jobs run", "Stop")
-        visitor.is_told("web-9 stops at its next heartbeat")
+        visitor.shows_result("web-9 stops at its next heartbeat")
 
         eventually(lambda: not server.is_running)
 
@@ -546,7 +548,7 @@ def test_worker_process_of_a_job_that_does_not_stop_is_ended(visitor, stocked):
         "End process",
     )
 
-    visitor.is_told("at its next heartbeat")
+    visitor.shows_result("at its next heartbeat")
     session = job.record().session
     (record,) = stocked.storage.list_records("server_order", limit=10)
     assert f'"end {session}"' == record.value
@@ -578,7 +580,9 @@ def test_failed_members_of_a_batch_are_requeued(visitor, stocked):
     (job,) = flows.claim(stocked, queues=["flows"])
     flows.end(stocked, job, State.FAILED)
 
-    visitor.go(f"/batches/{batch}").press("Requeue failed members").is_told("Requeuing the failed members")
+    visitor.go(f"/batches/{batch}").press("Requeue failed members").shows_result(
+        "Requeuing the failed members"
+    )
 
     eventually(lambda: stocked.jobs.get(job.id).state is State.ENQUEUED)
 
@@ -608,7 +612,7 @@ def test_job_runs_again_from_a_step(visitor, stocked):
     )
 
     visitor.go(f"/jobs/{job.id}").press("Run again from here", within=row)
-    visitor.is_sure("Run the job again from the step", "Run again from here").is_told(
+    visitor.is_sure("Run the job again from the step", "Run again from here").shows_result(
         "runs again from the step"
     )
 

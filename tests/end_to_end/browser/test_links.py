@@ -13,71 +13,71 @@ from tests.dashboard import flows
 
 
 @pytest.fixture
-def stranger(served, open_context):
+def newcomer(served, open_context):
     """A page of a visitor without a session."""
     context = open_context(served, is_in=False)
     return context.new_page()
 
 
-def test_link_admits_the_visitor_after_a_button_press(served, stranger, guard):
+def test_link_admits_the_visitor_after_a_button_press(served, newcomer, guard):
     """Pressing the button admits the visitor; the address bar and the earlier requests contain no token."""
     guard.allow("401")
     link = served.dashboard.link(served.origin)
     token = link.rpartition("#")[2]
 
-    stranger.goto(link)
-    expect(stranger.get_by_role("button", name="Sign in")).to_be_focused()
-    assert stranger.url == f"{served.origin}/enter"
-    assert not [address for address in served.asked if token in address]
+    newcomer.goto(link)
+    expect(newcomer.get_by_role("button", name="Sign in")).to_be_focused()
+    assert newcomer.url == f"{served.origin}/enter"
+    assert not [address for address in served.requested if token in address]
 
-    stranger.keyboard.press("Enter")
-    expect(stranger.locator("main h1").first).to_be_visible()
-    expect(stranger.locator(".rail .brand")).to_be_visible()
-    assert stranger.evaluate("document.cookie") == ""
+    newcomer.keyboard.press("Enter")
+    expect(newcomer.locator("main h1").first).to_be_visible()
+    expect(newcomer.locator(".rail .brand")).to_be_visible()
+    assert newcomer.evaluate("document.cookie") == ""
 
 
-def test_link_opened_by_the_command_admits_without_a_click(served, stranger, guard):
+def test_link_opened_by_the_command_admits_without_a_click(served, newcomer, guard):
     """The link of `firelock dashboard --open` needs no click, because only that browser receives it."""
     guard.allow("401")
 
-    stranger.goto(served.dashboard.links.make(served.origin, opens=True))
+    newcomer.goto(served.dashboard.links.make(served.origin, opens=True))
 
-    expect(stranger.locator(".rail .brand")).to_be_visible()
-    expect(stranger).to_have_url(re.compile(r"/$"))
+    expect(newcomer.locator(".rail .brand")).to_be_visible()
+    expect(newcomer).to_have_url(re.compile(r"/$"))
 
 
-def test_visitor_reaches_the_requested_page_after_the_link(served, stranger, guard):
+def test_visitor_reaches_the_requested_page_after_the_link(served, newcomer, guard):
     """The visitor pastes the link into the page that replaced the requested one."""
     guard.allow("401")
 
-    stranger.goto("/queues")
-    stranger.get_by_role("textbox").fill(served.dashboard.link(served.origin))
-    stranger.get_by_role("button", name="Sign in").click()
+    newcomer.goto("/queues")
+    newcomer.get_by_role("textbox").fill(served.dashboard.link(served.origin))
+    newcomer.get_by_role("button", name="Sign in").click()
 
-    expect(stranger).to_have_url(f"{served.origin}/queues")
-    expect(stranger.locator(".rail .brand")).to_be_visible()
+    expect(newcomer).to_have_url(f"{served.origin}/queues")
+    expect(newcomer.locator(".rail .brand")).to_be_visible()
 
 
 @pytest.mark.parametrize("width", [1_280, 390])
-def test_button_does_not_overlap_the_field(stranger, guard, width):
+def test_button_does_not_overlap_the_field(newcomer, guard, width):
     """The field is next to the button or above it."""
     guard.allow("401")
-    stranger.set_viewport_size({"width": width, "height": 800})
+    newcomer.set_viewport_size({"width": width, "height": 800})
 
-    stranger.goto("/enter")
-    field = stranger.get_by_role("textbox").bounding_box()
-    button = stranger.get_by_role("button", name="Sign in").bounding_box()
+    newcomer.goto("/enter")
+    field = newcomer.get_by_role("textbox").bounding_box()
+    button = newcomer.get_by_role("button", name="Sign in").bounding_box()
 
-    beside = button["x"] - (field["x"] + field["width"])
+    right = button["x"] - (field["x"] + field["width"])
     below = button["y"] - (field["y"] + field["height"])
-    assert max(beside, below) >= 8
+    assert max(right, below) >= 8
 
 
 # ---- approval links --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def asking(stocked, tasks):
+def awaiting(stocked, tasks):
     """A job that waits for the signal `ship`, and the signal."""
     flows.add(stocked, flows.new_batch(stocked), queue="flows")
     (job,) = flows.claim(stocked, queues=["flows"])
@@ -86,9 +86,9 @@ def asking(stocked, tasks):
 
 
 @pytest.fixture
-def link(served, asking):
+def link(served, awaiting):
     """An approval link to the dashboard."""
-    job, ship = asking
+    job, ship = awaiting
     choices = {"Approve": True, "Refuse": False}
     return ship.link(job.id, choices, expires=timedelta(days=7), at=served.origin, question="Ship order 8?")
 
@@ -97,21 +97,21 @@ def token_of(link):
     return link.rpartition("#")[2]
 
 
-def test_token_of_an_approval_link_is_only_in_the_form(served, stranger, link, asking):
+def test_token_of_an_approval_link_is_only_in_the_form(served, newcomer, link, awaiting):
     """Neither URLs, nor Referer headers, nor the browser's history contain the token, only the form."""
     requested = []
-    stranger.on("request", lambda request: requested.append((request.url, request.headers.get("referer"))))
+    newcomer.on("request", lambda request: requested.append((request.url, request.headers.get("referer"))))
 
-    stranger.goto(link)
-    expect(stranger.get_by_role("heading", name="Ship order 8?")).to_be_visible()
-    stranger.get_by_role("button", name="Refuse").click()
-    expect(stranger.get_by_text("Answered: Refuse")).to_be_visible()
+    newcomer.goto(link)
+    expect(newcomer.get_by_role("heading", name="Ship order 8?")).to_be_visible()
+    newcomer.get_by_role("button", name="Refuse").click()
+    expect(newcomer.get_by_text("Answered: Refuse")).to_be_visible()
 
-    assert stranger.url == f"{served.origin}/approval"
-    assert token_of(link) not in repr(served.asked)
+    assert newcomer.url == f"{served.origin}/approval"
+    assert token_of(link) not in repr(served.requested)
     assert [] == [referer for _, referer in requested if referer and token_of(link) in referer]
     assert [] == [url for url, _ in requested if token_of(link) in url.partition("#")[0]]
-    assert served.fire.jobs.get(asking[0].id).state is State.ENQUEUED
+    assert served.fire.jobs.get(awaiting[0].id).state is State.ENQUEUED
 
 
 def test_approval_link_can_be_pasted_without_javascript(served, open_context, link):
@@ -127,26 +127,26 @@ def test_approval_link_can_be_pasted_without_javascript(served, open_context, li
     expect(page.get_by_text("Answered: Approve")).to_be_visible()
 
 
-def test_earlier_link_is_not_in_a_referer(served, stranger, link):
+def test_earlier_link_is_not_in_a_referer(served, newcomer, link):
     """The URL contains the token, but the requests of its page and form do not."""
     referers = []
-    stranger.on("request", lambda request: referers.append(request.headers.get("referer")))
+    newcomer.on("request", lambda request: referers.append(request.headers.get("referer")))
 
-    stranger.goto(link.replace("#", "/"))
-    stranger.get_by_role("button", name="Approve").click()
-    expect(stranger.get_by_text("Answered: Approve")).to_be_visible()
+    newcomer.goto(link.replace("#", "/"))
+    newcomer.get_by_role("button", name="Approve").click()
+    expect(newcomer.get_by_text("Answered: Approve")).to_be_visible()
 
-    assert stranger.url == f"{served.origin}/approval"
+    assert newcomer.url == f"{served.origin}/approval"
     assert any(referers)
     assert token_of(link) not in repr(referers)
 
 
 @pytest.mark.parametrize("address", ["/approval", "/approval#too-short"])
-def test_incomplete_approval_link_requests_the_whole_link(stranger, address):
-    stranger.goto(address)
+def test_incomplete_approval_link_requests_the_whole_link(newcomer, address):
+    newcomer.goto(address)
 
-    expect(stranger.get_by_role("button", name="Show question")).to_be_visible()
-    assert stranger.get_by_label("Approval link").input_value() == ""
+    expect(newcomer.get_by_role("button", name="Show question")).to_be_visible()
+    assert newcomer.get_by_label("Approval link").input_value() == ""
 
 
 def test_visitor_signs_out(served, open_page, guard):

@@ -41,7 +41,7 @@ def mark(page):
     page.evaluate("() => { window.isSamePage = true; }")
 
 
-def await_looks(page, seconds=3):
+def await_refreshes(page, seconds=3):
     """Wait until the page has had time for several requests, so that it would have made any change."""
     began = page.evaluate("() => performance.now()")
     page.wait_for_function(
@@ -175,7 +175,7 @@ def test_open_dialog_stays_open(page, mail):
     note.fill("half a")
 
     mail()
-    await_looks(page)
+    await_refreshes(page)
     note.press_sequentially(" sentence")
 
     expect(note).to_have_value("half a sentence")
@@ -238,13 +238,13 @@ class HeldClaim:
         # a lambda, because Playwright sets an attribute on the handler
         page.route("**/jobs/*?part=menu", lambda route: self._routes.append(route))  # noqa: PLW0108
 
-    def await_asked(self, times=1):
+    def await_requests(self, times=1):
         """Wait until this number of menus has been requested."""
         for _ in range(10_000):
             if len(self._routes) >= times:
                 return
             self._page.evaluate("() => 0")  # routes are handled meanwhile
-        raise AssertionError(f"{len(self._routes)} menus were asked for, not {times}")
+        raise AssertionError(f"{len(self._routes)} menus were requested instead of {times}")
 
     def let_go(self, number=0, **answer):
         """Let the dashboard respond to one request, or respond as given; the page gets the response."""
@@ -267,7 +267,7 @@ def test_menu_stays_open_while_its_row_moves(stocked, served, open_page):
     expect(menu).to_be_visible()
 
     job.requeue()
-    await_looks(page)
+    await_refreshes(page)
     expect(menu).to_be_visible()
     menu.get_by_role("button", name="Delete").click()
     page.locator("dialog[open] button.primary").click()
@@ -284,7 +284,7 @@ def test_closed_menu_stays_closed_after_a_late_response(served, open_page, guard
     held, opener = HeldClaim(page), page.locator("tbody a[data-menu]").first
 
     opener.click()
-    held.await_asked()
+    held.await_requests()
     page.keyboard.press("Escape")
     held.let_go(**answer)
 
@@ -299,7 +299,7 @@ def test_only_the_last_opened_menu_is_open(served, open_page):
 
     openers.nth(0).click()
     openers.nth(1).click()
-    held.await_asked(2)
+    held.await_requests(2)
     held.let_go(1)
     held.let_go(0)
 
@@ -390,7 +390,7 @@ def test_chip_pauses_and_resumes_updates(page, mail):
     expect(chip).to_have_text("Paused")
 
     mail()
-    await_looks(page)
+    await_refreshes(page)
     expect_waiting(page, 5)
 
     chip.click()
@@ -514,7 +514,7 @@ def test_storage_time_in_the_footer_is_updated(page):
 def test_tab_sends_at_most_two_requests_per_second(stocked, tasks, served, open_page):
     """Every page keeps this limit while everything changes; a stream counts as one request."""
     job = tasks.work.using(queue="now").enqueue(4)
-    asked, pages = {}, {}
+    requests, pages = {}, {}
     with stocked.server(queues=["now", "mail"], workers=2):
         for address in (
             "/",
@@ -527,14 +527,14 @@ def test_tab_sends_at_most_two_requests_per_second(stocked, tasks, served, open_
         ):
             page = open_page(served, address)
             page.wait_for_function("() => firelock.isStreaming()")
-            page.on("request", lambda one, address=address: asked.setdefault(address, []).append(one.url))
+            page.on("request", lambda one, address=address: requests.setdefault(address, []).append(one.url))
             pages[address] = page, seconds_of(page)
         for number in range(8):
             tasks.send.enqueue(f"{number}@example.com")
-            await_looks(page, 1)
+            await_refreshes(page, 1)
 
     for address, (page, began) in pages.items():
-        assert len(asked[address]) <= 2 * (seconds_of(page) - began), (address, asked[address])
+        assert len(requests[address]) <= 2 * (seconds_of(page) - began), (address, requests[address])
 
 
 def test_hidden_tab_sends_no_requests(page, mail, served):
@@ -548,7 +548,7 @@ def test_hidden_tab_sends_no_requests(page, mail, served):
     page.on("request", lambda request: requests.append(request.url))
 
     mail()
-    await_looks(page, 5)
+    await_refreshes(page, 5)
     assert requests == []
 
     page.evaluate(hide, False)
@@ -564,17 +564,17 @@ def test_windows_of_a_browser_share_one_stream(served, stocked, open_context):
         expect(page.locator("[data-live-chip]")).to_have_text("Live")
         page.wait_for_function("() => firelock.isStreaming()")
 
-    assert ["/live"] == [path for path in served.asked if path == "/live"]
-    stocked.queues.pause("mail", note="told to all of them")
+    assert ["/live"] == [path for path in served.requested if path == "/live"]
+    stocked.queues.pause("mail", note="sent to every tab")
     for page in (first, second, third):
-        expect(page.locator("main")).to_contain_text("told to all of them")
+        expect(page.locator("main")).to_contain_text("sent to every tab")
 
     first.close()
     second.wait_for_function("() => firelock.isStreaming()")
-    stocked.queues.pause("mail", note="told by another")
+    stocked.queues.pause("mail", note="changed by another")
     for page in (second, third):
-        expect(page.locator("main")).to_contain_text("told by another")
-    assert 2 == len([path for path in served.asked if path == "/live"])
+        expect(page.locator("main")).to_contain_text("changed by another")
+    assert 2 == len([path for path in served.requested if path == "/live"])
 
 
 def test_each_window_listens_if_locks_are_not_available(served, open_context):
@@ -586,7 +586,7 @@ def test_each_window_listens_if_locks_are_not_available(served, open_context):
         page.goto("/queues")
         page.wait_for_function("() => firelock.isStreaming()")
 
-    assert 2 == len([path for path in served.asked if path == "/live"])
+    assert 2 == len([path for path in served.requested if path == "/live"])
 
 
 def test_output_of_a_stream_is_appended(stocked, served, open_page):

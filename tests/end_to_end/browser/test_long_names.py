@@ -24,26 +24,27 @@ _SIDEWAYS = """() => [...document.querySelectorAll("main .scroll")]
 _CUT = """() => [...document.querySelectorAll("main *, nav *")]
   .filter((one) => one.checkVisibility() && one.childElementCount === 0 && one.textContent.trim())
   .flatMap((one) => {
-    const told = (why) => [`${one.tagName}.${one.className}: ${one.textContent.trim().slice(0, 60)}: ${why}`];
+    const problem = (why) => [
+      `${one.tagName}.${one.className}: ${one.textContent.trim().slice(0, 60)}: ${why}`];
     const style = getComputedStyle(one);
     const unseen = "svg, .stacked > thead, .visually-hidden, .visually-hidden *, dialog:not([open]), .toasts";
     if (one.closest(unseen)) return [];
-    const cuts = (look) => ["hidden", "clip"].includes(look.overflowX);
+    const cuts = (style) => ["hidden", "clip"].includes(style.overflowX);
     for (let place = one; place && place.id !== "main"; place = place.parentElement) {
-      const look = getComputedStyle(place);
-      if (["auto", "scroll"].includes(look.overflowX)) return [];
-      if (!cuts(look)) continue;
-      if (look.textOverflow === "ellipsis" || look.webkitLineClamp !== "none") return [];
+      const outer = getComputedStyle(place);
+      if (["auto", "scroll"].includes(outer.overflowX)) return [];
+      if (!cuts(outer)) continue;
+      if (outer.textOverflow === "ellipsis" || outer.webkitLineClamp !== "none") return [];
       const range = document.createRange();
       range.selectNodeContents(one);
       const text = range.getBoundingClientRect(), box = place.getBoundingClientRect();
-      if (text.right > box.right + 1 || text.left < box.left - 1) return told("is cut off");
+      if (text.right > box.right + 1 || text.left < box.left - 1) return problem("is cut off");
     }
     return [];
   })"""
 
 # Returns texts that end in an ellipsis and do not show the rest on hover.
-_UNTOLD = """() => [...document.querySelectorAll("main *")]
+_HIDDEN_TEXT = """() => [...document.querySelectorAll("main *")]
   .filter((one) => one.checkVisibility() && getComputedStyle(one).textOverflow === "ellipsis")
   .filter((one) => one.scrollWidth > one.clientWidth + 1 && one.textContent.trim())
   .filter((one) => {
@@ -141,7 +142,7 @@ def test_long_names_fit(long_names, open_context, width):
 
     for address in pages_of(long_names.fire):
         page.goto(address)
-        for question in (_SIDEWAYS, _CUT, _UNTOLD):
+        for question in (_SIDEWAYS, _CUT, _HIDDEN_TEXT):
             found += [f"{address}: {one}" for one in page.evaluate(question)]
         found += [f"{address}: {one}" for one in overflow(page)]
 

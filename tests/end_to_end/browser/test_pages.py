@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 from firelock_dashboard.app import TABLE
 from tests.end_to_end.browser.addresses import addresses, page_routes
-from tests.end_to_end.browser.pages import LANDMARKS, NARROW, WIDE, ask_axe, brightness, overflow
+from tests.end_to_end.browser.pages import LANDMARKS, NARROW, WIDE, brightness, overflow, run_axe
 
 PAGES = [*page_routes(TABLE), "/x/{name}"]  # pages of plugins have their own route
 
@@ -93,12 +93,12 @@ def test_axe_finds_no_serious_violations(shop, places, open_context, route):
         page.set_viewport_size(WIDE)
         page.emulate_media(color_scheme="light")
         page.goto(address)
-        found += [f"{address} light {one}" for one in ask_axe(page)]
-        found += [f"{address} {one}" for one in ask_axe(page, LANDMARKS)]
+        found += [f"{address} light {one}" for one in run_axe(page)]
+        found += [f"{address} {one}" for one in run_axe(page, LANDMARKS)]
         page.emulate_media(color_scheme="dark")
-        found += [f"{address} dark {one}" for one in ask_axe(page, ["color-contrast"])]
+        found += [f"{address} dark {one}" for one in run_axe(page, ["color-contrast"])]
     page.set_viewport_size(NARROW)
-    found += [f"{address} narrow {one}" for one in ask_axe(page)]
+    found += [f"{address} narrow {one}" for one in run_axe(page)]
 
     assert found == []
 
@@ -111,9 +111,9 @@ def test_axe_finds_no_violations_in_an_open_menu(shop, open_context, address):
 
     page.locator("tbody a[data-menu]").first.click()
     expect(page.locator("tbody .menu > .list")).to_be_visible()
-    found = ask_axe(page)
+    found = run_axe(page)
     page.set_viewport_size(NARROW)
-    found += ask_axe(page)
+    found += run_axe(page)
 
     assert found == []
     assert overflow(page) == []
@@ -242,19 +242,21 @@ _FOCUS = """() => {
     if (document.activeElement !== one) continue;
     const outlines = around(one).filter(outlined).length;
     const changed = around(one).filter((each, place) => seen(each) !== before[place]).length;
-    const told = `${one.outerHTML.slice(0, 90)}: ${outlines} outlines, ${changed} other`;
-    if (outlines !== 1 || changed) wrong.push(told);
+    const message = `${one.outerHTML.slice(0, 90)}: ${outlines} outlines, ${changed} other`;
+    if (outlines !== 1 || changed) wrong.push(message);
   }
   return [...new Set(wrong)].slice(0, 12);
 }"""
 
 
-@pytest.mark.parametrize("look", ["light", "dark", "forced"])
+@pytest.mark.parametrize("scheme", ["light", "dark", "forced"])
 @pytest.mark.parametrize("route", PAGES)
-def test_focus_is_shown_by_one_outline(shop, places, open_context, route, look):
+def test_focus_is_shown_by_one_outline(shop, places, open_context, route, scheme):
     """A focused element has exactly one outline, and nothing else changes."""
     options = (
-        {"color_scheme": "dark", "forced_colors": "active"} if look == "forced" else {"color_scheme": look}
+        {"color_scheme": "dark", "forced_colors": "active"}
+        if scheme == "forced"
+        else {"color_scheme": scheme}
     )
     page = open_context(shop, reduced_motion="reduce", **options).new_page()
 

@@ -63,9 +63,9 @@ def test_rows_show_complete_arguments_and_errors(billing, open_context, width, a
 
     page.goto(address)
 
-    told = page.locator(".jobs .two-lines").all_inner_texts()
+    cells = page.locator(".jobs .two-lines").all_inner_texts()
     expected = "PaymentProviderDown: POST https://pay.example/charges: 503 for order {}"
-    assert sorted(told) == [expected.format(4_747 + place) for place in range(3)]
+    assert sorted(cells) == [expected.format(4_747 + place) for place in range(3)]
     assert page.evaluate(_CUT) == []
 
 
@@ -267,8 +267,8 @@ def test_scrollable_tabs_have_shadows_at_hidden_ends(billing, open_context):
 
     page.goto("/jobs")
 
-    look = page.locator(".tabs").evaluate("(one) => getComputedStyle(one).backgroundAttachment")
-    assert look == "local, local, scroll, scroll"
+    attachment = page.locator(".tabs").evaluate("(one) => getComputedStyle(one).backgroundAttachment")
+    assert attachment == "local, local, scroll, scroll"
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.end_to_end.browser.pages import NARROW, ask_axe, overflow
+from tests.end_to_end.browser.pages import NARROW, overflow, run_axe
 
 _MANY = 12_000  # more jobs than one part of a search examines
 _WHOLE = 120_000  # ms; a search examines all jobs within it, even on a busy machine
@@ -30,7 +30,7 @@ def many(stocked, tasks):
 # ---- the palette -----------------------------------------------------------------------------------------
 
 
-def look_for(page, text):
+def search_for(page, text):
     page.keyboard.press("Control+k")
     page.keyboard.insert_text(text)
     return page.locator("#palette-found")
@@ -47,7 +47,7 @@ def look_for(page, text):
 )
 def test_palette_groups_results_by_kind(page, text, kind, address):
     """Tasks, queues, recurring jobs and arguments are grouped; an arrow selects one, and Enter opens it."""
-    found = look_for(page, text)
+    found = search_for(page, text)
     group = found.get_by_role("group", name=kind)
     expect(group.get_by_role("option").first).to_be_visible()
     wanted = group.get_by_role("option").first.get_attribute("id")
@@ -63,7 +63,7 @@ def test_palette_groups_results_by_kind(page, text, kind, address):
 
 def test_enter_waits_for_an_exact_name_match(page):
     """If the name is typed and sent immediately, the queue with this name opens instead of a search."""
-    look_for(page, "billing")
+    search_for(page, "billing")
     page.keyboard.press("Enter")
 
     page.wait_for_url("**/queues/billing")
@@ -72,7 +72,7 @@ def test_enter_waits_for_an_exact_name_match(page):
 def test_enter_opens_an_exact_tag(page, tasks):
     """One customer's jobs need one step: Ctrl K, the tag, Enter. No list is searched for the tag."""
     tasks.add.enqueue(77)
-    look_for(page, "order:77")
+    search_for(page, "order:77")
     page.keyboard.press("Enter")
 
     page.wait_for_url("**/jobs?tag=order%3A77")
@@ -82,7 +82,7 @@ def test_enter_opens_an_exact_tag(page, tasks):
 def test_exact_match_is_at_the_top(page, tasks):
     """An exact match is above the pages and the search, and it is selected; other results are below them."""
     tasks.add.enqueue(77)
-    found = look_for(page, "order:77")
+    found = search_for(page, "order:77")
 
     expect(found.locator("[data-exact]").first).to_have_attribute("aria-selected", "true")
     expect(page.locator("#palette-list > li").first).to_have_attribute("id", "palette-found")
@@ -92,7 +92,7 @@ def test_exact_match_is_at_the_top(page, tasks):
 
 def test_exact_match_is_above_other_matches(page):
     """The queue `mail` is above the task `shop.mail.send`."""
-    look_for(page, "mail")
+    search_for(page, "mail")
     page.keyboard.press("Enter")
 
     page.wait_for_url("**/queues/mail")
@@ -100,7 +100,7 @@ def test_exact_match_is_above_other_matches(page):
 
 def test_new_text_removes_earlier_results(page):
     """No result for the earlier text remains, so none can be opened by mistake."""
-    found = look_for(page, "nightly")
+    found = search_for(page, "nightly")
     expect(found.get_by_role("option")).not_to_have_count(0)
 
     page.keyboard.type("zzz")
@@ -136,12 +136,12 @@ def test_axe_finds_no_violations_in_the_palette(served, open_context):
     """The palette has groups of options, and is checked in light and in dark."""
     page = open_context(served, bypass_csp=True, reduced_motion="reduce").new_page()
     page.goto("/")
-    expect(look_for(page, "mail").get_by_role("option").first).to_be_visible()
+    expect(search_for(page, "mail").get_by_role("option").first).to_be_visible()
 
-    found = ask_axe(page)
+    found = run_axe(page)
     page.emulate_media(color_scheme="dark")
 
-    assert [] == found + ask_axe(page, ["color-contrast"])
+    assert [] == found + run_axe(page, ["color-contrast"])
 
 
 # ---- lists -----------------------------------------------------------------------------------------------

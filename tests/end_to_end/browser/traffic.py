@@ -55,8 +55,8 @@ class Weighed:
         self._names = {}
         session = page.context.new_cdp_session(page)
         session.send("Network.enable")
-        session.on("Network.requestWillBeSent", self._asked)
-        session.on("Network.loadingFinished", self._came)
+        session.on("Network.requestWillBeSent", self._requested)
+        session.on("Network.loadingFinished", self._loaded)
         session.on("Network.dataReceived", self._streamed)
 
     def forget(self):
@@ -64,14 +64,14 @@ class Weighed:
         self.bytes.clear()
         self.times.clear()
 
-    def _asked(self, event):
+    def _requested(self, event):
         parts = urlsplit(event["request"]["url"])
         part = parse_qs(parts.query).get("part", [""])[0]
         name = f"{parts.path}?part={part}" if part else parts.path
         self._names[event["requestId"]] = name
         self.times[name] += 1
 
-    def _came(self, event):
+    def _loaded(self, event):
         self.bytes[self._names.get(event["requestId"], "?")] += int(event["encodedDataLength"])
 
     def _streamed(self, event):

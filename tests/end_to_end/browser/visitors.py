@@ -45,7 +45,7 @@ class Visitor:
             self.page.locator("main").get_by_role("button", name=verb, exact=True).click()
         return self
 
-    def is_told(self, text):
+    def shows_result(self, text):
         """Assert that the page shows this result."""
         place = ".toast" if self.has_script else "main > .banner"
         expect(self.page.locator(place).filter(has_text=text)).to_be_visible()

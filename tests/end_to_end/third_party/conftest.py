@@ -1,4 +1,4 @@
-"""Pytest does not collect the distributions here; `test_strangers` runs their tests in their environment."""
+"""Pytest does not collect the distributions here; `test_distributions` runs their tests."""
 
 from __future__ import annotations
 

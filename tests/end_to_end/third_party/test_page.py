@@ -29,9 +29,9 @@ def parts():
     """Return the page's blocks that are marked as parts of a file, in order, by the path of the file."""
     found, before = {}, ""
     for token in tokens(PAGE.read_text("utf-8")):
-        said = PART_OF.match(before)
-        if token.type == "fence" and said:
-            found.setdefault(said[1], []).append(token.content)
+        part = PART_OF.match(before)
+        if token.type == "fence" and part:
+            found.setdefault(part[1], []).append(token.content)
         before = token.content if token.type == "html_block" else ""
     return found
 
@@ -118,7 +118,7 @@ def test_pages_contain_every_method():
 
 def test_number_of_faults_on_the_page_is_correct():
     """The number on the page is correct to within 15."""
-    said = re.search(r"About (\d+) faults", PAGE.read_text("utf-8"))
+    stated = re.search(r"About (\d+) faults", PAGE.read_text("utf-8"))
     planted = sum(not mutation.legal for mutation in mutations())
 
-    assert int(said[1]) == pytest.approx(planted, abs=15)
+    assert int(stated[1]) == pytest.approx(planted, abs=15)

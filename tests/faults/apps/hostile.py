@@ -57,8 +57,8 @@ def chained() -> None:
     """Fail with a chain of two hundred causes and a message of a megabyte."""
     error: Exception | None = None
     for _ in range(200):
-        error, former = ValueError("x" * 1_000_000 if error is None else "again"), error
-        error.__cause__ = former
+        error, previous = ValueError("x" * 1_000_000 if error is None else "again"), error
+        error.__cause__ = previous
     _raise(error or ValueError())
 
 

@@ -109,7 +109,7 @@ def hold_on(job: JobContext, seconds: float) -> int:
 
 
 fire.task(name="pheld", retry=_SOON, executor="process")(hold_on)
-fire.task(name="deaf", retry=_SOON)(hold_on)
+fire.task(name="unstoppable", retry=_SOON)(hold_on)
 
 
 # ---- other jobs --------------------------------------------------------------------------------------------

@@ -211,10 +211,10 @@ class Stage:
         self.await_end(within)
         report = self.report()
         report.assert_well(repeats=repeats, loses=loses)
-        assert repeats != "none" or not self.said("was lost")
+        assert repeats != "none" or not self.log_count("was lost")
         return report
 
-    def said(self, words):
+    def log_count(self, words):
         """Return how often these words occur in the servers' logs."""
         return sum(server.log.read_text().count(words) for server in self.servers)
 

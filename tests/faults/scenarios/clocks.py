@@ -67,7 +67,7 @@ def wrong_clocks(place, size):
         late = max((one.created_at - (one.nominal_at or 0)) / SECOND for one in fired)
         stamps = max(abs(one.changed_at - one.created_at) / SECOND for one in on.records())
     assert max(report.recovery, default=0) <= place.within(place.recovery_bound), report.lines()
-    _assert_each_instant_once(runs)
+    _assert_each_due_time_once(runs)
     assert late < place.within(5), late
     assert stamps < 120, stamps
     return [
@@ -92,20 +92,20 @@ def _with_clock(place, *, off, gain):
     variables = {
         "LD_PRELOAD": str(library), "FAULTS_WALL_CLOCK_OFF": str(off), "FAULTS_WALL_CLOCK_GAIN": str(gain),
     }  # fmt: skip
-    asked = [sys.executable, "-S", "-c", "import time; print(time.time())"]
-    told = subprocess.run(
-        asked, env={**os.environ, **variables}, stdout=subprocess.PIPE, text=True, check=True
+    command = [sys.executable, "-S", "-c", "import time; print(time.time())"]
+    printed = subprocess.run(
+        command, env={**os.environ, **variables}, stdout=subprocess.PIPE, text=True, check=True
     )
-    if abs(float(told.stdout) - time.time() - off) > 60:
+    if abs(float(printed.stdout) - time.time() - off) > 60:
         raise NotHere("programs here do not read their wall clock from a library")
     return variables
 
 
-def _assert_each_instant_once(runs):
+def _assert_each_due_time_once(runs):
     for name, each in runs.items():
-        instants = sorted(one.nominal_at or 0 for one in each)
-        expected = list(range(instants[0], instants[-1] + 1, SECOND))
-        assert instants == expected, (name, instants)
+        due_times = sorted(one.nominal_at or 0 for one in each)
+        expected = list(range(due_times[0], due_times[-1] + 1, SECOND))
+        assert due_times == expected, (name, due_times)
 
 
 # ---- a wall clock that is set ------------------------------------------------------------------------------
@@ -126,15 +126,17 @@ def set_clock(place, size):
     variables = _settable_clock(place, watch)
     with stage(attrs.evolve(place, variables=variables)) as on:
         servers = {f"server-{number}": server for number, server in enumerate(on.serve(2), start=1)}
-        eventually(lambda: on.said("Running jobs from now on") == 2, 30, "both servers run jobs")
+        eventually(lambda: on.log_count("Running jobs from now on") == 2, 30, "both servers run jobs")
         now = 0
         for step in _STEPS * size.rounds:
             on.await_starts(on.enqueue(size.jobs, 0.05, task="held"))
-            seen = on.said("had its clock set")
+            logged = on.log_count("had its clock set")
             now += step
             _set(on, watch, now)
             eventually(
-                lambda seen=seen: on.said("had its clock set") == seen + 2, 30, "servers notice the change"
+                lambda logged=logged: on.log_count("had its clock set") == logged + 2,
+                30,
+                "servers notice the change",
             )
             eventually(lambda: _renewed_now(on.fire) == 2, 30, "sessions are renewed")
             time.sleep(
@@ -148,7 +150,7 @@ def set_clock(place, size):
         _set(on, watch, now - 600)
         kill_whole(on, servers[on.record(ids[0]).server])
         killed_at = time.monotonic()
-        eventually(lambda: on.said("was lost") == 1, 60, "the dead server is found")
+        eventually(lambda: on.log_count("was lost") == 1, 60, "the dead server is found")
         found = time.monotonic() - killed_at
         on.release()
         on.finish()
@@ -178,12 +180,12 @@ def _settable_clock(place, watch):
     }
     _write_offset(watch, 5_000)
     code = "import time; print(time.time(), time.monotonic(), time.clock_gettime(time.CLOCK_BOOTTIME))"
-    asked = [sys.executable, "-S", "-c", code]
-    told = subprocess.run(
-        asked, env={**os.environ, **variables}, stdout=subprocess.PIPE, text=True, check=True
+    command = [sys.executable, "-S", "-c", code]
+    printed = subprocess.run(
+        command, env={**os.environ, **variables}, stdout=subprocess.PIPE, text=True, check=True
     )
     here = (time.time(), time.monotonic(), time.clock_gettime(time.CLOCK_BOOTTIME))
-    off = [float(there) - now for there, now in zip(told.stdout.split(), here, strict=True)]
+    off = [float(there) - now for there, now in zip(printed.stdout.split(), here, strict=True)]
     if abs(off[0] - 5_000) > 60 or abs(off[1]) > 60 or abs(off[2]) > 60:
         raise NotHere(f"libfaketime moves the clocks of programs by {off}, not only the wall clock")
     _write_offset(watch, 0)

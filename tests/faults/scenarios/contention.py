@@ -91,7 +91,7 @@ class _Storm:
             ]  # fmt: skip
             self.done["ended"] += len(ends)
             storage.apply(ends)
-        storage.end_session(session, [], reason="over")
+        storage.end_session(session, [], reason="ended")
 
     def operate(self, chance):
         """Delete or requeue a page of jobs in any state."""
@@ -109,7 +109,7 @@ class _Storm:
     def promote(self, chance):
         """Promote due jobs, which also folds the counts."""
         self.fire.storage.promote(chance.randint(1, 500))
-        self.done["looks"] += 1
+        self.done["promotions"] += 1
 
     def release(self, chance):
         """Release continuations of ended jobs."""
@@ -138,9 +138,9 @@ def deadlock_storm(place, size):
         deadlocks = _deadlocks(place)
         stored = _stored(place.storage)
     assert counted == stored, (counted, stored)
-    told = dict(sorted(storm.done.items()))
+    results = dict(sorted(storm.done.items()))
     return [
-        f"{size.rounds} s, {len(threads)} threads: {told}; errors that reached a caller 0, wrong counts 0",
+        f"{size.rounds} s, {len(threads)} threads: {results}; errors that reached a caller 0, wrong counts 0",
         f"retried {dict(storm.conflicts)}; deadlocks that the server detected {deadlocks}",
     ]
 
@@ -164,16 +164,16 @@ def _count_conflicts(fire, found):
 def _deadlocks(place):
     with engine_of(place.storage).connect() as connection:
         if place.storage.startswith("postgresql"):
-            asked = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
-            return int(connection.execute(text(asked)).scalar_one())
+            query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+            return int(connection.execute(text(query)).scalar_one())
         row = connection.execute(text("SHOW GLOBAL STATUS LIKE 'Innodb_deadlocks'")).fetchone()
         return int(row[1]) if row else 0
 
 
 def _stored(url):
     with engine_of(url).connect() as connection:
-        asked = "SELECT state, count(*) FROM firelock_jobs GROUP BY state"
-        return {State(state): count for state, count in connection.execute(text(asked))}
+        query = "SELECT state, count(*) FROM firelock_jobs GROUP BY state"
+        return {State(state): count for state, count in connection.execute(text(query))}
 
 
 # ---- other programs ----------------------------------------------------------------------------------------
@@ -182,8 +182,8 @@ _HELD = 3.0  # seconds for which another program locks rows: longer than any wai
 _LOCK = "SELECT id FROM firelock_jobs WHERE state IN (:processing, :enqueued) LIMIT 40 FOR UPDATE"
 
 
-@scenario("strangers-locks", "F28", full=Size(300, 10), short=Size(150, 1), schemes=SQL)
-def strangers_locks(place, size):
+@scenario("external-locks", "F28", full=Size(300, 10), short=Size(150, 1), schemes=SQL)
+def external_locks(place, size):
     """Another program locks rows of waiting and running jobs for longer than any wait: no job is repeated.
 
     There are at least `jobs` jobs. The rows are locked `rounds` times for three seconds.
@@ -242,7 +242,7 @@ def _held_open(url):
     engine = engine_of(url)
     with ExitStack() as stack:
         writer = stack.enter_context(closing(engine.connect()))
-        writer.execute(text("CREATE TABLE strangers (at int)"))
+        writer.execute(text("CREATE TABLE other_rows (at int)"))
         for _ in range(_READERS):
             reader = stack.enter_context(closing(engine.connect()))
             reader = reader.execution_options(isolation_level="REPEATABLE READ")

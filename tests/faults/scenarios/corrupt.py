@@ -16,8 +16,8 @@ from tests.faults.scenarios.base import Size, scenario, stage
 from tests.faults.servers import eventually
 
 # Jobs that other clients or versions might store, by their fault.
-_ODD = {
-    "no JSON": lambda job: attrs.evolve(job, arguments="{seconds: 1"),
+_UNREADABLE = {
+    "invalid JSON": lambda job: attrs.evolve(job, arguments="{seconds: 1"),
     "nothing": lambda job: attrs.evolve(job, arguments=""),
     "another shape": lambda job: attrs.evolve(job, arguments="[1, 2]"),
     "another type": lambda job: attrs.evolve(job, arguments='{"seconds":"soon"}'),
@@ -29,50 +29,50 @@ _ODD = {
 }
 # Jobs that wait for a newer server, with words from their reason.
 _WAITING = {
-    "an unknown task": (lambda job: attrs.evolve(job, task="nobody.knows.it"), "not registered"),
+    "an unknown task": (lambda job: attrs.evolve(job, task="unknown.task"), "not registered"),
     "an unknown serializer": (lambda job: attrs.evolve(job, serializer="pickle"), "not installed"),
     "no serializer": (lambda job: attrs.evolve(job, serializer=""), "not installed"),
     "an unknown retry policy": (lambda job: attrs.evolve(job, retry='{"kind":"banana"}'), "newer release"),
 }
 # Valid jobs that run although they have another, invalid value.
-_BEARABLE = {
+_TOLERATED = {
     "an invalid retry policy": lambda job: attrs.evolve(job, retry="{"),
     "a negative timeout": lambda job: attrs.evolve(job, timeout_seconds=-1.0),
-    "an odd queue": lambda job: attrs.evolve(job, queue="no queue's name; DROP TABLE"),
+    "an invalid queue name": lambda job: attrs.evolve(job, queue="no queue's name; DROP TABLE"),
 }
 
 
-@scenario("odd-jobs", "F42", full=Size(20_000, 20), short=Size(200, 1))
-def odd_jobs(place, size):
+@scenario("unreadable-jobs", "F42", full=Size(20_000, 20), short=Size(200, 1))
+def unreadable_jobs(place, size):
     """Jobs with unreadable arguments fail with the reason and keep them; unknown tasks and serializers wait.
 
     There are `rounds` jobs of each kind among `jobs` good jobs.
     """
     with stage(place) as on:
         on.serve()
-        odd = {}
+        bad = {}
         for _ in range(size.rounds):
-            for kind, change in {**_ODD, **_BEARABLE}.items():
-                on.enqueue(size.jobs // (size.rounds * (len(_ODD) + len(_BEARABLE) + 1)), 0.0)
+            for kind, change in {**_UNREADABLE, **_TOLERATED}.items():
+                on.enqueue(size.jobs // (size.rounds * (len(_UNREADABLE) + len(_TOLERATED) + 1)), 0.0)
                 if (job_id := _insert(on, change)) is not None:
-                    odd[job_id] = kind
+                    bad[job_id] = kind
             for kind, (change, _) in _WAITING.items():
                 if (job_id := _insert(on, change)) is not None:
-                    odd[job_id] = kind
+                    bad[job_id] = kind
         on.enqueue(20, 0.0)
         eventually(lambda: _unended(on) == 0, 60, "the good jobs have ended")
-        eventually(lambda: _left(on, odd) == 0, 60, "the bad jobs have ended")
+        eventually(lambda: _left(on, bad) == 0, 60, "the bad jobs have ended")
         report = on.report()
         report.assert_well()
-        for job_id, kind in odd.items():
+        for job_id, kind in bad.items():
             _assert_quarantined(on, job_id, kind)
     return [
-        f"good {report.jobs}: all succeeded; bad {len(odd)} of {len(set(odd.values()))} kinds quarantined"
+        f"good {report.jobs}: all succeeded; bad {len(bad)} of {len(set(bad.values()))} kinds quarantined"
     ]
 
 
 def _insert(on, change):
-    """Return the id of an odd job; None if the storage refuses it, which is allowed for an odd queue."""
+    """Return the id of a changed job; None if the storage refuses it, which is allowed for a queue name."""
     storage = on.fire.storage
     job = NewJob(
         storage.new_ids(1)[0],
@@ -84,11 +84,11 @@ def _insert(on, change):
         State.ENQUEUED,
         storage.clock(),
     )
-    odd = change(job)
+    changed = change(job)
     try:
-        storage.insert([odd])
+        storage.insert([changed])
     except StorageError:
-        assert odd.queue != job.queue, odd
+        assert changed.queue != job.queue, changed
         return None
     return job.id
 
@@ -97,8 +97,8 @@ def _unended(on):
     return sum(not record.is_final for record in on.records())
 
 
-def _left(on, odd):
-    named = [job_id for job_id, kind in odd.items() if kind not in _WAITING]
+def _left(on, bad):
+    named = [job_id for job_id, kind in bad.items() if kind not in _WAITING]
     return sum(not on.record(job_id).is_final for job_id in named)
 
 
@@ -108,7 +108,7 @@ def _assert_quarantined(on, job_id, kind):
         assert record.state is State.SCHEDULED, (kind, record)
         assert record.attempt == 0, (kind, record)
         assert _WAITING[kind][1] in (record.reason or ""), (kind, record)
-    elif kind in _ODD:
+    elif kind in _UNREADABLE:
         assert record.state is State.FAILED, (kind, record)
         assert record.retries == 0, (kind, record)
         assert "cannot be read" in (record.reason or ""), (kind, record)

@@ -76,7 +76,7 @@ def kill_connections(place, size):
     The scenario runs `jobs` jobs of 10 ms without this, and as many with it.
     """
     chance = random.Random(22)
-    kills, spans, refused = [], [], 0
+    kills, durations, refused = [], [], 0
     with (
         sql_server(place.program, is_pooled=place.is_pooled) as (database, url),
         at(place, url) as on,
@@ -90,13 +90,16 @@ def kill_connections(place, size):
                 for _ in range(size.jobs // 100):
                     refused += not _is_enqueued(on, 100)
                 eventually(lambda: _is_idle(on), 240, "all jobs have ended")
-            spans.append(time.monotonic() - began)
+            durations.append(time.monotonic() - began)
         report = on.finish(repeats="none")
     killed = sum(kills)
     assert killed > 0
     return [
         f"{report.brief}, connections killed {killed}, sessions lost 0, refused enqueues {refused}",
-        f"at {spans[0] / spans[1] * 100:.0f} % of the rate without kills ({size.jobs / spans[0]:.0f}/s)",
+        (
+            f"at {durations[0] / durations[1] * 100:.0f} % of the rate without kills "
+            f"({size.jobs / durations[0]:.0f}/s)"
+        ),
     ]
 
 
@@ -146,33 +149,33 @@ def no_connections_left(place, size):
         on.serve(2)
         on.enqueue(100, 0.01)
         on.await_end(60)
-        with ExitStack() as strangers:
-            taken = _take_all(database, strangers)
+        with ExitStack() as connections:
+            taken = _take_all(database, connections)
             began = time.monotonic()
             on.enqueue(size.jobs, 0.01)
             refusal = _refusal(url)
             on.await_end(120)
-            span = time.monotonic() - began
+            duration = time.monotonic() - began
             time.sleep(max(0.0, began + size.rounds - time.monotonic()))
         eventually(lambda: _is_let_in(url), 10, "a new client can connect")
         report = on.finish(repeats="none")
     assert "pool_size" in refusal, refusal
     return [
         f"{report.brief}, sessions lost 0; {taken} connections of other programs for {size.rounds} s",
-        f"{size.jobs / span:.0f} jobs/s meanwhile; error of a new client: {refusal}",
+        f"{size.jobs / duration:.0f} jobs/s meanwhile; error of a new client: {refusal}",
     ]
 
 
-def _take_all(database, strangers):
+def _take_all(database, connections):
     """Return how many connections were available; they stay open until the stack is closed."""
     taken = 0
     while True:
         try:
             if isinstance(database, Postgresql):
                 made = psycopg.connect(database.url("jobs"))
-                strangers.callback(made.close)
+                connections.callback(made.close)
             else:
-                strangers.callback(_connect_to(database).close)
+                connections.callback(_connect_to(database).close)
         except (psycopg.OperationalError, pymysql.OperationalError):
             return taken
         taken += 1

@@ -147,7 +147,7 @@ def _full_disk_of_server(place, rounds):
             down += _start_again(database)
             on.await_progress(60)
         report = on.finish()
-    assert refused, "nobody was refused"
+    assert refused, "no enqueue was refused"
     return [
         f"{report.brief}, full {rounds} times; the server stopped {down} times",
         *sorted(refused),

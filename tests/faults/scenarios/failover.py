@@ -64,7 +64,7 @@ def _sender(primary):
     """Return the process that sends the primary's changes."""
     with primary.connect() as connection:
         row = connection.execute("SELECT pid FROM pg_stat_replication").fetchone()
-    assert row is not None, "nobody follows it"
+    assert row is not None, "no standby follows it"
     return int(row[0])
 
 

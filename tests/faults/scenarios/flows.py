@@ -15,15 +15,15 @@ import attrs
 
 from firelock import JobConflict
 from firelock.storage import FINAL_STATES, JobFilter, State
-from tests.faults import flowing
+from tests.faults import flow_clients
 from tests.faults.checker import is_legal, stored
-from tests.faults.flowing import stubs
+from tests.faults.flow_clients import stubs
 from tests.faults.points import deaths
 from tests.faults.program import run_program
 from tests.faults.scenarios.base import Size, scenario, stage
 from tests.faults.scenarios.kills import kill_whole, left_over
 from tests.faults.servers import eventually
-from tests.faults.snapshots import looks_at
+from tests.faults.snapshots import snapshots_of
 
 _MEMBERS = 40  # per batch: half of them in two inner batches
 _POINTS = (
@@ -41,7 +41,7 @@ _APART = 30.0  # seconds from one kill of a whole server to the next
 _PAUSE = 0.7  # seconds between two batches if there are as many as requested
 _ORDERS, _RACERS = 4, 2  # per batch
 _AHEAD = 1_500  # jobs that may wait
-_AT_A_LOOK = 30  # batches per check
+_PER_CHECK = 30  # batches per check
 _DYING = 0.25  # seconds for which other threads of a process may still act when it has reached its point
 
 
@@ -70,7 +70,7 @@ class Feed:
     undecided: list = attrs.Factory(list)
     sent: list = attrs.Factory(list)
     requeued: Counter = attrs.Factory(Counter)
-    looks: Counter = attrs.Factory(Counter)
+    snapshots: Counter = attrs.Factory(Counter)
     killed: set = attrs.Factory(set)  # processes that others killed
     wrong: list = attrs.Factory(list)  # inexact counts
 
@@ -123,7 +123,7 @@ class Feed:
         except JobConflict:
             return Sent(job_id, payload, is_first=False)
 
-    def mend(self, *, with_batch):
+    def requeue_failed(self, *, with_batch):
         """Requeue failed jobs, members with their batch or separately; return how many."""
         number = 0
         for record in self.on.fire.storage.find(JobFilter(state=State.FAILED), limit=500).jobs:
@@ -140,15 +140,15 @@ class Feed:
             self.requeued[record.id] += 1
         return number
 
-    def look(self):
+    def check_counts(self):
         """Read some of the batches, each in one snapshot."""
         ids = [*self.batches.values(), *self.inner]
-        some = self.chance.sample(ids, min(_AT_A_LOOK, len(ids)))
-        for look in looks_at(self.on.fire.storage, some):
-            self.looks["all"] += 1
-            self.looks["moving"] += not look.is_at_rest
-            if not look.is_exact:
-                self.wrong.append(look)
+        some = self.chance.sample(ids, min(_PER_CHECK, len(ids)))
+        for snapshot in snapshots_of(self.on.fire.storage, some):
+            self.snapshots["all"] += 1
+            self.snapshots["moving"] += not snapshot.is_at_rest
+            if not snapshot.is_exact:
+                self.wrong.append(snapshot)
 
 
 @scenario("kill-flows", "F55", full=Size(20_000, 20), short=Size(40, 1))
@@ -161,7 +161,7 @@ def kill_flows(place, size):
     if there were fewer deaths.
     """
     is_short = size.rounds == 1
-    points, deadly = (_FEW, _FEW_CLIENTS) if is_short else (_POINTS, flowing.POINTS)
+    points, deadly = (_FEW, _FEW_CLIENTS) if is_short else (_POINTS, flow_clients.POINTS)
     variables = {
         "FAULTS_POINTS": " ".join(points), "FAULTS_TIMES": str(size.rounds), "FAULTS_EVERY": str(_EVERY),
     }  # fmt: skip
@@ -184,22 +184,22 @@ def kill_flows(place, size):
             if on.unfinished() < _AHEAD:
                 feed.make(next(numbers))
             feed.decide(feed.chance.randrange(2 * _ORDERS))
-            feed.look()
-            feed.mend(with_batch=feed.chance.random() < 0.5)
+            feed.check_counts()
+            feed.requeue_failed(with_batch=feed.chance.random() < 0.5)
             if len(feed.batches) * _MEMBERS >= size.jobs:
                 time.sleep(_PAUSE)
             if time.monotonic() - killed_at > _APART:
                 _kill_one_of(on, servers, feed)
                 killed_at = time.monotonic()
-        (place.ledger_folder / flowing.OVER).touch()
+        (place.ledger_folder / flow_clients.OVER).touch()
         tried = dying.result()
         took = time.monotonic() - began
         feed.decide(len(feed.undecided))
 
         def is_over():
-            feed.look()
+            feed.check_counts()
             time.sleep(_PAUSE)
-            return feed.mend(with_batch=False) == 0 and on.unfinished() == 0
+            return feed.requeue_failed(with_batch=False) == 0 and on.unfinished() == 0
 
         try:
             eventually(is_over, 600, "all jobs have ended")
@@ -238,9 +238,9 @@ def _clients(place, points, size):
     """Yield the future of clients that die in the block; no further client starts after it."""
     with ThreadPoolExecutor(1) as threads:
         try:
-            yield threads.submit(run_program, place, "flowing", points, size.rounds)
+            yield threads.submit(run_program, place, "flow_clients", points, size.rounds)
         finally:
-            (place.ledger_folder / flowing.OVER).touch()
+            (place.ledger_folder / flow_clients.OVER).touch()
 
 
 def _server(on):
@@ -324,8 +324,10 @@ class Judge:
         """Yield callbacks that the end of their batch enqueued more than once."""
         for events in calls.values():
             entries = self.on.fire.storage.history(events[0].job).entries
-            told = [one for one in entries if one.state is State.ENQUEUED and "parent" in (one.reason or "")]
-            if len(told) != 1:
+            matching = [
+                one for one in entries if one.state is State.ENQUEUED and "parent" in (one.reason or "")
+            ]
+            if len(matching) != 1:
                 yield events[0]
 
     def early(self, calls):
@@ -384,15 +386,15 @@ class Judge:
 
     def sent(self):
         """Return all decisions for which the call returned."""
-        told = [(event.job, *map(int, event.note.split(" "))) for event in self.of("sent")]
-        return [*self.feed.sent, *(Sent(job, payload, bool(is_first)) for job, payload, is_first in told)]
+        noted = [(event.job, *map(int, event.note.split(" "))) for event in self.of("sent")]
+        return [*self.feed.sent, *(Sent(job, payload, bool(is_first)) for job, payload, is_first in noted)]
 
 
 def _judged(on, feed):
     storage = on.fire.storage
     judge = Judge(on, feed, on.events())
-    looks = looks_at(storage, [*feed.batches.values(), *feed.inner])
-    restless = [look for look in looks if not look.is_at_rest]
+    snapshots = snapshots_of(storage, [*feed.batches.values(), *feed.inner])
+    restless = [snapshot for snapshot in snapshots if not snapshot.is_at_rest]
     states = Counter(str(one.state) for one in stored(storage, feed.batches.values()) if one)
     calls, wanted = judge.callbacks(), judge.wanted()
     twice = [name for name, events in calls.items() if len({event.job for event in events}) > 1]
@@ -427,7 +429,7 @@ def _judged(on, feed):
         f"signals {len(sent)}, first {sum(one.is_first for one in sent)}, lost {len(lost)}",
         f"refused signals that were used {len(invented)}",
         f"races {len(feed.racers)}, timeouts {raced[True]}",
-        f"snapshots {feed.looks['all']} ({feed.looks['moving']} moving), wrong {len(feed.wrong)}",
+        f"snapshots {feed.snapshots['all']} ({feed.snapshots['moving']} moving), wrong {len(feed.wrong)}",
         f"batches whose client died {dict(filled)}, ended after at most {longest:.1f} s",
         f"batches that were partly swept {dict(ends)}",
         f"requeued {len(feed.requeued)}, illegal histories {len(illegal)}",
@@ -472,7 +474,7 @@ def _filled(storage, judge):
             found["wrong" if members else "not stored"] += 1
         elif not all(member.state in FINAL_STATES for member in members):
             found["wrong"] += 1
-        elif record.state is State.SUCCEEDED and len(members) == flowing.MEMBERS:
+        elif record.state is State.SUCCEEDED and len(members) == flow_clients.MEMBERS:
             found["succeeded" if id not in filled else "not killed"] += 1
         elif record.state is State.DELETED and id not in filled:
             found["cancelled"] += 1

@@ -17,9 +17,9 @@ def forks(place, size):
     There are `rounds` forks, each of which stores three times `jobs` jobs, awaits, locks and waits for the
     results.
     """
-    codes = run_program(place, "forks", size.rounds, size.jobs)
+    codes = run_program(place, "forking_server", size.rounds, size.jobs)
     assert codes == [0] * size.rounds, codes
-    events = read_ledger(place.folder / "forks")
+    events = read_ledger(place.folder / "forking_server")
     inherited = [event.note for event in events if event.what == "inherited" and event.note != "[]"]
     assert inherited == [], inherited[0]
     ids = [event.job for event in events if event.what == "acknowledged"]

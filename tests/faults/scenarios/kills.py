@@ -23,7 +23,7 @@ def kill_whole(on, server):
     begun = time.monotonic()
     pids = server.kill()
     on.note("kill", *pids, at=begun)  # before the kill: another server may already run its jobs
-    on.note("gone", *pids)
+    on.note("died", *pids)
 
 
 def kill_one(on, pid, *dying):
@@ -31,7 +31,7 @@ def kill_one(on, pid, *dying):
     begun = time.monotonic()
     kill(pid)
     on.note("kill", pid, *dying, at=begun)
-    on.note("gone", pid)
+    on.note("died", pid)
 
 
 @scenario("kill-servers", "F01", full=Size(20_000, 200), short=Size(600, 3))
@@ -54,7 +54,7 @@ def kill_servers(place, size):
         began = time.monotonic()
         report = on.finish(300)
         tail = time.monotonic() - began
-    late = sum(span > place.recovery_bound for span in report.recovery)
+    late = sum(seconds > place.recovery_bound for seconds in report.recovery)
     return [
         *report.lines(),
         f"bound if another server survives {place.recovery_bound:.1f} s, later {late}",
@@ -79,7 +79,7 @@ def kill_servers_in_turn(place, size):
             servers[victim] = on.replace(servers[victim])
             time.sleep(max(0.0, killed_at + _QUIET - time.monotonic()))
         report = on.finish(300)
-    late = sum(span > place.recovery_bound for span in report.recovery)
+    late = sum(seconds > place.recovery_bound for seconds in report.recovery)
     assert late == 0, report.lines()
     return [*report.lines(), f"bound {place.recovery_bound:.1f} s, later {late}"]
 
@@ -91,8 +91,8 @@ def _all_run(on, servers, chance):
     return all(starters.intersection(server.children()) for server in servers)
 
 
-@scenario("kill-children", "F02", full=Size(20_000, 200), short=Size(600, 4))
-def kill_children(place, size):
+@scenario("kill-worker-processes", "F02", full=Size(20_000, 200), short=Size(600, 4))
+def kill_worker_processes(place, size):
     """`kill -9` of one of two worker processes: its jobs run again before the session would expire."""
     chance = random.Random(3)
     with stage(place, session_timeout=_LEASE) as on:
@@ -105,16 +105,16 @@ def kill_children(place, size):
             kill_one(on, chance.choice(server.children()))
         report = on.finish(300)
         suspects = {record.id for record in on.records() if record.crashes >= 2}
-    spans = [one.seconds for one in report.recoveries if one.job not in suspects]
-    p50, p99, most = quantiles(spans)
+    durations = [one.seconds for one in report.recoveries if one.job not in suspects]
+    p50, p99, most = quantiles(durations)
     # The time depends on the machine and is only reported. The new process needs time to start, but less than
     # a session timeout.
     assert p99 <= _LEASE / 2, report.lines()
-    late = sum(span > _SOON for span in spans)
+    late = sum(seconds > _SOON for seconds in durations)
     return [
         *report.lines(),
         f"without {len(suspects)} jobs that ran alone: p50 {p50:.2f} s, p99 {p99:.2f} s, max {most:.2f} s",
-        f"later than {_SOON:g} s, the limit on an idle machine: {late} of {len(spans)}",
+        f"later than {_SOON:g} s, the limit on an idle machine: {late} of {len(durations)}",
     ]
 
 
@@ -132,7 +132,7 @@ def kill_supervisors(place, size):
     the last one. Otherwise a recovered job would wait for it.
     """
     chance = random.Random(4)
-    gone = []
+    durations = []
     apart = []
     with stage(place) as on:
         servers = [on.server(workers=_WORKERS), on.server(workers=_WORKERS)]
@@ -145,8 +145,8 @@ def kill_supervisors(place, size):
             victim = servers[number % 2]
             family = victim.family()
             kill_one(on, victim.pid, *family)
-            gone.append(_await_end(family, place.within(2)))
-            on.note("gone", *family)
+            durations.append(_await_end(family, place.within(2)))
+            on.note("died", *family)
             servers[number % 2] = on.replace(victim, workers=_WORKERS)
             time.sleep(_QUIET)
         report = on.finish(300)
@@ -156,7 +156,7 @@ def kill_supervisors(place, size):
         eventually(lambda: not left_over(place), place.within(2), "no process that a server started is left")
     late = [one.job for one in report.recoveries if one.seconds > place.within(place.recovery_bound)]
     assert not set(late).difference(apart), report.lines()  # a job process needs time to start
-    return [*report.lines(), f"worker processes ended within {max(gone):.2f} s, orphans 0"]
+    return [*report.lines(), f"worker processes ended within {max(durations):.2f} s, orphans 0"]
 
 
 def _await_end(pids, within):
@@ -178,8 +178,8 @@ def left_over(place):
     return found
 
 
-@scenario("lose-the-host", "F01", full=Size(40, 4), short=Size(6, 3))
-def lose_the_host(place, size):
+@scenario("host-failure", "F01", full=Size(40, 4), short=Size(6, 3))
+def host_failure(place, size):
     """All processes are killed together, repeatedly, while the same jobs run: no job fails because of this.
 
     Jobs that ran when the host was lost twice are suspects and run alone, each in a job process.

@@ -21,7 +21,7 @@ _CLOCKS = 0.002  # difference in seconds between the storage's clock and the led
 
 
 @attrs.frozen
-class Asked:
+class Call:
     """A call for a unique job: its document, the returned job, and the time when the call returned."""
 
     doc: int
@@ -58,13 +58,13 @@ def kill_limited(place, size):
     offset = _clock_offset()
     with stage(place) as on:
         limited, rated, once = _stubs(on.fire)
-        asked: list[Asked] = []
+        unique_calls: list[Call] = []
 
         def call(number):
             for _ in range(number):
                 doc = chance.randrange(_DOCS)
                 job = once.enqueue(doc, 0.005)
-                asked.append(Asked(doc, job.id, job.is_new, time.monotonic()))
+                unique_calls.append(Call(doc, job.id, job.is_new, time.monotonic()))
                 on.acknowledged.add(job.id)
 
         held = limited.enqueue_many([(chance.randrange(_TENANTS), 0.004) for _ in range(size.jobs * 2 // 5)])
@@ -86,13 +86,16 @@ def kill_limited(place, size):
     spans = list(_held(events))
     most = {key: _most(spans, key) for key in _CONCURRENT}
     late = lateness(claim_spans(events, offset), _RATE, _BURST)
-    alive = list(twins(asked, events))
+    alive = list(twins(unique_calls, events))
     over = {key: number for key, number in most.items() if number > _CONCURRENT[key]}
     lines = [
         *report.lines(),
         f"holders: shop {most.pop('shop')} of 5, tenants {max(most.values())} of 2; above {len(over)}",
         f"rate: claimed up to {late * 1000:.1f} ms earlier than {_RATE}/s with a burst of {_BURST} permits",
-        f"unique: {len(asked)} calls, {sum(one.is_new for one in asked)} jobs, overlapping {len(alive)}",
+        (
+            f"unique: {len(unique_calls)} calls, {sum(one.is_new for one in unique_calls)} jobs, "
+            f"overlapping {len(alive)}"
+        ),
         f"keys still held or waited for at the end: {len(left)}",
     ]
     assert not over, lines
@@ -117,10 +120,10 @@ def _held(events):
                 yield key, event.at, until
 
 
-def _most(spans, key):
+def _most(periods, key):
     """Return the maximum number of concurrent holders of the key."""
     changes = sorted(
-        change for one, since, until in spans if one == key for change in ((since, 1), (until, -1))
+        change for one, since, until in periods if one == key for change in ((since, 1), (until, -1))
     )
     held = most = 0
     for _, change in changes:
@@ -150,7 +153,7 @@ def claim_spans(events, offset):
     ]
 
 
-def lateness(spans, rate, burst):
+def lateness(claims, rate, burst):
     """Return by how many seconds the rate must have been exceeded, or 0.0 if it might have been kept.
 
     The rate might have been kept if there is a time within each interval such that a bucket of `burst`
@@ -158,13 +161,13 @@ def lateness(spans, rate, burst):
     first finds such times if they exist.
     """
     waiting: list[float] = []  # a heap of deadlines
-    spans = sorted(spans)
-    now, tokens, read, late = spans[0][0] if spans else 0.0, float(burst), 0, 0.0
-    while waiting or read < len(spans):
-        if not waiting and spans[read][0] > now:
-            tokens, now = min(burst, tokens + (spans[read][0] - now) * rate), spans[read][0]
-        while read < len(spans) and spans[read][0] <= now:
-            heappush(waiting, spans[read][1])
+    claims = sorted(claims)
+    now, tokens, read, late = claims[0][0] if claims else 0.0, float(burst), 0, 0.0
+    while waiting or read < len(claims):
+        if not waiting and claims[read][0] > now:
+            tokens, now = min(burst, tokens + (claims[read][0] - now) * rate), claims[read][0]
+        while read < len(claims) and claims[read][0] <= now:
+            heappush(waiting, claims[read][1])
             read += 1
         if tokens >= 1:
             tokens -= 1
@@ -172,14 +175,14 @@ def lateness(spans, rate, burst):
             continue
         # No token: wait for the next one, or for a claim that becomes possible before it.
         until = now + (1 - tokens) / rate
-        if read < len(spans) and spans[read][0] < until:
-            tokens, now = tokens + (spans[read][0] - now) * rate, spans[read][0]
+        if read < len(claims) and claims[read][0] < until:
+            tokens, now = tokens + (claims[read][0] - now) * rate, claims[read][0]
         else:
             tokens, now = 1.0, until
     return late
 
 
-def twins(asked, events):
+def twins(calls, events):
     """Yield the unique jobs that were stored before the previous job for their document had ended.
 
     A job writes its end to the ledger before its server stores that end. Therefore the last run of the
@@ -192,7 +195,7 @@ def twins(asked, events):
         elif event.what == "end":
             ends[event.job, event.fence] = event.at
     by_doc = defaultdict(list)
-    for one in asked:
+    for one in calls:
         if one.is_new:
             by_doc[one.doc].append(one)
     for jobs in by_doc.values():

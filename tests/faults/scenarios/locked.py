@@ -10,7 +10,7 @@ from itertools import count
 from firelock import Limit
 from firelock.errors import StorageUnavailable
 from firelock.model.state import State
-from tests.faults.rows import locking
+from tests.faults.row_locks import locking
 from tests.faults.scenarios.base import Size, scenario, stage
 from tests.faults.scenarios.kills import kill_one, kill_whole
 
@@ -50,7 +50,7 @@ def kill_locked(place, size):
             time.sleep(chance.uniform(0.0, 0.1 if is_short else 0.5))
         rows, times = stop()
         report = on.finish(600)
-        parked = on.said("has waited")
+        parked = on.log_count("has waited")
         held = _most_held(on.events())
         left = [view for view in on.fire.limits.list(limit=500) if view.running or view.waiting]
         unended = [record for record in on.records(batches) if record.state is not State.SUCCEEDED]
@@ -89,19 +89,19 @@ def _maker(on, chance, batches):
 
     def make(number):
         tenants = [(chance.randrange(_TENANTS), _MILLISECONDS) for _ in range(_MEMBERS)]
-        jobs = _patiently(lambda: limited.enqueue_many(tenants))
-        jobs += _patiently(lambda: stepped.enqueue_many([(_MILLISECONDS,)] * 5))
-        batch, members = _patiently(lambda: fill(f"batch {number}"))
+        jobs = _until_stored(lambda: limited.enqueue_many(tenants))
+        jobs += _until_stored(lambda: stepped.enqueue_many([(_MILLISECONDS,)] * 5))
+        batch, members = _until_stored(lambda: fill(f"batch {number}"))
         jobs += members
         on.acknowledged.update(job.id for job in jobs)
         batches.append(batch.id)
-        _patiently(lambda: filler.enqueue_many([()] * _FILLERS))
+        _until_stored(lambda: filler.enqueue_many([()] * _FILLERS))
         return len(jobs)
 
     return make
 
 
-def _patiently(store):
+def _until_stored(store):
     """Retry while another program's transaction makes SQLite refuse the call, which then stores nothing."""
     while True:
         try:

@@ -21,11 +21,11 @@ def lock_holders(place, size):
 
     There are `jobs` contenders, each of which holds the lock for up to a quarter of its lifetime.
     """
-    assert not any(run_program(place, "locking", size.jobs, size.rounds, _TTL))
-    events = read_ledger(place.folder / "locking")
+    assert not any(run_program(place, "lock_contenders", size.jobs, size.rounds, _TTL))
+    events = read_ledger(place.folder / "lock_contenders")
     entries, asleep = _entries(events)
     disturbed = _disturbed(events)
-    _assert_nobody_wrote_late(events, asleep | disturbed.keys())
+    _assert_no_late_writes(events, asleep | disturbed.keys())
     waits = [
         after.at - disturbed[before.fence] for before, after in pairwise(entries) if before.fence in disturbed
     ]
@@ -63,12 +63,12 @@ def _entries(events):
 
     Such a holder records its entry when it continues, long after others have entered.
     """
-    told = [event for event in events if event.what == "enter"]
+    recorded = [event for event in events if event.what == "enter"]
     frozen = {int(event.note) for event in events if event.what == "freeze"}
-    assert len({event.fence for event in told}) == len(told), "two holders had the same fence"
+    assert len({event.fence for event in recorded}) == len(recorded), "two holders had the same fence"
     entries = []
     asleep = set()
-    for event in told:
+    for event in recorded:
         if not entries or event.fence > entries[-1].fence:
             entries.append(event)
         else:
@@ -77,7 +77,7 @@ def _entries(events):
     return entries, asleep
 
 
-def _assert_nobody_wrote_late(events, disturbed):
+def _assert_no_late_writes(events, disturbed):
     """Assert that no holder writes after another has entered, and that only disturbed ones lose the lock."""
     newest = 0
     for event in events:

@@ -150,7 +150,7 @@ def half_open(place, size):
 
     This takes `rounds` seconds, with a time limit of one second per call.
     """
-    asked = []
+    waits = []
     with _played(place, _limit_of(place)) as (on, proxy, far), Firelock(far.storage) as fire:
         (server,) = on.serve(place=far)
         fire.jobs.counts()
@@ -160,7 +160,7 @@ def half_open(place, size):
         proxy.black_hole()
         began = time.monotonic()
         while time.monotonic() < began + size.rounds:
-            asked.append(_refused_after(fire))
+            waits.append(_refused_after(fire))
         eventually(lambda: "retrying" in server.log.read_text(), 10, "the server has noticed the failure")
         assert server.process.poll() is None
         proxy.reset()
@@ -168,12 +168,12 @@ def half_open(place, size):
         proxy.heal()
         report = on.finish()
         took = time.monotonic() - healed
-    assert max(asked) < place.within(2.5), sorted(
-        asked
+    assert max(waits) < place.within(2.5), sorted(
+        waits
     )  # the limits for sending and possibly connecting, plus a half
     return [
         *report.lines(),
-        f"half open for {size.rounds} s; calls {len(asked)}, each refused within {max(asked):.2f} s",
+        f"half open for {size.rounds} s; calls {len(waits)}, each refused within {max(waits):.2f} s",
         f"all had ended {took:.1f} s after the reset",
     ]
 
@@ -300,8 +300,8 @@ def _lose_replies(place, size, matches, chance):
     ]
 
 
-@scenario("found-again", "F16", full=Size(20, 100), short=Size(10, 2), schemes=_REDIS)
-def found_again(place, size):
+@scenario("lost-reply-to-one-claim", "F16", full=Size(20, 100), short=Size(10, 2), schemes=_REDIS)
+def lost_reply_to_one_claim(place, size):
     """The reply to one claim is lost: its jobs run within a heartbeat or a second.
 
     `jobs` jobs are claimed each time, `rounds` times.
@@ -338,8 +338,8 @@ _LINES = {
 }
 
 
-@scenario("bad-lines", "F19", full=Size(1_000, 10), short=Size(30, 1), schemes=NETWORKED)
-def bad_lines(place, size):
+@scenario("slow-connections", "F19", full=Size(1_000, 10), short=Size(30, 1), schemes=NETWORKED)
+def slow_connections(place, size):
     """The line is slow, thin, or passes single bytes: no session is lost, nothing is repeated.
 
     The scenario runs `jobs` jobs of 10 ms on each line. With a database, the session timeout is 15 s.
@@ -364,14 +364,14 @@ def bad_lines(place, size):
 _MESSAGE = b"$7\r\nmessage\r\n"
 
 
-@scenario("lost-wake-ups", "F51", full=Size(200, 1), short=Size(6, 1), schemes=_REDIS)
-def lost_wake_ups(place, size):
+@scenario("lost-notifications", "F51", full=Size(200, 1), short=Size(6, 1), schemes=_REDIS)
+def lost_notifications(place, size):
     """Notifications arrive, arrive twice, or do not arrive, or subscribing fails: only the wait changes.
 
     The scenario runs `jobs` jobs for each case, one by one.
     """
     poll = 0.5
-    told = []
+    lines = []
     with _played(place, poll=poll) as (on, proxy, far):
         on.serve(place=far)
         cases = {
@@ -388,10 +388,10 @@ def lost_wake_ups(place, size):
             bound = poll + 0.3 if name in {"never", "not to be had"} else poll
             assert p50 <= bound, (name, sorted(waits))
             assert most <= place.within(bound), (name, sorted(waits))
-            told.append(f"{name}: p50 {p50 * 1e3:.0f} ms, max {most * 1e3:.0f} ms")
+            lines.append(f"{name}: p50 {p50 * 1e3:.0f} ms, max {most * 1e3:.0f} ms")
         report = on.finish(repeats="none")
-        assert not on.said("Traceback")
-    return [*report.lines(), f"from enqueue to start, poll {poll} s: {'; '.join(told)}"]
+        assert not on.log_count("Traceback")
+    return [*report.lines(), f"from enqueue to start, poll {poll} s: {'; '.join(lines)}"]
 
 
 def _deny(proxy):

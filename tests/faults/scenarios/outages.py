@@ -102,7 +102,7 @@ def _fail_over(place, options, rounds):
                 primary, replicas = group.primary(), group.replicas()
                 for replica in replicas:
                     replica.pause()
-                primary.ask("CLIENT", "KILL", "TYPE", "replica")  # no more data is sent to their buffers
+                primary.call("CLIENT", "KILL", "TYPE", "replica")  # no more data is sent to their buffers
                 _await_stalled(on, feed, is_refused=bool(options))
                 with on.forgetting_all():
                     primary.kill()
@@ -116,8 +116,8 @@ def _fail_over(place, options, rounds):
                 eventually(group.is_replicated, 60, "the old primary follows")
             feed.stop()
             report = on.finish(loses=not options)
-    said = {text for text in feed.refusals if "replicas confirmed" in text}
-    assert said or not options, feed.refusals[-3:]
+    refusals = {text for text in feed.refusals if "replicas confirmed" in text}
+    assert refusals or not options, feed.refusals[-3:]
     assert max(back) <= place.within(5.0), back
     return [
         f"{options or 'without'}: {report.brief}, failovers {rounds}",
@@ -222,7 +222,7 @@ def full_memory(place, size):
         for _ in range(size.rounds):
             on.fire.queues.pause("default")
             on.enqueue(size.jobs, 0.005)
-            redis.ask("CONFIG", "SET", "maxmemory", "1")
+            redis.call("CONFIG", "SET", "maxmemory", "1")
             full = time.monotonic()
             refused += _assert_refused(on)
             time.sleep(max(0.0, full + 2.5 - time.monotonic()))  # longer than a session without renewal
@@ -233,7 +233,7 @@ def full_memory(place, size):
             on.await_end(60)
             drained.append(time.monotonic() - full)
             refused += _assert_refused(on)
-            redis.ask("CONFIG", "SET", "maxmemory", "0")
+            redis.call("CONFIG", "SET", "maxmemory", "0")
             on.await_progress()
         assert server.stop() == 0
         log = server.log.read_text()
@@ -268,7 +268,7 @@ def script_flush(place, size):
         on.enqueue(size.jobs, 0.002)
         with feeding(on) as feed:
             for _ in range(size.rounds):
-                redis.ask("SCRIPT", "FLUSH")
+                redis.call("SCRIPT", "FLUSH")
                 time.sleep(0.02)
         report = on.finish(240, repeats="none")
         log = server.log.read_text()
@@ -283,14 +283,14 @@ def script_flush(place, size):
 _UNKEPT = "durability: none: a restart loses every job"
 
 
-@scenario("unfit-redis", "F34", full=Size(0, 1), short=Size(0, 1), schemes=_REDIS)
-def unfit_redis(place, size):
+@scenario("unsuitable-redis", "F34", full=Size(0, 1), short=Size(0, 1), schemes=_REDIS)
+def unsuitable_redis(place, size):
     """A server that evicts keys or is too old is refused in one line; missing persistence is logged."""
     del size
-    told = []
+    errors = []
     evicting = {"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"}
     with RedisServer(_program(place), evicting) as redis:
-        told.append(_refusal(place, redis.url(), "maxmemory-policy is allkeys-lru"))
+        errors.append(_refusal(place, redis.url(), "maxmemory-policy is allkeys-lru"))
         with at(place, redis.url(options="eviction=allow"), "allowed") as on:
             _assert_at_work(on, "eviction: allkeys-lru")
     with (
@@ -298,10 +298,10 @@ def unfit_redis(place, size):
         behind_proxy(attrs.evolve(place, storage=redis.url())) as (proxy, far),
     ):
         proxy.alter(_older)
-        told.append(_refusal(place, far.storage, "Firelock needs Redis 6.2 or Valkey 7.2"))
+        errors.append(_refusal(place, far.storage, "Firelock needs Redis 6.2 or Valkey 7.2"))
         with at(place, redis.url(), "unkept") as on:
             _assert_at_work(on, _UNKEPT)
-    return [*(f"refused: {line}" for line in told), f"logged at start: {_UNKEPT}"]
+    return [*(f"refused: {line}" for line in errors), f"logged at start: {_UNKEPT}"]
 
 
 def _older(piece):
@@ -317,11 +317,11 @@ def _refusal(place, storage, words):
         try:
             task.enqueue(0.0)
         except FirelockError as error:
-            said = str(error)
+            message = str(error)
         else:
             raise AssertionError(f"{storage} was not refused")
-    assert words in said, said
-    assert "\n" not in said, said
+    assert words in message, message
+    assert "\n" not in message, message
     far = attrs.evolve(place, storage=storage)
     done = subprocess.run(
         [sys.executable, "-m", "firelock", "server", "tests.faults.apps.work:fire"],
@@ -329,7 +329,7 @@ def _refusal(place, storage, words):
     )  # fmt: skip
     assert done.returncode != 0, done
     assert words in done.stdout + done.stderr, done
-    return re.sub(r"127\.0\.0\.1:\d+", "host", said)
+    return re.sub(r"127\.0\.0\.1:\d+", "host", message)
 
 
 def _assert_at_work(on, words):

@@ -92,13 +92,13 @@ def _wrong_fate(on, pair, starts):
         entry.state for entry in on.fire.storage.history(pair.parent).entries if entry.state in FINAL_STATES
     ]
     targets = {continuation_target(pair.on, end) for end in ends}
-    told = f"{pair} ended {child.state} after {starts} runs, its parent had the states {ends}: {history}"
+    message = f"{pair} ended {child.state} after {starts} runs, its parent had the states {ends}: {history}"
     if child.state is State.SUCCEEDED:
         is_right = starts == 1 and State.ENQUEUED in targets
     else:
         is_right = child.state is State.DELETED and starts == 0 and State.DELETED in targets
     moves = [entry for entry in history if entry.state in {State.ENQUEUED, State.DELETED}]
-    return None if is_right and len(moves) == 1 and is_legal(on.fire, child.id) else told
+    return None if is_right and len(moves) == 1 and is_legal(on.fire, child.id) else message
 
 
 @scenario("expiring-parents", "F46", full=Size(10_000, 1), short=Size(200, 1))
@@ -140,7 +140,7 @@ def _attach_late(on, pairs, chance, made):
 
 
 @attrs.define
-class _Said:
+class _Actions:
     """The actions that operators requested."""
 
     last: dict[str, str] = attrs.field(factory=dict)  # the last action on each job
@@ -153,13 +153,13 @@ def operators(place, size):
 
     There are `rounds` actions on `jobs` jobs.
     """
-    chance, said = random.Random(48), _Said()
+    chance, actions_taken = random.Random(48), _Actions()
     with stage(place) as on:
         on.serve(2)
         ids = on.enqueue(size.jobs, lambda: chance.uniform(0.0, 0.05))
         shares = [ids[seed::_CLIENTS] for seed in range(_CLIENTS)]
         actions = size.rounds // _CLIENTS
-        _from_threads(lambda seed: _act(on, shares[seed], actions, said))
+        _from_threads(lambda seed: _act(on, shares[seed], actions, actions_taken))
         on.await_end(120)
         eventually(lambda: not any(record.is_stopping for record in on.records()), 30, "no tail is left")
         illegal = [job_id for job_id in ids if not is_legal(on.fire, job_id)]
@@ -167,24 +167,24 @@ def operators(place, size):
         overlaps = _overlaps(on.events())
     assert illegal == [], illegal[:3]
     assert overlaps == [], overlaps[:3]
-    for job_id, word in said.last.items():
-        expected = State.DELETED if word == "delete" else State.SUCCEEDED
-        assert records[job_id].state is expected, (word, records[job_id])
-    told = dict(sorted(said.counts.items()))
-    return [f"actions {told} on {size.jobs} jobs: illegal histories 0, resurrected 0, overlapping runs 0"]
+    for job_id, action in actions_taken.last.items():
+        expected = State.DELETED if action == "delete" else State.SUCCEEDED
+        assert records[job_id].state is expected, (action, records[job_id])
+    counts = dict(sorted(actions_taken.counts.items()))
+    return [f"actions {counts} on {size.jobs} jobs: illegal histories 0, resurrected 0, overlapping runs 0"]
 
 
-def _act(on, ids, actions, said):
+def _act(on, ids, actions, actions_taken):
     """Delete or requeue one job after another; no other thread uses these jobs."""
-    chance = random.Random(len(said.last))
+    chance = random.Random(len(actions_taken.last))
     for _ in range(actions):
         job_id = chance.choice(ids)
-        word = chance.choice(("delete", "requeue"))
-        act = on.fire.jobs.delete if word == "delete" else on.fire.jobs.requeue
+        action = chance.choice(("delete", "requeue"))
+        act = on.fire.jobs.delete if action == "delete" else on.fire.jobs.requeue
         (result,) = act([job_id])
-        said.counts[f"{word} {result}"] += 1
+        actions_taken.counts[f"{action} {result}"] += 1
         if result.is_applied:
-            said.last[job_id] = word
+            actions_taken.last[job_id] = action
         time.sleep(chance.choice((0.0, 0.0, 0.001)))
 
 

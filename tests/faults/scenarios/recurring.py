@@ -22,8 +22,8 @@ _HOUR = 60 * _MINUTE
 _SERVERS = 3
 
 
-@scenario("recurring-kills", "F43", full=Size(50, 120), short=Size(10, 4))
-def recurring_kills(place, size):
+@scenario("kill-recurring", "F43", full=Size(50, 120), short=Size(10, 4))
+def kill_recurring(place, size):
     """Definitions fire every second while servers are killed every two seconds: one job for each time.
 
     No time is missed. There are `jobs` definitions for `rounds` seconds on three servers.
@@ -50,8 +50,8 @@ def recurring_kills(place, size):
         runs = {name: runs_of(on.fire.storage, name) for name in names}
         late = max(run.created_at - (run.nominal_at or 0) for one in runs.values() for run in one)
     for name, one in runs.items():
-        instants = [run.nominal_at or 0 for run in one]
-        gaps = [after - before for before, after in pairwise(sorted(instants))]
+        due_times = [run.nominal_at or 0 for run in one]
+        gaps = [after - before for before, after in pairwise(sorted(due_times))]
         assert set(gaps) <= {SECOND}, (name, [gap for gap in gaps if gap != SECOND])
         assert {run.state for run in one} == {State.SUCCEEDED}, name
     fired = sum(map(len, runs.values()))
@@ -61,8 +61,8 @@ def recurring_kills(place, size):
     ]
 
 
-def _all_fired_until(on, instant):
-    return all(job.last_at is not None and micros(job.last_at) >= instant for job in on.fire.recurring)
+def _all_fired_until(on, due_at):
+    return all(job.last_at is not None and micros(job.last_at) >= due_at for job in on.fire.recurring)
 
 
 def runs_of(storage, recurring_id):

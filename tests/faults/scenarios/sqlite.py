@@ -13,7 +13,7 @@ _LOG_LIMIT = 16 * _MIB  # maximum size of the write-ahead log when no reader kee
 @scenario("kill-writers", "F36", full=Size(0, 1_000), short=Size(0, 10), schemes=["sqlite"])
 def kill_writers(place, size):
     """`kill -9` of a process during a write: the file is intact each time, nothing acknowledged is lost."""
-    figures = run_program(place, "crowding", "kill", size.rounds, 0)
+    figures = run_program(place, "sqlite_writers", "kill", size.rounds, 0)
     assert figures["damaged"] == 0, figures
     assert figures["lost"] == [], figures
     return [
@@ -22,15 +22,15 @@ def kill_writers(place, size):
     ]
 
 
-@scenario("crowd", "F37", full=Size(16, 30), short=Size(6, 3), schemes=["sqlite"])
-def crowd(place, size):
+@scenario("busy-file", "F37", full=Size(16, 30), short=Size(6, 3), schemes=["sqlite"])
+def busy_file(place, size):
     """Many clients and a server, a long reader, and a program that locks the file for a third of the time.
 
     The scenario runs `jobs` clients for `rounds` seconds.
     """
     with stage(place) as on:
         (server,) = on.serve()
-        figures = run_program(place, "crowding", "crowd", size.jobs, size.rounds)
+        figures = run_program(place, "sqlite_writers", "busy", size.jobs, size.rounds)
         on.finish()
         log = server.log.read_text()
     assert figures["errors"] == [], figures["errors"][:3]
@@ -48,14 +48,16 @@ def crowd(place, size):
     ]
 
 
-@scenario("torn-log", "F38", full=Size(60, 1_200, seed=38), short=Size(16, 24, seed=38), schemes=["sqlite"])
-def torn_log(place, size):
+@scenario(
+    "damaged-log", "F38", full=Size(60, 1_200, seed=38), short=Size(16, 24, seed=38), schemes=["sqlite"]
+)
+def damaged_log(place, size):
     """The write-ahead log of a copy is cut, damaged or removed: commits before the damage are kept.
 
     There are `rounds` copies of logs of about `jobs` commits, selected by the seed. Then a server uses one of
     the copies.
     """
-    figures = run_program(place, "tearing", size.rounds, size.jobs, size.seed)
+    figures = run_program(place, "damaged_logs", size.rounds, size.jobs, size.seed)
     assert figures["wrong"] == [], (size.seed, len(figures["wrong"]), figures["wrong"][:3])
     with stage(place) as on:
         on.acknowledged.update(figures["left"])
@@ -64,12 +66,12 @@ def torn_log(place, size):
     in_file = figures["in_file"]
     kinds = ", ".join(f"{kind} {number}" for kind, number in sorted(figures["by_kind"].items()))
     found = ", ".join(f"{outcome} {number}" for outcome, number in sorted(in_file.items()))
-    told = sum(in_file.values())
+    in_both = sum(in_file.values())
     return [
         f"seed {size.seed}: copies {size.rounds} ({kinds})",
         f"their logs had {figures['commits']} commits; lost after the damage: {figures['lost']}",
-        f"copies {size.rounds - told}, jobs {figures['jobs']}: all in the state before the first damage",
+        f"copies {size.rounds - in_both}, jobs {figures['jobs']}: all in the state before the first damage",
         "integrity_check ok in all; incomplete jobs 0; usable: all",
-        f"copies with damage in pages that are also in the file {told}: {found or 'none'}",
+        f"copies with damage in pages that are also in the file {in_both}: {found or 'none'}",
         f"a server on one copy: jobs {report.jobs}, lost 0, stuck 0",
     ]

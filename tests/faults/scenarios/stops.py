@@ -44,8 +44,8 @@ def _stop(on, server, number=signal.SIGTERM):
     return time.monotonic() - began
 
 
-@scenario("outlive-the-grace", "F06", full=Size(4, 60), short=Size(2, 1))
-def outlive_the_grace(place, size):
+@scenario("exceed-grace-time", "F06", full=Size(4, 60), short=Size(2, 1))
+def exceed_grace_time(place, size):
     """TERM with jobs longer than the grace time: they are handed back, keep their attempt and soon run again.
 
     There are `jobs` jobs of each kind: in threads, on the event loop, and in job processes.
@@ -86,14 +86,14 @@ def _pauses(on, ids):
     return [starts[job] - cancelled.get(job, first) for job in ids]
 
 
-@scenario("deaf-jobs", "F06", full=Size(4, 20), short=Size(2, 1))
-def deaf_jobs(place, size):
+@scenario("ignored-stop", "F06", full=Size(4, 20), short=Size(2, 1))
+def ignored_stop(place, size):
     """TERM with threads that ignore it: jobs are handed back, the server ends, late ends are refused."""
     exits = []
     with stage(place, grace=0.2) as on:
         for _ in range(size.rounds):
             old = on.server(workers=size.jobs)
-            ids = on.enqueue(size.jobs, 0.02, task="deaf")
+            ids = on.enqueue(size.jobs, 0.02, task="unstoppable")
             on.await_starts(ids)
             exits.append(_stop(on, old))
             new = on.server(workers=size.jobs)
@@ -106,8 +106,8 @@ def deaf_jobs(place, size):
     return [f"jobs {report.jobs}, lost 0, stuck 0, attempts all 1; servers ended within {max(exits):.2f} s"]
 
 
-@scenario("impatient-stop", "F07", full=Size(60, 100), short=Size(20, 1))
-def impatient_stop(place, size):
+@scenario("stop-then-kill", "F07", full=Size(60, 100), short=Size(20, 1))
+def stop_then_kill(place, size):
     """TERM, then KILL a second later, as impatient orchestrators do: nothing is lost, running jobs repeat."""
     chance = random.Random(7)
     workers = 4
@@ -132,8 +132,8 @@ def impatient_stop(place, size):
     return report.lines()
 
 
-@scenario("ask-twice", "F07", full=Size(4, 100), short=Size(2, 1))
-def ask_twice(place, size):
+@scenario("repeated-stop-signals", "F07", full=Size(4, 100), short=Size(2, 1))
+def repeated_stop_signals(place, size):
     """Two INTs speed up the stop, which exits with 0 and loses nothing; a third kills and exits with 1."""
     twice = []
     thrice = []
@@ -142,13 +142,13 @@ def ask_twice(place, size):
             server = on.server(workers=2 * size.jobs)
             ids = [job for name in _HELD for job in on.enqueue(size.jobs, 0.02, task=name)]
             on.await_starts(ids)
-            twice.append(_ask(on, server, 2))
+            twice.append(_interrupt(on, server, 2))
             server = on.server(workers=4 * size.jobs)
-            deaf = on.enqueue(size.jobs, 0.02, task="deaf")
-            on.await_starts(deaf)
-            thrice.append(_ask(on, server, 3))
+            unstoppable = on.enqueue(size.jobs, 0.02, task="unstoppable")
+            on.await_starts(unstoppable)
+            thrice.append(_interrupt(on, server, 3))
             server = on.server(workers=4 * size.jobs)
-            on.await_starts(deaf, times=2)
+            on.await_starts(unstoppable, times=2)
             on.release()
             _stop(on, server)
         report = on.finish(repeats="any")
@@ -160,7 +160,7 @@ def ask_twice(place, size):
     ]
 
 
-def _ask(on, server, times):
+def _interrupt(on, server, times):
     """Interrupt a server this often, and return how long it took to end."""
     began = time.monotonic()
     for _ in range(times):

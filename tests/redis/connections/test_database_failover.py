@@ -30,7 +30,7 @@ def test_idle_client_finds_the_new_primary_after_a_failover(program):
         before = group.primary()
         before.kill()
         group.await_failover(before)
-        group.be_patient()
+        group.wait_longer()
         before.start()
         eventually(lambda: time.monotonic() > silent_since + _SILENCE, 30, "it was silent for long enough")
 

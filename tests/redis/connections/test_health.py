@@ -27,7 +27,7 @@ class Primaries:
     """Connections to primaries with the replies to INFO and CONFIG GET that a test needs."""
 
     def __init__(self, primaries, settings):
-        self._primaries = {f"node-{number}": {**WELL, **told} for number, told in enumerate(primaries, 1)}
+        self._primaries = {f"node-{number}": {**WELL, **fields} for number, fields in enumerate(primaries, 1)}
         self._settings = dict(settings)
 
     def call_primaries(self, *words):
@@ -55,12 +55,12 @@ def found(*primaries, **more):
     return [(one.is_error, one.what) for one in RedisStorage(database_of(*primaries, **more)).diagnose()]
 
 
-def durability(told, **more):
+def durability(fields, **more):
     """Return the description of the durability."""
-    return RedisStorage(database_of(told, **more)).describe()["durability"]
+    return RedisStorage(database_of(fields, **more)).describe()["durability"]
 
 
-def told_by(url):
+def described(url):
     """Return the description of a real server and the problems found."""
     with closing(open_storage(url)) as storage:
         return storage.describe(), [finding.what for finding in storage.diagnose()]
@@ -70,17 +70,17 @@ def told_by(url):
 
 
 @pytest.mark.parametrize(
-    ("told", "name"),
+    ("fields", "name"),
     [
         ({"redis_version": "6.0.20"}, "Redis 6.0.20"),
         ({"redis_version": "5.0.14"}, "Redis 5.0.14"),
         ({"redis_version": "7.2.4", "valkey_version": "7.1.0"}, "Valkey 7.1.0"),
     ],
 )
-def test_old_server_is_refused_with_its_product_and_version(told, name):
+def test_old_server_is_refused_with_its_product_and_version(fields, name):
     """The error names the product and version, and the required ones."""
     with pytest.raises(StorageError, match=rf"it is {name}; Firelock needs Redis 6.2 or Valkey 7.2"):
-        database_of(told).prepare()
+        database_of(fields).prepare()
 
 
 def test_single_old_node_of_a_cluster_is_refused():
@@ -90,16 +90,16 @@ def test_single_old_node_of_a_cluster_is_refused():
 
 
 @pytest.mark.parametrize(
-    "told",
+    "fields",
     [
         {"redis_version": "6.2.0"},
         {"redis_version": "10.0.1"},
         {"redis_version": "7.2.4", "valkey_version": "7.2.5"},
     ],
 )
-def test_supported_versions_are_accepted(told):
+def test_supported_versions_are_accepted(fields):
     """Versions are compared as numbers. For Valkey, its own version counts."""
-    database_of(told).prepare()
+    database_of(fields).prepare()
 
 
 # ---- description -----------------------------------------------------------------------------------------
@@ -109,15 +109,15 @@ def test_description_of_a_real_server_is_complete(server, program):
     """The description contains the version, the durability, and the behaviour when memory is full."""
     server.empty()
 
-    said, _ = told_by(server.url())
+    description, _ = described(server.url())
 
     product = program.product.capitalize()
-    assert said["server"] == f"{product} {'.'.join(map(str, program.version))}"
-    assert said["durability"] == "none: a restart loses every job"
-    assert said["eviction"] == "noeviction, maxmemory not set"
-    assert said["replicas"] == "0"
-    assert said["memory"].endswith(" MiB")
-    assert "partitions" not in said
+    assert description["server"] == f"{product} {'.'.join(map(str, program.version))}"
+    assert description["durability"] == "none: a restart loses every job"
+    assert description["eviction"] == "noeviction, maxmemory not set"
+    assert description["replicas"] == "0"
+    assert description["memory"].endswith(" MiB")
+    assert "partitions" not in description
 
 
 @pytest.mark.parametrize(
@@ -133,19 +133,19 @@ def test_description_of_a_real_server_is_complete(server, program):
 def test_durability_describes_the_persistence_settings(program, options, expected):
     """Snapshots are detected from the settings, before the first one exists."""
     with RedisServer(program, options) as server:
-        said, _ = told_by(server.url())
+        description, _ = described(server.url())
 
-        assert expected in said["durability"]
+        assert expected in description["durability"]
 
 
 def test_unreadable_settings_count_as_the_worst_case(server):
     """It is not an error if the user or the server lacks CONFIG."""
     server.empty()
-    server.ask("ACL", "SETUSER", "limited", "reset", "on", ">secret", "~*", "&*", "+@all", "-config")
+    server.call("ACL", "SETUSER", "limited", "reset", "on", ">secret", "~*", "&*", "+@all", "-config")
 
-    said, findings = told_by(f"redis://limited:secret@{HOST}:{server.port}/0")
+    description, findings = described(f"redis://limited:secret@{HOST}:{server.port}/0")
 
-    assert "CONFIG GET is not allowed; a restart might lose every job" in said["durability"]
+    assert "CONFIG GET is not allowed; a restart might lose every job" in description["durability"]
     assert "No append-only file: a restart might lose some or all jobs." in findings
 
 
@@ -156,24 +156,24 @@ def test_unknown_appendfsync_is_described_as_a_risk():
 
 def test_durability_mentions_replicas_of_an_enqueue():
     """Only enqueues wait for replicas, so the description does not mention ends."""
-    said = durability({"connected_slaves": 2}, options="durability=replicated&replicas=2")
+    description = durability({"connected_slaves": 2}, options="durability=replicated&replicas=2")
 
-    assert said.startswith("enqueue waits until 2 replicas have the job; append-only")
+    assert description.startswith("enqueue waits until 2 replicas have the job; append-only")
 
 
 def test_description_counts_primaries_with_different_settings(cluster):
     """If primaries share a description, it appears once with their number."""
     cluster.empty()
-    cluster.nodes[0].ask("CONFIG", "SET", "save", "60 1")
+    cluster.nodes[0].call("CONFIG", "SET", "save", "60 1")
 
-    said, findings = told_by(cluster.url())
+    description, findings = described(cluster.url())
 
-    cluster.nodes[0].ask("CONFIG", "SET", "save", "")
-    assert said["server"].endswith(" (3 of 3 primaries)")
-    assert "(save 60 1)" in said["durability"]
-    assert "(1 of 3 primaries)" in said["durability"]
-    assert "none: a restart loses every job (2 of 3 primaries)" in said["durability"]
-    assert said["partitions"] == "16"
+    cluster.nodes[0].call("CONFIG", "SET", "save", "")
+    assert description["server"].endswith(" (3 of 3 primaries)")
+    assert "(save 60 1)" in description["durability"]
+    assert "(1 of 3 primaries)" in description["durability"]
+    assert "none: a restart loses every job (2 of 3 primaries)" in description["durability"]
+    assert description["partitions"] == "16"
     everywhere = ", ".join(sorted(f"{HOST}:{node.port}" for node in cluster.nodes))
     unlimited = "maxmemory is not set: the operating system might kill the server if memory runs out."
     assert f"{everywhere}: {unlimited}" in findings
@@ -196,15 +196,15 @@ def test_server_prints_the_description_at_its_start(server, program, tmp_path):
     """The first output of `firelock server` contains the version, the persistence and the eviction policy."""
     server.empty()
     (tmp_path / "shop.py").write_text(APP.format(url=server.url()))
-    said = tmp_path / "said"
+    log = tmp_path / "log"
     command = [sys.executable, "-m", "firelock", "server", "shop:fire", "--workers", "1"]
-    with said.open("wb") as out, subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=out) as process:
+    with log.open("wb") as out, subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=out) as process:
         try:
-            eventually(lambda: "  wake: " in said.read_text(), within=20)
+            eventually(lambda: "  wake: " in log.read_text(), within=20)
         finally:
             process.terminate()
 
-    lines = [line.strip() for line in said.read_text().splitlines()]
+    lines = [line.strip() for line in log.read_text().splitlines()]
     assert f"server: {program.product.capitalize()} {'.'.join(map(str, program.version))}" in lines
     assert "durability: none: a restart loses every job" in lines
     assert "eviction: noeviction, maxmemory not set" in lines
@@ -217,14 +217,14 @@ REPLICATED = "durability=replicated&replicas=2"
 EVICTING = "maxmemory-policy is allkeys-lfu: the server deletes jobs or locks when its memory is full."
 
 
-@pytest.mark.parametrize("told", [{}, {"used_memory": 899}, {"connected_slaves": 2}])
-def test_healthy_server_has_no_findings(told):
+@pytest.mark.parametrize("fields", [{}, {"used_memory": 899}, {"connected_slaves": 2}])
+def test_healthy_server_has_no_findings(fields):
     """A good setup has an append-only file, a memory limit, a tenth of it free, and all required replicas."""
-    assert [] == found(told, options=REPLICATED if told.get("connected_slaves") else "")
+    assert [] == found(fields, options=REPLICATED if fields.get("connected_slaves") else "")
 
 
 @pytest.mark.parametrize(
-    ("told", "options", "what"),
+    ("fields", "options", "what"),
     [
         ({"role": "slave"}, "", "The server is a replica."),
         ({"maxmemory_policy": "allkeys-lfu"}, "", EVICTING),
@@ -241,13 +241,13 @@ def test_healthy_server_has_no_findings(told):
         ),
     ],
 )  # fmt: skip
-def test_problem_that_prevents_storing_jobs_is_an_error(told, options, what):
+def test_problem_that_prevents_storing_jobs_is_an_error(fields, options, what):
     """A problem that stops jobs now, when memory is full, or when the primary changes is an error."""
-    assert [(True, what)] == found(told, options=options)
+    assert [(True, what)] == found(fields, options=options)
 
 
 @pytest.mark.parametrize(
-    ("told", "options", "settings", "what"),
+    ("fields", "options", "settings", "what"),
     [
         # the user who set the option still gets a reminder
         ({"maxmemory_policy": "allkeys-lfu"}, "eviction=allow", {}, EVICTING),
@@ -266,19 +266,19 @@ def test_problem_that_prevents_storing_jobs_is_an_error(told, options, what):
         ({}, "", {"save": "", "appendfsync": "no"}, "appendfsync is no: a power failure loses jobs."),
     ],
 )  # fmt: skip
-def test_problem_that_might_lose_jobs_is_a_warning(told, options, settings, what):
+def test_problem_that_might_lose_jobs_is_a_warning(fields, options, settings, what):
     """These problems do not prevent jobs from being stored."""
-    assert [(False, what)] == found(told, options=options, settings=settings.items())
+    assert [(False, what)] == found(fields, options=options, settings=settings.items())
 
 
 def test_failed_snapshot_of_a_real_server_is_found(program):
     """The finding comes from the server's own status."""
     with RedisServer(program) as server:
         (server.folder / "dump.rdb").mkdir()  # so that the server cannot write the snapshot
-        server.ask("BGSAVE")
+        server.call("BGSAVE")
         eventually(lambda: server.info("persistence")["rdb_last_bgsave_status"] == "err")
 
-        _, findings = told_by(server.url())
+        _, findings = described(server.url())
 
         assert "The server could not write its last snapshot." in findings
 

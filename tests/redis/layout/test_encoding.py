@@ -55,8 +55,8 @@ from tests.redis.databases import opened
 
 SESSION = "0193aaaa-0000-7000-8000-00000000000a"
 CREATED, NOW, AT, STARTED, EXPIRES, DUE = (1_700_000_000_000_000 + number * 1_000_003 for number in range(6))
-ODD = "\t\n\r\\\"'\0\x1f\x7f\u2028 %{}[],é\U0001f525"
-TEXTS = st.text(st.sampled_from(ODD) | st.characters(exclude_categories=["Cs"]), max_size=12)
+SPECIAL = "\t\n\r\\\"'\0\x1f\x7f\u2028 %{}[],é\U0001f525"
+TEXTS = st.text(st.sampled_from(SPECIAL) | st.characters(exclude_categories=["Cs"]), max_size=12)
 SOME_TEXTS = st.none() | TEXTS
 NAMES = TEXTS.map(lambda text: f"n{text}")
 INSTANTS = st.integers(1, 2**51)
@@ -92,7 +92,7 @@ def admissions(limits):
 uses = st.builds(LimitUse, key=st.just("limit:a"), cost=st.integers(1, 3), is_strict=st.booleans())
 
 
-def said(job, names):
+def values_of(job, names):
     """Return the job's values of these fields."""
     return {name: getattr(job, name) for name in names if hasattr(job, name)}
 
@@ -100,7 +100,7 @@ def said(job, names):
 def of_job(job):
     """Return the stored fields of a new job."""
     names = {field.name for field in attrs.fields(NewJob)} & {field.name for field in attrs.fields(JobRecord)}
-    return said(job, names - {"id"})
+    return values_of(job, names - {"id"})
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_claimed_job_and_job_record_have_the_same_fields(job, reason):
 
     claim, shown = claimed_job(job.id, text, payload, NOW), record_of(job.id, whole, payload)
 
-    assert said(claim, SHARED) == said(shown, SHARED)
+    assert values_of(claim, SHARED) == values_of(shown, SHARED)
     assert of_job(attrs.evolve(job, state=State.PROCESSING, admission_json=asks)) == of_job(shown)
     assert (3, 7, 2, 1, DUE, True) == (
         claim.attempt, claim.fence, claim.retries, claim.crashes, claim.enqueued_at, claim.has_memos
@@ -239,7 +239,7 @@ def test_claim_and_record_have_the_values_of_the_stored_job(storage, jobs):
         finish(storage, claim)
 
         assert of_job(job) == of_job(before)
-        assert said(claim, SHARED) == said(during, SHARED)
+        assert values_of(claim, SHARED) == values_of(during, SHARED)
         assert (State.PROCESSING, SESSION, "a:1", NOW, NOW, 1, 1) == (
             during.state, during.session, during.server, during.claimed_at, during.changed_at, during.attempt,
             during.fence,
@@ -433,16 +433,16 @@ def test_reconciliation_returns_lost_and_unknown_claims(storage):
     ]  # fmt: skip
     request = ClaimRequest(session=SESSION, queues=None, limit=10, now=NOW)
     running = sorted(storage.claim(request).jobs, key=lambda job: job.id)
-    stranger = HeldClaim(storage.new_ids(1)[0], 1, None)
+    unknown = HeldClaim(storage.new_ids(1)[0], 1, None)
     taken = attrs.evolve(ended(running[0], State.DELETED), session=None, fence=None)
     assert [Applied.APPLIED] == storage.apply([taken])
 
-    found = storage.reconcile(SESSION, [stranger, HeldClaim(jobs[0].id, 1, STARTED)])
+    found = storage.reconcile(SESSION, [unknown, HeldClaim(jobs[0].id, 1, STARTED)])
     storage.reconcile(SESSION, [HeldClaim(jobs[0].id, 1, None), HeldClaim(jobs[1].id, 1, STARTED)])
 
     assert (False, [running[1]]) == (found.is_session_lost, found.unknown)
     assert [
-        LostClaim(stranger),
+        LostClaim(unknown),
         LostClaim(HeldClaim(jobs[0].id, 1, STARTED), State.DELETED, 1, has_tail=True),
     ] == (found.lost)
     assert STARTED == record(storage, jobs[1]).started_at

@@ -24,7 +24,7 @@ def scene(cluster, request):
         yield scene
 
 
-impatient = pytest.mark.parametrize("scene", ["&timeout=1"], indirect=True)
+short_timeout = pytest.mark.parametrize("scene", ["&timeout=1"], indirect=True)
 replicated = pytest.mark.parametrize("scene", ["&durability=replicated"], indirect=True)
 
 
@@ -59,7 +59,7 @@ def jobs_in_the_first_partition(scene, number):
     return [job.id for job in jobs]
 
 
-@impatient
+@short_timeout
 @pytest.mark.parametrize("moved", [0, 3])
 def test_partition_is_not_read_or_written_while_its_slot_moves(scene, cluster, moved):
     """While each of two nodes has a part, calls fail and can be repeated.

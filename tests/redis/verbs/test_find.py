@@ -127,13 +127,13 @@ def test_jobs_of_one_time_are_paged_by_id(scene, oldest_first):
 
 def test_jobs_of_one_time_are_ordered_by_bytes_of_their_ids(scene):
     """Neither the case of letters nor a server's language matters, within one queue and across several."""
-    odd = ["B-1", "a-1", "a_1", "A", "a", "é", "z", "\U0001f525", "aa", "12345678x", "12345678"]
-    for place, id in enumerate(odd):
+    unsorted = ["B-1", "a-1", "a_1", "A", "a", "é", "z", "\U0001f525", "aa", "12345678x", "12345678"]
+    for place, id in enumerate(unsorted):
         scene.add(id=id, queue=QUEUES[place % 3], created_at=STAMP)
 
     for where in (JobFilter(), JobFilter(State.ENQUEUED)):
-        assert sorted(odd) == ids(walked(scene, where, 2, oldest_first=True))
-        assert sorted(odd, reverse=True) == ids(walked(scene, where, 3))
+        assert sorted(unsorted) == ids(walked(scene, where, 2, oldest_first=True))
+        assert sorted(unsorted, reverse=True) == ids(walked(scene, where, 3))
 
 
 @alone_and_parted
@@ -395,9 +395,9 @@ def test_member_with_damaged_relations_does_not_affect_others(scene, server):
 
 def test_job_without_a_record_is_skipped(scene, server):
     """A job without a record is in no list and cannot be found in any other way."""
-    gone, good = scene.add(), scene.add()
-    server.client().hdel("firelock:{0}:jobs", gone)
+    broken, good = scene.add(), scene.add()
+    server.client().hdel("firelock:{0}:jobs", broken)
 
     assert [good] == ids(walked(scene, JobFilter(), 1))
-    assert [None] == scene.storage.get([gone])
-    assert [] == scene.history(gone)
+    assert [None] == scene.storage.get([broken])
+    assert [] == scene.history(broken)

@@ -196,15 +196,15 @@ def test_failing_partition_does_not_prevent_a_pause_elsewhere(parted, server):
 
 def test_resumed_queue_wakes_waiting_servers(parted, server):
     """Each partition publishes a message when a queue is resumed in it, but not when a queue is paused."""
-    with server.client().pubsub(ignore_subscribe_messages=True) as heard:
-        heard.subscribe(*(f"{base}:wake" for base in parted.database.partitions.bases))
+    with server.client().pubsub(ignore_subscribe_messages=True) as listener:
+        listener.subscribe(*(f"{base}:wake" for base in parted.database.partitions.bases))
         for _ in range(PARTITIONS):
-            heard.get_message(timeout=5.0)  # the subscription is active
+            listener.get_message(timeout=5.0)  # the subscription is active
         put(parted, "mail", PAUSED)
         put(parted, "bulk", PAUSED)
         put(parted, "mail", RESUMED)
         put(parted, "mail", RESUMED)
-        channels = [message["channel"] for message in iter(lambda: heard.get_message(timeout=0.2), None)]
+        channels = [message["channel"] for message in iter(lambda: listener.get_message(timeout=0.2), None)]
 
     assert [f"{base}:wake" for base in parted.database.partitions.bases] == channels
 

@@ -274,13 +274,13 @@ def test_all_sessions_are_listed_across_pages(scene):
 @alone
 def test_special_characters_of_a_session_are_read_back_unchanged(scene):
     """Ids, names and reasons with quotes, tabs and line ends are read back unchanged."""
-    odd = 'a"\\\t\né'
-    scene.storage.begin_session(NewSession("a", odd, odd, odd, 1, 5, 60.0, 1, odd, odd))
-    job = scene.new_job(id=odd)
+    special = 'a"\\\t\né'
+    scene.storage.begin_session(NewSession("a", special, special, special, 1, 5, 60.0, 1, special, special))
+    job = scene.new_job(id=special)
     scene.storage.insert([job])
     scene.storage.claim(ClaimRequest(["default"], 1, "a", 5))
 
-    taken = scene.storage.end_session("a", [odd], reason=odd)
+    taken = scene.storage.end_session("a", [special], reason=special)
 
-    assert (odd, [odd], odd) == (taken.server, taken.crashed, scene.record(odd).reason)
-    assert odd == scene.storage.list_sessions()[0].session.server
+    assert (special, [special], special) == (taken.server, taken.crashed, scene.record(special).reason)
+    assert special == scene.storage.list_sessions()[0].session.server

@@ -68,13 +68,13 @@ def test_key_of_a_lock_expires(database, server):
         (100, f"newer than this code's {LAYOUT}. Upgrade Firelock"),
     ],
 )
-def test_unsupported_layout_is_refused_with_its_version(database, server, version, said):
+def test_unsupported_layout_is_refused_with_its_version(database, server, version, message):
     """A client, a migration and the doctor's check report the layout and change nothing."""
     client = server.client()
     client.hset("firelock:{0}:layout", "version", version)
 
     with closing(Plugins().open_storage(database.url)) as storage:
-        with pytest.raises(SchemaMismatch, match=f"has layout {version}, .*{re.escape(said)}"):
+        with pytest.raises(SchemaMismatch, match=f"has layout {version}, .*{re.escape(message)}"):
             storage.clock()
         with pytest.raises(SchemaMismatch, match=f"has layout {version}, "):
             storage.migrate()
@@ -173,15 +173,15 @@ def test_large_records_are_read_in_bounded_replies(database):
 def test_earlier_due_time_wakes_waiting_servers(database, server):
     """A server that sleeps until the next due time is notified only of an earlier one."""
     puts = [("b", 5), ("c", 9), ("a", 3), ("d", None)]
-    with server.client().pubsub(ignore_subscribe_messages=True) as heard:
-        heard.subscribe("firelock:{0}:wake")
-        heard.get_message(timeout=5.0)
+    with server.client().pubsub(ignore_subscribe_messages=True) as listener:
+        listener.subscribe("firelock:{0}:wake")
+        listener.get_message(timeout=5.0)
         for name, due_at in puts:
             database.put_record("recurring", name, "{}", due_at=due_at)
         database.put_record("other", "e", "{}", due_at=1)
-        told = [message["data"] for message in iter(lambda: heard.get_message(timeout=0.2), None)]
+        received = [message["data"] for message in iter(lambda: listener.get_message(timeout=0.2), None)]
 
-    assert ["*", "*"] == told
+    assert ["*", "*"] == received
 
 
 def test_jobs_outside_the_records_partition_are_refused(parted):
@@ -248,16 +248,16 @@ def test_long_timeline_is_complete(database):
     assert [] == database.timeline(BASE + DAY, BASE)
 
 
-@pytest.mark.parametrize("odd", ['a","b', ',"mail",', '"', "[", "\\", ",", "", "東京\n"])
-def test_timeline_is_filtered_by_exact_names(database, odd):
+@pytest.mark.parametrize("name", ['a","b', ',"mail",', '"', "[", "\\", ",", "", "東京\n"])
+def test_timeline_is_filtered_by_exact_names(database, name):
     """A name that looks like its stored form is still filtered as a name."""
-    kept = [rollup(task=odd), rollup(task=odd, queue="bulk")]
-    database.record_metrics([*kept, rollup(), rollup(task=odd + "x"), rollup(task="x", queue=odd + ",")])
+    kept = [rollup(task=name), rollup(task=name, queue="bulk")]
+    database.record_metrics([*kept, rollup(), rollup(task=name + "x"), rollup(task="x", queue=name + ",")])
 
-    assert sorted(kept, key=str) == sorted(database.timeline(BASE, BASE + 1, task=odd, queue=None), key=str)
-    assert [kept[0]] == database.timeline(BASE, BASE + 1, task=odd, queue="mail")
-    assert [rollup(task="x", queue=odd + ",")] == database.timeline(
-        BASE, BASE + 1, task=None, queue=odd + ","
+    assert sorted(kept, key=str) == sorted(database.timeline(BASE, BASE + 1, task=name, queue=None), key=str)
+    assert [kept[0]] == database.timeline(BASE, BASE + 1, task=name, queue="mail")
+    assert [rollup(task="x", queue=name + ",")] == database.timeline(
+        BASE, BASE + 1, task=None, queue=name + ","
     )
 
 
@@ -305,16 +305,16 @@ def texts(log):
 def test_long_log_keeps_its_newest_thousand_lines(database):
     """Numbers have no gaps, and the newest thousand lines are kept, even if many lines arrive together."""
     (id,) = known(database, 1)
-    told = []
+    results = []
     for start, count in ((0, 3), (3, 1_000), (1_003, 2_777), (3_780, 1)):
         database.append_logs({id: lines(*range(start, start + count))}, {})
         log = database.read_log(id, after=0, limit=2_000)
-        told.append((texts(log)[0], log[0].number, texts(log)[-1], log[-1].number, len(log)))
+        results.append((texts(log)[0], log[0].number, texts(log)[-1], log[-1].number, len(log)))
 
     assert [
         (0, 1, 2, 3, 3), (3, 4, 1_002, 1_003, 1_000), (2_780, 2_781, 3_779, 3_780, 1_000),
         (2_781, 2_782, 3_780, 3_781, 1_000),
-    ] == told  # fmt: skip
+    ] == results  # fmt: skip
 
 
 def test_log_is_read_from_any_line_number(database):

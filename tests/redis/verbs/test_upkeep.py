@@ -53,8 +53,8 @@ def in_partition(number, place):
 def prune_all(scene):
     """Prune until nothing is left to prune; return the number of pruned jobs."""
     pruned = 0
-    while gone := scene.storage.prune(1_000):
-        pruned += gone
+    while number := scene.storage.prune(1_000):
+        pruned += number
     return pruned
 
 
@@ -122,8 +122,8 @@ def test_pruned_jobs_and_sessions_leave_only_counters(scene, server):
 def test_queue_without_jobs_is_forgotten(scene, server):
     """A queue is counted as long as it has a job, and no longer after its last job was deleted."""
     at = scene.now()
-    gone, kept = scene.add(queue="mail"), [scene.add(queue="default") for _ in range(2)]
-    scene.storage.apply([deletes(id, expires_at=at) for id in (gone, kept[0])])
+    pruned, kept = scene.add(queue="mail"), [scene.add(queue="default") for _ in range(2)]
+    scene.storage.apply([deletes(id, expires_at=at) for id in (pruned, kept[0])])
 
     scene.storage.prune(10)
 
@@ -211,9 +211,9 @@ def test_release_passes_children_that_keep_waiting(scene, server):
     wanted = scene.continuation(parent, on=On.FAILED)
     scene.settle(fails(scene.run(scene.begin(), parent)))
 
-    looks = [scene.storage.release(1) for _ in range(6)]
+    released = [scene.storage.release(1) for _ in range(6)]
 
-    assert ([1, 1, 1, 1, 0, 0], State.ENQUEUED) == (looks, scene.state(wanted))
+    assert ([1, 1, 1, 1, 0, 0], State.ENQUEUED) == (released, scene.state(wanted))
     assert [State.AWAITING] * 3 == [scene.state(child) for child in waiting]
     assert {"checked", "releasing"}.isdisjoint(keys_of(server))
 
@@ -374,9 +374,9 @@ def test_upkeep_continues_while_memory_is_full(scene, server):
     """
     at = scene.now()
     holder, other = scene.begin("a"), scene.begin("b", 60.0)
-    gone, parent, due = scene.add(), scene.add(), scene.schedule(0)
+    pruned, parent, due = scene.add(), scene.add(), scene.schedule(0)
     child = scene.continuation(parent, on=On.DELETED)
-    scene.storage.apply([deletes(gone, expires_at=at), deletes(parent)])
+    scene.storage.apply([deletes(pruned, expires_at=at), deletes(parent)])
     running = scene.run(holder)
     scene.advance(120)
     server.client().config_set("maxmemory", 1)

@@ -27,8 +27,8 @@ def test_error_has_a_paragraph(error):
 
 def test_every_paragraph_is_about_an_existing_error():
     """When a class is removed, its paragraph must be removed too."""
-    told = [heading for heading in headings(PAGE) if heading.isidentifier() and heading[:1].isupper()]
+    documented = [heading for heading in headings(PAGE) if heading.isidentifier() and heading[:1].isupper()]
 
     assert [
-        name for name in told if name not in ERRORS and name not in {"Configuration", "Jobs", "Locks"}
+        name for name in documented if name not in ERRORS and name not in {"Configuration", "Jobs", "Locks"}
     ] == []

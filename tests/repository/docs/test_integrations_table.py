@@ -27,7 +27,7 @@ class Row:
     """One line of the table."""
 
     package: str
-    asked: str
+    requirements: str
     versions: list[str]
     tests: list[str]
 
@@ -39,8 +39,8 @@ def rows():
         line.split("|")[1:-1] for line in text.partition("\n## ")[0].splitlines() if line.startswith("| ")
     ]
     return [
-        Row(CELL.findall(package)[0], "".join(CELL.findall(asked)), ran.split(","), CELL.findall(by))
-        for _, package, asked, ran, by in table[1:]
+        Row(CELL.findall(package)[0], "".join(CELL.findall(requirements)), ran.split(","), CELL.findall(by))
+        for _, package, requirements, ran, by in table[1:]
         if CELL.findall(package)
     ]
 
@@ -48,7 +48,7 @@ def rows():
 ROWS = [pytest.param(row, id=row.package) for row in rows()]
 
 
-def asked():
+def requirements():
     """Return the dependencies of the four packages and their extras by name, except those on each other."""
     found = {}
     for path in ROOT.glob("packages/*/pyproject.toml"):
@@ -76,7 +76,7 @@ def test_tested_versions_match_the_lock_file(row):
 @pytest.mark.parametrize("row", ROWS)
 def test_required_versions_match_the_packages(row):
     """The required versions are empty for a package that is not a dependency."""
-    assert asked().get(row.package, "") == row.asked
+    assert requirements().get(row.package, "") == row.requirements
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -93,7 +93,7 @@ def test_table_contains_every_dependency():
     modules = {path.stem for path in (ROOT / "packages/core/src/firelock/integrations").iterdir()} - SHARED
     folder = "tests/core/integrations"
 
-    assert set(asked()) - OF_THE_CORE - named == set()
+    assert set(requirements()) - OF_THE_CORE - named == set()
     folder = "tests/core/integrations"
     assert [] == [
         name

@@ -97,9 +97,9 @@ def test_every_public_name_is_in_the_reference(door, reference):
     offered = getattr(module, "__all__", None) or defined
     modules = {name for name in offered if inspect.ismodule(getattr(module, name))}
 
-    told = {name for name in reference.names(door) if not name.startswith("fire.")}
+    documented = {name for name in reference.names(door) if not name.startswith("fire.")}
 
-    assert set(offered) - modules == told
+    assert set(offered) - modules == documented
 
 
 def test_every_integration_is_in_the_reference(reference):
@@ -109,33 +109,35 @@ def test_every_integration_is_in_the_reference(reference):
     modules = [path for path in folder.iterdir() if not path.name.startswith("_") and path.stem not in shared]
     there = {path.stem for path in modules if path.suffix in {".py", ""}}
 
-    told = {door.module.rpartition(".")[2] for door in reference.doors() if ".integrations." in door.module}
+    documented = {
+        door.module.rpartition(".")[2] for door in reference.doors() if ".integrations." in door.module
+    }
 
-    assert there == told
+    assert there == documented
 
 
 def test_reference_contains_signature_errors_and_async_twin(reference):
     """The entry matches the source and has links to the documentation of the names in it."""
     page = reference.page(DOORS[0])
 
-    _, _, told = page.partition("### `Job.requeue` {#Job.requeue}")
-    told, _, _ = told.partition("\n### ")
+    _, _, section = page.partition("### `Job.requeue` {#Job.requeue}")
+    section, _, _ = section.partition("\n### ")
 
     assert (
         "def requeue(*, from_step: str | None = None, reason: str = 'requeued by code') -> Job[R]: ..."
-        in told
+        in section
     )
-    assert "- [`JobConflict`](errors.md#JobConflict): " in told
-    assert "`arequeue` is the async variant." in told
+    assert "- [`JobConflict`](errors.md#JobConflict): " in section
+    assert "`arequeue` is the async variant." in section
     assert "## `fire.queues` {#fire.queues}" in page
     assert "_Anything" not in page
 
 
 def test_long_signature_has_one_line_per_parameter(reference):
     """The star before keyword-only parameters has its own line too."""
-    _, _, told = reference.page(DOORS[0]).partition("### `Task.using` {#Task.using}")
+    _, _, section = reference.page(DOORS[0]).partition("### `Task.using` {#Task.using}")
 
-    assert "def using(\n    *,\n    queue: str | None = None,\n" in told
+    assert "def using(\n    *,\n    queue: str | None = None,\n" in section
 
 
 def test_llms_txt_lists_the_pages(site):

@@ -20,7 +20,7 @@ class Letterbox:
 
     def __init__(self):
         self.arrived = []
-        self.is_heard = threading.Event()
+        self.is_received = threading.Event()
         self.nudged = threading.Event()
 
     def open(self):
@@ -36,7 +36,7 @@ class Letterbox:
 
     def listen(self, seconds):
         """Return after a nudge; the test takes the messages before the listening thread can see them."""
-        self.is_heard.set()
+        self.is_received.set()
         self.nudged.wait(seconds)
         self.nudged.clear()
 
@@ -67,7 +67,7 @@ def listener(wake, letterbox, queues):
     answers = []
     thread = threading.Thread(target=lambda: answers.append(wake.wait(queues, 60)), daemon=True)
     thread.start()
-    assert letterbox.is_heard.wait(30)
+    assert letterbox.is_received.wait(30)
     yield answers
     thread.join(30)
 

@@ -176,14 +176,14 @@ def test_server_settles_and_claims_while_calls_wait_for_a_unique_key(server_data
         def note(number: int) -> None:
             done.append(number)
 
-        def ask() -> None:
+        def enqueue_all() -> None:
             begun.append(True)
             try:
                 nightly.enqueue()
             finally:
                 ended.append(True)
 
-        asks = fire.task(name="asks", retry=Retry.never())(ask)
+        asks = fire.task(name="asks", retry=Retry.never())(enqueue_all)
         fire.task(name="other")(note)
         other = elsewhere.task(name="other", remote=True)(note)
 

@@ -170,7 +170,7 @@ def test_servers_are_notified_when_a_connection_returns_to_the_pool(scene, engin
 
 # ---- a transaction that is not joined --------------------------------------------------------------------
 
-TELLS_LOCKS = pytest.mark.skipif(
+REPORTS_LOCKS = pytest.mark.skipif(
     not Path("/proc/locks").exists(), reason="only Linux lists the locks of a process"
 )
 
@@ -220,7 +220,7 @@ def by_raw_connection(engine):
         yield connection
 
 
-@TELLS_LOCKS
+@REPORTS_LOCKS
 @pytest.mark.parametrize("begun", [by_session, by_connection, by_raw_connection])
 def test_wait_for_an_own_transaction_suggests_within(make_app, engine, begun, caplog):
     """If other threads exist, the owner of the transaction is unknown.
@@ -265,15 +265,15 @@ except StorageUnavailable as error:
 """
 
 
-@TELLS_LOCKS
+@REPORTS_LOCKS
 def test_program_with_one_thread_fails_without_waiting(path):
     """The error does not depend on where the program keeps its session."""
-    said = subprocess.run(
+    run = subprocess.run(
         [sys.executable, "-c", ALONE, str(path)], env=unmeasured(), capture_output=True, text=True,
         timeout=60, check=True,
     )  # fmt: skip
 
-    assert "this thread waits for its own transaction" in said.stdout
+    assert "this thread waits for its own transaction" in run.stdout
 
 
 class Lazy:
@@ -334,27 +334,27 @@ def kept_by_another_thread(engine, until):
     keeper.join(30)
 
 
-@TELLS_LOCKS
+@REPORTS_LOCKS
 @pytest.mark.parametrize(
-    "beside", [closed_connection, reading_connection, connection_of_other_rows, lazy_object]
+    "unrelated", [closed_connection, reading_connection, connection_of_other_rows, lazy_object]
 )
-def test_wait_for_the_transaction_of_another_thread_is_logged(make_app, engine, caplog, beside):
+def test_wait_for_the_transaction_of_another_thread_is_logged(make_app, engine, caplog, unrelated):
     """Another thread's transaction may end at any time.
 
     The log names it after a second, and the job is stored after it.
 
     This does not depend on other objects that the caller has, such as its own transaction that has only read.
     """
-    fire, told = make_app(600), threading.Event()
+    fire, logged = make_app(600), threading.Event()
 
-    class Telling(logging.Handler):
+    class LogHandler(logging.Handler):
         def emit(self, record):
-            told.set()
+            logged.set()
 
-    handler = Telling()
+    handler = LogHandler()
     logging.getLogger("firelock_sql.sqlite.database").addHandler(handler)
 
-    with kept_by_another_thread(engine, told), beside(engine) as held:
+    with kept_by_another_thread(engine, logged), unrelated(engine) as held:
         fire.ship.enqueue()
 
     assert held is not None

@@ -244,13 +244,13 @@ class AsyncCallers:
         The continuation starts immediately, and the result is the given value.
         """
 
-        async def ask(statement, **values):
+        async def execute(statement, **values):
             async with opened() as engine, engine.begin() as connection:
                 found = await connection.execute(text(statement), values)
                 return found.scalar() if found.returns_rows else None
 
-        asyncio.run(ask("drop table if exists paid"))
-        asyncio.run(ask("create table paid (number int)"))
+        asyncio.run(execute("drop table if exists paid"))
+        asyncio.run(execute("create table paid (number int)"))
 
         @fire.task(name="pay")
         async def pay(context: JobContext, number: int) -> dict[str, int]:
@@ -264,7 +264,7 @@ class AsyncCallers:
             assert "thanks" == job.then(fire.task(name="thank")(lambda: "thanks")).result(timeout=30)
             assert {"paid": 7} == job.result(timeout=30)
 
-        assert 7 == asyncio.run(ask("select number from paid"))
+        assert 7 == asyncio.run(execute("select number from paid"))
 
 
 class TestSqlite(AsyncCallers):

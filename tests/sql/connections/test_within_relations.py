@@ -41,8 +41,8 @@ class UnitOfWork:
             self.afterwards.clear()
 
     def committed(self):
-        for tell in self.afterwards:
-            tell()
+        for callback in self.afterwards:
+            callback()
 
 
 class Shop:

@@ -53,7 +53,7 @@ def test_errors_of_asyncmy_are_classified_like_those_of_pymysql():
 
 
 @pytest.mark.parametrize(
-    ("number", "said", "told"),
+    ("number", "message", "hint"),
     [
         (1045, "Access denied for user 'a'@'b'", "the user name and password"),
         (1049, "Unknown database 'shop'", "create the database"),
@@ -64,16 +64,16 @@ def test_errors_of_asyncmy_are_classified_like_those_of_pymysql():
         (1153, "Got a packet bigger than 'max_allowed_packet' bytes", "increase max_allowed_packet"),
     ],
 )
-def test_failure_that_people_can_fix_has_a_hint(number, said, told):
+def test_failure_that_people_can_fix_has_a_hint(number, message, hint):
     """The server's own message comes before the hint."""
-    failure = read_failure(pymysql.err.OperationalError(number, said))
+    failure = read_failure(pymysql.err.OperationalError(number, message))
 
-    assert failure.text.startswith(f"{said} (error {number}); ")
-    assert told in failure.text
+    assert failure.text.startswith(f"{message} (error {number}); ")
+    assert hint in failure.text
 
 
 @pytest.mark.parametrize(
-    ("number", "said"),
+    ("number", "message"),
     [
         (1062, "Duplicate entry 'hunter2' for key 'id'"),
         (1366, "Incorrect string value: 'hunter2' for column 'result' at row 1"),
@@ -81,9 +81,9 @@ def test_failure_that_people_can_fix_has_a_hint(number, said, told):
         (1292, 'Truncated incorrect value: "hunter2"'),
     ],
 )
-def test_error_hides_values_of_the_statement(number, said):
+def test_error_hides_values_of_the_statement(number, message):
     """A value that the server quotes might be an argument of a job."""
-    failure = read_failure(pymysql.err.DataError(number, said))
+    failure = read_failure(pymysql.err.DataError(number, message))
 
     assert "hunter2" not in failure.text
 
@@ -118,7 +118,7 @@ def test_errors_of_other_code_are_not_translated(error):
 
 
 @pytest.mark.parametrize(
-    ("said", "meaning", "told"),
+    ("message", "meaning", "is_reported"),
     [
         (
             "SAVEPOINT firelock does not exist",
@@ -133,9 +133,9 @@ def test_errors_of_other_code_are_not_translated(error):
     ],
     ids=["savepoint", "function"],
 )
-def test_missing_object_is_a_deadlock_only_for_a_savepoint(said, meaning, told):
+def test_missing_object_is_a_deadlock_only_for_a_savepoint(message, meaning, is_reported):
     """A function that this version of the server lacks stays missing, so repetitions would never end."""
-    failure = read_failure(pymysql.err.OperationalError(1305, said))
+    failure = read_failure(pymysql.err.OperationalError(1305, message))
 
     assert failure.meaning is meaning
-    assert failure.text.startswith(told)
+    assert failure.text.startswith(is_reported)

@@ -9,7 +9,7 @@ from firelock_sql.mysql.connect import read_product
 
 
 @pytest.mark.parametrize(
-    ("version", "comment", "said"),
+    ("version", "comment", "described"),
     [
         ("11.8.9-MariaDB-0+deb13u1 from Debian", "-- more about MariaDB", "MariaDB 11.8.9"),
         ("5.5.5-10.6.22-MariaDB-log", "MariaDB Server", "MariaDB 10.6.22"),
@@ -19,15 +19,15 @@ from firelock_sql.mysql.connect import read_product
         ("9.4.0", "MySQL Community Server - GPL", "MySQL 9.4.0"),
     ],
 )
-def test_server_with_skip_locked_is_accepted(version, comment, said):
+def test_server_with_skip_locked_is_accepted(version, comment, described):
     """MySQL from 8.0.1 and MariaDB from 10.6 are accepted, even if their version strings contain more."""
     product = read_product(version, comment)
 
-    assert str(product) == said
+    assert str(product) == described
 
 
 @pytest.mark.parametrize(
-    ("version", "comment", "said"),
+    ("version", "comment", "described"),
     [
         (
             "10.5.9-MariaDB",
@@ -51,7 +51,7 @@ def test_server_with_skip_locked_is_accepted(version, comment, said):
         ),
     ],
 )
-def test_server_without_skip_locked_is_refused_with_its_version(version, comment, said):
+def test_server_without_skip_locked_is_refused_with_its_version(version, comment, described):
     """Without SKIP LOCKED, claims would wait for each other.
 
     The message names the first version with SKIP LOCKED.
@@ -59,7 +59,7 @@ def test_server_without_skip_locked_is_refused_with_its_version(version, comment
     with pytest.raises(StorageError) as refused:
         read_product(version, comment)
 
-    assert str(refused.value).startswith(said)
+    assert str(refused.value).startswith(described)
 
 
 @pytest.mark.parametrize(

@@ -75,41 +75,41 @@ def test_each_problem_is_a_finding(seen, is_error, what):
 
 
 @pytest.mark.parametrize(
-    ("level", "told"),
+    ("level", "expected"),
     [
         ("1", "on the server's disk"),
         ("2", "a power failure, but not a crash"),
         ("0", "a crash of the server may"),
     ],
 )
-def test_durability_describes_the_settings(level, told):
+def test_durability_describes_the_settings(level, expected):
     """The description states what would be lost and in which case."""
     settings = {"innodb_flush_log_at_trx_commit": level}
 
-    said = describe("mysql://here/jobs", HEALTHY.product, settings, "off")
+    description = describe("mysql://here/jobs", HEALTHY.product, settings, "off")
 
-    assert told in said["durability"]
+    assert expected in description["durability"]
 
 
 def test_mysql_is_described_as_untested():
     """The tests run on MariaDB, so users of MySQL should be informed."""
-    said = describe("mysql://here/jobs", Product("MySQL", (8, 4, 6), "8.4.6"), {}, "off")
+    description = describe("mysql://here/jobs", Product("MySQL", (8, 4, 6), "8.4.6"), {}, "off")
 
-    assert said["server"] == "MySQL 8.4.6; Firelock is tested on MariaDB only"
+    assert description["server"] == "MySQL 8.4.6; Firelock is tested on MariaDB only"
 
 
 def test_description_of_the_server_is_complete(mariadb):
     """The description contains the version, the durability, and that servers are not notified."""
     with closing(Firelock(mariadb.url())) as fire:
-        said = fire.storage.describe()
+        description = fire.storage.describe()
         features = fire.storage.features
 
     program = mariadb.server.program
     name = {"mariadb": "MariaDB", "mysql": "MySQL"}[program.product]
-    assert said["server"].split(";")[0] == f"{name} {'.'.join(map(str, program.version))}"
-    assert ("tested on MariaDB only" in said["server"]) is (name == "MySQL")
-    assert said["wake"].startswith("off: other processes find work by polling")
-    assert "secret" not in str(said)
+    assert description["server"].split(";")[0] == f"{name} {'.'.join(map(str, program.version))}"
+    assert ("tested on MariaDB only" in description["server"]) is (name == "MySQL")
+    assert description["wake"].startswith("off: other processes find work by polling")
+    assert "secret" not in str(description)
     assert Feature.NOTIFY not in features
 
 

@@ -192,13 +192,13 @@ def test_member_end_without_a_read_equals_one_after_a_read(scene, holder):
     assert scene.history(one.id) == scene.history(other.id)
 
 
-TELL = "INSERT INTO firelock_batch_deltas (batch_id, total, succeeded) VALUES "
+INSERT_DELTAS = "INSERT INTO firelock_batch_deltas (batch_id, total, succeeded) VALUES "
 
 
-def tell(connection, batch_id, number):
+def add_deltas(connection, batch_id, number):
     """Add this number of succeeded members to the batch's counts, one row each, with consecutive numbers."""
     with connection.cursor() as cursor:
-        cursor.execute(TELL + ", ".join(["(%s, 1, 1)"] * number), [batch_id] * number)
+        cursor.execute(INSERT_DELTAS + ", ".join(["(%s, 1, 1)"] * number), [batch_id] * number)
 
 
 def test_fold_deletes_only_the_rows_that_it_has_summed(scene, open_transaction):
@@ -214,7 +214,7 @@ def test_fold_deletes_only_the_rows_that_it_has_summed(scene, open_transaction):
             (ended, batch_id, 200), (late, batch_id, 1), (ended, batch_id, 200), (ended, other, 1),
             (ended, batch_id, 61), (late, batch_id, 200),
         ):  # fmt: skip
-            tell(connection, of, number)
+            add_deltas(connection, of, number)
         ended.commit()
 
         settle_all(scene)
@@ -421,10 +421,10 @@ def test_requeue_in_a_callers_transaction_clears_earlier_failures(scene, holder,
         connection.commit()
 
     settle_all(scene)
-    told = batch_counts(scene, batch_id)
+    counts = batch_counts(scene, batch_id)
     members = scene.storage.find(JobFilter(batch_id=batch_id), limit=10).jobs
-    assert recount(scene.storage, batch_id, members) == told
-    assert (told.is_stopping, told.deleted) == (False, 0)
+    assert recount(scene.storage, batch_id, members) == counts
+    assert (counts.is_stopping, counts.deleted) == (False, 0)
     scene.settle(fails(claimed[3]))
     settle_all(scene)
     assert batch_counts(scene, batch_id).deleted == 2  # a later failure still stops the rest
@@ -512,12 +512,12 @@ def test_suspension_with_a_lost_connection_is_atomic(mariadb):
             scene.add_many(8)
             runs = scene.take(holder)
             children = [scene.add(queue="children") for _ in runs]
-            asked = [
+            transitions = [
                 suspends(run, "pay", kind=MemoKind.CALL, children=[child])
                 for run, child in zip(runs, children, strict=True)
             ]
             was_sent.clear()
-            answer = server.submit(scene.storage.apply, asked)
+            answer = server.submit(scene.storage.apply, transitions)
             assert was_sent.wait(10)
             cut_at = time.perf_counter() + tenths / 10_000
             while time.perf_counter() < cut_at:
@@ -527,9 +527,9 @@ def test_suspension_with_a_lost_connection_is_atomic(mariadb):
                 answer.result()
 
             # as a server that repeats the call, or another server that has taken over
-            again = scene.storage.apply(asked)
+            again = scene.storage.apply(transitions)
             while Applied.BUSY in again:  # an aborted transaction may still lock some rows for a moment
-                again = scene.storage.apply(asked)
+                again = scene.storage.apply(transitions)
             left = set(children)
             while left:  # an aborted transaction may still lock some rows for a moment
                 taken = scene.take(holder, queues=["children"])

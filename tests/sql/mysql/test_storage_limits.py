@@ -143,7 +143,7 @@ def test_new_lanes_are_found_before_between_and_after_known_ones(scene, holder):
     assert found == ["m", "c", "x", "a", "p", "z", "m", "d"]
 
 
-@pytest.mark.parametrize("is_known", [False, True], ids=["strangers", "known"])
+@pytest.mark.parametrize("is_known", [False, True], ids=["unknown", "known"])
 def test_more_lanes_than_one_query_reads_take_turns(scene, holder, monkeypatch, is_known):
     """However many lanes one query reads, one job of each lane is claimed before a second job of any lane."""
     monkeypatch.setattr(mysql_lanes, "_KNOWN_AT_ONCE", 7)

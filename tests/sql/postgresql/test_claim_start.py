@@ -32,16 +32,16 @@ def start(clock):
     return ClaimStart(clock)
 
 
-def asked(queues=("mail",), limit=2):
+def request(queues=("mail",), limit=2):
     return ClaimRequest(queues, limit, "session", NOW)
 
 
 def after_slow_reads(start, *claimed, queues=("mail",), micros=100_000):
     """Return the next read after several full reads of this duration. The last one claimed these places."""
-    start.record(start.next_read(asked(queues)), [], micros)
-    start.record(start.next_read(asked(queues)), [], micros)
-    start.record(start.next_read(asked(queues)), claimed, micros)
-    return start.next_read(asked(queues))
+    start.record(start.next_read(request(queues)), [], micros)
+    start.record(start.next_read(request(queues)), [], micros)
+    start.record(start.next_read(request(queues)), claimed, micros)
+    return start.next_read(request(queues))
 
 
 def test_fast_reads_are_full(start):
@@ -54,9 +54,9 @@ def test_fast_reads_are_full(start):
 def test_single_slow_reads_do_not_shorten_later_reads(start):
     """The first read over dead index entries marks them, so the next one is fast and no job needs to wait."""
     for micros in (100_000, 100_000, 3, 100_000, 100_000):
-        start.record(start.next_read(asked()), [("mail", 0, 10, 3)], micros)
+        start.record(start.next_read(request()), [("mail", 0, 10, 3)], micros)
 
-    assert start.next_read(asked()).probes is None
+    assert start.next_read(request()).probes is None
 
 
 def test_reads_are_full_again_after_a_pause(start, clock):
@@ -64,9 +64,9 @@ def test_reads_are_full_again_after_a_pause(start, clock):
     after_slow_reads(start, ("mail", 0, 10, 3))
 
     clock.seconds = 1.9
-    assert start.next_read(asked()).probes is not None
+    assert start.next_read(request()).probes is not None
     clock.seconds = 2.0
-    assert start.next_read(asked()).probes is None
+    assert start.next_read(request()).probes is None
 
 
 def test_places_remain_known_after_a_full_read(start, clock):
@@ -74,9 +74,9 @@ def test_places_remain_known_after_a_full_read(start, clock):
     after_slow_reads(start, ("mail", 0, 10, 3))
     clock.seconds = 3.0
 
-    start.record(start.next_read(asked()), [("mail", 0, 5, 1)], 100_000)
+    start.record(start.next_read(request()), [("mail", 0, 5, 1)], 100_000)
 
-    assert Probe("mail", 0, 0, (10, 3)) in start.next_read(asked()).probes
+    assert Probe("mail", 0, 0, (10, 3)) in start.next_read(request()).probes
 
 
 def test_short_read_that_finds_too_few_jobs_moves_its_start(start):
@@ -84,7 +84,7 @@ def test_short_read_that_finds_too_few_jobs_moves_its_start(start):
     read = after_slow_reads(start, ("mail", 0, 10, 1))
     start.record(read, [], ["mail"])
 
-    assert Probe("mail", 0, 0, (NOW - LATE, 0)) in start.next_read(asked()).probes
+    assert Probe("mail", 0, 0, (NOW - LATE, 0)) in start.next_read(request()).probes
 
 
 def test_start_place_of_short_reads_never_decreases(start):
@@ -92,7 +92,7 @@ def test_start_place_of_short_reads_never_decreases(start):
     read = after_slow_reads(start, ("mail", 0, NOW, 9))
     start.record(read, [], ["mail"])
 
-    assert Probe("mail", 0, 0, (NOW, 9)) in start.next_read(asked()).probes
+    assert Probe("mail", 0, 0, (NOW, 9)) in start.next_read(request()).probes
 
 
 def test_number_of_known_levels_is_bounded(start):

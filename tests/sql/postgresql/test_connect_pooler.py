@@ -54,13 +54,13 @@ def test_polling_because_of_a_pooler_is_logged_once(pgbouncer, caplog):
     with closing(open_url(pgbouncer.url())) as storage, caplog.at_level(logging.INFO, logger="firelock_sql"):
         for _ in range(3):
             storage.counts()
-        said = storage.describe()
+        description = storage.describe()
 
     (line,) = [record.getMessage() for record in caplog.records]
     assert "Detected a pooler between this process and postgresql://firelock:***@" in line
     assert "servers find work by polling" in line
-    assert "between this process and the server" == said["pooler"]
-    assert said["wake"].startswith("off behind a pooler")
+    assert "between this process and the server" == description["pooler"]
+    assert description["wake"].startswith("off behind a pooler")
 
 
 def test_storage_does_not_listen_through_a_pooler(scene, pgbouncer):
@@ -103,12 +103,12 @@ def test_pooler_of_a_callers_engine_is_detected(pgbouncer):
     storage = open_engine(engine)
 
     storage.counts()
-    threshold, said = driver.prepare_threshold, storage.describe()
+    threshold, description = driver.prepare_threshold, storage.describe()
     storage.close()
     engine.dispose()
 
     assert threshold is None
-    assert said["wake"].startswith("off behind a pooler")
+    assert description["wake"].startswith("off behind a pooler")
 
 
 def test_frequent_statements_work_on_any_pooled_connection(scene):

@@ -30,29 +30,29 @@ def far(postgresql, line, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "ask",
+    "call",
     [lambda fire: fire.jobs.counts(), lambda fire: fire.storage.claim(ClaimRequest(None, 1, "session", 1))],
     ids=["a transaction", "one statement"],
 )
-def test_silent_connection_is_replaced(far, line, ask):
+def test_silent_connection_is_replaced(far, line, call):
     """The wait for a reply is bounded, and afterwards another connection is used."""
     line.black_hole()
-    told: list[BaseException] = []
+    errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            ask(far)
+            call(far)
         except StorageUnavailable as error:
-            told.append(error)
+            errors.append(error)
 
-    asking = threading.Thread(target=run, daemon=True)
-    asking.start()
-    asking.join(20)
-    is_over = not asking.is_alive()
+    caller = threading.Thread(target=run, daemon=True)
+    caller.start()
+    caller.join(20)
+    is_over = not caller.is_alive()
     line.reset()
     line.heal()
-    asking.join(20)
+    caller.join(20)
 
     assert is_over
-    assert "no reply within 0.5 s" in str(told[0])
+    assert "no reply within 0.5 s" in str(errors[0])
     assert {} == dict(far.storage.counts().by_state)

@@ -37,12 +37,12 @@ def flow(postgresql):
 @pytest.fixture(autouse=True)
 def log(postgresql):
     """The server must not have aborted any transaction because of a deadlock."""
-    before = len(postgresql.server.said())
+    before = len(postgresql.server.read_log())
     yield
-    assert "deadlock detected" not in postgresql.server.said()[before:]
+    assert "deadlock detected" not in postgresql.server.read_log()[before:]
 
 
-def beside(folds, works):
+def race(folds, works):
     """Run the `works` concurrently, and run the `folds` repeatedly until all of them have ended."""
     is_over = threading.Event()
 
@@ -86,7 +86,7 @@ def test_fold_does_not_end_a_batch_with_an_active_member(flow):
         handles[number].release(100)
         seen.append(handles[number].get([batch])[0].state)
 
-    beside([partial(fold, 3), partial(fold, 4)], [partial(work, number) for number in range(3)])
+    race([partial(fold, 3), partial(fold, 4)], [partial(work, number) for number in range(3)])
 
     assert {State.AWAITING} == set(seen)
     for number, holder in enumerate(sessions):  # jobs that another claim had locked during a read
@@ -128,7 +128,7 @@ def test_concurrent_changes_of_nested_batches_do_not_deadlock(flow):
                 break
 
     folds = [partial(handles[number].release, 20) for number in (4, 5)]
-    beside(folds, [*(partial(work, number) for number in range(3)), partial(people, 3)])
+    race(folds, [*(partial(work, number) for number in range(3)), partial(people, 3)])
 
     flow.settle(deletes(outer))
     flow.settle_all()

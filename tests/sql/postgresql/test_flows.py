@@ -74,7 +74,7 @@ def test_ends_of_one_exchange_add_one_row_per_batch(flow, admin):
     assert [State.SUCCEEDED] * 2 == flow.states(one, other)
 
 
-ODD = {
+SLOW_PATHS = {
     "a parent": lambda flow, batch, job: flow.member(batch, job.id),
     "deleted": lambda flow, batch, job: flow.handles.open().apply([deletes(job.id)]),
     "settled": lambda flow, batch, job: flow.handles.open().apply([succeeds(job)]),
@@ -83,20 +83,20 @@ ODD = {
 
 
 @pytest.mark.parametrize("has_other", [False, True], ids=["plain ends alone", "beside another end"])
-@pytest.mark.parametrize("what", ODD)
+@pytest.mark.parametrize("what", SLOW_PATHS)
 def test_member_end_on_the_slow_path_is_counted(flow, what, has_other):
     """Such an end uses the slow path. The counts always match the members."""
     batch, members = flow.batch_of(4)
     holder = flow.begin()
     jobs = flow.running(holder, *members)
-    ODD[what](flow, batch, jobs[1])
+    SLOW_PATHS[what](flow, batch, jobs[1])
     ends = [succeeds(job) for job in jobs[:3]] + [(fails if has_other else succeeds)(jobs[3])]
 
     results = flow.exchange(holder, ends).results
     flow.settle_all()
 
-    odd = {"deleted": Applied.REFUSED, "settled": Applied.ALREADY}.get(what, Applied.RELEASE_NEEDED)
-    assert odd is results[1]
+    expected = {"deleted": Applied.REFUSED, "settled": Applied.ALREADY}.get(what, Applied.RELEASE_NEEDED)
+    assert expected is results[1]
     assert all(result.is_applied for place, result in enumerate(results) if place != 1)
     is_deleted, failed = int(what == "deleted"), int(has_other)
     more = int(what == "a parent")  # its child is now enqueued
@@ -423,7 +423,7 @@ def test_signal_follows_its_transaction(flow, callers, is_committed):
 
 
 @pytest.fixture
-def heard(postgresql):
+def listening_scene(postgresql):
     """A storage with helpers for batches and memos, and a way to open another handle, which listens."""
     with closing(Handles(opener(postgresql.url()))) as handles:
         flow = FlowScene(handles)
@@ -437,55 +437,55 @@ def woken(handles, queues=("default",)):
     return lambda: server.wait(list(queues), 30)
 
 
-def test_servers_are_notified_of_a_job_that_a_signal_enqueues(heard):
+def test_servers_are_notified_of_a_job_that_a_signal_enqueues(listening_scene):
     """Any process can have sent the signal."""
-    flow, handles = heard
+    flow, handles = listening_scene
     job = flow.run()
     flow.begin_wait(job, "approval")
     flow.settle(suspends(job))
-    is_told = woken(handles)
+    is_notified = woken(handles)
 
     flow.send(job.id, "approval")
 
-    assert is_told()
+    assert is_notified()
 
 
-def test_servers_are_notified_of_an_immediately_resumed_suspension(heard):
+def test_servers_are_notified_of_an_immediately_resumed_suspension(listening_scene):
     """The signal was sent before the suspension."""
-    flow, handles = heard
+    flow, handles = listening_scene
     job = flow.run()
     flow.begin_wait(job, "approval")
     flow.send(job.id, "approval")
-    is_told = woken(handles)
+    is_notified = woken(handles)
 
     flow.settle(suspends(job))
 
-    assert is_told()
+    assert is_notified()
 
 
-def test_servers_are_notified_of_members_of_an_opened_batch(heard):
+def test_servers_are_notified_of_members_of_an_opened_batch(listening_scene):
     """`release` enqueues the members after the end of the job for which the batch waits."""
-    flow, handles = heard
+    flow, handles = listening_scene
     source = flow.run()
     batch = flow.batch(after=[source.id])
     flow.member(batch)
-    is_told = woken(handles)
+    is_notified = woken(handles)
 
     flow.settle(succeeds(source))
     flow.settle_all()
 
-    assert is_told()
+    assert is_notified()
 
 
-def test_servers_are_notified_of_jobs_that_waited_for_a_batch(heard):
+def test_servers_are_notified_of_jobs_that_waited_for_a_batch(listening_scene):
     """The fold that ends the batch notifies the servers."""
-    flow, handles = heard
+    flow, handles = listening_scene
     batch, (member,) = flow.batch_of(1)
     flow.continuation(batch)
     one = flow.run(job_id=member)
-    is_told = woken(handles)
+    is_notified = woken(handles)
 
     flow.settle(succeeds(one))
     flow.settle_all()
 
-    assert is_told()
+    assert is_notified()

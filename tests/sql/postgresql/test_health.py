@@ -62,14 +62,14 @@ def engine_url(postgresql, storage):
 
 def test_description_of_a_real_server_is_complete(storage, postgresql_program):
     """The description contains the version, the durability, the size and the number of connections."""
-    said = storage.describe()
+    description = storage.describe()
 
-    assert f"PostgreSQL {'.'.join(map(str, postgresql_program.version))}" == said["server"]
-    assert "fsync off: a power failure may destroy the database" == said["durability"]
-    assert said["size"].endswith(" MiB")
-    assert said["connections"].endswith(" of 200")
-    assert "none" == said["pooler"]
-    assert "NOTIFY, one connection per process" == said["wake"]
+    assert f"PostgreSQL {'.'.join(map(str, postgresql_program.version))}" == description["server"]
+    assert "fsync off: a power failure may destroy the database" == description["durability"]
+    assert description["size"].endswith(" MiB")
+    assert description["connections"].endswith(" of 200")
+    assert "none" == description["pooler"]
+    assert "NOTIFY, one connection per process" == description["wake"]
 
 
 @pytest.mark.parametrize(
@@ -122,8 +122,8 @@ def test_missing_index_is_found_with_its_statement(storage, admin):
     """Without the index, claims read the whole table."""
     admin.execute("DROP INDEX firelock_ready")
 
-    ((is_error, what, mend),) = found(storage, "Index")
-    admin.execute(mend)
+    ((is_error, what, fix),) = found(storage, "Index")
+    admin.execute(fix)
 
     assert is_error
     assert "Index firelock_ready is missing, so queries read whole tables." == what
@@ -134,8 +134,8 @@ def test_invalid_index_is_found(storage, admin):
     """An invalid index exists and is maintained, but never used."""
     admin.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'firelock_due'::regclass")
 
-    ((is_error, what, mend),) = found(storage, "Index")
-    admin.execute(mend.rstrip("."))
+    ((is_error, what, fix),) = found(storage, "Index")
+    admin.execute(fix.rstrip("."))
 
     assert (True, "Index firelock_due is invalid, so the server does not use it.") == (is_error, what)
     assert [] == found(storage, "Index")
@@ -147,8 +147,8 @@ def test_index_findings_use_the_prefix_and_schema(postgresql, admin):
     storage.migrate()
     admin.execute("DROP INDEX other.jobs_due")
 
-    ((_, what, mend),) = found(storage, "Index")
-    admin.execute(mend)
+    ((_, what, fix),) = found(storage, "Index")
+    admin.execute(fix)
     findings = found(storage, "Index")
     storage.close()
 
@@ -163,12 +163,14 @@ def test_transaction_that_holds_old_rows_is_found(engine_url, postgresql):
         reader.execute("SELECT 1")
         pid = reader.info.backend_pid
 
-        ((is_error, what, mend),) = found_at_once(engine_url, "has been open for", old_seconds=0)
+        ((is_error, what, fix),) = found_at_once(engine_url, "has been open for", old_seconds=0)
 
     assert not is_error
-    told = rf"The transaction of pid {pid} \(report, role {USER}\) has been open for \d+ seconds; dead rows"
-    assert re.match(told, what)
-    assert f"SELECT pg_terminate_backend({pid})" in mend
+    message = (
+        rf"The transaction of pid {pid} \(report, role {USER}\) has been open for \d+ seconds; dead rows"
+    )
+    assert re.match(message, what)
+    assert f"SELECT pg_terminate_backend({pid})" in fix
 
 
 def test_session_idle_in_a_transaction_is_found(engine_url, postgresql):
@@ -192,10 +194,10 @@ def test_old_prepared_transaction_is_found(postgresql_program):
             connection.execute("PREPARE TRANSACTION 'forgotten'")
         url = server.socket_url("jobs").replace("postgresql:", "postgresql+psycopg:")
 
-        ((_, what, mend),) = found_at_once(url, "prepared transaction", old_seconds=0)
+        ((_, what, fix),) = found_at_once(url, "prepared transaction", old_seconds=0)
 
     assert "The prepared transaction 'forgotten' is 0 seconds old and holds locks." == what
-    assert "ROLLBACK PREPARED" in mend
+    assert "ROLLBACK PREPARED" in fix
 
 
 def test_dead_rows_are_found(engine_url, admin):
@@ -205,15 +207,15 @@ def test_dead_rows_are_found(engine_url, admin):
     admin.execute("DELETE FROM firelock_records")
 
     # the server updates its statistics when a statement ends at least a second after the last update
-    def look():
+    def scan():
         admin.execute("SELECT 1")
         return found_at_once(engine_url, "dead rows", dead_rows=10)
 
-    ((_, what, _),) = eventually(look)
+    ((_, what, _),) = eventually(scan)
     admin.execute("VACUUM firelock_records")
 
     assert "firelock_records has 100 dead rows and 0 live rows; it was never vacuumed." == what
-    assert eventually(lambda: not look())
+    assert eventually(lambda: not scan())
 
 
 def test_server_with_few_free_connections_is_found(storage, engine_url):
@@ -269,9 +271,9 @@ def test_doctor_shows_all_findings(storage, postgresql):
     with redirect_stdout(out):
         code = main(["doctor", "--storage", postgresql.url(), "--json"])
 
-    said = json.loads(out.getvalue())
-    assert (0, True) == (code, said["is_well"]), said
-    assert said["about"]["server"].startswith("PostgreSQL ")
+    printed = json.loads(out.getvalue())
+    assert (0, True) == (code, printed["is_well"]), printed
+    assert printed["about"]["server"].startswith("PostgreSQL ")
     assert "fsync off: a power failure may destroy the database." in [
-        finding["what"] for finding in said["findings"]
+        finding["what"] for finding in printed["findings"]
     ]

@@ -60,12 +60,12 @@ def test_process_does_not_receive_its_own_notifications(scene, postgresql, open_
     scene.add()  # so that the tables exist
     one, other = open_mailbox(), open_mailbox()
 
-    with psycopg.connect(postgresql.url(), autocommit=True) as heard:
-        heard.execute('LISTEN "public.firelock_wake"')
+    with psycopg.connect(postgresql.url(), autocommit=True) as listener:
+        listener.execute('LISTEN "public.firelock_wake"')
         one.send(b"own")
-        list(heard.notifies(timeout=30, stop_after=1))  # so it was sent before the next one
+        list(listener.notifies(timeout=30, stop_after=1))  # so it was sent before the next one
         other.send(b"other")
-        list(heard.notifies(timeout=30, stop_after=1))
+        list(listener.notifies(timeout=30, stop_after=1))
 
     assert [b"other"] == eventually(one.take)
 
@@ -136,15 +136,15 @@ def test_notification_without_a_queue_wakes_all_servers(scene, server, admin):
 def test_notifications_of_another_prefix_wake_no_server(scene, server, postgresql):
     """Apps that share a database have their own channels."""
     other = open_url(postgresql.url("prefix=other_"))
-    heard = listening(open_url(postgresql.url("prefix=other_")))
+    listener = listening(open_url(postgresql.url("prefix=other_")))
     try:
         other.insert([scene.new_job()])
 
-        assert heard.wait(None, 30)
+        assert listener.wait(None, 30)
         assert not server.wait(None, 0)
     finally:
         other.close()
-        heard.close()
+        listener.close()
 
 
 def test_same_schema_uses_the_same_channel(scene, server, postgresql):
@@ -195,18 +195,18 @@ def test_burst_of_enqueues_sends_few_notifications(scene, postgresql):
 
     The last message is not lost.
     """
-    with psycopg.connect(postgresql.url(), autocommit=True) as heard:
-        heard.execute('LISTEN "public.firelock_wake"')
+    with psycopg.connect(postgresql.url(), autocommit=True) as listener:
+        listener.execute('LISTEN "public.firelock_wake"')
         began = time.monotonic()
         for _ in range(200):
             scene.add()
         scene.storage.close()
         took = time.monotonic() - began
 
-        told = list(heard.notifies(timeout=0))
+        received = list(listener.notifies(timeout=0))
 
-    assert 1 <= len(told) <= 2 + took / GAP_SECONDS
-    assert {"default"} == {notification.payload.partition("\n")[2] for notification in told}
+    assert 1 <= len(received) <= 2 + took / GAP_SECONDS
+    assert {"default"} == {notification.payload.partition("\n")[2] for notification in received}
 
 
 def test_closing_sends_pending_notifications(our_threads):
@@ -227,13 +227,13 @@ def test_closing_sends_pending_notifications(our_threads):
 
 def test_script_that_exits_without_closing_sends_its_notification(postgresql, scene):
     """The script's last notification is sent at exit, unless the process is killed."""
-    with psycopg.connect(postgresql.url(), autocommit=True) as heard:
-        heard.execute('LISTEN "public.firelock_wake"')
+    with psycopg.connect(postgresql.url(), autocommit=True) as listener:
+        listener.execute('LISTEN "public.firelock_wake"')
         subprocess.run([sys.executable, "-c", _SCRIPT, postgresql.url()], check=True, timeout=60)
 
-        told = [notification.payload for notification in heard.notifies(timeout=30, stop_after=1)]
+        received = [notification.payload for notification in listener.notifies(timeout=30, stop_after=1)]
 
-    assert ["last"] == [payload.partition("\n")[2] for payload in told]
+    assert ["last"] == [payload.partition("\n")[2] for payload in received]
 
 
 _SCRIPT = """
@@ -280,11 +280,11 @@ def test_lost_listening_connection_is_replaced(scene, server, admin):
     (before,) = listeners(admin)
     admin.execute("SELECT pg_terminate_backend(%s)", [before])
 
-    told_of_it = server.wait(None, 30)
+    is_notified = server.wait(None, 30)
     (after,) = eventually(lambda: listeners(admin))
     scene.add()
 
-    assert told_of_it
+    assert is_notified
     assert before != after
     assert server.wait(None, 30)
 
@@ -321,10 +321,10 @@ def test_forked_process_opens_its_own_listening_connection(scene, server, admin)
     if child == 0:
         try:
             server.claim(ClaimRequest(None, 0, "nobody", 0))
-            is_told = server.wait(None, 30) and server.counts().by_state == {}
+            is_notified = server.wait(None, 30) and server.counts().by_state == {}
             server.close()
         finally:
-            os._exit(0 if is_told else 1)
+            os._exit(0 if is_notified else 1)
     _, status = os.waitpid(child, 0)
     scene.add()
 

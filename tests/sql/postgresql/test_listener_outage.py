@@ -43,7 +43,7 @@ def three_checkouts(channel):
         return {id(one.driver) for one in (first, second, third)}
 
 
-def heard(admin):
+def next_message(admin):
     """Return the next message that the superuser's connection receives."""
     return [notification.payload for notification in admin.notifies(timeout=30, stop_after=1)]
 
@@ -55,7 +55,7 @@ def test_notification_is_sent_although_idle_connections_are_dead(channel, admin,
 
     with caplog.at_level(logging.WARNING):
         sender.add(["mail"])
-        messages = heard(admin)
+        messages = next_message(admin)
         sender.close()
 
     assert 3 == len(three_checkouts)

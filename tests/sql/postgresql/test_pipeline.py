@@ -27,7 +27,7 @@ def database(postgresql):
         yield storage._database  # noqa: SLF001 - to run arbitrary statements
 
 
-def asked(tx, *statements):
+def rows_of(tx, *statements):
     """Return the rows of the last statement; the earlier ones are sent together with it."""
     for statement in statements[:-1]:
         getattr(tx.cursor, "put", tx.cursor.execute)(statement)
@@ -39,40 +39,40 @@ def test_writing_statements_use_the_planner_settings_of_the_server(database, adm
     """The hot path's settings are for statements that find few rows with one index."""
     as_usual = admin.execute(PLANNING).fetchall()
 
-    assert as_usual == database.write(lambda tx: asked(tx, PLANNING))
-    assert as_usual == database.read(lambda tx: asked(tx, PLANNING))
-    assert as_usual != database.query(lambda tx: asked(tx, PLANNING))
+    assert as_usual == database.write(lambda tx: rows_of(tx, PLANNING))
+    assert as_usual == database.read(lambda tx: rows_of(tx, PLANNING))
+    assert as_usual != database.query(lambda tx: rows_of(tx, PLANNING))
 
 
 def test_failed_statement_is_not_counted_as_prepared(database):
     """The statement after a failed one was already counted by the driver, so it is prepared next time."""
     for _ in range(2):
         with pytest.raises(StorageError):
-            database.read(lambda tx: asked(tx, "SELECT 1 / 0"))
+            database.read(lambda tx: rows_of(tx, "SELECT 1 / 0"))
     for _ in range(COUNTED):
-        database.read(lambda tx: asked(tx, "SELECT 42"))
+        database.read(lambda tx: rows_of(tx, "SELECT 42"))
     with pytest.raises(StorageError):
-        database.write(lambda tx: asked(tx, "SELECT 1 / 0", "SELECT 42"))
+        database.write(lambda tx: rows_of(tx, "SELECT 1 / 0", "SELECT 42"))
 
-    assert [(42,)] == database.write(lambda tx: asked(tx, "SELECT 42"))
-    assert [(42,)] == database.query(lambda tx: asked(tx, "SELECT 42"))
+    assert [(42,)] == database.write(lambda tx: rows_of(tx, "SELECT 42"))
+    assert [(42,)] == database.query(lambda tx: rows_of(tx, "SELECT 42"))
 
 
 @pytest.mark.parametrize("way", ["write", "read", "query"])
 def test_connection_without_its_prepared_statements_is_replaced(database, way):
     """Whatever the cause, the next transaction uses another connection."""
     for _ in range(COUNTED + 2):
-        getattr(database, way)(lambda tx: asked(tx, "SELECT 42"))
-    database.write(lambda tx: asked(tx, FORGET, "SELECT 1"))
+        getattr(database, way)(lambda tx: rows_of(tx, "SELECT 42"))
+    database.write(lambda tx: rows_of(tx, FORGET, "SELECT 1"))
 
-    assert [(42,)] == getattr(database, way)(lambda tx: asked(tx, "SELECT 42"))
+    assert [(42,)] == getattr(database, way)(lambda tx: rows_of(tx, "SELECT 42"))
 
 
 def test_error_of_a_pending_statement_is_raised(database):
     """The error has the code of the failed statement, and no later statement has run."""
     with pytest.raises(StorageUnavailable, match="deadlock"):
-        database.write(lambda tx: asked(tx, "DO $$ BEGIN RAISE deadlock_detected; END $$", "SELECT 42"))
+        database.write(lambda tx: rows_of(tx, "DO $$ BEGIN RAISE deadlock_detected; END $$", "SELECT 42"))
     with pytest.raises(StorageError, match="division by zero"):
         database.write(lambda tx: tx.cursor.put("SELECT 1 / 0"))
 
-    assert [(42,)] == database.write(lambda tx: asked(tx, "SELECT 42"))
+    assert [(42,)] == database.write(lambda tx: rows_of(tx, "SELECT 42"))

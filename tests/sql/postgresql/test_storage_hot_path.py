@@ -71,14 +71,16 @@ def test_end_on_the_slow_path_causes_no_database_error(scene, postgresql, what, 
     jobs = running(scene, 5)
     waiting = scene.add()
     ENDS[what](scene, jobs[1])
-    before = len(postgresql.server.said())
+    before = len(postgresql.server.read_log())
     ends = [succeeds(one) for one in jobs[:4]] + [(fails if has_other else succeeds)(jobs[4])]
 
     answer = exchange(scene, ends)
 
-    logged = postgresql.server.said()[before:]
-    odd = {"a parent": Applied.RELEASE_NEEDED, "deleted": Applied.REFUSED, "settled": Applied.ALREADY}[what]
-    assert [Applied.APPLIED, odd, *[Applied.APPLIED] * 3] == answer.results
+    logged = postgresql.server.read_log()[before:]
+    expected = {"a parent": Applied.RELEASE_NEEDED, "deleted": Applied.REFUSED, "settled": Applied.ALREADY}[
+        what
+    ]
+    assert [Applied.APPLIED, expected, *[Applied.APPLIED] * 3] == answer.results
     assert [waiting] == [job.id for job in answer.claim.jobs]
     assert [] == [line for line in logged.splitlines() if "ERROR" in line]
 

@@ -61,12 +61,12 @@ class Pgbouncer(DatabaseServer):
 
     def _answers(self) -> bool:
         try:
-            self.ask("SHOW VERSION")
+            self.query("SHOW VERSION")
         except psycopg.OperationalError as error:
             raise AssertionError(error) from error
         return True
 
-    def ask(self, command: str) -> list[dict[str, object]]:
+    def query(self, command: str) -> list[dict[str, object]]:
         """Return the rows of a command of the pooler's console, for example `SHOW POOLS`."""
         with psycopg.connect(
             self.url("pgbouncer"), autocommit=True, connect_timeout=int(DEADLINE),

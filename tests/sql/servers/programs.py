@@ -91,10 +91,10 @@ def mysqls() -> tuple[MysqlProgram, ...]:
     found: dict[str, MysqlProgram] = {}
     for name in ("mariadbd", "mysqld"):
         if place := shutil.which(name, path=_PATH):
-            said = _asked(place)
-            numbers = re.search(r"Ver ([\d.]+)", said)
-            assert numbers, f"{place} says {said!r}"
-            product = "mariadb" if "MariaDB" in said else "mysql"
+            printed = _printed_version(place)
+            numbers = re.search(r"Ver ([\d.]+)", printed)
+            assert numbers, f"{place} printed {printed!r}"
+            product = "mariadb" if "MariaDB" in printed else "mysql"
             program = MysqlProgram(place, product, tuple(map(int, numbers[1].split("."))))
             found.setdefault(str(program), program)
     return tuple(found.values())
@@ -213,11 +213,11 @@ def _copy_of(package: Path, folder: Path) -> Path:
 
 
 def _version(place: Path, pattern: str) -> tuple[int, ...]:
-    said = _asked(str(place))
-    found = re.search(pattern, said)
-    assert found, f"{place} says {said!r}"
+    printed = _printed_version(str(place))
+    found = re.search(pattern, printed)
+    assert found, f"{place} printed {printed!r}"
     return tuple(map(int, found[1].split(".")))
 
 
-def _asked(place: str) -> str:
+def _printed_version(place: str) -> str:
     return subprocess.run([place, "--version"], check=True, capture_output=True, text=True, timeout=10).stdout

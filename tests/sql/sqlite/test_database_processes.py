@@ -144,23 +144,23 @@ def test_driver_errors_are_classified_by_retry(tmp_path, statements, expected, w
 
 
 @pytest.mark.parametrize(
-    ("synchronous", "told", "is_found"),
+    ("synchronous", "expected", "is_found"),
     [
         ("full", "full: acknowledged data is on disk", False),
         ("normal", "may lose the last commits", True),
     ],
 )
-def test_description_contains_the_durability(path, synchronous, told, is_found):
+def test_description_contains_the_durability(path, synchronous, expected, is_found):
     """The description states the durability.
 
     The doctor reports a setting below "full" with a fix, not as an error.
     """
     with closing(SqliteStorage(f"sqlite:///{path}?synchronous={synchronous}")) as storage:
-        said = storage.describe()
+        description = storage.describe()
         found = [one for one in storage.diagnose() if "synchronous" in one.what]
 
-    assert told in said["durability"]
-    assert ("wal", str(path)) == (said["journal"], said["file"])
+    assert expected in description["durability"]
+    assert ("wal", str(path)) == (description["journal"], description["file"])
     assert [False] * is_found == [one.is_error for one in found]
 
 

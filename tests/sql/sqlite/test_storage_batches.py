@@ -36,7 +36,7 @@ def test_file_counts_batches_like_memory(tmp_path, seed):
 
         assert shown(walked(MemoryStorage(), seed)) == shown(walk)
         for batch in walk.batches:
-            assert walk.yard.state(batch) in FINAL_STATES or walk.yard.batch_counts(batch).is_unopened
+            assert walk.scene.state(batch) in FINAL_STATES or walk.scene.batch_counts(batch).is_unopened
 
 
 def test_plain_end_of_a_member_is_counted_like_any_other(flow):
@@ -60,15 +60,15 @@ def test_fast_and_slow_path_store_equal_members(flow, is_unopened):
     source = flow.add()
     batch = flow.batch(after=[source] if is_unopened else [])
     many = [flow.new_member(batch) for _ in range(112)]
-    odd = flow.new_member(batch, tags=("odd",))
+    tagged = flow.new_member(batch, tags=("odd",))
 
     flow.storage.insert(many)
-    again = flow.storage.insert([many[0], odd]).is_new
+    again = flow.storage.insert([many[0], tagged]).is_new
 
     assert [False, True] == list(again)
     assert (113, 113, 0, 0, 0, 0) == flow.counts(batch)
     found = flow.storage.find(JobFilter(batch_id=batch), limit=200, oldest_first=True).jobs
-    assert sorted(one.id for one in [*many, odd]) == sorted(one.id for one in found)
+    assert sorted(one.id for one in [*many, tagged]) == sorted(one.id for one in found)
     assert {State.AWAITING if is_unopened else State.ENQUEUED} == {one.state for one in found}
 
 

@@ -30,7 +30,7 @@ def commits(path, scene):
         yield count
 
 
-def told(scene, job_id):
+def stored_data(scene, job_id):
     """Return everything that the storage has about a job, without its id."""
     record = attrs.evolve(scene.record(job_id), id="", created_at=0, changed_at=0, enqueued_at=0)
     history = [attrs.evolve(entry, at=0) for entry in scene.history(job_id)]
@@ -48,7 +48,7 @@ def test_plain_end_is_shown_like_any_other(scene):
     results = [scene.apply(succeeds(short)), *scene.handles.open().apply([succeeds(long)])]
 
     assert [Applied.APPLIED, Applied.APPLIED] == results
-    assert told(scene, short.id) == told(scene, long.id)
+    assert stored_data(scene, short.id) == stored_data(scene, long.id)
 
 
 def test_later_change_keeps_a_plain_end_in_the_history(scene):

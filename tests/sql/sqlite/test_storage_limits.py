@@ -151,12 +151,12 @@ def test_unique_key_row_is_kept_as_long_as_its_job(scene, path):
 
 def test_enqueue_waits_for_a_unique_key_of_an_open_transaction(scene, path):
     """A caller's transaction that stored a job with a key and was rolled back leaves the key free."""
-    asked = asks(unique=UniqueUse("shop.send 7"))
+    admission = asks(unique=UniqueUse("shop.send 7"))
     other = scene.new_job(admission_json=None)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
-        mine = scene.new_job(admission=asked)
-        again = scene.new_job(admission=asked)
+        mine = scene.new_job(admission=admission)
+        again = scene.new_job(admission=admission)
         inserted = scene.storage.insert([mine, again, other], within=connection)
         connection.execute("ROLLBACK")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from firelock.storage import ClaimRequest
 from firelock_sql.verbs.claim import QueueTurns, ReadyRow, ready_rows
 
-MOST_ASKED = 20
+MOST_READS = 20
 
 
-class Looking:
+class TwoQueues:
     """A transaction that finds rows in two queues.
 
     One row is unlocked after the first read and comes first.
@@ -18,7 +18,7 @@ class Looking:
 
     def __init__(self):
         self.ready = {"a": ["a1"], "b": ["b1", "b2", "b3"]}
-        self.asked = 0
+        self.reads = 0
 
     def one(self, statement, previous):
         """Return the row of the queue after this one, or None after the last."""
@@ -28,8 +28,8 @@ class Looking:
         """Return the first rows of a queue; no queue is paused."""
         if queue is None:
             return []
-        self.asked += 1
-        assert self.asked <= MOST_ASKED, "it asks without an end"
+        self.reads += 1
+        assert self.reads <= MOST_READS, "it reads without an end"
         found = [row_of(id, queue) for id in self.ready[queue]][:most]
         if queue == "b" and "b0" not in self.ready["b"]:
             self.ready["b"].insert(0, "b0")
@@ -47,7 +47,7 @@ def test_job_unlocked_before_claimed_ones_is_claimed_next():
     turns.served("b")
 
     # type: ignore[arg-type]  # all that the function uses
-    rows = ready_rows(Looking(), ClaimRequest(None, 4, "one", 0), turns)
+    rows = ready_rows(TwoQueues(), ClaimRequest(None, 4, "one", 0), turns)
 
     assert ["a1", "b1", "b2", "b0"] == sorted((row[0] for row in rows), key=["a1", "b1", "b2", "b0"].index)
 
@@ -57,6 +57,6 @@ def test_claim_returns_at_most_the_requested_jobs():
     turns = QueueTurns()
     turns.served("b")
 
-    rows = ready_rows(Looking(), ClaimRequest(None, 3, "one", 0), turns)  # type: ignore[arg-type]
+    rows = ready_rows(TwoQueues(), ClaimRequest(None, 3, "one", 0), turns)  # type: ignore[arg-type]
 
     assert 3 == len(rows) == len({row[0] for row in rows})

@@ -58,9 +58,9 @@ def test_signal_on_the_fast_path_equals_one_on_the_slow_path(flow, server_databa
 
     assert Applied.APPLIED is flow.send(short, "approval")
     with by_connection(server_database.engine_url())(True) as transaction:
-        (told,) = flow.storage.remember([signal(long, "approval")], within=transaction)
+        (result,) = flow.storage.remember([signal(long, "approval")], within=transaction)
 
-    assert Applied.APPLIED is told.answer
+    assert Applied.APPLIED is result.answer
     assert shown(flow, short) == shown(flow, long)
     assert {State.ENQUEUED: 2} == flow.by_state()
     assert {short, long} == {one.id for one in flow.take(flow.begin("b"), 5)}
@@ -70,9 +70,9 @@ def test_first_of_several_signals_resumes_the_job(flow):
     """The job waits for the first answer. Waiting servers are notified."""
     job = waiting(flow)
 
-    told = flow.storage.remember([signal(job, "approval"), signal(job, "later")])
+    results = flow.storage.remember([signal(job, "approval"), signal(job, "later")])
 
-    assert [Applied.APPLIED, Applied.APPLIED] == [one.answer for one in told]
+    assert [Applied.APPLIED, Applied.APPLIED] == [one.answer for one in results]
     assert {State.ENQUEUED: 1} == flow.by_state()
     assert flow.storage.wait(("default",), 0.0)
 
@@ -84,10 +84,10 @@ def test_one_call_sends_signals_to_several_jobs(flow):
     asleep, running = waiting(flow), flow.run().id
     jobs = [asleep, running, over.id, "unknown"]
 
-    told = flow.storage.remember([signal(job, "approval") for job in jobs])
+    results = flow.storage.remember([signal(job, "approval") for job in jobs])
 
     wanted = [Applied.APPLIED, Applied.APPLIED, Applied.REFUSED, Applied.MISSING]
-    assert wanted == [one.answer for one in told]
+    assert wanted == [one.answer for one in results]
     assert [State.ENQUEUED, State.PROCESSING] == flow.states(asleep, running)
 
 

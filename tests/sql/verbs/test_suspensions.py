@@ -51,15 +51,15 @@ def test_suspension_takes_one_round_trip(flow, proxy, wait):
     """After the memo's round trip, a second round trip checks the awaited condition and stores the wait."""
     flow.settle(wait(flow, flow.run()))  # this prepares the statements
     job = flow.run()
-    asked = wait(flow, job)
+    suspension = wait(flow, job)
     before = proxy.traffic
 
-    assert Applied.APPLIED is flow.apply(asked)
+    assert Applied.APPLIED is flow.apply(suspension)
 
     assert 1 == (proxy.traffic - before).trips
     flow.check(
-        job.id, state=asked.to, reason=asked.reason, due_at=asked.due_at, waits_for=asked.waits_for,
-        attempt=0, session=None, changed_at=asked.at,
+        job.id, state=suspension.to, reason=suspension.reason, due_at=suspension.due_at,
+        waits_for=suspension.waits_for, attempt=0, session=None, changed_at=suspension.at,
     )  # fmt: skip
 
 
@@ -80,13 +80,13 @@ def test_suspensions_share_one_round_trip(flow, proxy):
     flow.settle(for_a_signal(flow, flow.run()))
     flow.add_many(8)
     jobs = flow.take(flow.begin())
-    asked = [WAITS[place % 4](flow, job) for place, job in enumerate(jobs)]
+    suspensions = [WAITS[place % 4](flow, job) for place, job in enumerate(jobs)]
     before = proxy.traffic
 
-    assert [Applied.APPLIED] * 8 == flow.storage.apply(asked)
+    assert [Applied.APPLIED] * 8 == flow.storage.apply(suspensions)
 
     assert 1 == (proxy.traffic - before).trips
-    assert [one.to for one in asked] == flow.states(*(job.id for job in jobs))
+    assert [one.to for one in suspensions] == flow.states(*(job.id for job in jobs))
     waiting, sleeping = {State.AWAITING: 1 + 6}, {State.SCHEDULED: 2}
     assert {**waiting, **sleeping, State.ENQUEUED: 2} == flow.by_state()
 
@@ -95,15 +95,15 @@ def test_suspensions_of_one_call_are_decided_separately(flow):
     """Each suspension is handled separately: one in ten already has its signal and is enqueued."""
     flow.add_many(MANY)
     jobs = flow.take(flow.begin(), MANY)
-    asked = [for_a_signal(flow, job) for job in jobs]
-    told = jobs[::10]
-    for job in told:
+    suspensions = [for_a_signal(flow, job) for job in jobs]
+    signalled = jobs[::10]
+    for job in signalled:
         flow.send(job.id, "approval")
 
-    assert {Applied.APPLIED} == set(flow.storage.apply(asked))
+    assert {Applied.APPLIED} == set(flow.storage.apply(suspensions))
 
-    assert {State.AWAITING: MANY - len(told), State.ENQUEUED: len(told)} == flow.by_state()
-    assert {State.ENQUEUED} == set(flow.states(*(job.id for job in told)))
+    assert {State.AWAITING: MANY - len(signalled), State.ENQUEUED: len(signalled)} == flow.by_state()
+    assert {State.ENQUEUED} == set(flow.states(*(job.id for job in signalled)))
 
 
 @pytest.mark.parametrize("wait", WAITS)
@@ -126,12 +126,12 @@ def test_exchange_settles_suspensions_and_other_ends(flow):
     holder = flow.begin()
     jobs = flow.take(holder, 5)
     flow.send(jobs[3].id, "approval")
-    asked = [
+    transitions = [
         for_a_signal(flow, jobs[0]), succeeds(jobs[1]), for_an_instant(flow, jobs[2]), suspends(jobs[3]),
         fails(jobs[4]),
     ]  # fmt: skip
 
-    exchange = flow.exchange(holder, [*asked, attrs.evolve(asked[0], job_id="unknown")], 5)
+    exchange = flow.exchange(holder, [*transitions, attrs.evolve(transitions[0], job_id="unknown")], 5)
 
     assert [*[Applied.APPLIED] * 5, Applied.MISSING] == exchange.results
     assert 2 == len(exchange.claim.jobs)  # the remaining job, and the job whose signal was already sent
@@ -146,12 +146,12 @@ def test_repeated_suspension_is_stored_once(flow):
     Still, the job waits for the called one only once, and has one line of history.
     """
     job = flow.run()
-    asked = for_a_job(flow, job)
-    flow.settle(asked)
+    suspension = for_a_job(flow, job)
+    flow.settle(suspension)
 
-    assert Applied.ALREADY is flow.apply(asked)
+    assert Applied.ALREADY is flow.apply(suspension)
 
-    (child,) = asked.parents
+    (child,) = suspension.parents
     flow.settle(succeeds(flow.take(flow.begin("b"), queues=["children"])[0]))
     assert 1 == flow.storage.release(10)
     assert [State.ENQUEUED, State.AWAITING, State.ENQUEUED] == [one.state for one in flow.history(job.id)]

@@ -76,7 +76,7 @@ from shop.models import Order
 from shop.tasks import asend_receipt, send_receipt
 
 fire.storage.clear()
-said, count = {}, lambda: sum(fire.jobs.counts().values())
+output, count = {}, lambda: sum(fire.jobs.counts().values())
 
 def refusal(within, expected):
     try:
@@ -87,19 +87,19 @@ def refusal(within, expected):
 with transaction.atomic():
     order = Order.objects.create(buyer="ann")
     job = send_receipt.enqueue(order.pk)
-    said["joined"] = [0]
+    output["joined"] = [0]
     try:
         job.refresh()
     except JobNotCommitted:
-        said["joined"] = [0]
+        output["joined"] = [0]
     inside = count()
-said["joined"] = [count(), inside]
+output["joined"] = [count(), inside]
 try:
     with transaction.atomic():
         send_receipt.enqueue(order.pk)
         raise LookupError
 except LookupError:
-    said["rolled back"] = count()
+    output["rolled back"] = count()
 with transaction.atomic():
     send_receipt.enqueue(order.pk)
     try:
@@ -108,26 +108,26 @@ with transaction.atomic():
             raise LookupError
     except LookupError:
         pass
-said["savepoint"] = count()
+output["savepoint"] = count()
 with transaction.atomic():
     send_receipt.using(within="default").enqueue(order.pk)
     send_receipt.using(within=connection).enqueue(order.pk)
-said["named"] = count()
+output["named"] = count()
 with transaction.atomic():
     send_receipt.enqueue_many([(1,), (2,)])
-said["many"] = count()
+output["many"] = count()
 asyncio.run(asend_receipt.aenqueue(order.pk))
-said["async"] = count()
+output["async"] = count()
 
 outside = "No transaction is open on database 'default' in this thread. Enqueue inside"
-said["outside"] = refusal(connections["default"], outside)
+output["outside"] = refusal(connections["default"], outside)
 unknown = "within='gone' is not in DATABASES; use one of default, other."
-said["unknown"] = refusal("gone", unknown)
+output["unknown"] = refusal("gone", unknown)
 with transaction.atomic(), connection.cursor() as cursor:
     of_cursor = "within must be an alias or a connection of Django, got a cursor; use within='default'."
-    said["cursor"] = refusal(cursor, of_cursor)
+    output["cursor"] = refusal(cursor, of_cursor)
 with transaction.atomic("other"):
-    said["elsewhere"] = refusal("other", "within ")
+    output["elsewhere"] = refusal("other", "within ")
 try:
     with transaction.atomic():
         try:
@@ -137,21 +137,21 @@ try:
             pass
         send_receipt.enqueue(1)
 except TransactionManagementError as error:
-    said["broken"] = type(error).__name__
+    output["broken"] = type(error).__name__
 
 with transaction.atomic():
     enqueue_on_commit(send_receipt, order.pk)
     before = count()
-said["on commit"] = [before, count()]
+output["on commit"] = [before, count()]
 try:
     with transaction.atomic():
         enqueue_on_commit(send_receipt, "one", "too many")
 except SignatureMismatch as error:
-    said["refused early"] = type(error).__name__
+    output["refused early"] = type(error).__name__
 
 with transaction.atomic():
     send_receipt.enqueue(order.pk)
-    said["told"] = any("notify" in repr(each) for each in connection.run_on_commit)
+    output["notified"] = any("notify" in repr(each) for each in connection.run_on_commit)
 
 @fire.task(name="pay", retry=Retry.never(), queue="pay")
 def pay(job: JobContext, fails: bool) -> None:
@@ -167,21 +167,21 @@ def pay(job: JobContext, fails: bool) -> None:
 
 from firelock import JobFailed
 with fire.server(workers=1, queues="pay"):
-    said["completed"] = []
+    output["completed"] = []
     for fails in (True, False):
         paid = pay.enqueue(fails)
         try:
             paid.result(timeout=60)
         except JobFailed:
             pass
-        said["completed"].append(Order.objects.filter(buyer="paid").exists())
+        output["completed"].append(Order.objects.filter(buyer="paid").exists())
         if fails:
-            said["completed"].append(Order.objects.filter(buyer="left").get().buyer)
+            output["completed"].append(Order.objects.filter(buyer="left").get().buyer)
 fire.close()
-print(json.dumps(said))
+print(json.dumps(output))
 """
 
-TRANSACTIONS_SAID = {
+TRANSACTIONS_OUTPUT = {
     "joined": [1, 0], "rolled back": 1, "savepoint": 2, "named": 4, "many": 6, "async": 7,
     "outside": "No transaction is open on database 'default' in this thread. Enqueue inside",
     "cursor": "within must be an alias or a connection of Django, got a cursor; use within='default'.",
@@ -190,7 +190,7 @@ TRANSACTIONS_SAID = {
     "broken": "TransactionManagementError",
     "on commit": [7, 8],
     "refused early": "SignatureMismatch",
-    "told": True,
+    "notified": True,
     "completed": [False, "left", True],
 }  # fmt: skip
 
@@ -241,7 +241,7 @@ TIES = {
     "signal": lambda job: approval.send(job, True),
 }
 OWN = {"batch.then": batch_then, "batch.add": batch_add}
-LOOKS = {
+READS = {
     "refresh": lambda job: job.refresh(),
     "requeue": lambda job: job.requeue(),
     "delete": lambda job: job.delete(),
@@ -261,58 +261,58 @@ def outcome(verb, *args):
     return "accepted"
 
 def elsewhere(verb, job):
-    said = []
-    thread = threading.Thread(target=lambda: said.append(outcome(verb, job)))
+    output = []
+    thread = threading.Thread(target=lambda: output.append(outcome(verb, job)))
     thread.start()
     thread.join()
-    return said[0]
+    return output[0]
 
 def outcomes():
-    said = {"inside": {}, "looks": {}, "elsewhere": {}, "next": {}, "after": {}}
+    output = {"inside": {}, "reads": {}, "elsewhere": {}, "next": {}, "after": {}}
     with transaction.atomic():
         for name, verb in (TIES | OWN).items():
-            said["inside"][name] = outcome(verb, send.enqueue(1))
+            output["inside"][name] = outcome(verb, send.enqueue(1))
         job = send.enqueue(1)
-        for name, verb in LOOKS.items():
-            said["looks"][name] = outcome(verb, job)
-        for name, verb in (TIES | LOOKS).items():
+        for name, verb in READS.items():
+            output["reads"][name] = outcome(verb, job)
+        for name, verb in (TIES | READS).items():
             if name != "then, named":
-                said["elsewhere"][name] = elsewhere(verb, job)
+                output["elsewhere"][name] = elsewhere(verb, job)
         jobs = {name: send.enqueue(1) for name in TIES | OWN}
     with transaction.atomic():
         for name, verb in (TIES | OWN).items():
-            said["next"][name] = outcome(verb, jobs[name])
-    for name, verb in (TIES | OWN | LOOKS).items():
+            output["next"][name] = outcome(verb, jobs[name])
+    for name, verb in (TIES | OWN | READS).items():
         job = send.enqueue(1)
         if name != "then, named":
-            said["after"][name] = outcome(verb, job)
-    return said
+            output["after"][name] = outcome(verb, job)
+    return output
 
 storage = outcomes()
 with Tester(fire):
     tester = outcomes()
 fire.close()
-print(json.dumps({f"{where} {name}": [said, tester[where][name]]
-                  for where, outcomes in storage.items() for name, said in outcomes.items()}))
+print(json.dumps({f"{where} {name}": [output, tester[where][name]]
+                  for where, outcomes in storage.items() for name, output in outcomes.items()}))
 """
 
 _TIES = [
     "then", "then, named", "after", "after, many", "output", "calls", "batch after", "batch.then inside",
     "signal",
 ]  # fmt: skip
-_LOOKS = ["refresh", "requeue", "delete", "restore", "get", "copy", "athen", "aafter", "asignal"]
+_READS = ["refresh", "requeue", "delete", "restore", "get", "copy", "athen", "aafter", "asignal"]
 _BY_ID = {"get": "JobNotFound", "copy": "JobNotFound"}  # a lookup by id does not use the transaction
 _ALL = {
     "inside": dict.fromkeys([*_TIES, "batch.then", "batch.add"], "accepted"),
-    "looks": dict.fromkeys(_LOOKS, "JobNotCommitted") | _BY_ID,
-    "elsewhere": dict.fromkeys([*_TIES, *_LOOKS], "JobNotCommitted") | _BY_ID,
+    "reads": dict.fromkeys(_READS, "JobNotCommitted") | _BY_ID,
+    "elsewhere": dict.fromkeys([*_TIES, *_READS], "JobNotCommitted") | _BY_ID,
     "next": dict.fromkeys([*_TIES, "batch.then", "batch.add"], "accepted"),
     "after": {
-        **dict.fromkeys([*_TIES, *_LOOKS, "batch.then", "batch.add"], "accepted"),
+        **dict.fromkeys([*_TIES, *_READS, "batch.then", "batch.add"], "accepted"),
         "requeue": "JobConflict", "restore": "JobConflict",
     },
 }  # fmt: skip
-TIES_SAID = {  # outcomes with the storage and with the Tester
+TIES_OUTPUT = {  # outcomes with the storage and with the Tester
     f"{where} {name}": [outcome] * 2
     for where, outcomes in _ALL.items()
     for name, outcome in outcomes.items()

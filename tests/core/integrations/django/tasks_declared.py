@@ -84,7 +84,7 @@ def snooze_once():
     return "awake" if current_job().queue == "mail" else Snooze(30)
 
 
-def told_backoff(error, task_result):
+def recording_backoff(error, task_result):
     seen.append((str(error), str(task_result.status), task_result.attempts, len(task_result.errors)))
     return 60
 
@@ -97,12 +97,12 @@ def broken_backoff(error, task_result):
     raise RuntimeError("no idea")
 
 
-@task(**given(max_attempts=3, backoff=told_backoff))
+@task(**given(max_attempts=3, backoff=recording_backoff))
 def flaky(word):
     raise LookupError(word)
 
 
-@task(**given(max_attempts=3, backoff=told_backoff))
+@task(**given(max_attempts=3, backoff=recording_backoff))
 async def aflaky(word):
     raise LookupError(word)
 
@@ -122,7 +122,7 @@ def badly_backed():
     raise LookupError("no")
 
 
-@task(takes_context=True, **given(max_attempts=3, backoff=told_backoff))
+@task(takes_context=True, **given(max_attempts=3, backoff=recording_backoff))
 def sleepy(context, word="awake"):
     current_job().sleep("a day", timedelta(days=1))
     return [word, context.attempt]

@@ -136,8 +136,13 @@ def main(folder):
                     left_out[test.id()] = reason
     outcome = unittest.TextTestRunner(verbosity=2).run(suite)
     broken = [test.id() for test, _ in (*outcome.failures, *outcome.errors)]
-    said = {"django": django.get_version(), "run": outcome.testsRun, "broken": broken, "left_out": left_out}
-    print(json.dumps(said))  # noqa: T201 - the output that the test parses
+    summary = {
+        "django": django.get_version(),
+        "run": outcome.testsRun,
+        "broken": broken,
+        "left_out": left_out,
+    }
+    print(json.dumps(summary))  # noqa: T201 - the output that the test parses
 
 
 if __name__ == "__main__":

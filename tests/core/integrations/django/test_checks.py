@@ -23,7 +23,7 @@ def check(tmp_path):
 
 def test_each_mistake_in_the_setting_is_an_error(check):
     """One run reports all mistakes with their fixes, before any module of the project is imported."""
-    said = check({"storge": "memory://", "workers": -1, "queues": 7}, code=1)
+    output = check({"storge": "memory://", "workers": -1, "queues": 7}, code=1)
 
     for part in (
         "?: (firelock.E002) FIRELOCK has an unknown key 'storge'.",
@@ -32,7 +32,7 @@ def test_each_mistake_in_the_setting_is_an_error(check):
         "?: (firelock.E004) FIRELOCK does not specify a storage.",
         "?: (firelock.E005) Setting workers must be an integer from 0 to 10000, got -1",
     ):
-        assert part in said
+        assert part in output
 
 
 @pytest.mark.heavy("starts Django processes")
@@ -40,7 +40,7 @@ def test_all_mistakes_are_reported_even_if_views_import_the_app(check):
     """Wrong keys, aliases, plugins and schemes are reported in one run, without a traceback from a module."""
     block = {"storge": "x", "workres": 3, "database": "defualt", "plugins": ["shop.gone.Hooks"]}
 
-    said = check(block, code=1, environment={"SHOP_URLS": "mysite.view_urls"})
+    output = check(block, code=1, environment={"SHOP_URLS": "mysite.view_urls"})
     other = check({"storage": "mongo://x", "workres": 3}, code=1)
 
     for part in (
@@ -49,9 +49,9 @@ def test_all_mistakes_are_reported_even_if_views_import_the_app(check):
         "DATABASES does not contain 'defualt'",
         "'shop.gone.Hooks' in FIRELOCK['plugins'] cannot be",
     ):
-        assert part in said
-    assert "System check identified 4 issues" in said
-    assert "Traceback" not in said
+        assert part in output
+    assert "System check identified 4 issues" in output
+    assert "Traceback" not in output
     assert "'workres'" in other
     assert "No storage for scheme 'mongo'" in other
 
@@ -59,16 +59,16 @@ def test_all_mistakes_are_reported_even_if_views_import_the_app(check):
 @pytest.mark.heavy("starts Django processes")
 def test_modules_that_fail_to_import_are_reported_together(check):
     """One module uses an option of another library; the other module creates a job in each process."""
-    said = check({"database": "default"}, code=1, environment={"SHOP_APPS": "eager", "EAGER": "enqueue"})
+    output = check({"database": "default"}, code=1, environment={"SHOP_APPS": "eager", "EAGER": "enqueue"})
 
     assert (
         "?: (firelock.E010) eager.tasks cannot be imported: A task of Firelock has no option 'max_retries'; "
         "use retry=Retry(attempts=…)."
-    ) in said
+    ) in output
     assert (
         "?: (firelock.E010) eager.jobs cannot be imported: A job of eager.jobs.reindex cannot be created at "
-    ) in said
-    assert "Traceback" not in said
+    ) in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.heavy("starts Django processes")
@@ -92,10 +92,10 @@ def test_modules_that_fail_to_import_are_reported_together(check):
 )
 def test_failure_to_create_the_app_is_an_error(check, block, expected):
     """The message is that of the original exception."""
-    said = check(block, code=1)
+    output = check(block, code=1)
 
-    assert "(firelock.E007)" in said
-    assert expected in said
+    assert "(firelock.E007)" in output
+    assert expected in output
 
 
 @pytest.mark.heavy("starts Django processes")
@@ -104,12 +104,12 @@ def test_risky_settings_are_warnings(check):
 
     The connections do not have health checks. SQLite would refuse transactions that read before they write.
     """
-    said = check({"database": "default"}, CONN_MAX_AGE=60)
+    output = check({"database": "default"}, CONN_MAX_AGE=60)
     own = check({"app": "shop.own:fire"}, **IMMEDIATE)
     elsewhere = check({"database": "default", "storage": "memory://"}, **IMMEDIATE)
 
-    assert "(firelock.W003) Connections of database 'default' are persistent" in said
-    assert "(firelock.W004) Transactions of database 'default' begin without a write lock" in said
+    assert "(firelock.W003) Connections of database 'default' are persistent" in output
+    assert "(firelock.W004) Transactions of database 'default' begin without a write lock" in output
     assert "(firelock.W001) The app 'shop.own:fire' does not close stale database connections" in own
     assert "(firelock.W002) FIRELOCK['database'] is 'default', but storage memory://" in elsewhere
 
@@ -120,12 +120,12 @@ def test_custom_app_that_does_not_join_transactions_is_reported(check):
 
     On other databases, its jobs are not part of the transaction.
     """
-    said = check({"app": "shop.own_here:fire"}, **IMMEDIATE)
+    output = check({"app": "shop.own_here:fire"}, **IMMEDIATE)
     joined = check({"app": "shop.own_here:fire"}, environment={"OWN_DATABASE": "default"}, **IMMEDIATE)
     named = check({"app": "shop.own_here:fire", "database": "default"}, code=1, **IMMEDIATE)
 
-    assert "(firelock.W006) Jobs are stored in database 'default', but an enqueue does not join" in said
-    assert "HINT: Create the app with Firelock(…, plugins=[DjangoPlugin(database='default')])." in said
+    assert "(firelock.W006) Jobs are stored in database 'default', but an enqueue does not join" in output
+    assert "HINT: Create the app with Firelock(…, plugins=[DjangoPlugin(database='default')])." in output
     assert "no issues" in joined
     assert "(firelock.E006) FIRELOCK['database'] is 'default', but the app 'shop.own_here:fire'" in named
     assert "HINT: Create the app with plugins=[DjangoPlugin(database='default')]." in named
@@ -137,11 +137,11 @@ def test_celery_app_that_does_not_join_transactions_is_reported(check, tmp_path)
     celery = {"app": "mysite.celery_app:app.fire"}
     own = {"SHOP_APPS": "celeried", "SHOP_CELERY": f"sqlite:///{tmp_path / 'shop.db'}"}
 
-    said = check(celery, environment=own, **IMMEDIATE)
+    output = check(celery, environment=own, **IMMEDIATE)
     joined = check({**celery, "database": "default"}, environment=own, **IMMEDIATE)
     nowhere = check(celery, code=1, environment={"SHOP_APPS": "celeried"}, **IMMEDIATE)
 
-    assert 'HINT: Set FIRELOCK = {"app": "mysite.celery_app:app.fire", "database": "default"}.' in said
+    assert 'HINT: Set FIRELOCK = {"app": "mysite.celery_app:app.fire", "database": "default"}.' in output
     assert "no issues" in joined
     assert "(firelock.E007) The app has no broker, so it has no storage. Set broker_url " in nowhere
     assert "(CELERY_BROKER_URL in Django's settings) or FIRELOCK_STORAGE to the URL of a storage: " in nowhere
@@ -151,11 +151,11 @@ def test_celery_app_that_does_not_join_transactions_is_reported(check, tmp_path)
 @pytest.mark.heavy("starts Django processes")
 def test_shared_tasks_without_an_app_are_reported(check):
     """The hint contains the module to create and the setting to change."""
-    said = check({"database": "default"}, environment={"SHOP_APPS": "celeried"}, **IMMEDIATE)
+    output = check({"database": "default"}, environment={"SHOP_APPS": "celeried"}, **IMMEDIATE)
 
-    assert "(firelock.W007) Shared task 'celeried.buyer_of' has no app, so it cannot be called." in said
-    assert "HINT: Create mysite/celery.py, as shown in docs/coming-from-celery.md" in said
-    assert '{"app": "mysite.celery:app.fire", "database": "default"}' in said
+    assert "(firelock.W007) Shared task 'celeried.buyer_of' has no app, so it cannot be called." in output
+    assert "HINT: Create mysite/celery.py, as shown in docs/coming-from-celery.md" in output
+    assert '{"app": "mysite.celery:app.fire", "database": "default"}' in output
 
 
 @pytest.mark.heavy("starts Django processes")

@@ -75,13 +75,13 @@ def test_both_commands_start_a_server(project, way, tmp_path):
             f"print(json.dumps(send_receipt.enqueue({order}).result(timeout=60)))"
         )
         server.send_signal(signal.SIGTERM)
-        said, _ = server.communicate(timeout=60)
+        output, _ = server.communicate(timeout=60)
     finally:
         server.kill()
 
     assert "bob" == result
-    assert 0 == server.returncode, said
-    (line,) = [line for line in said.splitlines() if "A receipt leaves the shop." in line]
+    assert 0 == server.returncode, output
+    (line,) = [line for line in output.splitlines() if "A receipt leaves the shop." in line]
     assert "INFO django.shop: A receipt leaves the shop. [job_id=" in line
 
 
@@ -106,10 +106,10 @@ def test_job_created_during_django_setup_is_refused(project, environment, place)
     only_jobs = {"database": "default", "autodiscover": ["jobs"]}
     eager = attrs.evolve(project, block=only_jobs)
 
-    said = eager("migrate", code=1, **environment)
+    output = eager("migrate", code=1, **environment)
     other = eager.firelock("jobs", "list", code=2, **environment)
 
-    line = said.strip().splitlines()[-1]
+    line = output.strip().splitlines()[-1]
     assert "A job of eager.jobs.reindex cannot be created at " in line
     assert f"{place} while Django is being set up, because every process of the project" in line
     assert line.endswith("Move the call into a function.")
@@ -133,29 +133,29 @@ def test_commands_with_wrong_settings_fail_and_list_all_mistakes(project, words)
     """This applies to `manage.py firelock` and `firelock`. Neither shows a traceback."""
     wrong = attrs.evolve(project, block={"database": "defualt", "workres": 3})
 
-    for said in (wrong("firelock", *words, code=2), wrong.firelock(*words, code=2)):
-        assert "firelock: FIRELOCK in the settings has 2 mistakes:" in said
-        assert "- FIRELOCK has an unknown key 'workres'." in said
-        assert "- DATABASES does not contain 'defualt', the database for jobs; use one of default." in said
-        assert "Traceback" not in said
+    for output in (wrong("firelock", *words, code=2), wrong.firelock(*words, code=2)):
+        assert "firelock: FIRELOCK in the settings has 2 mistakes:" in output
+        assert "- FIRELOCK has an unknown key 'workres'." in output
+        assert "- DATABASES does not contain 'defualt', the database for jobs; use one of default." in output
+        assert "Traceback" not in output
 
 
 def test_app_with_wrong_settings_fails_on_first_use(project):
     """Importing the app and registering its tasks does not fail."""
     wrong = attrs.evolve(project, block={"database": "default", "workres": 3})
 
-    said = wrong.shell(
+    output = wrong.shell(
         "import json\nfrom firelock import ConfigurationError\n"
         "from firelock.integrations.django import fire, get_app, task\n"
-        "from shop.tasks import send_receipt\nsaid = []\n"
+        "from shop.tasks import send_receipt\ntexts = []\n"
         "for use in (lambda: send_receipt.enqueue(1), lambda: fire.jobs.get('x'), get_app):\n"
-        "    try:\n        use()\n    except ConfigurationError as error:\n        said.append(str(error))\n"
-        "print(json.dumps(said))"
+        "    try:\n        use()\n    except ConfigurationError as error:\n        texts.append(str(error))\n"
+        "print(json.dumps(texts))"
     )
 
-    assert 3 == len(said)
-    assert 1 == len(set(said))
-    assert said[0].startswith("FIRELOCK has an unknown key 'workres'.")
+    assert 3 == len(output)
+    assert 1 == len(set(output))
+    assert output[0].startswith("FIRELOCK has an unknown key 'workres'.")
 
 
 @pytest.mark.heavy("starts Django processes")
@@ -179,19 +179,19 @@ def test_suggested_commands_have_the_form_that_was_called(project):
 
 def test_error_without_django_setup_contains_a_hint(project):
     """The command line adds the hint to AppRegistryNotReady and similar errors."""
-    said = project.run(["-m", "firelock", "jobs", "list", "--app", "shop.models:Order"], code=2)
+    output = project.run(["-m", "firelock", "jobs", "list", "--app", "shop.models:Order"], code=2)
 
-    assert "Django is not set up. Set DJANGO_SETTINGS_MODULE" in said
+    assert "Django is not set up. Set DJANGO_SETTINGS_MODULE" in output
 
 
 def test_error_for_unimportable_settings_contains_the_variable(project):
     """The environment variable might be left over from another project."""
-    said = project.firelock(
+    output = project.firelock(
         "jobs", "list", "--app", "shop.tasks:task", code=2, DJANGO_SETTINGS_MODULE="gone.settings"
     )
 
-    assert "Django cannot be set up with DJANGO_SETTINGS_MODULE=gone.settings" in said
-    assert "No module named 'gone'" in said
+    assert "Django cannot be set up with DJANGO_SETTINGS_MODULE=gone.settings" in output
+    assert "No module named 'gone'" in output
 
 
 @pytest.mark.heavy("starts Django's test runner")
@@ -199,10 +199,10 @@ def test_documented_test_cases_of_a_project_pass(tmp_path):
     """In sync and async TestCases, a Tester runs the jobs. Without a Tester, jobs stay in memory."""
     project = DjangoProject({"default": sqlite_database(tmp_path / "shop.db")}, {"database": "default"})
 
-    said = project("test")
+    output = project("test")
 
-    assert "Ran 11 tests" in said
-    assert "no issues" in said
+    assert "Ran 11 tests" in output
+    assert "no issues" in output
     assert not (tmp_path / "shop.db").exists()
 
 
@@ -216,10 +216,10 @@ def test_transaction_tests_store_jobs_in_the_test_database(tmp_path, more):
     database = {**sqlite_database(tmp_path / "shop.db"), "TEST": {"NAME": str(tmp_path / "test.sqlite3")}}
     project = DjangoProject({"default": database}, {"database": "default", "test_storage": "database"})
 
-    said = project("test", "shop.rollbacks", *more)
+    output = project("test", "shop.rollbacks", *more)
 
-    assert "Ran 8 tests" in said
-    assert "OK" in said
+    assert "Ran 8 tests" in output
+    assert "OK" in output
 
 
 @pytest.mark.heavy("starts Django's test runner")
@@ -230,10 +230,10 @@ def test_jobs_are_removed_between_tests_with_another_storage(tmp_path):
     project = DjangoProject({"default": sqlite_database(tmp_path / "shop.db")}, block)
     one = "RollbackTests.test_jobs_of_other_tests_are_removed"
 
-    said = project("test", f"shop.rollbacks.{one}", f"shop.rollbacks.Other{one}")
+    output = project("test", f"shop.rollbacks.{one}", f"shop.rollbacks.Other{one}")
 
-    assert "Ran 2 tests" in said
-    assert "OK" in said
+    assert "Ran 2 tests" in output
+    assert "OK" in output
 
 
 def test_test_database_in_memory_cannot_store_jobs(tmp_path):
@@ -241,22 +241,22 @@ def test_test_database_in_memory_cannot_store_jobs(tmp_path):
     block = {"database": "default", "test_storage": "database"}
     project = DjangoProject({"default": sqlite_database(tmp_path / "shop.db")}, block)
 
-    said = project("test", "shop.rollbacks", code=1)
+    output = project("test", "shop.rollbacks", code=1)
 
-    assert 'Use a file: DATABASES[\'default\']["TEST"] = {"NAME": BASE_DIR / "test.sqlite3"}.' in said
+    assert 'Use a file: DATABASES[\'default\']["TEST"] = {"NAME": BASE_DIR / "test.sqlite3"}.' in output
 
 
 def test_help_shows_the_program_as_it_was_called(project):
     """This applies to both the usage line and the examples."""
     manage = f"python {shlex.quote(str(FOLDER / 'manage.py'))} firelock"
 
-    said = project("firelock", "jobs", "move", "--help")
-    all_said = project("firelock", "--help")
+    output = project("firelock", "jobs", "move", "--help")
+    all_output = project("firelock", "--help")
 
-    assert said.startswith(f"usage: {manage} jobs move ")
-    assert f"  {manage} jobs move 01a21072" in said
-    assert all_said.startswith(f"usage: {manage} ")
-    assert f"  {manage} doctor" in all_said
+    assert output.startswith(f"usage: {manage} jobs move ")
+    assert f"  {manage} jobs move 01a21072" in output
+    assert all_output.startswith(f"usage: {manage} ")
+    assert f"  {manage} doctor" in all_output
 
 
 OF_CELERY = """
@@ -266,23 +266,23 @@ from mysite.celery_app import app
 from celeried.tasks import buyer_of
 from shop.models import Order
 
-said = {}
+output = {}
 try:
     with transaction.atomic():
         buyer_of.delay_on_commit(Order.objects.create(buyer="ann").pk)
         raise LookupError
 except LookupError:
-    said["rolled back"] = sum(app.fire.jobs.counts().values())
+    output["rolled back"] = sum(app.fire.jobs.counts().values())
 with transaction.atomic():
     buyer_of.delay_on_commit(Order.objects.create(buyer="ann").pk)
-    said["open"] = sum(app.fire.jobs.counts().values())
+    output["open"] = sum(app.fire.jobs.counts().values())
 with transaction.atomic():
     buyer_of.apply_async_on_commit((Order.objects.create(buyer="bob").pk,), queue="vip")
 with app.fire.server(workers=1):
-    said["results"] = [app.AsyncResult(job.id).get(timeout=60) for job in app.fire.jobs.find().jobs]
-said["plugins"] = [info.name for info in app.fire.plugins.listing() if "Django" in info.name]
+    output["results"] = [app.AsyncResult(job.id).get(timeout=60) for job in app.fire.jobs.find().jobs]
+output["plugins"] = [info.name for info in app.fire.plugins.listing() if "Django" in info.name]
 app.fire.close()
-print(json.dumps(said))
+print(json.dumps(output))
 """
 
 
@@ -295,11 +295,11 @@ def test_celery_app_can_be_the_app_of_a_project(project, tmp_path):
     environment = {"SHOP_APPS": "celeried", "SHOP_CELERY": f"sqlite:///{tmp_path / 'celery.db'}"}
     celery = attrs.evolve(project, block={"app": "mysite.celery_app:app.fire"}, environment=environment)
 
-    said = celery.shell(OF_CELERY)
+    output = celery.shell(OF_CELERY)
 
-    assert (0, 0) == (said["rolled back"], said["open"])
-    assert {"ann", "bob"} == set(said["results"])
-    assert 1 == len(said["plugins"])
+    assert (0, 0) == (output["rolled back"], output["open"])
+    assert {"ann", "bob"} == set(output["results"])
+    assert 1 == len(output["plugins"])
     listed = json.loads(celery("firelock", "jobs", "list", "--json"))["jobs"]
     assert ["celeried.buyer_of"] * 2 == [job["task"] for job in listed]
     assert "no issues" in celery("check", "--tag", "firelock")

@@ -43,7 +43,7 @@ def test_database_entry_is_converted_to_a_storage_url(tmp_path):
         "mysql": {**MYSQL, "HOST": "/run/mysqld.sock", "OPTIONS": {"charset": "utf8mb4"}},
     }
 
-    said = DjangoProject(databases, {"storage": "memory://"}).shell(URLS, SHOP_PYMYSQL="1")
+    output = DjangoProject(databases, {"storage": "memory://"}).shell(URLS, SHOP_PYMYSQL="1")
 
     assert {
         "default": "sqlite:////var/lib/shop%20%231.db",
@@ -54,7 +54,7 @@ def test_database_entry_is_converted_to_a_storage_url(tmp_path):
         "ipv6": "postgresql://ann@[::1]/shop",
         "socket": "postgresql://ann:p%40ss%2Fword@/shop?host=%2Frun%2Fpostgresql",
         "mysql": "mysql://ann@/shop?unix_socket=%2Frun%2Fmysqld.sock",
-    } == said
+    } == output
 
 
 def test_entry_that_cannot_be_converted_to_a_url_is_refused(tmp_path):
@@ -65,12 +65,12 @@ def test_entry_that_cannot_be_converted_to_a_url_is_refused(tmp_path):
         "ssl": {**MYSQL, "OPTIONS": {"ssl": {"ca": "/etc/ca.pem"}}},
     }
 
-    said = DjangoProject(databases, {"storage": "memory://"}).shell(URLS, SHOP_PYMYSQL="1")
+    output = DjangoProject(databases, {"storage": "memory://"}).shell(URLS, SHOP_PYMYSQL="1")
 
-    assert "NAME of database 'default' must be a path, got the URI" in said["default"]
-    assert "the name of database 'service', which is in a file of the client" in said["service"]
-    assert "OPTIONS['ssl'] of database 'ssl' is of type dict, which a URL cannot contain." in said["ssl"]
-    assert all('FIRELOCK = {"database": …, "storage": "…"}' in each for each in said.values())
+    assert "NAME of database 'default' must be a path, got the URI" in output["default"]
+    assert "the name of database 'service', which is in a file of the client" in output["service"]
+    assert "OPTIONS['ssl'] of database 'ssl' is of type dict, which a URL cannot contain." in output["ssl"]
+    assert all('FIRELOCK = {"database": …, "storage": "…"}' in each for each in output.values())
 
 
 ALIASES = """
@@ -102,6 +102,6 @@ def test_alias_of_a_database_is_found_by_storage_url(tmp_path):
     }
 
     project = DjangoProject(databases, {"storage": "memory://"}, environment={"SHOP_PYMYSQL": "1"})
-    said = project.shell(ALIASES, GIVEN=json.dumps(list(expected)))
+    output = project.shell(ALIASES, GIVEN=json.dumps(list(expected)))
 
-    assert expected == said
+    assert expected == output

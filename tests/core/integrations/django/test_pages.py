@@ -84,7 +84,7 @@ def test_dashboard_access_requires_django_permissions(project):
 
     A cross-site form is refused, and an anonymous visitor is redirected to the login page.
     """
-    said = project.shell(START + VISITORS)
+    output = project.shell(START + VISITORS)
 
     assert {
         "superuser": [200, 303, 200, 403], "administrator": [200, 303, 200, 403],
@@ -92,14 +92,14 @@ def test_dashboard_access_requires_django_permissions(project):
         "staff without any": [403, 403, 403, 403], "inactive": 302,
         "to login": [302, "/admin/login/?next=/firelock/jobs%3Fstate%3Dfailed"], "script": 403,
         "approval": 403,
-    } == said  # fmt: skip
+    } == output  # fmt: skip
 
 
 def test_admin_counts_jobs_and_shows_the_jobs_of_an_object(project):
     """The pages are read-only and link to the dashboard. They are visible to users who may view jobs."""
-    said = project.shell(START + ADMIN)
+    output = project.shell(START + ADMIN)
 
     assert {
         "index": True, "board": [True] * 3, "viewer": 200, "others": 403, "post": 405, "add": 404,
         "panel": [True] * 3, "no jobs": True, "adding": False, "editor's panel": False, "saved": 302,
-    } == said  # fmt: skip
+    } == output  # fmt: skip

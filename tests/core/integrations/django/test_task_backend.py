@@ -58,10 +58,10 @@ READY, RUNNING, SUCCESSFUL, FAILED = (
 OPTIONS_BY_PATH = {
     f"{PLACE}.{name}": options
     for name, options in {
-        "flaky": {"max_attempts": 3, "backoff": f"{PLACE}.told_backoff"},
-        "aflaky": {"max_attempts": 3, "backoff": f"{PLACE}.told_backoff"},
+        "flaky": {"max_attempts": 3, "backoff": f"{PLACE}.recording_backoff"},
+        "aflaky": {"max_attempts": 3, "backoff": f"{PLACE}.recording_backoff"},
         "patient": {"max_attempts": 3},
-        "sleepy": {"max_attempts": 3, "backoff": f"{PLACE}.told_backoff"},
+        "sleepy": {"max_attempts": 3, "backoff": f"{PLACE}.recording_backoff"},
         "reasonable": {"backoff": f"{PLACE}.giving_up"},
         "badly_backed": {"max_attempts": 2, "backoff": f"{PLACE}.broken_backoff"},
         "second_time": {"max_attempts": 2, "backoff": 10},
@@ -119,26 +119,26 @@ def tasks(tester):
 
 
 @pytest.fixture
-def heard():
+def sent_signals():
     """Yield a list of received signals: name, status, number of errors and current exception."""
-    said = []
+    received = []
 
-    def hear(name):
+    def connect(name):
         def receiver(sender, task_result, **_):
             assert TaskBackend is sender
             error = sys.exc_info()[1]
-            said.append((name, task_result.status, len(task_result.errors), error and str(error)))
+            received.append((name, task_result.status, len(task_result.errors), error and str(error)))
 
         return receiver
 
     receivers = [
-        (task_enqueued, hear("enqueued")),
-        (task_started, hear("started")),
-        (task_finished, hear("finished")),
+        (task_enqueued, connect("enqueued")),
+        (task_started, connect("started")),
+        (task_finished, connect("finished")),
     ]
     for signal, receiver in receivers:
         signal.connect(receiver)
-    yield said
+    yield received
     for signal, receiver in receivers:
         signal.disconnect(receiver)
 
@@ -352,8 +352,8 @@ def test_unknown_result_raises_does_not_exist(tester, tasks, fire):
 def test_stored_task_path_is_never_imported(tester, fire):
     """A server runs only declared tasks. A job with another path waits for a server that has its task."""
     assert PLACE not in sys.modules
-    Stranger = Firelock(fire.storage)  # noqa: N806
-    Stranger.task(name=f"{PLACE}.plain", remote=True)(lambda: None).enqueue()
+    other_app = Firelock(fire.storage)
+    other_app.task(name=f"{PLACE}.plain", remote=True)(lambda: None).enqueue()
 
     drained = tester.drain(limit=1)
 
@@ -439,7 +439,7 @@ class TestOptionsOfTheBackend:
     def options(self):
         return {
             "max_attempts": 2,
-            "backoff": f"{PLACE}.told_backoff",
+            "backoff": f"{PLACE}.recording_backoff",
             "queues": {"mail": {"max_attempts": 4, "timeout": 30}},
             "tasks": {f"{PLACE}.afail": {"max_attempts": 1}},
         }
@@ -473,18 +473,18 @@ class TestOptionsOfTheBackend:
 
 
 @pytest.mark.parametrize("name", ["add", "aadd"])
-def test_signals_are_sent_on_enqueue_start_and_finish(tester, tasks, heard, name):
+def test_signals_are_sent_on_enqueue_start_and_finish(tester, tasks, sent_signals, name):
     """Each signal contains the result in its state at that time."""
     getattr(tasks, name).enqueue(1)
     tester.drain()
 
     assert [("enqueued", READY, 0), ("started", RUNNING, 0), ("finished", SUCCESSFUL, 0)] == [
-        said[:3] for said in heard
+        one[:3] for one in sent_signals
     ]
 
 
 @pytest.mark.parametrize("name", ["flaky", "aflaky"])
-def test_task_finished_is_sent_once_per_job(tester, tasks, heard, name):
+def test_task_finished_is_sent_once_per_job(tester, tasks, sent_signals, name):
     """A retried attempt does not send `task_finished`.
 
     The last attempt sends the signal while its exception is active.
@@ -493,8 +493,8 @@ def test_task_finished_is_sent_once_per_job(tester, tasks, heard, name):
     for _ in range(3):
         tester.clock.advance(seconds=60)
 
-    assert ["enqueued", "started", "started", "started", "finished"] == [name for name, *_ in heard]
-    assert (FAILED, 3, "no") == heard[-1][1:]
+    assert ["enqueued", "started", "started", "started", "finished"] == [name for name, *_ in sent_signals]
+    assert (FAILED, 3, "no") == sent_signals[-1][1:]
 
 
 def test_error_of_a_signal_receiver_does_not_affect_the_job(tester, tasks, caplog):
@@ -518,7 +518,7 @@ def test_error_of_a_signal_receiver_does_not_affect_the_job(tester, tasks, caplo
 
 
 @pytest.mark.parametrize("name", ["sleepy", "asleepy", "careless"])
-def test_task_finished_is_not_sent_when_a_run_is_suspended(tester, tasks, heard, caplog, name):
+def test_task_finished_is_not_sent_when_a_run_is_suspended(tester, tasks, sent_signals, caplog, name):
     """Each run sends `task_started`. Only the last run sends `task_finished`.
 
     This also applies if the task catches the exception that suspends the run.
@@ -526,12 +526,12 @@ def test_task_finished_is_not_sent_when_a_run_is_suspended(tester, tasks, heard,
     result = getattr(tasks, name).enqueue()
     tester.drain()
     result.refresh()
-    waiting, said = result.status, [each[:3] for each in heard]
+    waiting, sent = result.status, [each[:3] for each in sent_signals]
     tester.clock.advance(days=1)
     result.refresh()
 
-    assert (READY, [("enqueued", READY, 0), ("started", RUNNING, 0)]) == (waiting, said)
-    assert [("started", RUNNING, 0), ("finished", SUCCESSFUL, 0)] == [each[:3] for each in heard[2:]]
+    assert (READY, [("enqueued", READY, 0), ("started", RUNNING, 0)]) == (waiting, sent)
+    assert [("started", RUNNING, 0), ("finished", SUCCESSFUL, 0)] == [each[:3] for each in sent_signals[2:]]
     assert (["awake", 1], 1, []) == (result.return_value, result.attempts, result.errors)
     assert [] == tasks.seen
     assert "FAILED" not in caplog.text
@@ -551,7 +551,7 @@ class TestOnAServer:
             del sys.modules[PLACE]
 
     @pytest.mark.parametrize("name", ["wait", "await_for_ever"])
-    def test_timeout_is_a_failure_and_is_reported_once(self, served, fire, heard, name):
+    def test_timeout_is_a_failure_and_is_reported_once(self, served, fire, sent_signals, name):
         """The server reports the timeout instead of the exception that stops the task."""
         result = getattr(served, name).enqueue()
         with pytest.raises(JobFailed):
@@ -560,29 +560,29 @@ class TestOnAServer:
 
         assert (FAILED, TimeoutError) == (result.status, result.errors[0].exception_class)
         assert [("enqueued", 0), ("started", 0), ("finished", 1)] == [
-            (name, errors) for name, _, errors, _ in heard
+            (name, errors) for name, _, errors, _ in sent_signals
         ]
 
     @pytest.mark.parametrize("name", ["aadd", "acontext_of"])
-    def test_coroutines_run_on_the_event_loop_of_the_server(self, served, fire, heard, name):
+    def test_coroutines_run_on_the_event_loop_of_the_server(self, served, fire, sent_signals, name):
         """Coroutines send the same signals as other tasks."""
         result = getattr(served, name).enqueue("a") if name == "acontext_of" else served.aadd.enqueue(1)
         fire.jobs.get(result.id).result(timeout=60)
         result.refresh()
 
         assert (SUCCESSFUL, 1) == (result.status, result.attempts)
-        assert ["enqueued", "started", "finished"] == [name for name, *_ in heard]
-        assert [None, None, None] == [error for *_, error in heard]
+        assert ["enqueued", "started", "finished"] == [name for name, *_ in sent_signals]
+        assert [None, None, None] == [error for *_, error in sent_signals]
 
 
-def test_task_finished_is_sent_if_the_job_fails_before_it_runs(tester, tasks, heard):
+def test_task_finished_is_sent_if_the_job_fails_before_it_runs(tester, tasks, sent_signals):
     """This includes failures in a plugin and timeouts."""
     tester.fail_next(f"{PLACE}.add", TimeoutError("planned"))
     result = tasks.add.enqueue(1)
     tester.drain()
     result.refresh()
 
-    assert [("enqueued", READY, 0), ("finished", FAILED, 1)] == [said[:3] for said in heard]
+    assert [("enqueued", READY, 0), ("finished", FAILED, 1)] == [one[:3] for one in sent_signals]
     assert (FAILED, TimeoutError) == (result.status, result.errors[0].exception_class)
 
 
@@ -638,7 +638,7 @@ def test_job_has_the_tags_of_its_task(tester, tasks, fire):
     assert {"order_id": 7} == result.return_value
 
 
-def test_job_has_the_limits_and_unique_key_of_its_task(tester, tasks, fire, heard):
+def test_job_has_the_limits_and_unique_key_of_its_task(tester, tasks, fire, sent_signals):
     """If a job with the key exists, the call returns the result of that job and does not send a signal."""
     first = tasks.limited.enqueue(7)
     second = tasks.limited.enqueue(order_id=7)
@@ -646,7 +646,7 @@ def test_job_has_the_limits_and_unique_key_of_its_task(tester, tasks, fire, hear
     job = fire.jobs.get(first.id)
     assert (("order:7",), "7", True) == (job.limits, job.unique_key, job.start_before is not None)
     assert first.id == second.id
-    assert ["enqueued"] == [name for name, *_ in heard]
+    assert ["enqueued"] == [name for name, *_ in sent_signals]
 
 
 def test_keep_option_sets_the_retention_of_the_job(tester, tasks, fire):
@@ -702,9 +702,9 @@ def test_check_imports_backoff_functions(fire):
         fire, backoff="nowhere.at_all", queues={"mail": {"backoff": f"{__name__}.BACKEND"}}
     )
     with override_settings(TASKS={"default": settings}):
-        told = [found.msg for found in task_backends["default"].check()]
+        messages = [found.msg for found in task_backends["default"].check()]
 
-    assert [True, True] == ["cannot be imported" in told[0], "is not a function" in told[1]]
+    assert [True, True] == ["cannot be imported" in messages[0], "is not a function" in messages[1]]
 
 
 def test_check_reports_nothing_for_valid_settings(tester, tasks):
@@ -715,9 +715,9 @@ def test_check_warns_about_options_of_an_undeclared_task(fire):
     """Such options have no effect."""
     options = {"app": fire, "tasks": {"shop.tasks.gone": {"timeout": 1}}}
     with override_settings(TASKS={"default": {"BACKEND": BACKEND, "OPTIONS": options}}):
-        (told,) = task_backends["default"].check()
+        (warning,) = task_backends["default"].check()
 
-    assert ("firelock.W102", True) == (told.id, "shop.tasks.gone" in told.msg)
+    assert ("firelock.W102", True) == (warning.id, "shop.tasks.gone" in warning.msg)
 
 
 def test_check_warns_if_servers_cannot_discover_the_tasks():
@@ -733,9 +733,11 @@ django.setup()
 from firelock.integrations.django.task_api import task_backends
 print([found.id for found in task_backends["default"].check()])
 """
-    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
 
-    assert "['firelock.W101']" == told.strip()
+    assert "['firelock.W101']" == output.strip()
 
 
 # ---- tasks of a server -----------------------------------------------------------------------------------

@@ -44,10 +44,10 @@ def test_django_s_own_task_tests_pass(djangos, version, tmp_path):
 
     done = run(djangos.python(version), "-W", "error", str(HERE / "tasks_own.py"), str(tmp_path))
 
-    said = json.loads((done.stdout.splitlines() or ["{}"])[-1])
-    assert said, done.stderr
-    assert ([], True) == (said["broken"], said["run"] >= FEWEST[version]), done.stderr
-    assert said["django"].startswith(version)
+    summary = json.loads((done.stdout.splitlines() or ["{}"])[-1])
+    assert summary, done.stderr
+    assert ([], True) == (summary["broken"], summary["run"] >= FEWEST[version]), done.stderr
+    assert summary["django"].startswith(version)
 
 
 @pytest.mark.parametrize("version", VERSIONS[1:])
@@ -67,9 +67,9 @@ def test_documented_project_returns_a_result(djangos, version, tmp_path):
     project.make()
 
     checked = project.manage("check")
-    result_id, status = project.manage("shell", said=project.enqueue).split()[-2:]
+    result_id, status = project.manage("shell", program=project.enqueue).split()[-2:]
     with project.server():
-        read = project.manage("shell", said=project.reading(result_id))
+        read = project.manage("shell", program=project.reading(result_id))
 
     assert "no issues" in checked
     assert "READY" == status
@@ -103,9 +103,9 @@ def test_enqueue_is_part_of_the_current_transaction(djangos, tmp_path):
     project = PageProject(djangos.python("5.2"), tmp_path, "5.2")
     project.make()
 
-    said = project.manage("shell", said=f"exec({JOINED!r})")
+    output = project.manage("shell", program=f"exec({JOINED!r})")
 
-    assert "[0, 1, True]" == said.splitlines()[-1]
+    assert "[0, 1, True]" == output.splitlines()[-1]
 
 
 APART = """
@@ -133,9 +133,9 @@ def test_task_runs_in_a_job_process(djangos, tmp_path):
     project = PageProject(djangos.python("5.2"), tmp_path, "5.2")
     project.make(tasks=APART)
 
-    said = project.manage("shell", said=f"exec({RUN_APART!r})")
+    output = project.manage("shell", program=f"exec({RUN_APART!r})")
 
-    assert "[False, 0]" == said.splitlines()[-1]
+    assert "[False, 0]" == output.splitlines()[-1]
 
 
 @attrs.define
@@ -173,13 +173,13 @@ class PageProject:
         wait = "from firelock.integrations.django import fire; fire.jobs.get(result_id).result(timeout=60)"
         return f"result_id = {result_id!r}\n{wait}\n{self.blocks[3]}"
 
-    def manage(self, *words, said=None):
-        return self.run("manage.py", *words, said=said)
+    def manage(self, *words, program=None):
+        return self.run("manage.py", *words, program=program)
 
-    def run(self, *words, said=None):
+    def run(self, *words, program=None):
         done = subprocess.run(
-            [self.python, *words], cwd=self.folder, input=said, capture_output=True, text=True, timeout=120,
-            check=False,
+            [self.python, *words], cwd=self.folder, input=program, capture_output=True, text=True,
+            timeout=120, check=False,
         )  # fmt: skip
         assert 0 == done.returncode, done.stdout + done.stderr
         return done.stdout

@@ -6,9 +6,9 @@ import pytest
 
 from tests.core.integrations.django.projects import (
     TIES,
-    TIES_SAID,
+    TIES_OUTPUT,
     TRANSACTIONS,
-    TRANSACTIONS_SAID,
+    TRANSACTIONS_OUTPUT,
     DjangoProject,
     sqlite_database,
 )
@@ -27,9 +27,9 @@ def test_jobs_are_committed_or_rolled_back_with_the_transaction(databases):
     """
     project = DjangoProject(databases, {"database": "default"})
 
-    said = project.shell(TRANSACTIONS)
+    output = project.shell(TRANSACTIONS)
 
-    assert TRANSACTIONS_SAID == said
+    assert TRANSACTIONS_OUTPUT == output
 
 
 JOINED = """
@@ -38,7 +38,7 @@ from django.db import transaction
 from firelock.integrations.django import fire
 {imports}
 
-said = []
+output = []
 for commits in (False, True):
     try:
         with transaction.atomic():
@@ -48,8 +48,8 @@ for commits in (False, True):
                 raise LookupError
     except LookupError:
         pass
-    said.append([Order.objects.count(), fire.jobs.counts().total])
-print(json.dumps(said))
+    output.append([Order.objects.count(), fire.jobs.counts().total])
+print(json.dumps(output))
 """
 
 
@@ -60,9 +60,9 @@ def test_jobs_of_a_custom_app_join_transactions_via_the_plugin(django_project):
         django_project.databases, {"app": "shop.own_here:fire"}, environment={"OWN_DATABASE": "default"}
     )
 
-    said = project.shell(JOINED.format(imports=imports, call="note.enqueue(order.buyer)"))
+    output = project.shell(JOINED.format(imports=imports, call="note.enqueue(order.buyer)"))
 
-    assert [[0, 0], [1, 1]] == said
+    assert [[0, 0], [1, 1]] == output
 
 
 def test_jobs_of_a_celery_app_join_transactions_via_the_setting(django_project):
@@ -73,14 +73,14 @@ def test_jobs_of_a_celery_app_join_transactions_via_the_setting(django_project):
         environment={"SHOP_APPS": "celeried", "SHOP_CELERY": "redis://localhost:1/0"},
     )  # fmt: skip
 
-    said = project.shell(JOINED.format(imports=imports, call="buyer_of.delay(order.pk)"))
+    output = project.shell(JOINED.format(imports=imports, call="buyer_of.delay(order.pk)"))
 
-    assert [[0, 0], [1, 1]] == said
+    assert [[0, 0], [1, 1]] == output
 
 
 def test_method_that_cannot_join_raises_inside_atomic(django_project):
     """On SQLite, it must be called after the commit, as the error explains."""
-    said = django_project.shell("""
+    output = django_project.shell("""
 import json
 from django.db import transaction
 from firelock import StorageUnavailable
@@ -96,8 +96,8 @@ except StorageUnavailable as error:
     print(json.dumps(str(error)))
 """)
 
-    assert 'within="default" in Django' in said
-    assert "after the commit" in said
+    assert 'within="default" in Django' in output
+    assert "after the commit" in output
 
 
 def test_jobs_in_another_storage_ignore_the_transaction(databases, tmp_path):
@@ -107,36 +107,36 @@ def test_jobs_in_another_storage_ignore_the_transaction(databases, tmp_path):
     """
     project = DjangoProject(databases, {"storage": f"sqlite:///{tmp_path}/jobs.db"})
 
-    said = project.shell("""
+    output = project.shell("""
 import json
 from django.db import transaction
 from firelock.integrations.django import enqueue_on_commit, fire
 from shop.tasks import send_receipt
 
-said = []
+output = []
 try:
     with transaction.atomic():
         send_receipt.enqueue(1)
         enqueue_on_commit(send_receipt, 2)
-        said.append(fire.jobs.counts().total)
+        output.append(fire.jobs.counts().total)
         raise LookupError
 except LookupError:
-    said.append(fire.jobs.counts().total)
+    output.append(fire.jobs.counts().total)
 with transaction.atomic():
     enqueue_on_commit(send_receipt.using(queue="later"), 3)
-    said.append(fire.jobs.counts().total)
-said.append(fire.jobs.counts().total)
-print(json.dumps(said))
+    output.append(fire.jobs.counts().total)
+output.append(fire.jobs.counts().total)
+print(json.dumps(output))
 """)
 
-    assert [1, 1, 1, 2] == said
+    assert [1, 1, 1, 2] == output
 
 
 def test_dependent_jobs_join_transactions_as_in_a_tester(django_project):
     """A Tester accepts and refuses the same calls as the storage in, outside and after the transaction."""
-    said = django_project.shell(TIES)
+    output = django_project.shell(TIES)
 
-    assert said == TIES_SAID
+    assert output == TIES_OUTPUT
 
 
 # Prints the outcome of batches, their members and callbacks in Django transactions.
@@ -148,7 +148,7 @@ from firelock.integrations.django import fire
 from shop.models import Order
 from shop.tasks import send_receipt
 
-said = {}
+output = {}
 
 def receipts(name, count=2):
     with fire.batch(name) as batch:
@@ -162,39 +162,39 @@ with transaction.atomic():
     try:
         kept.refresh()
     except JobNotCommitted as error:
-        said["inside"] = type(error).__name__
+        output["inside"] = type(error).__name__
     try:
         with transaction.atomic():
             receipts("undone by a savepoint")
             raise LookupError
     except LookupError:
         pass
-said["kept"] = kept.counts().total
+output["kept"] = kept.counts().total
 try:
     with transaction.atomic():
         gone = [receipts("gone"), receipts("more than one chunk", 1_200)]
         raise LookupError
 except LookupError:
-    said["stored"] = [[batch.name for batch in fire.batches.list().batches], fire.jobs.counts().total]
-said["gone"] = []
+    output["stored"] = [[batch.name for batch in fire.batches.list().batches], fire.jobs.counts().total]
+output["gone"] = []
 for batch in gone:
     try:
         batch.refresh()
     except JobNotCommitted as error:
-        said["gone"].append(type(error).__name__)
+        output["gone"].append(type(error).__name__)
 
 with fire.server(workers=1, queues="mail"):
-    said["ended"] = kept.result(timeout=60).succeeded
+    output["ended"] = kept.result(timeout=60).succeeded
 fire.close()
-print(json.dumps(said))
+print(json.dumps(output))
 """
 
 
 def test_batches_are_committed_or_rolled_back_with_the_transaction(django_project):
     """Members and callbacks join as well, even in a savepoint or if several operations store the batch."""
-    said = django_project.shell(BATCHES)
+    output = django_project.shell(BATCHES)
 
-    assert said == {
+    assert output == {
         "inside": "JobNotCommitted", "kept": 2, "stored": [["kept"], 4],
         "gone": ["JobNotCommitted", "JobNotCommitted"], "ended": 2,
     }  # fmt: skip

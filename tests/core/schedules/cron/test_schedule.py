@@ -213,7 +213,7 @@ def test_times_of_every_are_exact(interval, anchor, start, periods):
     offsets = [(fire - epoch) // micro for fire in fires]
     assert all((offset - anchor) % interval == 0 for offset in offsets)
     assert start < offsets[0] <= start + interval
-    assert [interval] * periods == [later - former for former, later in pairwise(offsets)]
+    assert [interval] * periods == [later - earlier for earlier, later in pairwise(offsets)]
     assert periods + 1 == schedule.count(after, fires[-1])
     assert 0 == schedule.count(fires[-1], after)
 

@@ -36,10 +36,10 @@ class Reference:
         now = after - overlap
         latest = wall = self.wall(now)
         while now < until:
-            former, now = wall, now + self.step
+            previous, now = wall, now + self.step
             wall = self.wall(now)
-            if wall - former > self.step:
-                skipped = former + self.step
+            if wall - previous > self.step:
+                skipped = previous + self.step
                 fires = self.matches(wall)
                 while skipped < wall and not fires:
                     fires = self.matches(skipped)
@@ -77,10 +77,10 @@ class Reference:
         return by_day or by_weekday
 
     def numbers(self, text, value, field):
-        asked = text, value, field
-        if asked not in self.answers:
-            self.answers[asked] = any(self.number(item, value, field) for item in text.split(","))
-        return self.answers[asked]
+        key = text, value, field
+        if key not in self.answers:
+            self.answers[key] = any(self.number(item, value, field) for item in text.split(","))
+        return self.answers[key]
 
     def number(self, item, value, field):
         low, size = self.BOUNDS[field]

@@ -72,8 +72,8 @@ def unique(key, **fields):
 def test_empty_lane_is_deleted(scene, server):
     """Lanes and rings are deleted with their last job, whether it is claimed or deleted."""
     scene.add_limited(3, "a", "a/b")
-    (gone,) = scene.add_limited(1, "c")
-    scene.settle(deletes(gone))
+    (deleted,) = scene.add_limited(1, "c")
+    scene.settle(deletes(deleted))
 
     take_all(scene, scene.begin())
 
@@ -205,10 +205,10 @@ def test_end_notifies_servers_that_found_its_key_full(scene):
     other.claim(scene.request(waiter))
 
     one.apply([succeeds(running["b"])])
-    is_told_for_nothing = other.wait(["default"], 0)
+    is_notified_needlessly = other.wait(["default"], 0)
     one.apply([succeeds(running["a"])])
 
-    assert not is_told_for_nothing
+    assert not is_notified_needlessly
     assert other.wait(["default"], 30)
 
 
@@ -297,10 +297,10 @@ def test_job_with_keys_in_other_partitions_is_refused(scene, fields, fix):
     """One line names the keys and the fix, and nothing is stored."""
     parent = scene.add(colocate_with=elsewhere(scene, "tenant:1"))
     parents = (Edge(parent),) if fields.get("has_parent") else ()
-    asked = both(fields["keys"], fields.get("unique"))
+    admission = both(fields["keys"], fields.get("unique"))
     colocate_with = elsewhere(scene, "tenant:1") if fields.get("colocate_with") else None
     job = scene.new_job(
-        admission=asked, parents=parents, colocate_with=colocate_with, state=state_of(parents)
+        admission=admission, parents=parents, colocate_with=colocate_with, state=state_of(parents)
     )
 
     with pytest.raises(ConfigurationError, match=fix) as caught:

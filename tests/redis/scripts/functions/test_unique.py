@@ -95,9 +95,9 @@ def test_last_call_of_a_batch_replaces_earlier_ones(scene):
 
     fresh = jobs[1].id
     assert [Duplicate(stored), True, *[Duplicate(stored), Duplicate(fresh)] * 2] == list(answers)
-    for one, said in ((stored, ["3 duplicate calls"]), (fresh, ["2 duplicate calls"])):
+    for one, reasons in ((stored, ["3 duplicate calls"]), (fresh, ["2 duplicate calls"])):
         assert ("[2]", ("t2",)) == (scene.record(one).arguments, scene.record(one).tags)
-        assert said == [entry.reason for entry in scene.history(one)][1:]
+        assert reasons == [entry.reason for entry in scene.history(one)][1:]
         assert [one] == scene.found(JobFilter(tag="t2", id_prefix=one))
     assert [] == scene.found(JobFilter(tag="t1"))
 

@@ -87,7 +87,7 @@ class Tester:
     def _take_over(self, app: Firelock) -> Callable[[], None]:
         """Make the app use the private storage; return a function that restores the app's own storage."""
         app.load_imports()  # a server does this when it starts
-        former = app.client.access
+        previous = app.client.access
         app.client.use(
             StorageAccess(
                 self._private,
@@ -96,7 +96,7 @@ class Tester:
                 DirectResults(self._inside),
             )
         )
-        return lambda: app.client.use(former)
+        return lambda: app.client.use(previous)
 
     @property
     def storage(self) -> FaultyStorage:
@@ -147,12 +147,12 @@ class Tester:
             raises: whether the outermost enqueue raises the error of a task. By then the job has been
                 settled, as a retry if one is left. If False, check the job's state instead.
         """
-        former = self._is_inline, self._is_raising
+        previous = self._is_inline, self._is_raising
         self._is_inline, self._is_raising = True, raises
         try:
             yield
         finally:
-            self._is_inline, self._is_raising = former
+            self._is_inline, self._is_raising = previous
 
     def _inserted(self, jobs: Sequence[NewJob]) -> None:
         if self._is_inline:

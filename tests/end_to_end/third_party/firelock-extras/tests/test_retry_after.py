@@ -56,7 +56,7 @@ def test_delay_is_the_requested_one(error, wait):
     """The wait is in seconds, a timedelta or either form of the header; it is from 0 to a day."""
     decision = RetryAfter(lambda: NOW).decide(JobContext.fake(), error)
 
-    reason = f"told to come back after {wait:g} s"
+    reason = f"the service requested a wait of {wait:g} s"
     assert RetryDecision.retry(wait, reason=reason) == decision
 
 

@@ -45,8 +45,8 @@ class FlowScene(Scene):
         """
         relations = Relations(within, batch=BatchRules(name, fails_fast, keeps))
         parents = tuple(Edge(one, on) for one in after)
-        said = {"task": BATCH_TASK, "arguments": "{}", "state": State.AWAITING, "parents": parents}
-        return self.new_tied(relations, {**said, **fields})
+        defaults = {"task": BATCH_TASK, "arguments": "{}", "state": State.AWAITING, "parents": parents}
+        return self.new_tied(relations, {**defaults, **fields})
 
     def new_tied(self, relations: Relations, fields: Mapping[str, object] | None = None) -> NewJob:
         """Return a job with these relations, and with these fields changed."""
@@ -213,14 +213,14 @@ def recount(storage: Storage, batch_id: str, records: Iterable[JobRecord]) -> Ba
     members = [
         job for job in jobs.values() if job.relations is not None and job.relations.batch_id == batch_id
     ]
-    (told,) = storage.batch_counts([batch_id])
-    assert told is not None, f"job {batch_id} is not a batch"
+    (stored,) = storage.batch_counts([batch_id])
+    assert stored is not None, f"job {batch_id} is not a batch"
     inner = {job.id: counts for job in members if job.is_batch for counts in storage.batch_counts([job.id])}
     waiting = [job.id for job in members if _waits(job, inner)]
     ended = {state: [job for job in members if job.state is state] for state in _ENDS}
     active = [job for job in members if (not job.is_final and job.id not in waiting) or job.is_stopping]
     return attrs.evolve(
-        told, total=len(members), active=len(active), waiting=len(waiting),
+        stored, total=len(members), active=len(active), waiting=len(waiting),
         succeeded=len(ended[State.SUCCEEDED]), failed=len(ended[State.FAILED]),
         deleted=len(ended[State.DELETED]), batches=len(inner),
     )  # fmt: skip

@@ -50,7 +50,7 @@ _ERRORS: dict[str, BaseException] = {
     "no message": ValueError(),
     "many arguments": ValueError(1, None, b"\xff", "\ud800"),
     "huge message": ValueError("x" * 1_000_000),
-    "odd message": ValueError("%s {0} \0 \x1b[31m\n東京"),
+    "special message": ValueError("%s {0} \0 \x1b[31m\n東京"),
     "mute": _Mute(),
     "group": ExceptionGroup("several", [ValueError("a"), ExceptionGroup("more", [KeyError("b")])]),
     "chained": _chained(),

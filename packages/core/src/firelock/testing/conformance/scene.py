@@ -501,12 +501,12 @@ def moves(job_id: str, *, queue: str | None = None, priority: int | None = None,
 
 
 def restores(
-    job_id: str, former: State, *, due_at: int | None = None, at: int = STAMP, expires_at: int | None = None
+    job_id: str, previous: State, *, due_at: int | None = None, at: int = STAMP, expires_at: int | None = None
 ) -> Transition:
     """Return an operator's restoration of a deleted job."""
     return lifecycle.restore(
         job_id,
-        lifecycle.PreviousState(former, due_at),
+        lifecycle.PreviousState(previous, due_at),
         at=at,
         reason="restored by ada",
         expires_at=expires_at,

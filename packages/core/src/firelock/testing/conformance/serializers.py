@@ -38,7 +38,7 @@ _GOOD: dict[str, JsonValue] = {
     "empty object": {},
     "mixed": [1, 1.0, "1", True, None, [], {}],
     "nested": {"a": {"b": [{"c": [[]]}]}},
-    "odd keys": {"": 1, " ": 2, "a.b": 3, "é": 4, "null": None, "__proto__": {}, "$ref": "x"},
+    "special keys": {"": 1, " ": 2, "a.b": 3, "é": 4, "null": None, "__proto__": {}, "$ref": "x"},
     "long text": "é" * 40_000,
     "many": list(range(5_000)),
 }

@@ -38,17 +38,17 @@ class RetryAfter:
         if wait is None:
             return None
         wait = min(max(wait, timedelta(0)), _LONGEST)
-        return RetryDecision.retry(wait, reason=f"told to come back after {wait.total_seconds():g} s")
+        return RetryDecision.retry(wait, reason=f"the service requested a wait of {wait.total_seconds():g} s")
 
     def _wait(self, error: BaseException) -> timedelta | None:
         headers = getattr(getattr(error, "response", None), "headers", None) or {}
-        for said in (getattr(error, "retry_after", None), headers.get("Retry-After")):
-            if isinstance(said, timedelta):
-                return said
-            if isinstance(said, int | float) and isfinite(said):
-                return timedelta(seconds=min(said, _LONGEST.total_seconds()))
-            if isinstance(said, str):
-                return self._read(said)
+        for value in (getattr(error, "retry_after", None), headers.get("Retry-After")):
+            if isinstance(value, timedelta):
+                return value
+            if isinstance(value, int | float) and isfinite(value):
+                return timedelta(seconds=min(value, _LONGEST.total_seconds()))
+            if isinstance(value, str):
+                return self._read(value)
         return None
 
     def _read(self, text: str) -> timedelta | None:

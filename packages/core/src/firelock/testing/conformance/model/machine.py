@@ -96,7 +96,7 @@ class Ground:
         """Return the next time of the callers' clock."""
         return next(self._stamps)
 
-    def instant(self, hours: int) -> int:
+    def due_time(self, hours: int) -> int:
         """Return a unique time some hours from now, so that the order by due time never has a tie."""
         return self.twin.half_past(hours) + (self.stamp() - STAMP) // SECOND
 
@@ -128,7 +128,7 @@ class Ground:
 
     def store(self, jobs: list[NewJob]) -> None:
         """Insert the jobs into both storages, which must both store or both refuse them."""
-        if self.twin.ask("insert", jobs) is not None:
+        if self.twin.call("insert", jobs) is not None:
             self.jobs.update({job.id: job for job in jobs})
 
 
@@ -163,7 +163,7 @@ class JobRules(Ground):
     @rule(queue=PICK, hours=st.integers(-1, 6))
     def schedule(self, queue: int, hours: int) -> None:
         """Store a job for a later time, or for a time that has passed."""
-        self.store([self.new_job(queue, state=State.SCHEDULED, due_at=self.instant(hours))])
+        self.store([self.new_job(queue, state=State.SCHEDULED, due_at=self.due_time(hours))])
 
     @rule(parents=SOME, on=st.lists(st.sampled_from(On), min_size=3, max_size=3))
     def continue_with(self, parents: list[int], on: list[On]) -> None:
@@ -198,7 +198,7 @@ class JobRules(Ground):
             f"session-{number}", "server", f"host:{number}", "host", number, self.stamp(),
             (hours + 0.5) * 3_600.0,
         )  # fmt: skip
-        self.twin.ask("begin_session", session)
+        self.twin.call("begin_session", session)
         self.holders.append(ClaimHolder(session.id, session.server))
 
     @rule(limit=st.integers(1, 3), settles=_ends, queues=_queues)
@@ -246,11 +246,11 @@ class JobRules(Ground):
     def _ends_of(self, settles: _Ends) -> tuple[list[Transition], list[Transition]]:
         model: list[Transition] = []
         real: list[Transition] = []
-        for pick, name, is_strange in settles:
+        for pick, name, is_foreign in settles:
             pair = self.pick(self.claims, pick)
             if pair is not None:
                 model.append(self._end(pair.model, name))
-                if is_strange:
+                if is_foreign:
                     model[-1].session = self.holders[0].session
                 real.append(attrs.evolve(model[-1], fence=pair.real.job.fence))
         return model, real
@@ -259,7 +259,7 @@ class JobRules(Ground):
         end = ends.ENDS[name](running)
         end.at = self.stamp()
         if end.due_at is not None:
-            end.due_at = self.instant(2)
+            end.due_at = self.due_time(2)
         if end.to in (State.SUCCEEDED, State.FAILED, State.DELETED):
             end.expires_at = end.at + _KEPT
         return end
@@ -275,7 +275,7 @@ class JobRules(Ground):
         pair = self.pick(self.claims, pick)
         if pair is not None:
             changes = [self._change(pair.id, name) for name in names]
-            self.twin.ask("apply", changes)
+            self.twin.call("apply", changes)
 
     operate_again = operate
 
@@ -305,7 +305,7 @@ class JobRules(Ground):
             )
             for job_id in self.picked_ids(picks)
         ]
-        self.twin.ask("move", moves)
+        self.twin.call("move", moves)
 
     def _change(self, job_id: str, name: str) -> Transition:
         at = self.stamp()
@@ -314,15 +314,15 @@ class JobRules(Ground):
         if name == "restores":
             return self._restore(job_id, at)
         if name == "reschedules":
-            return ends.reschedules(job_id, at=at, due_at=self.instant(at // SECOND % 5 - 1))
+            return ends.reschedules(job_id, at=at, due_at=self.due_time(at // SECOND % 5 - 1))
         return ends.deletes(job_id, at=at, expires_at=None if name == "deletes for good" else at + _KEPT)
 
     def _restore(self, job_id: str, at: int) -> Transition:
         """Undo a delete by the job's history, if possible; otherwise try to restore the job to its queue."""
-        former = lifecycle.previous_state(self.twin.model.history(job_id).entries)
-        if former is None or former.state not in lifecycle.RESTORABLE:
+        previous = lifecycle.previous_state(self.twin.model.history(job_id).entries)
+        if previous is None or previous.state not in lifecycle.RESTORABLE:
             return ends.restores(job_id, State.ENQUEUED, at=at)
-        return ends.restores(job_id, former.state, due_at=former.due_at, at=at, expires_at=at + _KEPT)
+        return ends.restores(job_id, previous.state, due_at=previous.due_at, at=at, expires_at=at + _KEPT)
 
     @rule(pick=PICK, held=st.lists(st.tuples(PICK, st.booleans()), max_size=3))
     def reconcile(self, pick: int, held: list[tuple[int, bool]]) -> None:
@@ -354,7 +354,7 @@ class JobRules(Ground):
     @rule(
         pick=PICK, names=st.lists(st.sampled_from(_ENDS), max_size=2), settles=_ends, limit=st.integers(0, 3)
     )
-    def work_beside_a_lock(self, pick: int, names: list[str], settles: _Ends, limit: int) -> None:
+    def work_with_locked_row(self, pick: int, names: list[str], settles: _Ends, limit: int) -> None:
         """Let the newest worker process work while a claimed job is locked, then do the delayed work.
 
         The model has no locks. It gets the same calls without the busy job, and the calls for the busy job
@@ -390,7 +390,7 @@ class JobRules(Ground):
         assert (found.busy == [pair.id]) != bool(found.lost)
         later = [[one for one in ends if one.job_id == pair.id] for ends in (model_ends, real_ends)]
         self.twin.compare(self.twin.model.apply(later[0]), self.twin.real.apply(later[1]))
-        self.twin.ask("append_logs", lines, {})
+        self.twin.call("append_logs", lines, {})
         self.release()
 
     # ---- supervisors and upkeep --------------------------------------------------------------------------
@@ -403,7 +403,7 @@ class JobRules(Ground):
             Renewal(session, pick % 5, "quiet")
             for session, pick in zip(sorted(sessions), picks, strict=False)
         ]
-        self.twin.ask("renew", renewals)
+        self.twin.call("renew", renewals)
 
     @rule(pick=PICK, running=st.none() | st.lists(PICK, max_size=3))
     def end_session(self, pick: int, running: list[int] | None) -> None:
@@ -411,15 +411,15 @@ class JobRules(Ground):
         holder = self.pick(self.holders, pick)
         if holder is not None:
             blamed = None if running is None else self.picked_ids(running)
-            self.twin.ask(
+            self.twin.call(
                 lambda storage: _sorted([storage.end_session(holder.session, blamed, reason="killed")])
             )
 
     @rule(limit=st.integers(1, 4))
     def upkeep(self, limit: int) -> None:
         """End expired sessions, and enqueue due jobs."""
-        self.twin.ask(lambda storage: _sorted(storage.orphans(_LIMIT)))
-        self.twin.ask("promote", limit)
+        self.twin.call(lambda storage: _sorted(storage.orphans(_LIMIT)))
+        self.twin.call("promote", limit)
 
     @rule()
     def release(self) -> None:
@@ -428,7 +428,7 @@ class JobRules(Ground):
             for _ in range(_LIMIT):
                 if not storage.release(_LIMIT):
                     break
-        self.twin.ask("release", _LIMIT)
+        self.twin.call("release", _LIMIT)
         self._those_who_wait_have_a_reason()
 
     def _those_who_wait_have_a_reason(self) -> None:
@@ -444,7 +444,7 @@ class JobRules(Ground):
     @rule()
     def prune(self) -> None:
         """Delete the jobs whose retention has ended."""
-        self.twin.ask("prune", _LIMIT)
+        self.twin.call("prune", _LIMIT)
         kept = self.twin.real.get(list(self.jobs))
         self.jobs = {record.id: self.jobs[record.id] for record in kept if record is not None}
 
@@ -475,17 +475,17 @@ class SmallRules(Ground):
     def record(self, key: str, expected: int | None, deletes: bool) -> None:
         """Put or delete a record, at any version or at an expected one."""
         if deletes:
-            self.twin.ask("delete_record", "kind", key, expected_version=expected)
+            self.twin.call("delete_record", "kind", key, expected_version=expected)
         else:
             value = str(self.stamp())
-            self.twin.ask("put_record", "kind", key, value, expected_version=expected)
-        self.twin.ask("list_records", "kind", after="a", limit=1)
+            self.twin.call("put_record", "kind", key, value, expected_version=expected)
+        self.twin.call("list_records", "kind", after="a", limit=1)
 
     @rule(queue=st.sampled_from(QUEUES), is_paused=st.booleans())
     def pause(self, queue: str, is_paused: bool) -> None:
         """Pause or resume a queue as an operator."""
         settings = '{"paused": true}' if is_paused else '{"note": "open"}'
-        self.twin.ask("put_record", "queue", queue, settings)
+        self.twin.call("put_record", "queue", queue, settings)
 
     # ---- recurring jobs ----------------------------------------------------------------------------------
 
@@ -493,27 +493,27 @@ class SmallRules(Ground):
     def define(self, name: str, hours: int | None, deletes: bool) -> None:
         """Store, edit, pause or delete a definition."""
         if deletes and hours is None:
-            self.twin.ask("delete_record", "recurring", name)
+            self.twin.call("delete_record", "recurring", name)
             return
-        due_at = None if hours is None else self.instant(hours)
+        due_at = None if hours is None else self.due_time(hours)
         value = str(self.stamp())
-        self.twin.ask("put_record", "recurring", name, value, due_at=due_at)
+        self.twin.call("put_record", "recurring", name, value, due_at=due_at)
 
     @rule(hours=st.none() | st.integers(1, 3), how=st.sampled_from(["as read", "late", "twice"]))
     def fire(self, hours: int | None, how: str) -> None:
         """Fire the first due definition as a server does: with the read version, an old one, or twice."""
-        due = self.twin.ask("due_records", "recurring", 2)
+        due = self.twin.call("due_records", "recurring", 2)
         if not due:
             return
         first = due[0]
         job = self.new_job(recurring_id=first.key, nominal_at=first.due_at)
         moved = RecordChange(
             "recurring", first.key, str(self.stamp()), first.version - (how == "late"),
-            None if hours is None else self.instant(hours),
+            None if hours is None else self.due_time(hours),
         )  # fmt: skip
-        answer = self.twin.ask("insert", [job], only_if=moved)
+        answer = self.twin.call("insert", [job], only_if=moved)
         if how == "twice":
-            self.twin.ask("insert", [job], only_if=moved)
+            self.twin.call("insert", [job], only_if=moved)
         if answer is not None and answer.record is Applied.APPLIED:
             self.jobs[job.id] = job
 
@@ -529,12 +529,12 @@ class SmallRules(Ground):
         holder, model, real = tokens[-1] if tokens else (owner, 0, 0)  # a token that no owner has received
         who = owner if is_stale else holder
         if verb == "renew":
-            self.twin.ask_each(
+            self.twin.call_each(
                 lambda storage: storage.renew_lock("lock", who, model, _TTL),
                 lambda storage: storage.renew_lock("lock", who, real, _TTL),
             )
         else:
-            self.twin.ask_each(
+            self.twin.call_each(
                 lambda storage: storage.release_lock("lock", who, model),
                 lambda storage: storage.release_lock("lock", who, real),
             )
@@ -563,13 +563,13 @@ class SmallRules(Ground):
             self._log(job_id, lines, Progress(float(number), 10.0, self.stamp()))
         histogram = tuple(int(place == number) for place in range(len(DURATION_BUCKETS) + 1))
         rollup = Rollup(STAMP + number * _MINUTE, "task", "default", "succeeded", 1, SECOND, histogram)
-        self.twin.ask("record_metrics", [rollup, rollup])
-        self.twin.ask("timeline", STAMP + _MINUTE, STAMP + 3 * _MINUTE)
+        self.twin.call("record_metrics", [rollup, rollup])
+        self.twin.call("timeline", STAMP + _MINUTE, STAMP + 3 * _MINUTE)
 
     def _log(self, job_id: str, lines: list[LogLine], progress: Progress) -> None:
-        self.twin.ask("append_logs", {job_id: lines}, {job_id: progress})
-        self.twin.ask(lambda storage: [attrs.evolve(one, number=0) for one in storage.read_log(job_id)])
-        self.twin.ask(lambda storage: [one and one.progress for one in storage.get([job_id])])
+        self.twin.call("append_logs", {job_id: lines}, {job_id: progress})
+        self.twin.call(lambda storage: [attrs.evolve(one, number=0) for one in storage.read_log(job_id)])
+        self.twin.call(lambda storage: [one and one.progress for one in storage.get([job_id])])
         numbers = [line.number for line in self.twin.real.read_log(job_id)]
         assert sorted(set(numbers)) == numbers, "log lines are not ordered by number"
 
@@ -582,8 +582,8 @@ class SmallRules(Ground):
     )  # fmt: skip
     def find(self, where: JobFilter, limit: int, oldest_first: bool) -> None:
         """Read all pages of a list. The storages may differ in the order by time, but not in the jobs."""
-        self.twin.ask(lambda storage: sorted(_walked(storage, where, limit, oldest_first=oldest_first)))
-        self.twin.ask(
+        self.twin.call(lambda storage: sorted(_walked(storage, where, limit, oldest_first=oldest_first)))
+        self.twin.call(
             lambda storage: [(one.fingerprint, one.count, one.newest_at) for one in storage.failure_groups(5)]
         )
 
@@ -643,11 +643,11 @@ class StorageMachine(JobRules, SmallRules, RuleBasedStateMachine):
             [self._free(one) for one in storage.get(ids)] for storage in (self.twin.model, self.twin.real)
         )
         self.twin.compare(model, real)
-        self.twin.ask("counts")
-        self.twin.ask("list_sessions")
-        self.twin.ask("oldest_session")
-        self.twin.ask("list_records", "kind")
-        self.twin.ask("list_records", "recurring")
+        self.twin.call("counts")
+        self.twin.call("list_sessions")
+        self.twin.call("oldest_session")
+        self.twin.call("list_records", "kind")
+        self.twin.call("list_records", "recurring")
         records = {record.id: record for record in self.twin.real.get(ids) if record is not None}
         self._compare_pasts([one for one, record in records.items() if self.records.get(one) != record])
         self.records = records
@@ -664,7 +664,7 @@ class StorageMachine(JobRules, SmallRules, RuleBasedStateMachine):
                 [self._free_entry(job_id, one) for one in model],
                 [self._free_entry(job_id, one) for one in real],
             )
-            self.twin.ask(lambda storage, job_id=job_id: storage.history(job_id).errors)  # type: ignore[misc]
+            self.twin.call(lambda storage, job_id=job_id: storage.history(job_id).errors)  # type: ignore[misc]
             for before, after in pairwise(real):
                 assert _may_follow(before.state, after.state), f"from {before.state} to {after.state}"
 
@@ -780,7 +780,7 @@ class LockingMachine(StorageMachine):
     def _change_both(self, job_id: str, how: str) -> None:
         """Change the job as an operator, or send its holder's late end, in both storages."""
         if how in _CHANGES:
-            self.twin.ask("apply", [self._change(job_id, how)])
+            self.twin.call("apply", [self._change(job_id, how)])
         elif how in _ENDS:
             pairs = [pair for pair in self.claims if pair.id == job_id]
             model = self._end(pairs[-1].model, how)

@@ -18,7 +18,7 @@ from firelock.testing.movable_clock import movable
 _Answer = TypeVar("_Answer")
 
 
-def told(value: object) -> object:
+def comparable(value: object) -> object:
     """Return a value in a form that both storages must share: without fences, and with times by the hour.
 
     Each storage may number its fences freely, as long as they grow. Times before `BASE` come from callers and
@@ -26,29 +26,29 @@ def told(value: object) -> object:
     on different sides of an hour.
     """
     kind = type(value)
-    if kind in _TOLD_AS_THEY_ARE:
+    if kind in _PLAIN_TYPES:
         return value
-    names = _told_names(kind)  # type: ignore[arg-type]  # every class can be hashed
+    names = _compared_names(kind)  # type: ignore[arg-type]  # every class can be hashed
     if names is not None:
-        return kind.__name__, {name: told(getattr(value, name)) for name in names}
+        return kind.__name__, {name: comparable(getattr(value, name)) for name in names}
     match value:
         case bool() | Enum() | str():
             return value
         case int() if value >= BASE:
             return f"hour {(value - BASE) // HOUR}"
         case Mapping():
-            return {key: said for key, one in value.items() if (said := told(one))}
+            return {key: compared for key, one in value.items() if (compared := comparable(one))}
         case list() | tuple():
-            return [told(one) for one in value]
+            return [comparable(one) for one in value]
         case _:
             return value
 
 
-_TOLD_AS_THEY_ARE = {str, bool, float, type(None)}  # most values are of these types and need no other check
+_PLAIN_TYPES = {str, bool, float, type(None)}  # most values are of these types and need no other check
 
 
 @cache
-def _told_names(kind: type) -> tuple[str, ...] | None:
+def _compared_names(kind: type) -> tuple[str, ...] | None:
     """Return the compared fields of an attrs class; None for any other class."""
     if not attrs.has(kind):
         return None
@@ -88,24 +88,26 @@ class Twin:
         """Return the half-hour this many hours from now, which neither clock shows by chance."""
         return BASE + (self.hours + hours) * HOUR + HOUR // 2
 
-    def ask(self, verb: str | Callable[[Storage], object], *arguments: object, **named: object) -> Any:  # noqa: ANN401 - the verb's result
+    def call(self, verb: str | Callable[[Storage], object], *arguments: object, **named: object) -> Any:  # noqa: ANN401 - the verb's result
         """Return the storage's result, which must equal the model's; None if both raised the same error."""
-        asked = verb if callable(verb) else methodcaller(verb, *arguments, **named)
-        expected, actual = (self._tried(asked, storage) for storage in (self.model, self.real))
+        function = verb if callable(verb) else methodcaller(verb, *arguments, **named)
+        expected, actual = (self._tried(function, storage) for storage in (self.model, self.real))
         if isinstance(expected, FirelockError) or isinstance(actual, FirelockError):
             assert type(expected) is type(actual), f"the model: {expected!r}; the storage: {actual!r}"
             return None
         self.compare(expected, actual)
         return actual
 
-    def ask_each(self, on_model: Callable[[Storage], _Answer], on_real: Callable[[Storage], _Answer]) -> None:
+    def call_each(
+        self, on_model: Callable[[Storage], _Answer], on_real: Callable[[Storage], _Answer]
+    ) -> None:
         """Make a separate form of the call on each storage, and check that both results are the same."""
         self.compare(on_model(self.model), on_real(self.real))
 
     @staticmethod
     def compare(expected: object, actual: object) -> None:
         """Check that the model and the storage have the same value."""
-        assert told(expected) == told(actual), "the storage (right) does not say what the model says (left)"
+        assert comparable(expected) == comparable(actual), "the storage (right) differs from the model (left)"
 
     @staticmethod
     def _tried(verb: Callable[[Storage], _Answer], storage: Storage) -> _Answer | FirelockError:

@@ -104,7 +104,7 @@ class BatchGround(SeededOperations):
         before = self.stored()
         limit = limit or self.random.choice((1, 2, 3, 100))
         number = self.storage.release(limit)
-        self.tell(f"release {limit}: {number}")
+        self.record(f"release {limit}: {number}")
         after = self.stored()
         for batch in self.batches:
             if after[batch].state in FINAL_STATES and before[batch].state is State.AWAITING:
@@ -113,7 +113,7 @@ class BatchGround(SeededOperations):
     def settle(self) -> None:
         """Release until nothing is left, then check every batch against its members."""
         number = until_none_is_left(lambda: self.storage.release(self.random.choice((1, 3, 100))))
-        self.tell(f"release all: {number}")
+        self.record(f"release all: {number}")
         records = self.stored()
         for batch in self.batches:
             self._judge_settled(batch, records)
@@ -123,17 +123,20 @@ class BatchGround(SeededOperations):
     def judge(self, records: dict[str, JobRecord]) -> None:
         """Check the rules that hold at any time."""
         for batch in self.batches:
-            told, counted = self.flow.batch_counts(batch), recount(self.flow.storage, batch, records.values())
-            releasing = told.active - counted.active
-            assert attrs.evolve(told, active=counted.active) == counted, (
-                f"batch {batch[-4:]} has {told}, expected {counted}"
+            counts, counted = (
+                self.flow.batch_counts(batch),
+                recount(self.flow.storage, batch, records.values()),
+            )
+            releasing = counts.active - counted.active
+            assert attrs.evolve(counts, active=counted.active) == counted, (
+                f"batch {batch[-4:]} has {counts}, expected {counted}"
             )
             assert 0 <= releasing <= self._may_release(batch, records), (
-                f"batch {batch[-4:]} has {told}, expected {counted}"
+                f"batch {batch[-4:]} has {counts}, expected {counted}"
             )
             self._judge_callbacks(batch)
             if records[batch].state is State.DELETED:
-                assert told.is_cancelled
+                assert counts.is_cancelled
                 running = [job.id[-4:] for job in self.members(batch, records) if job.session is not None]
                 assert not running, f"batch {batch[-4:]} is deleted, but its jobs {running} run"
 
@@ -220,7 +223,7 @@ class BatchOperations(BatchGround):
         members = self._new_members(batch.id, random.randint(0, 3))
         callbacks = [flow.new_job(state=State.AWAITING, parents=(Edge(batch.id, on),)) for on in _CALLBACKS]
         if self._stored([*new, batch, *members, *callbacks], outer):
-            self.tell(
+            self.record(
                 f"open {batch.id[-4:]} in {outer and outer[-4:]}, after {source and source[-4:]}, "
                 f"held {batch.due_at}, {batch.relations}: {[one.id[-4:] for one in members]}"
             )
@@ -273,14 +276,14 @@ class BatchOperations(BatchGround):
             return
         members = self._new_members(batch, self.random.randint(1, 2))
         was_stored = self._stored(members, batch)
-        self.tell(f"add {[one.id[-4:] for one in members]} to {batch[-4:]}: {was_stored}")
+        self.record(f"add {[one.id[-4:] for one in members]} to {batch[-4:]}: {was_stored}")
         if was_stored:
             self.jobs += [job.id for job in members]
 
     def _claim(self) -> None:
         """Claim some jobs, which are never batches."""
         taken = self.flow.take(self.child, self.random.choice((1, 2, 3)), queues=None)
-        self.tell(f"claimed {[one.id[-4:] for one in taken]}")
+        self.record(f"claimed {[one.id[-4:] for one in taken]}")
         assert not {one.id for one in taken} & set(self.batches), "a batch was claimed"
         self.held += taken
 
@@ -293,25 +296,25 @@ class BatchOperations(BatchGround):
         how = self.random.choice(_HOW)
         changes = {**ends.ENDS, "waits": suspends}
         result = self.flow.apply(changes[how](running))
-        self.tell(f"{how} {running.id[-4:]}: {result}")
+        self.record(f"{how} {running.id[-4:]}: {result}")
 
     def _signal(self) -> None:
         """Send a signal to a job, whether it waits or not."""
         job_id = self.some(self.jobs)
         if job_id is not None:
-            self.tell(f"signal {job_id[-4:]}: {self.flow.send(job_id, 'approval')}")
+            self.record(f"signal {job_id[-4:]}: {self.flow.send(job_id, 'approval')}")
 
-    def _speak_late(self) -> None:
+    def _settle_late(self) -> None:
         """Send the end of a lost run, which must be refused."""
         running = self.some(self.lost)
         if running is not None:
             result = self.flow.apply(ends.succeeds(running))
-            self.tell(f"late end of {running.id[-4:]}: {result}")
+            self.record(f"late end of {running.id[-4:]}: {result}")
             assert result is Applied.REFUSED
 
     def _lose(self) -> None:
         """End the session."""
-        self.tell("the session ends")
+        self.record("the session ends")
         self.flow.lose(self.child, running=None if self.random.random() < 0.7 else [])
         self.lost += self.held
         self.held, self.child = [], self.begin()
@@ -320,7 +323,7 @@ class BatchOperations(BatchGround):
         """Delete a job, mostly one that runs or waits."""
         job_id = self.some(self.jobs)
         if job_id is not None:
-            self.tell(f"delete {job_id[-4:]}: {self.flow.apply(ends.deletes(job_id))}")
+            self.record(f"delete {job_id[-4:]}: {self.flow.apply(ends.deletes(job_id))}")
 
     def _cancel(self) -> None:
         """Cancel a batch, open or not."""
@@ -329,7 +332,7 @@ class BatchOperations(BatchGround):
             return
         was_deleted = self.flow.state(batch) is State.DELETED
         result = self.flow.apply(ends.deletes(batch))
-        self.tell(f"cancel {batch[-4:]}: {result}")
+        self.record(f"cancel {batch[-4:]}: {result}")
         assert result.is_applied != was_deleted
         assert was_deleted or (
             self.flow.batch_counts(batch).is_cancelled and not self.flow.batch_counts(batch).is_held
@@ -344,7 +347,7 @@ class BatchOperations(BatchGround):
             return
         before = records[job_id]
         result = self.flow.apply(ends.requeues(job_id))
-        self.tell(f"requeue {job_id[-4:]}: {result}")
+        self.record(f"requeue {job_id[-4:]}: {result}")
         around = self._around(before, records)
         all_counts = [self.flow.batch_counts(batch) for batch in around]
         cancelled = [counts.is_cancelled for counts in all_counts]
@@ -385,16 +388,16 @@ class BatchOperations(BatchGround):
             until = None if self.random.random() < 0.7 else self.flow.now() + 2 * HOUR
             before = self.flow.state(batch)
             result = self.flow.hold(batch, until)
-            self.tell(f"hold {batch[-4:]} until {until}: {result}")
+            self.record(f"hold {batch[-4:]} until {until}: {result}")
             assert result.is_applied == (before is State.AWAITING)
 
     def _upkeep(self) -> None:
         """Move the clock forward, enqueue what is due, and cancel batches whose creators have disappeared."""
         self.flow.advance(self.random.choice((0, 3_000, 8_000)))
-        self.tell(f"promote {self.storage.promote(self.random.choice((1, 20))).promoted}")
+        self.record(f"promote {self.storage.promote(self.random.choice((1, 20))).promoted}")
 
     _OPERATIONS: dict[Callable[[BatchOperations], None], int] = {  # noqa: RUF012 - never changed
-        _open: 6, _add: 6, _claim: 18, _end_one: 22, _signal: 3, _speak_late: 2, _lose: 2, _delete: 4,
+        _open: 6, _add: 6, _claim: 18, _end_one: 22, _signal: 3, _settle_late: 2, _lose: 2, _delete: 4,
         _cancel: 2, _requeue: 8, _requeue_a_batch: 1, _hold: 4, _upkeep: 3,
         BatchGround.release: 16, BatchGround.settle: 5,
     }  # fmt: skip

@@ -67,7 +67,7 @@ class ClaimAnswer:
     """The result of a claim."""
 
     ids: Sequence[str]
-    looks_again: bool = False  # more lanes are left to examine, so the next claim should follow immediately
+    has_more: bool = False  # more lanes are left to examine, so the next claim should follow immediately
 
 
 @attrs.frozen
@@ -116,12 +116,12 @@ def judge(before: Before, claim: ClaimAnswer) -> After:
         for lane, jobs in before.waiting.get(queue, {}).items()
         if len(jobs) > got[queue, lane] and after.admits(_rest(jobs, taken.get((queue, lane), [])))
     }
-    if len(claim.ids) < before.room and not claim.looks_again:
+    if len(claim.ids) < before.room and not claim.has_more:
         _say(not open_left, f"lanes still admit jobs although the claim had room: {sorted(open_left)}")
     if not any(job.is_late or 0 in [use.cost for use in job.uses] for job in started):
         _judge_turns(before, got, open_left)  # late jobs and jobs of cost 0 leave more for later lanes
     if before.is_ordered:
-        _judge_queues(before.queues, got, open_left, looks_again=claim.looks_again)
+        _judge_queues(before.queues, got, open_left, has_more=claim.has_more)
     if len(before.queues) == 1 and len(claim.ids) == before.room:
         _judge_halves(before.room, got, open_left)
     return After(after.next_arrival_at, frozenset(open_left - got.keys()))
@@ -234,13 +234,13 @@ def _judge_queues(
     got: Mapping[Place, int],
     open_left: Collection[Place],
     *,
-    looks_again: bool,
+    has_more: bool,
 ) -> None:
     """Check that a later queue is served only if no earlier queue has a job that may start."""
     served = {queue for queue, _ in got}
     left = {queue for queue, _ in open_left}
     for number, queue in enumerate(queues):
-        if queue in left and not looks_again:
+        if queue in left and not has_more:
             _say(
                 served.isdisjoint(queues[number + 1 :]), f"a later queue was served before {queue} was empty"
             )

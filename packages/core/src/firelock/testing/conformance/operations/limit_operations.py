@@ -90,7 +90,7 @@ class LimitOperations(SeededOperations):
     def insert(self) -> None:
         """Insert some jobs in one call."""
         jobs = [self._new_job() for _ in range(self.random.randrange(1, 9))]
-        self.tell(f"insert {[(job.id[-4:], self._lane(job.admission), job.queue) for job in jobs]}")
+        self.record(f"insert {[(job.id[-4:], self._lane(job.admission), job.queue) for job in jobs]}")
         self.scene.storage.insert(jobs)
 
     def _new_job(self) -> NewJob:
@@ -128,7 +128,7 @@ class LimitOperations(SeededOperations):
         queues = random.choice((["default"], ["default"], ["default"], ["mail"], ["default", "mail"], None))
         room = random.choice((1, 2, 4, 7, 20))
         transitions = [self._end(running) for running in ending]
-        self.tell(f"session {number} settles {len(ending)} jobs and claims {room} from {queues}")
+        self.record(f"session {number} settles {len(ending)} jobs and claims {room} from {queues}")
         self._claim(storage, child, transitions, room, queues)
 
     def _end(self, running: Running) -> Transition:
@@ -143,7 +143,7 @@ class LimitOperations(SeededOperations):
             return
         self.held.remove(running)
         how = self.random.choice(("retries", "retries", "snoozes", "hands back"))
-        self.tell(f"{how} {running.id[-4:]}")
+        self.record(f"{how} {running.id[-4:]}")
         match how:
             case "retries":
                 change = ends.retries(running)
@@ -157,7 +157,7 @@ class LimitOperations(SeededOperations):
         """Delete a job: a running job, which leaves a tail, or a waiting one."""
         job_id = self.some([running.id for running in self.held] + list(self.living))
         if job_id is not None:
-            self.tell(f"delete {job_id[-4:]}")
+            self.record(f"delete {job_id[-4:]}")
             self.scene.apply(ends.deletes(job_id))
 
     def clear_tail(self) -> None:
@@ -167,7 +167,7 @@ class LimitOperations(SeededOperations):
         tail = self.some(tails)
         if tail is not None:
             self.held.remove(tail)
-            self.tell(f"tail of {tail.id[-4:]} ends")
+            self.record(f"tail of {tail.id[-4:]} ends")
             assert self.scene.apply(ends.succeeds(tail)) is Applied.REFUSED
 
     def requeue(self) -> None:
@@ -176,7 +176,7 @@ class LimitOperations(SeededOperations):
         ended = [job for job in known if job and job.is_final and not self._is_strict(job)]
         job = self.some(ended)
         if job is not None:
-            self.tell(f"requeue {job.id[-4:]}")
+            self.record(f"requeue {job.id[-4:]}")
             self.scene.settle(ends.requeues(job.id))
             self.living[job.id] = None
 
@@ -189,7 +189,7 @@ class LimitOperations(SeededOperations):
         number = self.random.randrange(len(self.children))
         child = self.children[number]
         has_crashed = self.random.random() < 0.5
-        self.tell(f"session {number} ends{' by a crash' if has_crashed else ''}")
+        self.record(f"session {number} ends{' by a crash' if has_crashed else ''}")
         self.scene.lose(child, running=None if has_crashed else [])
         self.held = [one for one in self.held if one.holder != child]
         self.children[number] = self._begin()
@@ -206,7 +206,7 @@ class LimitOperations(SeededOperations):
         self._put(name, settings)
 
     def _put(self, name: str, settings: KeySettings) -> None:
-        self.tell(f"set limit {name}: {settings}")
+        self.record(f"set limit {name}: {settings}")
         self.settings[_key(name)] = settings
         rate = {"rate": 6, "per": HOUR, "burst": settings.burst} if settings.interval else {}
         self.scene.set_limit(
@@ -216,7 +216,7 @@ class LimitOperations(SeededOperations):
     def remove(self) -> None:
         """Delete the settings of a limit."""
         name = self.random.choice(("a", "b", "t:2", "f:1"))
-        self.tell(f"delete limit {name}")
+        self.record(f"delete limit {name}")
         self.settings.pop(_key(name), None)
         self.scene.storage.delete_record("limit", _key(name))
 
@@ -225,7 +225,7 @@ class LimitOperations(SeededOperations):
         cost, until = self.random.choice((1, 3, -2, 0)), None
         if cost == 0:
             until = self.scene.now() + self.random.choice((10, 40)) * _MINUTE
-        self.tell(f"spend {cost} until {until}")
+        self.record(f"spend {cost} until {until}")
         before = self.scene.now()
         self.scene.storage.spend(_key("r"), cost=cost, until=until)
         used, interval = self.next_arrival_at.get(_key("r"), 0), 10 * _MINUTE
@@ -243,11 +243,11 @@ class LimitOperations(SeededOperations):
         else:
             self.paused.add(queue)
             self.scene.storage.put_record("queue", queue, '{"paused": true}')
-        self.tell(f"paused queues: {self.paused}")
+        self.record(f"paused queues: {self.paused}")
 
     def upkeep(self) -> None:
         """Enqueue the due jobs, prune, and check what the storage reports about the keys."""
-        self.tell("upkeep")
+        self.record("upkeep")
         self.scene.promote(100)
         self.scene.prune(20)
         self._judge_keys()
@@ -272,9 +272,9 @@ class LimitOperations(SeededOperations):
         assert all(result.is_applied or result is Applied.REFUSED for result in answer.results)
         claim = answer.claim
         now = self.scene.now()
-        looks_again = claim.next_claim_at is not None and claim.next_claim_at <= now
-        given = ClaimAnswer([job.id for job in claim.jobs], looks_again)
-        self.tell(f"  claimed {[id[-4:] for id in given.ids]}, look again {looks_again}")
+        has_more = claim.next_claim_at is not None and claim.next_claim_at <= now
+        given = ClaimAnswer([job.id for job in claim.jobs], has_more)
+        self.record(f"  claimed {[id[-4:] for id in given.ids]}, claims again {has_more}")
         after = judge(attrs.evolve(before, until=now), given)
         self.next_arrival_at = after.next_arrival_at
         jobs = {
@@ -310,11 +310,11 @@ class LimitOperations(SeededOperations):
                 )
                 place = (-job.priority, job.enqueued_at or 0, known.number)
                 waiting.setdefault(job.queue, {}).setdefault(one.lane, []).append((place, one))
-        asked = [queue for queue in queues or _QUEUES if queue not in self.paused]
+        unpaused = [queue for queue in queues or _QUEUES if queue not in self.paused]
         for lane in (lane for of in waiting.values() for lane in of.values()):
             lane.sort(key=lambda entry: entry[0])
         return Before(
-            now, now, room, asked, queues is not None,
+            now, now, room, unpaused, queues is not None,
             {
                 queue: {lane: [one for _, one in jobs] for lane, jobs in of.items()}
                 for queue, of in waiting.items()
@@ -347,8 +347,8 @@ class LimitOperations(SeededOperations):
 
         A lane that admits jobs is served within as many claims as there are lanes, for each handle.
         """
-        asked = [(queue, lane) for queue in before.queues for lane in before.waiting.get(queue, {})]
-        for place in asked:
+        lanes = [(queue, lane) for queue in before.queues for lane in before.waiting.get(queue, {})]
+        for place in lanes:
             self.passed_over[place] = self.passed_over[place] + 1 if place in after.left else 0
             if self.passed_over[place] > 3 * len(_LANES):
                 raise Unjust(f"lane {place} was never served although it admits jobs")
@@ -363,12 +363,12 @@ class LimitOperations(SeededOperations):
             for job in jobs
             for use in job.uses
         )
-        told = {state.key: state for state in self.scene.storage.find_keys("kit/")}
-        for key in {*told, *waits, *before.running}:
-            running, waiting = (told[key].running, told[key].waiting) if key in told else (0, 0)
-            told_of, there_is = (running, waiting), (before.running[key], waits[key])
-            assert there_is == told_of, (
-                f"find_keys reports {told_of} running and waiting jobs of {key}, expected {there_is}"
+        states = {state.key: state for state in self.scene.storage.find_keys("kit/")}
+        for key in {*states, *waits, *before.running}:
+            running, waiting = (states[key].running, states[key].waiting) if key in states else (0, 0)
+            reported, expected = (running, waiting), (before.running[key], waits[key])
+            assert expected == reported, (
+                f"find_keys reports {reported} running and waiting jobs of {key}, expected {expected}"
             )
         for key in waits:
             line = self.scene.storage.find_waiting(key).ids
@@ -382,7 +382,7 @@ class LimitOperations(SeededOperations):
 
         If they do, no ended job still holds a key.
         """
-        self.tell("final check")
+        self.record("final check")
         for child in self.children:
             self.scene.lose(child, running=[])
         self.held, self.children = [], [self._begin(), self._begin()]

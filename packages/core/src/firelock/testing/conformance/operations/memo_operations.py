@@ -90,7 +90,7 @@ class MemoOperations(SeededOperations):
     def _claim(self) -> None:
         """Claim the available jobs, and check the memos that their runs can read."""
         for running in self.flow_of.take(self.child):
-            self.tell(f"claim {running.id[-4:]}")
+            self.record(f"claim {running.id[-4:]}")
             self.held[running.id] = running
             memos = self.known[running.id].memos
             assert running.job.has_memos >= bool(memos), "a claim reported no memos for a job that has some"
@@ -108,16 +108,16 @@ class MemoOperations(SeededOperations):
             return
         kind, name = self.random.choice(list(MemoKind)), self.random.choice(_NAMES)
         is_done = kind not in _BEGUN or self.random.random() < 0.6
-        replaces, value = self.random.random() < 0.8, f'"{len(self.told)}"'
+        replaces, value = self.random.random() < 0.8, f'"{len(self.recorded)}"'
         answer = self.flow_of.keep(running, name, value, kind=kind, is_done=is_done, replaces=replaces)
-        self.tell(f"{running.id[-4:]}, {is_old=}, keeps {kind} {name} {value} {is_done=}: {answer}")
+        self.record(f"{running.id[-4:]}, {is_old=}, keeps {kind} {name} {value} {is_done=}: {answer}")
         if is_old:
             assert answer.answer is Applied.REFUSED
             assert self.flow_of.recall_of(running) is None
             return
-        self._foretold(running.id, (kind, name), _Kept(value, is_done), answer.answer, replaces=replaces)
+        self._check_result(running.id, (kind, name), _Kept(value, is_done), answer.answer, replaces=replaces)
 
-    def _foretold(
+    def _check_result(
         self, job_id: str, key: _Key, memo: _Kept, answer: Applied, *, replaces: bool = True
     ) -> None:
         memos = self.known[job_id].memos
@@ -130,13 +130,13 @@ class MemoOperations(SeededOperations):
 
     def _suspend(self) -> None:
         """Let a run wait for a signal; an old run is refused."""
-        running, is_old = self._speaker()
+        running, is_old = self._sender()
         if running is None:
             return
         name = self.random.choice(_NAMES)
         due_at = self.flow.now() + 2 * HOUR if self.random.random() < 0.5 else None
         result = self.flow_of.apply(suspends(running, name, due_at=due_at))
-        self.tell(f"{running.id[-4:]} waits for {name} until {due_at}: {result}")
+        self.record(f"{running.id[-4:]} waits for {name} until {due_at}: {result}")
         if self._is_settled(running, result, is_old=is_old):
             memo = self.known[running.id].memos.get((MemoKind.SIGNAL, name))
             is_there = memo is not None and memo.is_done
@@ -146,25 +146,25 @@ class MemoOperations(SeededOperations):
 
     def _sleep(self) -> None:
         """Let a run sleep; an old run is refused."""
-        running, is_old = self._speaker()
+        running, is_old = self._sender()
         if running is None:
             return
         result = self.flow_of.apply(sleeps(running, "night", due_at=self.flow.now() + 2 * HOUR))
-        self.tell(f"{running.id[-4:]} sleeps: {result}")
+        self.record(f"{running.id[-4:]} sleeps: {result}")
         if self._is_settled(running, result, is_old=is_old):
             self.known[running.id].waits_for = "sleep night"
 
     def _end_one(self) -> None:
         """End a run; the end of an old run is refused."""
-        running, is_old = self._speaker()
+        running, is_old = self._sender()
         if running is None:
             return
         how = self.random.choice(["succeeds", "fails", "retries at once", "retries later", "gives up"])
         result = self.flow_of.apply(ends.ENDS[how](running))
-        self.tell(f"{running.id[-4:]} {how}: {result}")
+        self.record(f"{running.id[-4:]} {how}: {result}")
         self._is_settled(running, result, is_old=is_old)
 
-    def _speaker(self) -> tuple[Running | None, bool]:
+    def _sender(self) -> tuple[Running | None, bool]:
         is_old = bool(self.old) and self.random.random() < 0.2
         return self.some(self.old if is_old else list(self.held.values())), is_old
 
@@ -179,7 +179,7 @@ class MemoOperations(SeededOperations):
 
     def _lose(self) -> None:
         """End the session."""
-        self.tell("the session ends")
+        self.record("the session ends")
         self.flow_of.lose(self.child)
         self.old += self.held.values()
         self.held, self.child = {}, self._begin()
@@ -189,13 +189,13 @@ class MemoOperations(SeededOperations):
     def _send(self) -> None:
         """Send a signal."""
         job_id, name = self._job(), self.random.choice(_NAMES)
-        value, before = f'"{len(self.told)}"', self.flow_of.state(job_id)
+        value, before = f'"{len(self.recorded)}"', self.flow_of.state(job_id)
         answer = self.flow_of.send(job_id, name, value)
-        self.tell(f"signal {name} to {job_id[-4:]}: {answer}")
+        self.record(f"signal {name} to {job_id[-4:]}: {answer}")
         if before in (State.SUCCEEDED, State.DELETED):
             assert answer is Applied.REFUSED
             return
-        self._foretold(job_id, (MemoKind.SIGNAL, name), _Kept(value, True), answer)
+        self._check_result(job_id, (MemoKind.SIGNAL, name), _Kept(value, True), answer)
         if self.known[job_id].waits_for == memo_words(MemoKind.SIGNAL, name):
             assert answer is Applied.APPLIED, "a job waited for a signal that was already stored"
             self.known[job_id].waits_for = None
@@ -206,7 +206,7 @@ class MemoOperations(SeededOperations):
         self.flow.advance(HOUR / SECOND)
         due = [job_id for job_id in self.known if self._is_due(self.flow.record(job_id))]
         promoted = self.flow_of.promote().promoted
-        self.tell(f"promoted {promoted}")
+        self.record(f"promoted {promoted}")
         assert promoted == len(due)
         for job_id in due:
             self.known[job_id].waits_for = None
@@ -222,7 +222,7 @@ class MemoOperations(SeededOperations):
         how = self.random.choice(["requeue", "requeue", "again", "again", "delete"])
         if how == "delete":
             if self.random.random() < 0.5 and before is not State.DELETED:
-                self.tell(f"delete {job_id[-4:]}")
+                self.record(f"delete {job_id[-4:]}")
                 self.flow_of.settle(ends.deletes(job_id))
                 known.waits_for = None
                 if job_id in self.held:
@@ -233,7 +233,7 @@ class MemoOperations(SeededOperations):
         gone = key if is_there else (MemoKind.STEP, "unknown")
         change = ends.requeues(job_id) if how == "requeue" else forgets(job_id, *gone)  # type: ignore[misc]
         result = self.flow_of.apply(change)
-        self.tell(f"{how} {job_id[-4:]} from {gone}: {result}")
+        self.record(f"{how} {job_id[-4:]} from {gone}: {result}")
         may = before not in (State.ENQUEUED, State.PROCESSING) and (how == "requeue" or is_there)
         assert result is (Applied.APPLIED if may else Applied.REFUSED)
         if not may:

@@ -22,11 +22,11 @@ class SeededOperations:
         others = [self.handles.open() for _ in range(handles - 1)]
         self.storages = [self.scene.storage, *(others or [self.scene.storage])]
         self.seed = seed
-        self.told: list[str] = []
+        self.recorded: list[str] = []
 
-    def tell(self, operation: str) -> None:
+    def record(self, operation: str) -> None:
         """Record the operation, so that it is shown if this or a later operation breaks a rule."""
-        self.told.append(operation)
+        self.recorded.append(operation)
 
     def some(self, things: Sequence[_T]) -> _T | None:
         """Return one of the objects; None if there are none."""
@@ -47,7 +47,7 @@ class SeededOperations:
                 self.perform()
             self.end()
         except AssertionError as error:
-            last, number = "\n  ".join(self.told[-12:]), len(self.told)
+            last, number = "\n  ".join(self.recorded[-12:]), len(self.recorded)
             raise AssertionError(f"{error}\nseed {self.seed}, operation {number}:\n  {last}") from error
 
     def perform(self) -> None:

@@ -76,7 +76,7 @@ class UniqueOperations(SeededOperations):
         )  # fmt: skip
         if self.use.keeps_last and not is_debounced:
             self.use = attrs.evolve(self.use, at_least=0)
-        self.tell(f"{self.use}")
+        self.record(f"{self.use}")
         self.ids: list[str] = []
         self.taken: dict[str, _Taking] = {}
         self.held: list[Running] = []
@@ -126,16 +126,16 @@ class UniqueOperations(SeededOperations):
         jobs = [self._new_job() for _ in range(self.random.choice((1, 1, 1, 2, 3)))]
         records, now = self._records(), self.scene.now()
         expected, refuses = self._expected(jobs, records, now)
-        self.tell(f"call {[(job.id[-4:], job.admission and job.admission.unique) for job in jobs]}"[:300])
+        self.record(f"call {[(job.id[-4:], job.admission and job.admission.unique) for job in jobs]}"[:300])
         answers = self._stored(jobs)
         if isinstance(answers, DuplicateJob):
-            self.tell(f"  refused: {answers}")
+            self.record(f"  refused: {answers}")
             assert answers.job_id == refuses, (
                 f"a call was refused because of {answers.job_id}, expected {refuses}"
             )
             self._nothing_changed(records)
             return
-        self.tell(f"  returned {answers}, expected {expected}")
+        self.record(f"  returned {answers}, expected {expected}")
         assert refuses is None, f"a call was not refused, although {refuses} has the key"
         assert [answer if isinstance(answer, Duplicate) else bool(answer) for answer in answers] == expected
         self._judge_changes(jobs, expected, records, now)
@@ -228,7 +228,7 @@ class UniqueOperations(SeededOperations):
     def claim(self) -> None:
         """Claim some jobs."""
         taken = self.scene.take(self.child, self.random.choice((1, 2)))
-        self.tell(f"claimed {[one.id[-4:] for one in taken]}")
+        self.record(f"claimed {[one.id[-4:] for one in taken]}")
         late = [one for one in taken if self._is_late(one)]
         self.scene.storage.apply([ends.gives_up(one) for one in late])
         self.held += [one for one in taken if one not in late]
@@ -246,7 +246,7 @@ class UniqueOperations(SeededOperations):
         self.held.remove(running)
         expires_at = self.random.choice((None, BASE - DAY))
         how = self.random.choice(("succeeds", "fails", "retries", "retries later", "hands back"))
-        self.tell(f"{how} {running.id[-4:]}")
+        self.record(f"{how} {running.id[-4:]}")
         changes: dict[str, Callable[[], Transition]] = {
             "succeeds": lambda: ends.succeeds(running, expires_at=expires_at),
             "fails": lambda: ends.fails(running, expires_at=expires_at),
@@ -260,7 +260,7 @@ class UniqueOperations(SeededOperations):
         """Delete a job; a running job leaves a tail."""
         job = self._some(*State)
         if job is not None:
-            self.tell(f"delete {job.id[-4:]}")
+            self.record(f"delete {job.id[-4:]}")
             self.scene.apply(ends.deletes(job.id, expires_at=self.random.choice((None, BASE - DAY))))
 
     def requeue(self) -> None:
@@ -276,7 +276,7 @@ class UniqueOperations(SeededOperations):
             if holder is not None and has_key(holder, self.use, taking.starts, self.scene.now()):
                 who = holder.id
         result = self.scene.apply(ends.requeues(job.id))
-        self.tell(f"requeue {job.id[-4:]}: {result}, expected holder of its key: {who}")
+        self.record(f"requeue {job.id[-4:]}: {result}, expected holder of its key: {who}")
         assert (result is Applied.TAKEN) == (who is not None), (
             f"requeue returned {result}, holder of the key: {who}"
         )
@@ -290,13 +290,13 @@ class UniqueOperations(SeededOperations):
     def lose(self) -> None:
         """End the session, with or without a crash."""
         has_crashed = self.random.random() < 0.5
-        self.tell(f"the session ends{' by a crash' if has_crashed else ''}")
+        self.record(f"the session ends{' by a crash' if has_crashed else ''}")
         self.scene.lose(self.child, running=None if has_crashed else [])
         self.held, self.child = [], self._begin()
 
     def upkeep(self) -> None:
         """Enqueue the due jobs, and prune the expired ones."""
-        self.tell("upkeep")
+        self.record("upkeep")
         self.scene.promote(self.random.choice((1, 20)))
         self.scene.prune(self.random.choice((1, 20)))
         self.ids = list(self._records())
@@ -317,12 +317,12 @@ class UniqueOperations(SeededOperations):
             assert len(alive) < 2 or self.use.until in (Until.STARTED, Until.DUE), (
                 f"unfinished jobs {alive} all have {key}"
             )
-        told = {state.key: state.job_id for state in self.scene.storage.find_unique()}
+        holders = {state.key: state.job_id for state in self.scene.storage.find_unique()}
         now = self.scene.now()
         for key in _KEYS:
             who = self._who(key, records, now)
-            assert who is None or told.get(key) == who, (
-                f"find_unique returns {told.get(key)} for {key}, expected {who}"
+            assert who is None or holders.get(key) == who, (
+                f"find_unique returns {holders.get(key)} for {key}, expected {who}"
             )
 
     def _lives(self, job: JobRecord) -> bool:

@@ -22,10 +22,10 @@ from firelock.testing.conformance.kit import REPORTED, required_features
 from firelock.testing.conformance.storage.subject import StorageFixtures, offers_or_skips
 from firelock.testing.waiting import eventually
 
-PATIENCE = 10.0
+TURN_SECONDS = 10.0
 """Seconds that a test's task waits for its turn, so that a failed test ends."""
 
-QUICK = Settings(session_timeout=30, heartbeat=0.25, sweep=0.1, poll=0.1, grace=PATIENCE, claim_ahead=0)
+QUICK = Settings(session_timeout=30, heartbeat=0.25, sweep=0.1, poll=0.1, grace=TURN_SECONDS, claim_ahead=0)
 """Settings with short waits, but a machine that is slow for a moment does not lose a session."""
 
 

@@ -30,7 +30,7 @@ from firelock.storage import ClaimRequest, Feature
 from firelock.task import TaskVerbs
 from firelock.testing.conformance.kit import requires
 from firelock.testing.conformance.server.own_process import GATE, HOLD, RUNNING, hold
-from firelock.testing.conformance.server.stage import PATIENCE, ServerFixtures, Stage, pause
+from firelock.testing.conformance.server.stage import TURN_SECONDS, ServerFixtures, Stage, pause
 from firelock.testing.conformance.storage.newer import ADDED, UNKNOWN
 from firelock.testing.faults import FaultyStorage
 from firelock.testing.movable_clock import movable
@@ -247,11 +247,11 @@ class EndingTests(ServerFixtures):
     def test_log_and_progress_are_stored_when_a_job_has_ended(self, stage: Stage) -> None:
         """When the end of a job is stored, its log and its progress are stored too."""
 
-        def speaks(context: JobContext) -> None:
+        def logs(context: JobContext) -> None:
             context.log("half way")
             context.progress(1, 2, "half")
 
-        job = stage.task(speaks).enqueue()
+        job = stage.task(logs).enqueue()
 
         stage.serve()
         stage.ended(job)
@@ -383,7 +383,7 @@ class _Resting:
         def rests(context: JobContext) -> None:
             self.started.set()
             try:
-                for _ in range(int(PATIENCE * 100)):
+                for _ in range(int(TURN_SECONDS * 100)):
                     context.raise_if_cancelled()
                     pause()
             finally:
@@ -395,7 +395,7 @@ class _Resting:
         async def rests(_: JobContext) -> None:
             self.started.set()
             try:
-                await asyncio.wait_for(asyncio.get_running_loop().create_future(), PATIENCE)
+                await asyncio.wait_for(asyncio.get_running_loop().create_future(), TURN_SECONDS)
             finally:
                 self.ended.set()
 
@@ -422,11 +422,11 @@ class CancellingTests(ServerFixtures):
         resting = _Resting()
         job = resting.registered(stage, is_async=is_async).enqueue()
         stage.serve()
-        assert resting.started.wait(PATIENCE)
+        assert resting.started.wait(TURN_SECONDS)
 
         job.delete()
 
-        assert resting.ended.wait(PATIENCE)
+        assert resting.ended.wait(TURN_SECONDS)
         eventually(lambda: not stage.record(job).is_stopping)
         assert [State.ENQUEUED, State.DELETED] == stage.states(job)
 
@@ -447,19 +447,19 @@ class CancellingTests(ServerFixtures):
                     await asyncio.sleep(0.01)
                 if (awaitable := emit(context, "word")) is not None:
                     await awaitable
-                await asyncio.wait_for(asyncio.get_running_loop().create_future(), PATIENCE)
+                await asyncio.wait_for(asyncio.get_running_loop().create_future(), TURN_SECONDS)
             except asyncio.CancelledError:
                 cancelled.set()
                 raise
 
         job = stage.task(streams, retry=Retry.never()).enqueue()
         stage.serve()
-        assert started.wait(PATIENCE)
+        assert started.wait(TURN_SECONDS)
 
         job.delete()
         deleted.set()
 
-        assert cancelled.wait(PATIENCE / 2)
+        assert cancelled.wait(TURN_SECONDS / 2)
         eventually(lambda: not stage.record(job).is_stopping)
         assert [State.ENQUEUED, State.DELETED] == stage.states(job)
 
@@ -523,7 +523,7 @@ class StoppingBatchesTests(ServerFixtures):
         resting, failing = _Resting(), threading.Event()
 
         def fails() -> None:
-            assert failing.wait(PATIENCE)
+            assert failing.wait(TURN_SECONDS)
             raise ValueError("boom")
 
         rests = resting.registered(stage, is_async=is_async)
@@ -536,7 +536,7 @@ class StoppingBatchesTests(ServerFixtures):
         end = State.DELETED if how == "cancelled" else State.FAILED
         cleanup = batch.then(cleans.using(on="deleted" if how == "cancelled" else "failed"))
         stage.serve(stage.another_app(sweep=self.SELDOM), workers=2)
-        assert resting.started.wait(PATIENCE)
+        assert resting.started.wait(TURN_SECONDS)
 
         if how == "cancelled":
             batch.delete()
@@ -552,12 +552,12 @@ class StoppingBatchesTests(ServerFixtures):
 
         def ignores() -> None:
             started.set()
-            assert gate.wait(PATIENCE)
+            assert gate.wait(TURN_SECONDS)
 
         with stage.app.batch("import") as batch:
             batch.add(stage.task(ignores))
         server = stage.serve(stage.another_app(sweep=self.SELDOM), workers=1)
-        assert started.wait(PATIENCE)
+        assert started.wait(TURN_SECONDS)
         batch.delete()
         before = stage.record(batch).state
 
@@ -701,23 +701,23 @@ class TimingTests(ServerFixtures):
 
     def test_two_servers_create_one_job_per_recurring_due_time(self, stage: Stage) -> None:
         """With two servers, each due time of a recurring job creates one job, which runs once."""
-        instants: list[datetime] = []
+        due_times: list[datetime] = []
 
         def ticks(context: JobContext) -> None:
-            instants.append(context.due_at)
+            due_times.append(context.due_at)
 
         task = stage.task(ticks)
         task.recur("tick", Every(timedelta(seconds=1)))
 
         stage.serve(stage.another_app())
         stage.serve(stage.another_app())
-        eventually(lambda: len(set(instants)) >= 3)
+        eventually(lambda: len(set(due_times)) >= 3)
         stage.app.recurring.remove("tick")
 
         jobs = list(stage.app.jobs.iterate(recurring="tick"))
         eventually(lambda: all(stage.record(job).state is State.SUCCEEDED for job in jobs))
-        assert len(set(instants)) == len(instants)
-        assert len(instants) == len(jobs)
+        assert len(set(due_times)) == len(due_times)
+        assert len(due_times) == len(jobs)
 
 
 _MANY = 40
@@ -749,7 +749,7 @@ class StoppingTests(ServerFixtures):
 
         job = stage.task(arests if is_async else rests).enqueue()
         server = stage.serve()
-        assert started.wait(PATIENCE)
+        assert started.wait(TURN_SECONDS)
 
         server.stop(grace=0)
 
@@ -773,7 +773,7 @@ class StoppingTests(ServerFixtures):
         first = stage.serve(workers=2)
         eventually(lambda: len(runs) >= _MANY // 8)
 
-        first.stop(grace=PATIENCE)
+        first.stop(grace=TURN_SECONDS)
         before = len(runs)
         stage.serve(stage.another_app())
 
@@ -820,7 +820,7 @@ class CrashingTests(ServerFixtures):
         def twice() -> str:
             name = "second" if runs else "first"
             runs.append(name)
-            gates[name].wait(PATIENCE)
+            gates[name].wait(TURN_SECONDS)
             return name
 
         job = stage.task(twice).enqueue()
@@ -831,7 +831,7 @@ class CrashingTests(ServerFixtures):
         stage.serve(stage.another_app(), workers=1)
         eventually(lambda: len(runs) == 2)
         gates["first"].set()
-        zombie.stop(grace=PATIENCE)
+        zombie.stop(grace=TURN_SECONDS)
 
         assert [job.id] == taken.crashed
         assert State.PROCESSING == stage.record(job).state
@@ -842,25 +842,25 @@ class CrashingTests(ServerFixtures):
 
     def test_server_continues_with_a_new_session_after_losing_one(self, stage: Stage) -> None:
         """A server whose session was lost cancels the jobs that it ran, and claims with a new session."""
-        started, told, runs = threading.Event(), list[bool](), list[int]()
+        started, notified, runs = threading.Event(), list[bool](), list[int]()
 
         def rests(context: JobContext) -> None:
             runs.append(context.fence)
             if len(runs) == 1:
                 started.set()
                 eventually(lambda: context.cancelled)
-                told.append(True)
+                notified.append(True)
                 context.raise_if_cancelled()
 
         job = stage.task(rests).enqueue()
         stage.serve(workers=2)
-        assert started.wait(PATIENCE)
+        assert started.wait(TURN_SECONDS)
         session = str(stage.record(job).session)
 
         stage.app.storage.end_session(session, [job.id], reason="lost")
 
         assert State.SUCCEEDED == stage.ended(job).state
-        eventually(lambda: told)
+        eventually(lambda: notified)
         assert runs == sorted(set(runs))
         assert session != stage.record(job).session
 
@@ -902,7 +902,7 @@ class CrashingTests(ServerFixtures):
         yield start
         for process in processes:
             process.kill()
-            process.wait(PATIENCE)
+            process.wait(TURN_SECONDS)
 
     def _held(self, stage: Stage, gate: str) -> Job[None]:
         return stage.app.task(name=HOLD)(hold).enqueue(gate)
@@ -1020,12 +1020,12 @@ class OutageTests(ServerFixtures):
 
         def waits() -> None:
             started.set()
-            gate.wait(PATIENCE)
+            gate.wait(TURN_SECONDS)
 
         task = stage.task(waits)
         job = task.enqueue()
         stage.serve(stage.another_app(faulty), workers=1)
-        assert started.wait(PATIENCE)
+        assert started.wait(TURN_SECONDS)
 
         faulty.fail_next("exchange", after_effect=True)
         faulty.fail_next("apply", after_effect=True)
@@ -1045,22 +1045,22 @@ class OutageTests(ServerFixtures):
         def waits() -> str:
             runs.append("run")
             started.set()
-            gate.wait(PATIENCE)
+            gate.wait(TURN_SECONDS)
             return "kept"
 
         task = stage.task(waits)
         job = task.enqueue()
         stage.serve(stage.another_app(faulty), workers=1)
-        assert started.wait(PATIENCE)
+        assert started.wait(TURN_SECONDS)
 
         with faulty.away():
             gate.set()
             eventually(lambda: faulty.refusals >= 5)
             assert State.PROCESSING == stage.record(job).state
 
-        assert "kept" == job.result(timeout=PATIENCE)
+        assert "kept" == job.result(timeout=TURN_SECONDS)
         assert ["run"] == runs
-        assert "kept" == task.enqueue().result(timeout=PATIENCE)
+        assert "kept" == task.enqueue().result(timeout=TURN_SECONDS)
 
 
 _LIFE = 1.5  # seconds for which a lock lasts without a renewal
@@ -1078,12 +1078,12 @@ class LockingTests(ServerFixtures):
         def holds() -> bool:
             with stage.app.lock("kit", ttl=_LIFE) as lock:
                 held.set()
-                gate.wait(PATIENCE)
+                gate.wait(TURN_SECONDS)
                 return lock.lost
 
         job = stage.task(holds, retry=Retry.never()).enqueue()
         stage.serve()
-        assert held.wait(PATIENCE)
+        assert held.wait(TURN_SECONDS)
         storage = stage.app.storage
         passed = storage.clock() + int(1.5 * _LIFE * _MICROS)
         eventually(lambda: storage.clock() > passed)
@@ -1092,7 +1092,7 @@ class LockingTests(ServerFixtures):
         gate.set()
 
         assert stolen is None
-        assert job.result(timeout=PATIENCE) is False
+        assert job.result(timeout=TURN_SECONDS) is False
         assert storage.acquire_lock("kit", "another", _LIFE) is not None
 
     def test_job_that_lost_its_lock_fails(self, stage: Stage) -> None:
@@ -1110,7 +1110,7 @@ class LockingTests(ServerFixtures):
 
         job = stage.task(holds, retry=Retry.never()).enqueue()
         stage.serve()
-        assert held.wait(PATIENCE)
+        assert held.wait(TURN_SECONDS)
         later = stage.open_handle()
         movable(later).clock_offset += _HOUR
 

@@ -336,10 +336,10 @@ class BatchCountsTests(StorageFixtures):
         flow.settle_all()
 
         flow.settle(requeues(a, at=flow.stamp()))
-        told = flow.counts(batch)
+        counts = flow.counts(batch)
         flow.settle_all()
 
-        assert [(2, 1, 1, 0, 0, 0)] * 2 == [told, flow.counts(batch)]
+        assert [(2, 1, 1, 0, 0, 0)] * 2 == [counts, flow.counts(batch)]
         flow.check(batch, state=_OPEN, reason=Moved.REOPENED, ended_at=None, expires_at=None)
         flow.settle(succeeds(flow.run(flow.begin("b"), a)))
         flow.settle_all()
@@ -698,10 +698,10 @@ class BatchCountsTests(StorageFixtures):
         flow.settle_all()
 
         flow.settle(deletes(inner))
-        told = flow.counts(outer)
+        counts = flow.counts(outer)
         flow.settle_all()
 
-        assert [(2, 1, 0, 0, 1, 0), (2, 0, 0, 0, 1, 1)] == [told, flow.counts(outer)]
+        assert [(2, 1, 0, 0, 1, 0), (2, 0, 0, 0, 1, 1)] == [counts, flow.counts(outer)]
         assert [_BAD, _GONE, _GONE] == flow.states(outer, inner, a)
 
     # ---- added members -----------------------------------------------------------------------------------

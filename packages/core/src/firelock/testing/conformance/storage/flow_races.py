@@ -203,10 +203,10 @@ class FlowRaceTests(StorageFixtures):
 
             answers = race([partial(one.remember, [memo]) for one, memo in zip(handles, memos, strict=True)])
 
-            told = [answer.answer for (answer,) in answers]
-            assert [Applied.APPLIED, *[Applied.TAKEN] * 3] == sorted(told)
+            results = [answer.answer for (answer,) in answers]
+            assert [Applied.APPLIED, *[Applied.TAKEN] * 3] == sorted(results)
             assert (
-                memos[told.index(Applied.APPLIED)].memo.value
+                memos[results.index(Applied.APPLIED)].memo.value
                 == flow.recalled(running.id)[MemoKind.SIGNAL, "approval"]
             )
             assert [running.id] == flow.claim_ids(flow.begin(f"later-{number}"))
@@ -220,20 +220,20 @@ class FlowRaceTests(StorageFixtures):
         for number in range(ROUNDS):
             running = flow.run(flow.begin(str(number)))
 
-            (suspended,), (told,) = race_two(
+            (suspended,), (sent_result,) = race_two(
                 partial(sent, one, [suspends(running)]),
                 partial(other.remember, [signal(running.id, "approval")]),
             )
 
-            assert (True, Applied.APPLIED) == (suspended.is_applied, told.answer)
+            assert (True, Applied.APPLIED) == (suspended.is_applied, sent_result.answer)
             flow.check(running.id, state=State.ENQUEUED, waits_for=None)
             assert [running.id] == flow.claim_ids(flow.begin(f"later-{number}"))
 
     def test_job_woken_by_signal_and_timeout_is_enqueued_once(self, flow: FlowScene) -> None:
         """A job woken by its signal and its time-out concurrently is enqueued once, and the signal counts.
 
-        If this fails: a job runs twice, or its time-out counts although the sender was told that the signal
-        was accepted.
+        If this fails: a job runs twice, or its time-out counts although the signal was reported as
+        accepted to its sender.
         """
         one, other = flow.open()
         for number in range(ROUNDS):
@@ -241,13 +241,13 @@ class FlowRaceTests(StorageFixtures):
             flow.settle(suspends(running, due_at=flow.now() + HOUR))
             flow.advance(7_200)
 
-            promotion, (told,) = race_two(
+            promotion, (sent_result,) = race_two(
                 partial(one.promote, 10), partial(other.remember, [signal(running.id, "approval")])
             )
 
             woken = [entry.state for entry in flow.history(running.id)]
             assert [State.ENQUEUED, State.AWAITING, State.ENQUEUED] == woken
-            assert (Applied.APPLIED, True) == (told.answer, promotion.promoted in (0, 1))
+            assert (Applied.APPLIED, True) == (sent_result.answer, promotion.promoted in (0, 1))
             again = flow.run(flow.begin(f"later-{number}"), running.id)
             assert Applied.TAKEN is flow.time_out(again, "approval").answer
             flow.settle(succeeds(again))
@@ -337,12 +337,12 @@ class FlowRaceTests(StorageFixtures):
             flow.keep(running, "b")
             flow.settle(fails(running))
 
-            (result,), (told,) = race_two(
+            (result,), (sent_result,) = race_two(
                 partial(sent, one, [forgets(running.id, MemoKind.STEP, "b")]),
                 partial(other.remember, [signal(running.id, "approval")]),
             )
 
-            assert (True, Applied.APPLIED) == (result.is_applied, told.answer)
+            assert (True, Applied.APPLIED) == (result.is_applied, sent_result.answer)
             left = list(flow.recalled(running.id))
             assert left[:1] == [(MemoKind.STEP, "a")]
             assert set(left[1:]) <= {(MemoKind.SIGNAL, "approval")}

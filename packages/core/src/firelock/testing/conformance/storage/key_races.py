@@ -173,8 +173,10 @@ class LimitRaceTests(StorageFixtures):
             rest = [job for _ in range(40) for job in scene.claim(holders[0], 3)]
             assert 5 == started + len(rest)
 
-    @pytest.mark.parametrize("former", [None, 6, 1])
-    def test_limit_set_during_claims_counts_all_running_jobs(self, scene: Scene, former: int | None) -> None:
+    @pytest.mark.parametrize("previous", [None, 6, 1])
+    def test_limit_set_during_claims_counts_all_running_jobs(
+        self, scene: Scene, previous: int | None
+    ) -> None:
         """A concurrent claim uses the old or the new limit; later claims use the new one and count all jobs.
 
         If this fails: some jobs that start while a limit is set are never counted.
@@ -183,8 +185,8 @@ class LimitRaceTests(StorageFixtures):
 
         for number in range(ROUNDS):
             key = f"kit/a{number}"
-            if former is not None:
-                scene.set_limit(key, concurrent=former)
+            if previous is not None:
+                scene.set_limit(key, concurrent=previous)
             scene.add_limited(12, key)
             requests = [scene.request(holder, 2) for holder in holders]
             calls: list[Callable[[], object]] = [
@@ -194,7 +196,7 @@ class LimitRaceTests(StorageFixtures):
             race(calls)
 
             (state,) = [one for one in scene.storage.find_keys(key) if one.key == key]
-            assert state.running <= max(3, former or 8)
+            assert state.running <= max(3, previous or 8)
             more = [job for _ in range(40) for job in scene.claim(holders[0], 5)]
             assert max(0, 3 - state.running) == len(more)
 

@@ -195,7 +195,7 @@ class LifeTests(StorageFixtures):
         movable(storage).clock_offset = 0
         first = last = storage.clock()
 
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + self.hang_timeout
         while last == first and time.monotonic() < deadline:
             last = storage.clock()
 
@@ -389,7 +389,7 @@ class LifeTests(StorageFixtures):
             thread.start()
 
         # repeated, because a thread may not have begun to wait yet
-        for _ in range(int(self.patience / 0.01)):
+        for _ in range(int(self.hang_timeout / 0.01)):
             storage.interrupt()
             alive = [thread for thread in waits if thread.is_alive()]
             if not alive:
@@ -407,7 +407,7 @@ class LifeTests(StorageFixtures):
 
         def wait() -> None:
             try:
-                ended.append(waiter.wait(None, 20 * self.patience))
+                ended.append(waiter.wait(None, 20 * self.hang_timeout))
             except StorageError as error:
                 ended.append(error)
 
@@ -419,7 +419,7 @@ class LifeTests(StorageFixtures):
         waiter.close()
 
         for thread in waits:
-            thread.join(self.patience)
+            thread.join(self.hang_timeout)
         assert 3 == len(ended)
 
     @requires(Feature.NOTIFY)
@@ -442,7 +442,7 @@ class LifeTests(StorageFixtures):
 
         scene.add()
 
-        assert waiter.wait(request.queues, self.patience)
+        assert waiter.wait(request.queues, self.hang_timeout)
 
     def _ends_a_wait(self, scene: Scene, make_work: Callable[[int], object]) -> None:
         """Assert that another handle's wait returns True soon after a call, which is repeated until then."""
@@ -452,7 +452,7 @@ class LifeTests(StorageFixtures):
         thread.start()
 
         # repeated, because the thread may not have begun to wait yet
-        for number in range(int(self.patience / 0.05)):
+        for number in range(int(self.hang_timeout / 0.05)):
             make_work(number)
             thread.join(0.05)
             if answers:
@@ -511,7 +511,7 @@ class LifeTests(StorageFixtures):
         thread.start()
 
         # repeated, because the thread may not have begun to wait yet
-        for _ in range(int(self.patience / 0.05)):
+        for _ in range(int(self.hang_timeout / 0.05)):
             is_of_batch = what == "delete of its batch"
             job_id = flow.batch_of(1)[0] if is_of_batch else flow.add()
             flow.take(holder)

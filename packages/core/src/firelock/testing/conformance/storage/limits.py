@@ -66,16 +66,16 @@ class LimitTests(StorageFixtures):
         If this fails: a server does not see which keys a job holds, or a page does not show for which keys it
         waits.
         """
-        asked = asks(
+        admission = asks(
             LimitUse("kit/é:ü%", 7, is_strict=False), LimitUse(A, 0, is_strict=True),
             start_before=BASE + DAY, start_within=HOUR,
         )  # fmt: skip
-        job_id, plain = scene.add(admission=asked), scene.add(colocate_with=A)
+        job_id, plain = scene.add(admission=admission), scene.add(colocate_with=A)
         holder = scene.begin()
 
         claimed = scene.claim(holder)
 
-        expected = {job_id: asked, plain: None}
+        expected = {job_id: admission, plain: None}
         assert expected == {job.id: job.admission for job in claimed}
         assert expected == {job.id: job.admission for job in scene.reconcile(holder, []).unknown}
         assert expected == {one: scene.record(one).admission for one in (job_id, plain)}
@@ -669,13 +669,13 @@ class LimitTests(StorageFixtures):
         """
         scene.set_limit(A, concurrent=1)
         scene.set_limit(X, rate=1, per=DAY, burst=1)
-        asked: dict[str, int] = (
+        deadline: dict[str, int] = (
             {"start_before": BASE + HOUR} if how == "start_before" else {"start_within": HOUR}
         )
         holder = scene.begin()
         scene.add_limited(1, A)
         (running,) = scene.take(holder)
-        late = scene.add_limited(2, A, X, priority=1, **asked)
+        late = scene.add_limited(2, A, X, priority=1, **deadline)
         (next_one,) = scene.add_limited(1, A, X)
 
         early = scene.claim(holder)
@@ -863,7 +863,7 @@ class KeyTests(StorageFixtures):
         thread = threading.Thread(target=lambda: answers.append(waiter.wait(queues, 600.0)), daemon=True)
         thread.start()
         # repeated, because the thread may not have begun to wait yet
-        for _ in range(int(self.patience / 0.05)):
+        for _ in range(int(self.hang_timeout / 0.05)):
             make_work(scene.storage)
             thread.join(0.05)
             if answers:
@@ -940,7 +940,7 @@ class KeyTests(StorageFixtures):
 
         assert 1 == scene.prune()
 
-        assert waiter.wait(["default"], self.patience)
+        assert waiter.wait(["default"], self.hang_timeout)
 
     @requires(Feature.NOTIFY)
     def test_exchange_that_cannot_use_a_freed_key_wakes_others(self, scene: Scene) -> None:

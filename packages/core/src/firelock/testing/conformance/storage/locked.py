@@ -200,7 +200,7 @@ class LockedRowTests(StorageFixtures):
         neighbour = scene.apply(succeeds(scene.run(scene.begin("b"))))
         thread.join(_ANSWER)
         lock.__exit__(None, None, None)
-        thread.join(self.patience)
+        thread.join(self.hang_timeout)
 
         assert ([Applied.APPLIED], Applied.APPLIED) == (results, neighbour)
 

@@ -113,10 +113,12 @@ class MemoTests(StorageFixtures):
         flow.keep(running, "after", "1")
 
         kept = flow.keep(running, "child", '{"ids": ["b"]}', kind=_CALL, is_done=False, replaces=False)
-        anew = flow.keep(running, "child", '{"ids": ["c"]}', kind=_CALL, is_done=False)
+        again = flow.keep(running, "child", '{"ids": ["c"]}', kind=_CALL, is_done=False)
         done = flow.keep(running, "child", '"result"', kind=_CALL)
 
-        assert [Applied.TAKEN, Applied.APPLIED, Applied.APPLIED] == [one.answer for one in (kept, anew, done)]
+        assert [Applied.TAKEN, Applied.APPLIED, Applied.APPLIED] == [
+            one.answer for one in (kept, again, done)
+        ]
         assert kept.memo is not None
         assert ('{"ids": ["a"]}', False) == (kept.memo.value, kept.memo.is_done)
         assert [(_CALL, "child"), (_STEP, "after")] == list(flow.recalled(running.id))
@@ -362,7 +364,7 @@ class MemoTests(StorageFixtures):
     def test_ended_job_stores_a_signal_only_if_it_failed(self, flow: FlowScene) -> None:
         """A failed job stores a signal for its requeue; a job that has succeeded or was deleted refuses it.
 
-        If this fails: senders are told that their signal was accepted, although no run will ever read it.
+        If this fails: a signal is reported as accepted, although no run will ever read it.
         """
         one, two, three = flow.running(flow.begin(), *flow.add_many(3))
         flow.settle(succeeds(one))
@@ -382,7 +384,7 @@ class MemoTests(StorageFixtures):
     def test_repeated_signal_returns_already_after_the_job_ended(self, flow: FlowScene) -> None:
         """A repeated signal returns `ALREADY`, even if its job has ended in the meantime.
 
-        If this fails: a sender whose reply was lost is told that the job has ended without a decision.
+        If this fails: a sender whose reply was lost gets the error that the job has ended without a decision.
         """
         running = flow.run()
         memo = signal(running.id, "approval")
@@ -424,8 +426,8 @@ class MemoTests(StorageFixtures):
     def test_first_of_time_out_and_signal_is_stored(self, flow: FlowScene) -> None:
         """After a stored time-out a signal is too late, and after a stored signal a time-out is too late.
 
-        If this fails: a job continues as if nobody had answered, although the sender was told that the answer
-        was accepted.
+        If this fails: a job continues as if nobody had answered, although the answer was reported as accepted
+        to its sender.
         """
         holder = flow.begin()
         one, other = flow.running(holder, *flow.add_many(2))

@@ -30,8 +30,8 @@ from firelock.testing.conformance.storage.subject import StorageFixtures
 A = "kit/a"
 
 
-def _move(scene: Scene, *asked: Move) -> list[Applied]:
-    return scene.storage.move(asked)
+def _move(scene: Scene, *moves: Move) -> list[Applied]:
+    return scene.storage.move(moves)
 
 
 class MoveTests(StorageFixtures):
@@ -424,7 +424,7 @@ class MoveTests(StorageFixtures):
         thread.start()
 
         # repeated, because the thread may not have begun to wait yet
-        for _ in range(int(self.patience / 0.05)):
+        for _ in range(int(self.hang_timeout / 0.05)):
             _move(scene, moves(scene.add(), queue="bulk"))
             thread.join(0.05)
             if answers:

@@ -198,10 +198,10 @@ class RateTests(StorageFixtures):
         before = scene.now()
 
         scene.claim(holder)
-        told = scene.storage.claim(scene.request(holder)).next_claim_at
+        opens_at = scene.storage.claim(scene.request(holder)).next_claim_at
 
-        assert told is not None
-        assert before + 2 * HOUR <= told <= scene.now() + 3 * HOUR
+        assert opens_at is not None
+        assert before + 2 * HOUR <= opens_at <= scene.now() + 3 * HOUR
 
     # ---- costs -------------------------------------------------------------------------------------------
 
@@ -334,9 +334,9 @@ class RateTests(StorageFixtures):
         else:
             scene.storage.delete_record("limit", A)
 
-        told = scene.storage.spend(A, cost=-(10**12))
+        result = scene.storage.spend(A, cost=-(10**12))
 
-        assert told <= scene.now()
+        assert result <= scene.now()
         assert (4 if how == "raised" else 8) == len(scene.claim(holder))
 
     # ---- use without a claim -----------------------------------------------------------------------------
@@ -395,14 +395,14 @@ class RateTests(StorageFixtures):
         holder = scene.begin()
         until = scene.now() + HOUR
 
-        told = scene.storage.spend(A, until=until)
+        result = scene.storage.spend(A, until=until)
         claim = scene.storage.claim(scene.request(holder))
         sooner = scene.storage.spend(A, until=until - HOUR // 2)
         scene.advance(3_540)
         early = scene.claim(holder)
         scene.advance(70)
 
-        assert (until, until) == (told, sooner)
+        assert (until, until) == (result, sooner)
         assert others == [job.id for job in claim.jobs]
         assert until <= (claim.next_claim_at or 0) <= until + SECOND
         assert [] == early

@@ -524,13 +524,13 @@ class PeopleTests(StorageFixtures):
 
         If this fails: a progress bar does not move.
         """
-        told, untold = scene.add_many(2)
+        changed, unchanged = scene.add_many(2)
         first, last = Progress(1.0, 10.0, 5), Progress(2.5, 10.0, 6, "half-way: 25 %")
 
-        scene.storage.append_logs({}, {told: first})
-        scene.storage.append_logs({}, {told: last})
+        scene.storage.append_logs({}, {changed: first})
+        scene.storage.append_logs({}, {changed: last})
 
-        assert [None, last] == [one and one.progress for one in scene.storage.get([untold, told])]
+        assert [None, last] == [one and one.progress for one in scene.storage.get([unchanged, changed])]
 
     def test_log_lines_and_progress_of_unknown_jobs_are_dropped(self, scene: Scene) -> None:
         """Log lines and progress of unknown jobs are dropped, and do not appear in a later job with the id.

@@ -104,7 +104,7 @@ class RecordTests(StorageFixtures):
         storage.delete_record("kind", "key")
 
         stale = storage.put_record("kind", "key", "stale", expected_version=2)
-        version = storage.put_record("kind", "key", "anew", expected_version=0)
+        version = storage.put_record("kind", "key", "again", expected_version=0)
         storage.delete_record("kind", "key")
         again = storage.put_record("kind", "key", "again")
 

@@ -16,7 +16,7 @@ from firelock.testing.conformance.flow_scene import FlowScene
 from firelock.testing.conformance.race import ROUNDS, race, returned
 from firelock.testing.conformance.scene import BASE, HOUR, Handles, succeeds
 from firelock.testing.conformance.storage.subject import StorageFixtures
-from firelock.testing.conformance.storage.text import ODD_TEXTS
+from firelock.testing.conformance.storage.text import SPECIAL_TEXTS
 
 _T = TypeVar("_T")
 _PRUNED = "of the pruned job"
@@ -69,7 +69,7 @@ class RowTests(StorageFixtures):
         """
         _store(storage, {_OURS + "old": "1", _OURS + "replaced": "1"})
 
-        def look(rows: Rows) -> object:
+        def write_and_read(rows: Rows) -> object:
             rows.put(_OURS + "new", "2")
             rows.put(_OURS + "replaced", "2")
             rows.delete(_OURS + "old")
@@ -77,7 +77,7 @@ class RowTests(StorageFixtures):
             return [rows.get(_OURS + name) for name in ("new", "replaced", "old")], _ours(rows)
 
         expected = [(_OURS + "new", "2"), (_OURS + "replaced", "2")]
-        assert (["2", "2", None], expected) == _transact(storage, look)
+        assert (["2", "2", None], expected) == _transact(storage, write_and_read)
         assert expected == _transact(storage, _ours)
 
     def test_row_with_an_empty_value_is_read_and_scanned(self, storage: RowStorage) -> None:
@@ -87,16 +87,16 @@ class RowTests(StorageFixtures):
         selected consist of such rows, so no job is ever found.
         """
 
-        def look(rows: Rows) -> object:
+        def read(rows: Rows) -> object:
             return rows.get(_OURS + "empty"), rows.get(_OURS + "none"), _ours(rows)
 
         def put(rows: Rows) -> object:
             rows.put(_OURS + "empty", "")
-            return look(rows)
+            return read(rows)
 
         expected = ("", None, [(_OURS + "empty", "")])
         assert expected == _transact(storage, put)
-        assert expected == _transact(storage, look)
+        assert expected == _transact(storage, read)
 
     @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "backward"])
     def test_scan_excludes_the_row_of_its_prefix(self, storage: RowStorage, reverse: bool) -> None:
@@ -165,7 +165,7 @@ class RowTests(StorageFixtures):
         If this fails: the store normalizes, trims or folds strings, for example an e with a combining accent
         to one character. Arguments are changed, and one name replaces another.
         """
-        texts = [*ODD_TEXTS.values(), "\u00e9", "e\u0301", "E\u0301", " e\u0301", "e\u0301 "]
+        texts = [*SPECIAL_TEXTS.values(), "\u00e9", "e\u0301", "E\u0301", " e\u0301", "e\u0301 "]
         stored = {_OURS + text: text for text in texts}
 
         _store(storage, stored)

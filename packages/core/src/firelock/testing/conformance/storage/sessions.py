@@ -546,8 +546,8 @@ class ReconcileTests(StorageFixtures):
         ended, deleted, kept = scene.run(holder), scene.run(holder), scene.run(holder)
         scene.settle(succeeds(ended))
         scene.settle(deletes(deleted.id))
-        strange = scene.run(other)
-        held = [_held(ended), _held(deleted), _held(kept), _held(strange), HeldClaim("unknown", 1)]
+        foreign = scene.run(other)
+        held = [_held(ended), _held(deleted), _held(kept), _held(foreign), HeldClaim("unknown", 1)]
 
         found = scene.reconcile(holder, held)
 

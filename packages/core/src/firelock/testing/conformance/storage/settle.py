@@ -444,10 +444,10 @@ class GuardTests(StorageFixtures):
         holder = scene.begin()
         stale = scene.run(holder)
         scene.settle(hands_back(stale))
-        strange = Running(scene.run(holder, stale.id).job, scene.begin("b"))
+        foreign = Running(scene.run(holder, stale.id).job, scene.begin("b"))
         before = scene.record(stale.id), scene.storage.history(stale.id)
 
-        results = scene.storage.apply([end(stale), end(strange)])
+        results = scene.storage.apply([end(stale), end(foreign)])
 
         assert [Applied.REFUSED] * 2 == results
         assert before == (scene.record(stale.id), scene.storage.history(stale.id))
@@ -549,12 +549,12 @@ class GuardTests(StorageFixtures):
         holder = scene.begin()
         scene.add_many(4)
         runs = [Running(job, holder) for job in scene.claim(holder)]
-        stranger = ClaimHolder("nobody", "nobody")
+        other = ClaimHolder("nobody", "nobody")
 
         results = scene.storage.apply(
             [
                 succeeds(runs[0]),
-                succeeds(Running(runs[1].job, stranger)),
+                succeeds(Running(runs[1].job, other)),
                 deletes(scene.new_id()),
                 fails(runs[2]),
                 requeues(runs[1].id),
@@ -627,9 +627,9 @@ class ExchangeTests(StorageFixtures):
         holder, other = scene.begin("a"), scene.begin("b")
         scene.add_many(2)
         runs = [Running(job, holder) for job in scene.claim(holder)]
-        strange = scene.run(other)
+        foreign = scene.run(other)
         given_up, waiting = scene.add_many(2)
-        ends = [succeeds(runs[0]), fails(runs[1]), deletes(given_up), succeeds(strange)]
+        ends = [succeeds(runs[0]), fails(runs[1]), deletes(given_up), succeeds(foreign)]
 
         exchange = scene.exchange(holder, ends)
 

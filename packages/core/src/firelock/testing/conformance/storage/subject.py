@@ -28,7 +28,7 @@ class StorageFixtures(Conformance):
     URL.
     """
 
-    patience: ClassVar[float] = 30.0
+    hang_timeout: ClassVar[float] = 30.0
     """The time in seconds after which a thread that should have ended counts as hanging."""
 
     @pytest.fixture

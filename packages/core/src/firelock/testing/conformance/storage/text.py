@@ -13,7 +13,7 @@ from firelock.storage import JobFilter, Record
 from firelock.testing.conformance.scene import BASE, STAMP, Scene, fails, succeeds
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
-ODD_TEXTS = {
+SPECIAL_TEXTS = {
     "percent": "100% %s %(x)s {x} $1 :name ?",
     "underscore": "a_b\\_c\\",
     "quotes": "'\"`; drop table jobs; --",
@@ -30,7 +30,7 @@ _KIB = 1_024
 class TextTests(StorageFixtures):
     """Tests of the values that all verbs store and return."""
 
-    @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
+    @pytest.mark.parametrize("text", SPECIAL_TEXTS.values(), ids=SPECIAL_TEXTS)
     def test_unusual_strings_of_a_job_are_returned_exactly(self, scene: Scene, text: str) -> None:
         """Task, arguments, tags, meta, reason, result and error are plain strings, whatever they contain.
 
@@ -49,7 +49,7 @@ class TextTests(StorageFixtures):
         assert [error] == [attempt.error for attempt in scene.errors(job_id)]
         assert text == scene.history(job_id)[0].reason
 
-    @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
+    @pytest.mark.parametrize("text", SPECIAL_TEXTS.values(), ids=SPECIAL_TEXTS)
     def test_filters_match_unusual_strings_exactly(self, scene: Scene, text: str) -> None:
         """A filter compares exactly, without patterns, case folding or trimming.
 
@@ -69,7 +69,7 @@ class TextTests(StorageFixtures):
         for where in (JobFilter(task=text), JobFilter(tag=text), JobFilter(recurring_id=text)):
             assert [wanted] == scene.found(where), where
 
-    @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
+    @pytest.mark.parametrize("text", SPECIAL_TEXTS.values(), ids=SPECIAL_TEXTS)
     def test_unusual_names_identify_one_record_or_lock(self, scene: Scene, text: str) -> None:
         """Records, recurring jobs and locks are distinguished by the exact string of their name.
 
@@ -142,9 +142,9 @@ class TextTests(StorageFixtures):
         """
         arguments = '{"b": 1.0,  "a":1e2, "a2":"\\u00e9", "n":12345678901234567890123}'
 
-        job_id = scene.add(arguments=arguments, serializer="odd-json.2")
+        job_id = scene.add(arguments=arguments, serializer="custom-json.2")
 
-        scene.check(job_id, arguments=arguments, serializer="odd-json.2")
+        scene.check(job_id, arguments=arguments, serializer="custom-json.2")
 
     def test_large_values_are_returned_completely(self, scene: Scene) -> None:
         """Arguments of 32 KiB, a result of 256 KiB and a traceback of 64 KiB are returned completely.

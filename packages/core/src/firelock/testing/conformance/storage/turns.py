@@ -189,12 +189,14 @@ class TurnTests(StorageFixtures):
             (wanted,) = scene.add_limited(1, name)
             claims = [scene.storage.claim(scene.request(holder, 5)) for _ in range(600 // _WALK + 2)]
             assert [wanted] == [job.id for claim in claims for job in claim.jobs]
-            told = [claim.next_claim_at for claim in claims]
-            assert all(at is None or at <= scene.now() for at in told)
-            assert any(at is not None for at in told)
+            open_times = [claim.next_claim_at for claim in claims]
+            assert all(at is None or at <= scene.now() for at in open_times)
+            assert any(at is not None for at in open_times)
 
-        told = [scene.storage.claim(scene.request(holder, 5)).next_claim_at for _ in range(600 // _WALK + 2)]
-        assert None in told, "a claim that examined all lanes without a job requests another claim"
+        open_times = [
+            scene.storage.claim(scene.request(holder, 5)).next_claim_at for _ in range(600 // _WALK + 2)
+        ]
+        assert None in open_times, "a claim that examined all lanes without a job requests another claim"
 
     def test_exchange_claims_from_the_lane_whose_turn_it_is(self, scene: Scene) -> None:
         """After a server has ended a job of a lane, it claims its next job from the lane whose turn it is.

@@ -1,10 +1,10 @@
-"""Comparisons of plain jobs with those of an earlier checkout, and of batches with plain jobs."""
+"""Comparisons of plain jobs with those of another checkout, and of batches with plain jobs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks.composition.rounds import PLAIN, Load, alone, beside, take
+from benchmarks.composition.rounds import PLAIN, Load, compare, single, take
 from benchmarks.pairs import Row
 from benchmarks.plan import Plan
 
@@ -13,26 +13,25 @@ RATES = {
     "run_per_s": "run: jobs/s",
     "stored_per_s": "stored: jobs/s",
     "whole_per_s": "stored and run: jobs/s",
-    "run_cpu_us": "run: µs of processor a job",
-    "stored_cpu_us": "stored: µs of processor a job",
+    "run_cpu_us": "run: µs of CPU time per job",
+    "stored_cpu_us": "stored: µs of CPU time per job",
 }
 
 
-def former(plan: Plan) -> Iterator[Row]:
-    """Yield rates of plain jobs compared with those of the earlier checkout, if one is given."""
-    if not plan.former:
+def baseline(plan: Plan) -> Iterator[Row]:
+    """Yield rates of plain jobs compared with those of the other checkout, if one is given."""
+    if not plan.baseline:
         return
     jobs = plan.scaled(PLAIN[plan.storage])
     loads = {
-        f"{kind}{' of the former' if is_former else ''}": Load(kind, jobs, servers, is_former)
+        f"{kind}{' of the baseline' if is_baseline else ''}": Load(kind, jobs, servers, is_baseline)
         for kind, servers in (("plain", 1), ("bare", 0))
-        for is_former in (True, False)
+        for is_baseline in (True, False)
     }
     taken = take(plan, loads, rounds=plan.pairs, shown="run_per_s")
     for kind, where in (("plain", "a server"), ("bare", "bare storage")):
-        yield from beside(
-            f"plain jobs beside the former's, {where}", taken, kind, f"{kind} of the former", RATES
-        )
+        what = f"plain jobs compared with the baseline's, {where}"
+        yield from compare(what, taken, kind, f"{kind} of the baseline", RATES)
 
 
 def members(plan: Plan) -> Iterator[Row]:
@@ -45,8 +44,8 @@ def members(plan: Plan) -> Iterator[Row]:
         "bare": Load("bare", jobs, 0),
     }
     taken = take(plan, loads, rounds=plan.pairs, shown="run_per_s")
-    yield from beside("members beside plain jobs, a server", taken, "members", "plain", RATES)
-    yield from beside("members beside plain jobs, bare storage", taken, "bare-members", "bare", RATES)
+    yield from compare("members compared with plain jobs, a server", taken, "members", "plain", RATES)
+    yield from compare("members compared with plain jobs, bare storage", taken, "bare-members", "bare", RATES)
 
 
 def batch(plan: Plan) -> Iterator[Row]:
@@ -54,8 +53,10 @@ def batch(plan: Plan) -> Iterator[Row]:
     jobs = plan.scaled(MANY)
     loads = {"batch": Load("batch-at-once", jobs), "plain": Load("at-once", jobs)}
     taken = take(plan, loads, rounds=max(1, plan.pairs // 4), shown="ended_s")
-    told = {"ended_s": "made, run and ended: s", "stored_s": "made: s"}
-    yield from beside(f"a batch of {jobs:,} beside as many plain jobs", taken, "batch", "plain", told)
+    figures = {"ended_s": "created, run and ended: s", "stored_s": "created: s"}
+    yield from compare(
+        f"a batch of {jobs:,} compared with as many plain jobs", taken, "batch", "plain", figures
+    )
 
 
 def fan_in(plan: Plan) -> Iterator[Row]:
@@ -64,4 +65,4 @@ def fan_in(plan: Plan) -> Iterator[Row]:
     loads = {"fan-in": Load("fan-in", jobs)}
     taken = take(plan, loads, rounds=plan.pairs, shown="callback_enqueued_ms")["fan-in"]
     for figure, values in taken.items():
-        yield alone(f"a fan-in of {jobs:,}, behind its last member's end: {figure}", values)
+        yield single(f"a fan-in of {jobs:,}, after its last member's end: {figure}", values)

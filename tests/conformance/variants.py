@@ -19,7 +19,7 @@ class _Chosen(ModelTests, CrowdTests, RaceTests, ClaimTests, TextTests, LifeTest
     """
 
 
-def kin_conformance(variable: str) -> type[_Chosen]:
+def variant_conformance(variable: str) -> type[_Chosen]:
     """Return the parts for a variant: the whole kit if the environment variable is "all".
 
     By default, these are some of its parts, because the same statements have passed the whole kit on

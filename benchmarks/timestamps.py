@@ -11,7 +11,7 @@ import time
 from functools import cache
 from pathlib import Path
 
-VARIABLE = "FIRELOCK_BENCH_STAMPS"
+VARIABLE = "FIRELOCK_BENCH_TIMESTAMPS"
 
 
 @cache
@@ -27,9 +27,9 @@ def write(number: int) -> None:
 
 def read(path: Path) -> dict[int, int]:
     """Return the first time of each number, in nanoseconds since the epoch."""
-    instants: dict[int, int] = {}
+    times: dict[int, int] = {}
     if path.exists():
         for line in path.read_text().splitlines():
-            number, instant = line.split()
-            instants.setdefault(int(number), int(instant))
-    return instants
+            number, time_ns = line.split()
+            times.setdefault(int(number), int(time_ns))
+    return times

@@ -21,12 +21,12 @@ from firelock.model.lifecycle import HELD
 from firelock.model.state import State
 from firelock.plugins.loader import open_storage
 from firelock.storage import ClaimRequest, NewSession
-from tests.faults.forking import end_of, start_fork
+from tests.faults.forked_processes import end_of, start_fork
 from tests.faults.ledger import Ledger, read_ledger
 from tests.faults.servers import eventually
 
 _KILLS_A_FILE = 25
-_PATIENCE = 60.0  # seconds that the other program may wait for the file
+_FILE_TIMEOUT = 60.0  # seconds that the other program may wait for the file
 
 
 def _file_of(url):
@@ -128,7 +128,7 @@ def enqueue_for(url, folder, seconds):
     def work(seconds: float) -> int: ...
 
     deadline, took, errors = time.monotonic() + seconds, [], []
-    latest = deadline + _PATIENCE
+    latest = deadline + _FILE_TIMEOUT
     held = folder / "held.json"
     while (now := time.monotonic()) < deadline or (not held.exists() and now < latest):
         began = time.monotonic()
@@ -143,11 +143,11 @@ def enqueue_for(url, folder, seconds):
 def hold_the_file(path, folder, wait, hold):
     """Write to the same file as another program, in a long transaction."""
     time.sleep(wait)
-    with closing(sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)) as connection:
-        connection.execute("CREATE TABLE IF NOT EXISTS strangers (at REAL)")
+    with closing(sqlite3.connect(path, timeout=_FILE_TIMEOUT, isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS other_rows (at REAL)")
         connection.execute("BEGIN IMMEDIATE")
         began = time.monotonic()
-        connection.execute("INSERT INTO strangers VALUES (?)", (began,))
+        connection.execute("INSERT INTO other_rows VALUES (?)", (began,))
         time.sleep(hold)
         connection.execute("COMMIT")
     (folder / "held.json").write_text(json.dumps([began, time.monotonic()]))
@@ -198,8 +198,8 @@ def _waits(folder):
         some, wrong = json.loads(path.read_text())
         took += some
         errors += wrong
-    free = [span for began, span in took if began + span < held or began > freed]
-    waiting = [span for began, span in took if began + span >= held and began <= freed]
+    free = [duration for began, duration in took if began + duration < held or began > freed]
+    waiting = [duration for began, duration in took if began + duration >= held and began <= freed]
     return {"errors": errors, "free": free, "held": waiting}
 
 

@@ -72,7 +72,7 @@ def environment(tmp_path_factory):
 
     They are installed from their wheels.
     """
-    folder = tmp_path_factory.mktemp("strangers")
+    folder = tmp_path_factory.mktemp("distributions")
     uv = shutil.which("uv", path=sysconfig.get_path("scripts")) or shutil.which("uv")
     assert uv, "uv is not installed; `make setup` installs it"
     for name in DISTRIBUTIONS:
@@ -226,5 +226,5 @@ def test_job_is_shared_by_several_processes(environment, tmp_path):
 
     assert ("1000", "1000") == (result, job["result"])
     assert job["arguments"].startswith("z:")
-    assert "told to come back after 0.05 s" in [entry["reason"] for entry in job["history"]]
+    assert "the service requested a wait of 0.05 s" in [entry["reason"] for entry in job["history"]]
     assert {"jobs", "locks"} <= {path.name for path in tmp_path.iterdir()}

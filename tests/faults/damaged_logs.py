@@ -29,7 +29,7 @@ from firelock.model.session import ClaimHolder
 from firelock.model.state import FINAL_STATES, State
 from firelock.storage import Applied, ClaimRequest, NewSession, Renewal, Storage, StorageError
 from tests.faults.checker import is_legal_history
-from tests.faults.forking import end_of, start_fork
+from tests.faults.forked_processes import end_of, start_fork
 from tests.faults.ledger import Ledger, read_ledger
 
 _SUFFIXES = ("", "-wal", "-shm")
@@ -83,10 +83,10 @@ class Left:
     def lay(self, path, *, log, index):
         """Write the files, with another log and index, or without them."""
         for suffix, content in zip(_SUFFIXES, (self.file, log, index), strict=True):
-            beside = Path(f"{path}{suffix}")
-            beside.unlink(missing_ok=True)
+            file = Path(f"{path}{suffix}")
+            file.unlink(missing_ok=True)
             if content is not None:
-                beside.write_bytes(content)
+                file.write_bytes(content)
 
 
 def digest(connection):
@@ -203,14 +203,14 @@ class _Writer:
             self.release()
 
     def _end(self, job, now):
-        error = ErrorInfo("ValueError", "odd", "f" * 8, "→ here\n" * 40)
+        error = ErrorInfo("ValueError", "expected", "f" * 8, "→ here\n" * 40)
         match self.chance.choice("ssssfr"):
             case "f":
                 return failed(
-                    job, _HOLDER, at=now, started_at=now, reason="odd", error=error, expires_at=None
+                    job, _HOLDER, at=now, started_at=now, reason="expected", error=error, expires_at=None
                 )
             case "r":
-                return retried(job, _HOLDER, at=now, started_at=now, wait=1, reason="odd", error=error)
+                return retried(job, _HOLDER, at=now, started_at=now, wait=1, reason="expected", error=error)
             case _:
                 return succeeded(
                     job, _HOLDER, at=now, started_at=now, result='"done"', result_absent=None, expires_at=None
@@ -384,7 +384,7 @@ def _grown(content, chance):
     return content + chance.randbytes(chance.choice([1, 4_120, 50_000]))
 
 
-def _gone(_content, _chance):
+def _removed(_content, _chance):
     return None
 
 
@@ -397,19 +397,19 @@ def _whole(content, _chance):
 _LOG = {
     "cut": (_cut, 6),
     "flipped bits": (_flipped, 6),
-    "scrawled over": (_scrawled, 4),
+    "overwritten": (_scrawled, 4),
     "zeros within": (_holed, 3),
     "zeros to the end": (_blank_at_the_end, 3),
-    "a bad head": (_bad_head, 1),
+    "damaged header": (_bad_head, 1),
     "grown": (_grown, 1),
-    "gone": (_gone, 1),
+    "removed": (_removed, 1),
     "whole": (_whole, 1),
 }
 _INDEX = {
     "whole": (_whole, 2),
-    "gone": (_gone, 1),
+    "removed": (_removed, 1),
     "flipped bits": (_flipped, 1),
-    "scrawled over": (_scrawled, 1),
+    "overwritten": (_scrawled, 1),
     "zeros to the end": (_blank_at_the_end, 1),
     "cut": (_cut, 1),
 }
@@ -515,8 +515,8 @@ def _difference(states, expected):
 
 def _assert_whole(plain):
     """Assert that SQLite finds no damage."""
-    told = plain.execute("PRAGMA integrity_check").fetchall()
-    assert told == [("ok",)], told[:3]
+    results = plain.execute("PRAGMA integrity_check").fetchall()
+    assert results == [("ok",)], results[:3]
 
 
 def _assert_sound(storage, plain):

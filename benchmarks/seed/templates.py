@@ -1,4 +1,4 @@
-"""The values of fictional jobs of each task: arguments, tags, result, duration."""
+"""Templates of fictional jobs, by task: arguments, tags, result and duration."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Drawn",
-    "Look",
-    "Looks",
+    "JobTemplate",
+    "JobTemplates",
 ]
 
-# ---- pieces of JSON text ---------------------------------------------------------------------------------
+# ---- fragments of JSON ---------------------------------------------------------------------------------
 
-Fragment = Callable[[Random, int], str]  # (random, instant) → a JSON value as text
+Fragment = Callable[[Random, int], str]  # (random, timestamp) → a JSON value as a string
 
 _FIRST_NAMES = (
     "ada", "ali", "anna", "ben", "carla", "deniz", "elif", "emma", "finn", "grace", "hugo", "ines", "jonas",
@@ -37,46 +37,46 @@ _LAST_NAMES = (
 
 
 def whole(low: int, high: int) -> Fragment:
-    """Return integers between the two, both included."""
-    span = high - low + 1
-    return lambda random, _: str(low + int(random.random() * span))
+    """Return a fragment with an integer between the two, both included."""
+    count = high - low + 1
+    return lambda random, _: str(low + int(random.random() * count))
 
 
 def one_of(*texts: str) -> Fragment:
-    """Return one of the strings."""
+    """Return a fragment with one of the strings."""
     quoted = [f'"{text}"' for text in texts]
     return lambda random, _: quoted[int(random.random() * len(quoted))]
 
 
 def whole_of(*numbers: str) -> Fragment:
-    """Return one of the numbers."""
+    """Return a fragment with one of the numbers."""
     return lambda random, _: numbers[int(random.random() * len(numbers))]
 
 
 def number(low: float, high: float) -> Fragment:
-    """Return numbers between the two, with one decimal."""
+    """Return a fragment with a number between the two, with one decimal."""
     return lambda random, _: f"{low + random.random() * (high - low):.1f}"
 
 
 def user(random: Random, _: int) -> str:
-    """Return a customer; some come more often than others."""
+    """Return the number of a customer; low numbers are more frequent."""
     return str(1 + int(random.random() ** 2 * 48_000))
 
 
 def email(random: Random, _: int) -> str:
-    """Return an address at example.com."""
+    """Return an email address at example.com."""
     first = _FIRST_NAMES[int(random.random() * len(_FIRST_NAMES))]
     last = _LAST_NAMES[int(random.random() * len(_LAST_NAMES))]
     return f'"{first}.{last}{int(random.random() * 90)}@example.com"'
 
 
 def amount(random: Random, _: int) -> str:
-    """Return an amount of money, small ones more often, as Decimal is stored."""
+    """Return an amount of money as a stored Decimal; small amounts are more frequent."""
     return f'"{4 + random.random() ** 3 * 600:.2f}"'
 
 
 def day(days_ago: int) -> Fragment:
-    """Return the date a number of days before."""
+    """Return a fragment with the date this number of days before the job."""
     return lambda _, at: f'"{from_micros(at - days_ago * 86_400 * SECOND):%Y-%m-%d}"'
 
 
@@ -119,7 +119,7 @@ _EXTRA_SHARE = 0.25
 
 @attrs.frozen
 class _Sketch:
-    """One task by hand: how common, its median duration, arguments, result as JSON with %(name)s."""
+    """The description of a task: frequency, median duration, arguments, and result as JSON with %(name)s."""
 
     weight: float
     seconds: float
@@ -247,15 +247,15 @@ _NOUNS = {
 
 @attrs.frozen
 class Drawn:
-    """One job's own values: arguments and result as they are stored, and its tags."""
+    """The values of one job: its stored arguments and result, and its tags."""
 
     arguments: str
     result: str
     tags: tuple[str, ...]
 
 
-class Look:
-    """The values of one task's jobs."""
+class JobTemplate:
+    """A template for the jobs of a task."""
 
     __slots__ = (
         "_arguments", "_fragments", "_result", "_tags", "name", "noun", "priority", "queue", "retry",
@@ -266,10 +266,10 @@ class Look:
         self.name = info.name
         self.queue = info.queue
         self.priority = info.priority
-        self.retry = cast("Retry", info.retry)  # the shop has no other policies
+        self.retry = cast("Retry", info.retry)  # the shop has only such policies
         self.weight = sketch.weight
         self.seconds = sketch.seconds
-        self.takes_context = info.takes_context  # who takes it logs its steps
+        self.takes_context = info.takes_context  # if so, its jobs log their steps
         self.noun = _NOUNS.get(info.name, "steps")
         self._fragments = tuple(sketch.fragments.items())
         self._arguments = "{" + ",".join(f'"{name}":%({name})s' for name in sketch.fragments) + "}"
@@ -277,7 +277,7 @@ class Look:
         self._tags = tuple(template.replace("{", "%(").replace("}", ")s") for template in info.tags)
 
     def draw(self, random: Random, at: int) -> Drawn:
-        """Return a new job's values; `at` is when it is made."""
+        """Return the values of a new job that is created at this time."""
         own = {name: fragment(random, at) for name, fragment in self._fragments}
         arguments = self._arguments % own
         own["n"] = str(100 + int(random.random() * 899))
@@ -291,14 +291,14 @@ class Look:
         return int(self.seconds * random.lognormvariate(0, 0.45) * SECOND)
 
 
-class Looks:
-    """The values of the jobs of all tasks."""
+class JobTemplates:
+    """The templates of all tasks."""
 
     def __init__(self, infos: list[TaskInfo]) -> None:
-        self.by_name = {info.name: Look(info, _SKETCHES[info.name]) for info in infos}
+        self.by_name = {info.name: JobTemplate(info, _SKETCHES[info.name]) for info in infos}
         self._all = list(self.by_name.values())
-        self._weights = list(accumulate(look.weight for look in self._all))
+        self._weights = list(accumulate(template.weight for template in self._all))
 
-    def some(self, random: Random, count: int) -> list[Look]:
-        """Return so many looks, common ones more often."""
+    def some(self, random: Random, count: int) -> list[JobTemplate]:
+        """Return this number of random templates, weighted by frequency."""
         return random.choices(self._all, cum_weights=self._weights, k=count)

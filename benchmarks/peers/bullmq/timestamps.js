@@ -1,6 +1,6 @@
 "use strict";
 
-// The records of the two tasks: see ../ends.py and ../../stamps.py.
+// The records of the two tasks: see ../ends.py and ../../timestamps.py.
 
 const fs = require("node:fs");
 const { performance } = require("node:perf_hooks");
@@ -16,7 +16,7 @@ function now() {
 
 function write(number) {
   const instant = now();
-  file = file ?? fs.openSync(process.env.FIRELOCK_BENCH_STAMPS, "a", 0o600);
+  file = file ?? fs.openSync(process.env.FIRELOCK_BENCH_TIMESTAMPS, "a", 0o600);
   fs.writeSync(file, `${number} ${instant}\n`);
 }
 

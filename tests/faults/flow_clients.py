@@ -17,7 +17,7 @@ from pathlib import Path
 import firelock.flows.batch_builder
 from firelock import BatchFinished, Firelock, JobConflict
 from firelock.model import lifecycle
-from tests.faults.forking import end_of, start_fork
+from tests.faults.forked_processes import end_of, start_fork
 from tests.faults.ledger import Ledger, read_ledger
 from tests.faults.points import Points
 
@@ -75,7 +75,7 @@ def fill(url, folder, point, number):
     with Firelock(url) as fire:
         tasks, ledger = stubs(fire), Ledger(folder)
         firelock.flows.batch_builder.CHUNK = CHUNK
-        batch = fire.batch("filled by nobody", hold=HOLD)
+        batch = fire.batch("abandoned", hold=HOLD)
         ledger.write("filling", job=batch.id)
         Dying(folder, point, number).watch(fire.storage)
         with suppress(BatchFinished):  # on a busy machine, the batch may not be filled within its hold
@@ -167,7 +167,7 @@ def _play(url, ledger, points, rounds, path):
             code, before = 0, tried[point]
             while code == 0 and not (ledger / OVER).exists():
                 tried[point] += 1
-                assert tried[point] - before < _TRIES, f"nobody dies at {point}"
+                assert tried[point] - before < _TRIES, f"no client dies at {point}"
                 code = _tried(url, ledger, point, number, is_first=tried[point] == before + 1)
             assert code <= 0, (point, code)
     path.write_text(json.dumps(tried))

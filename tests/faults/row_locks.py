@@ -77,8 +77,10 @@ class Locker:
                 found = chance.sample(rows, min(number, len(rows)))
                 names = {f"n{place}": one for place, one in enumerate(found)}
                 if names:
-                    asked = ", ".join(f":{one}" for one in names)
-                    statement = f"SELECT {name} FROM {table} WHERE {name} IN ({asked}) FOR UPDATE SKIP LOCKED"
+                    placeholders = ", ".join(f":{one}" for one in names)
+                    statement = (
+                        f"SELECT {name} FROM {table} WHERE {name} IN ({placeholders}) FOR UPDATE SKIP LOCKED"
+                    )
                     self.locked += len(connection.execute(text(statement), names).all())
             self.times += 1
             self._wait(self.hold)
@@ -100,11 +102,11 @@ def locking(place, *, hold, rest):
     """
     with ThreadPoolExecutor(1) as threads:
         is_locking = not place.storage.startswith("redis")
-        locker = threads.submit(run_program, place, "rows", hold, rest) if is_locking else None
+        locker = threads.submit(run_program, place, "row_locks", hold, rest) if is_locking else None
 
         def stop():
-            (place.folder / "rows").mkdir(exist_ok=True)
-            (place.folder / "rows" / "over").touch()
+            (place.folder / "row_locks").mkdir(exist_ok=True)
+            (place.folder / "row_locks" / "over").touch()
             return locker.result() if locker is not None else (0, 0)
 
         try:

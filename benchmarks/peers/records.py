@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-SPANS, LIMIT, RATE, SECONDS, URL, WORKER = (
-    "FIRELOCK_BENCH_SPANS",
+RECORDS, LIMIT, RATE, SECONDS, URL, WORKER = (
+    "FIRELOCK_BENCH_RECORDS",
     "FIRELOCK_BENCH_LIMIT",
     "FIRELOCK_BENCH_RATE",
     "FIRELOCK_BENCH_SECONDS",
@@ -55,7 +55,7 @@ def url() -> str:
 @cache
 def opened() -> int:
     """Return the descriptor of this process's file."""
-    return os.open(os.environ[SPANS], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    return os.open(os.environ[RECORDS], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 
 def write(what: str, number: int) -> None:

@@ -120,12 +120,12 @@ class SqliteMeter:
 @contextmanager
 def traced(trace):
     """Trace this thread with a function within the block."""
-    former = sys.gettrace()
+    previous = sys.gettrace()
     sys.settrace(trace)
     try:
         yield
     finally:
-        sys.settrace(former)
+        sys.settrace(previous)
 
 
 def lines_run(work):

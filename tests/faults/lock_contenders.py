@@ -9,7 +9,7 @@ import time
 from functools import partial
 
 from firelock import Firelock, LockLost
-from tests.faults.forking import end_of, start_fork
+from tests.faults.forked_processes import end_of, start_fork
 from tests.faults.ledger import Ledger, read_ledger
 from tests.faults.servers import eventually
 
@@ -26,7 +26,7 @@ def contend(url, folder, ttl, seed):
                 time.sleep(chance.uniform(0.0, ttl / 4))
                 ledger.write("lost" if lock.lost else "write", fence=lock.fence)
         except LockLost:
-            ledger.write("told")
+            ledger.write("notified")
     fire.close()
 
 
@@ -39,7 +39,7 @@ def holder(folder):
 def disturb(url, folder, ttl, contenders, seed):
     """Kill and replace the holder, or pause it for twice the lock's lifetime; wait for the next holder."""
     chance, ledger = random.Random(seed), Ledger(folder)
-    eventually(lambda: holder(folder) is not None, 20, "somebody holds the lock")
+    eventually(lambda: holder(folder) is not None, 20, "the lock is held")
     held = holder(folder)
     if held is None or held.pid not in contenders:  # the holder has released the lock meanwhile
         return
@@ -48,7 +48,7 @@ def disturb(url, folder, ttl, contenders, seed):
     ledger.write("kill" if is_kill else "freeze", fence=held.fence, note=str(held.pid))
     if not is_kill and not _is_answering(url, held.pid):
         return
-    eventually(lambda: _has_entered_after(folder, held), 20, "somebody else holds the lock")
+    eventually(lambda: _has_entered_after(folder, held), 20, "another contender holds the lock")
     if is_kill:
         end_of(held.pid)
         contenders.remove(held.pid)

@@ -1,9 +1,9 @@
 """Compare Firelock with another checkout of itself: what became faster or slower, and how certain this is.
 
 Each pair is one run of this checkout and one of the other; each checkout runs its own benchmarks with its own
-environment. Of two pairs each checkout goes first in one; the seed draws in which. The ratio of a pair is
-new/old for rates and old/new for times and costs, so more than 1 is better. A figure's result is the median
-ratio with its bootstrap interval of 95 %.
+environment. Within two pairs, each checkout goes first once; the seed selects the order. The ratio of a pair
+is new/old for rates and old/new for times and costs, so more than 1 is better. A figure's result is the
+median ratio with its bootstrap interval of 95 %.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ Run = Callable[[Contender, Scenario, dict[str, int]], Figures]
 
 @attrs.frozen
 class Interval:
-    """The median of ratios, and where the median of such samples lies in 95 of 100 cases."""
+    """The median of ratios and its confidence interval of 95 %."""
 
     median: float
     low: float
@@ -84,9 +84,9 @@ def interval(ratios: Sequence[float], *, seed: int) -> Interval:
     return Interval(statistics.median(ratios), low, high, len(ratios))
 
 
-def ratio(figure: Figure, ours: float, former: float) -> float:
+def ratio(figure: Figure, ours: float, baseline: float) -> float:
     """Return how much better ours is: new/old for a rate, old/new for a cost; 1 if both are zero."""
-    above, below = (ours, former) if figure.unit in RATES else (former, ours)
+    above, below = (ours, baseline) if figure.unit in RATES else (baseline, ours)
     if above == below:
         return 1.0
     return above / below if below else float("inf")
@@ -98,7 +98,7 @@ class Comparison:
 
     scenario: Scenario
     ours: Contender
-    former: Contender
+    baseline: Contender
     amounts: dict[str, int]
     seed: int
     run: Run
@@ -114,11 +114,11 @@ class Comparison:
         """Add this number of pairs."""
         for _ in range(pairs):
             if len(self.pairs) % 2 == 0:
-                self._order = self._chance.sample((self.ours, self.former), 2)
+                self._order = self._chance.sample((self.ours, self.baseline), 2)
             else:
                 self._order.reverse()
             found = {one.name: self.run(one, self.scenario, self.amounts) for one in self._order}
-            self.pairs.append((found[self.ours.name], found[self.former.name]))
+            self.pairs.append((found[self.ours.name], found[self.baseline.name]))
             progress(f"{self.scenario.name}: pair {len(self.pairs)}")
 
     def intervals(self) -> Iterator[tuple[Figure, Interval]]:
@@ -128,7 +128,7 @@ class Comparison:
             is_judged = judged is None or figure.name in judged
             if is_judged and all(figure.name in one for pair in self.pairs for one in pair):
                 ratios = [
-                    ratio(figure, ours[figure.name], former[figure.name]) for ours, former in self.pairs
+                    ratio(figure, ours[figure.name], baseline[figure.name]) for ours, baseline in self.pairs
                 ]
                 yield figure, interval(ratios, seed=self.seed)
 
@@ -141,7 +141,7 @@ class Comparison:
         for figure, found in self.intervals():
             medians = {
                 name: statistics.median(pair[place][figure.name] for pair in self.pairs)
-                for place, name in enumerate((self.ours.name, self.former.name))
+                for place, name in enumerate((self.ours.name, self.baseline.name))
             }
             yield {
                 "scenario": self.scenario.name, "figure": figure.name, "unit": figure.unit, **medians,
@@ -152,8 +152,8 @@ class Comparison:
 def compare(options: argparse.Namespace, run: Run) -> Iterator[Sequence[dict[str, object]]]:
     """Yield the rows of each scenario; one with a failed figure is measured once more, with the next seed."""
     ours = next(one for one in OWN[options.storage] if one.name == OURS)
-    former = other(ours, Path(options.former))
-    for contender in (ours, former):
+    baseline = other(ours, Path(options.baseline))
+    for contender in (ours, baseline):
         compile_sources(contender)
     wanted = options.scenario or MAIN
     amounts = LOADS | {name: value for name in LOADS if (value := getattr(options, name, None))}
@@ -161,12 +161,12 @@ def compare(options: argparse.Namespace, run: Run) -> Iterator[Sequence[dict[str
         if (
             scenario.name in wanted
             and scenario.name in ours.scenarios
-            and scenario.name not in former.scenarios
+            and scenario.name not in baseline.scenarios
         ):
-            progress(f"{scenario.name} is not measured: {former.folder} does not have this scenario")
+            progress(f"{scenario.name} is not measured: {baseline.folder} does not have this scenario")
         elif scenario.name in wanted and scenario.name in ours.scenarios:
             for seed in (options.seed, options.seed + 1):
-                one = Comparison(scenario, ours, former, amounts, seed, run)
+                one = Comparison(scenario, ours, baseline, amounts, seed, run)
                 one.measure(options.pairs)
                 while one.is_open() and len(one.pairs) < MOST_ROUNDS * options.pairs:
                     one.measure(max(1, options.pairs // 2))
@@ -184,14 +184,14 @@ def other(ours: Contender, folder: Path) -> Contender:
     folder = folder.resolve()
     python = folder / ".venv" / "bin" / "python"
     if not python.exists():
-        sys.exit(f"--former: {folder} has no .venv; run `make setup` there first.")
+        sys.exit(f"--baseline: {folder} has no .venv; run `make setup` there first.")
     command = (str(python), *ours.command[1:])
     usage = subprocess.run(
         [*command, "--help"], cwd=folder, capture_output=True, text=True, check=True
     ).stdout
     has = frozenset(re.findall(r"\w+", usage))
     amounts = tuple(name for name in AMOUNTS if name in has)
-    return Contender("former", command, ours.scenarios & has, folder=folder, amounts=amounts)
+    return Contender("baseline", command, ours.scenarios & has, folder=folder, amounts=amounts)
 
 
 def compile_sources(contender: Contender) -> None:
@@ -202,10 +202,10 @@ def compile_sources(contender: Contender) -> None:
 
 def line(row: Mapping[str, object]) -> str:
     """Return a row as one line of the printed table."""
-    value = {name: text(float(str(row[name]))) for name in (OURS, "former")}
+    value = {name: text(float(str(row[name]))) for name in (OURS, "baseline")}
     ends = f"{row['median']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
     return (
-        f"{row['scenario']!s:18}{row['figure']!s:20}{value[OURS]:>12}{value['former']:>12}  "
+        f"{row['scenario']!s:18}{row['figure']!s:20}{value[OURS]:>12}{value['baseline']:>12}  "
         f"{row['unit']!s:12}"
         f"{ends:24}{row['pairs']!s:>4} pairs  seed {row['seed']}  {row['verdict']}"
     )

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from firelock import Firelock, Settings
-from tests.faults.forking import start_fork
+from tests.faults.forked_processes import start_fork
 from tests.faults.ledger import Ledger
 
 url, folder, forks, count = json.loads(sys.argv[2])

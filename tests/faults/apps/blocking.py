@@ -33,7 +33,7 @@ def hold_in_regex(job: JobContext, seconds: float) -> int:
     return job.fence
 
 
-@fire.task(name="block-the-loop")
+@fire.task(name="block-event-loop")
 async def block_the_loop(job: JobContext, seconds: float) -> int:
     """Sleep on the event loop like a thread, so no other coroutine runs."""
     begin(job)
