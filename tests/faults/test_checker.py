@@ -61,7 +61,7 @@ def test_overlapping_unique_jobs_are_detected(runs, is_twin):
 
 
 @pytest.mark.parametrize(
-    ("spans", "late"),
+    ("claims", "late"),
     [
         ([], 0.0),
         ([(0.0, 0.0)] * 3, 0.0),  # the burst

@@ -274,7 +274,7 @@ def test_job_that_ignores_its_timeout_is_settled_as_timed_out(stubborn):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "reason"),
     [({"max_jobs_per_process": 1}, "has run 1 job"), ({"max_memory_per_process": 1}, " MB")],
     ids=["jobs", "memory"],
 )

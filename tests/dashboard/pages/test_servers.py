@@ -236,7 +236,7 @@ def test_number_of_drawn_slots_is_bounded(client, serving):
 
 
 @pytest.mark.parametrize(
-    ("state", "told"), [("quiet", "Quiet"), ("stopping", "Stopping"), ("overdue", "Overdue")]
+    ("state", "text"), [("quiet", "Quiet"), ("stopping", "Stopping"), ("overdue", "Overdue")]
 )
 def test_reported_server_state_is_shown(client, serving, state, text):
     """The server is shown as quiet, stopping, or stale if a worker process does not report."""

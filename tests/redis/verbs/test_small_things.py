@@ -61,7 +61,7 @@ def test_key_of_a_lock_expires(database, server):
 
 
 @pytest.mark.parametrize(
-    ("version", "said"),
+    ("version", "message"),
     [
         (1, "before its first release"),
         (LAYOUT - 1, "before its first release"),
