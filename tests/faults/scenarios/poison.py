@@ -42,11 +42,11 @@ def poison(place, size):
     bad = {record.id: record for record in records if record.id in kinds}
     assert {record.state for record in good} == {State.SUCCEEDED}, Counter(record.state for record in good)
     for job_id, record in bad.items():
-        _assert_failed_by_itself(kinds[job_id], record)
+        _assert_failed_by_itself(kinds[job_id], record, most=_CRASHES * len(bad))
     crashes = Counter(record.crashes for record in good)
     most = max(starts[job_id] for job_id in bad)  # above 3 if the death of another job ended a run alone
     return [
-        f"poison {len(bad)} of {len(set(kinds.values()))} kinds: failed after {_CRASHES} crashes each",
+        f"poison {len(bad)} of {len(set(kinds.values()))} kinds: failed after at least {_CRASHES} crashes each",
         f"runs of a poisonous job: at most {most}",
         f"good {len(good)}: failed 0; by crashes {dict(sorted(crashes.items()))}; dead processes {deaths}",
         f"{size.jobs} good jobs alone {alone:.1f} s, with others {together:.1f} s; all {took:.1f} s",
@@ -72,12 +72,13 @@ def _good_left(on, kinds):
     return on.unfinished() - bad_left
 
 
-def _assert_failed_by_itself(kind, record):
+def _assert_failed_by_itself(kind, record, most):
     assert record.state is State.FAILED, (kind, record.state, record.reason)
     if kind == "memory":
         # It ends no process, but might run in a process that another poisonous job ends. Then it runs again.
         assert record.crashes < _CRASHES, record
         assert "MemoryError" in (record.reason or ""), record.reason
     else:
-        assert record.crashes == _CRASHES, (kind, record.crashes)
+        # The third crash is not its last one if another job ended the process: it must have run alone at the last.
+        assert _CRASHES <= record.crashes <= most, (kind, record.crashes)
         assert "its process died" in (record.reason or ""), (kind, record.reason)
