@@ -46,7 +46,7 @@ def poison(place, size):
     crashes = Counter(record.crashes for record in good)
     most = max(starts[job_id] for job_id in bad)  # above 3 if the death of another job ended a run alone
     return [
-        f"poison {len(bad)} of {len(set(kinds.values()))} kinds: failed after at least {_CRASHES} crashes each",
+        f"poison {len(bad)} of {len(set(kinds.values()))} kinds: failed after {_CRASHES} crashes or more",
         f"runs of a poisonous job: at most {most}",
         f"good {len(good)}: failed 0; by crashes {dict(sorted(crashes.items()))}; dead processes {deaths}",
         f"{size.jobs} good jobs alone {alone:.1f} s, with others {together:.1f} s; all {took:.1f} s",
@@ -79,6 +79,6 @@ def _assert_failed_by_itself(kind, record, most):
         assert record.crashes < _CRASHES, record
         assert "MemoryError" in (record.reason or ""), record.reason
     else:
-        # The third crash is not its last one if another job ended the process: it must have run alone at the last.
+        # If another job ended the process of the third crash, the job runs once more: it must crash alone.
         assert _CRASHES <= record.crashes <= most, (kind, record.crashes)
         assert "its process died" in (record.reason or ""), (kind, record.reason)
