@@ -35,9 +35,10 @@ def add_failures_command(group: Commands) -> None:
     """Add the command to the group."""
     parser = add_command(
         group, "failures", "Group failed jobs by cause, the most frequent cause first.", _failures,
-        more="Jobs that failed with the same kind of error in the same place have the same cause and the\n"
-        "same fingerprint. The newest 10,000 failed jobs are grouped. The task and the message are those\n"
-        "of the newest job of a cause. Jobs that wait for a retry are not failed, and batches have no cause.",
+        more="Jobs have the same cause and fingerprint if the same function raised errors of the same type\n"
+        "with the same message, apart from numbers and quoted strings. The newest 10,000 failed jobs are\n"
+        "grouped. The task and the message are those of the newest job of a cause. Jobs that wait for a\n"
+        "retry are not failed, and batches have no cause.",
         examples=(
             "firelock jobs failures",
             "firelock jobs failures --task shop.send_mail --json",

@@ -281,8 +281,8 @@ class Batch(PendingJob[BatchCounts]):
         member, regardless of its content; `batches` is the number of such members.
 
         With `deep=True`, the jobs of the batch and of all batches within it are counted instead, and the
-        batches themselves are not. The batches are read one after another: about one round trip per 500
-        batches, and one for each batch that contains others.
+        batches themselves are not. The batches are read one after another: for each batch that contains
+        others, two round trips per 500 of them.
 
         Args:
             deep: whether jobs of batches within it are counted.
