@@ -146,7 +146,7 @@ def test_queues_definitions_and_servers_are_changed(client, fire, send):
     assert "nightly" == client.get(f"/api/jobs/{job_id}").json()["recurring"]
     assert 200 == client.act("/api/recurring/remove", {"id": "nightly"}).status
     assert 404 == client.act("/api/recurring/trigger", {"id": "nightly"}).status
-    assert 404 == client.act("/api/servers/tell", {"server": "none", "order": "quiet"}).status
+    assert 404 == client.act("/api/servers/order", {"server": "none", "order": "quiet"}).status
     assert 404 == client.act("/api/servers/end-process", {"session": "none"}).status
 
 
@@ -183,7 +183,7 @@ def test_task_is_run_with_string_arguments(client, fire, send):
         ("/api/operations", {"verb": "drop"}, "verb"),
         ("/api/operations", {"verb": "delete"}, "filter"),
         ("/api/queues/pause", {"queue": "No Such Name"}, "No Such Name"),
-        ("/api/servers/tell", {"server": "x", "order": "explode"}, "order"),
+        ("/api/servers/order", {"server": "x", "order": "explode"}, "order"),
     ],
 )
 def test_invalid_value_is_named(client, path, form, named):

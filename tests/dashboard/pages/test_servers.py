@@ -292,7 +292,7 @@ def test_server_gets_the_order_with_its_heartbeat(fire, client, serving, order):
     """The server gets the order with its next heartbeat, and the audit records who gave it."""
     serving("web-1", server="a")
 
-    reply = client.act("/servers/tell", {"server": "a", "order": order}).json()
+    reply = client.act("/servers/order", {"server": "a", "order": order}).json()
 
     assert "good" == reply["kind"]
     assert "next heartbeat" in reply["message"]
@@ -305,9 +305,9 @@ def test_stop_without_a_script_requires_confirmation(fire, client, serving):
     serving("web-1", server="a")
     form = {"server": "a", "order": "stop", "back": "/servers"}
 
-    confirmation = client.post("/servers/tell", form)
+    confirmation = client.post("/servers/order", form)
     before = fire.storage.get_record("server_order", "a")
-    done = client.post("/servers/tell", {**form, "sure": "1"})
+    done = client.post("/servers/order", {**form, "sure": "1"})
 
     assert (200, None) == (confirmation.status, before)
     assert "Stop web-1, the only server?" in confirmation.text
@@ -333,7 +333,7 @@ def test_stop_confirmation_of_the_only_server_shows_the_effect(fire, client, ser
     ).replace("25 s", formatting.span(fire.settings.grace))
 
     page = client.part("/servers", "servers").text
-    confirmation = client.post("/servers/tell", {"server": "a", "order": "stop"}).text
+    confirmation = client.post("/servers/order", {"server": "a", "order": "stop"}).text
     serving("web-3", server="c")
     with_another = client.part("/servers", "servers").text
 
@@ -404,7 +404,7 @@ def test_invalid_order_is_refused(fire, client, serving, form, refusal):
     serving("web-1", server="a")
     fire.storage.end_session(serving("gone", server="c"), (), reason="stopped")
 
-    answer = client.post("/servers/tell", form)
+    answer = client.post("/servers/order", form)
 
     status, message = refusal
     assert status == answer.status

@@ -115,7 +115,7 @@ GOOD = {
         "arguments": "[7]",
     },
     "POST /activity/cancel": {"operation": "{operation}"},
-    "POST /servers/tell": {"server": "server a", "order": "quiet"},
+    "POST /servers/order": {"server": "server a", "order": "quiet"},
     "POST /servers/end-process": {"session": "session a"},
     "POST /settings": {"theme": "dark"},
     "GET /recurring/edit": {"id": "nightly"},
@@ -138,7 +138,7 @@ GOOD = {
     "POST /api/recurring/pause": {"id": "nightly"},
     "POST /api/recurring/resume": {"id": "nightly"},
     "POST /api/recurring/remove": {"id": "nightly"},
-    "POST /api/servers/tell": {"server": "server a", "order": "quiet"},
+    "POST /api/servers/order": {"server": "server a", "order": "quiet"},
     "POST /api/servers/end-process": {"session": "session a"},
     "POST /api/tasks/run": {"task": "shop.send", "args.NAME": "7"},
 }

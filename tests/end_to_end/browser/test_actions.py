@@ -511,7 +511,7 @@ def server_states(fire, name):
     return {one.renewal.state for view in fire.servers.list() if view.name == name for one in view.sessions}
 
 
-@acts("/servers/tell")
+@acts("/servers/order")
 def test_server_is_made_quiet_and_resumed(visitor, stocked):
     """The server gets the order, and claims no jobs until it is resumed."""
     with stocked.server(name="web-9", workers=1):
@@ -525,7 +525,7 @@ def test_server_is_made_quiet_and_resumed(visitor, stocked):
         eventually(lambda: server_states(stocked, "web-9") == {"running"})
 
 
-@acts("/servers/tell")
+@acts("/servers/order")
 def test_server_is_stopped(visitor, stocked):
     """The action requires confirmation."""
     with stocked.server(name="web-9", workers=1) as server:

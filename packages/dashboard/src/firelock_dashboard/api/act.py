@@ -316,7 +316,7 @@ ROUTES = (
         "remove", Permission.EDIT_RECURRING, "Remove a definition.", lambda _: {"is_removed": True}
     ),
     _post(
-        "/servers/tell",
+        "/servers/order",
         Permission.STOP_SERVER,
         order_server,
         "Send an order to a server, which follows it at its next heartbeat.",

@@ -343,6 +343,6 @@ def order_server(visit: Visit) -> Response:
 
 ROUTES = (
     Route("GET", "/servers", Permission.READ, show_servers, (_AFTER,)),
-    Route("POST", "/servers/tell", Permission.STOP_SERVER, order_server, form=(SERVER, ORDER)),
+    Route("POST", "/servers/order", Permission.STOP_SERVER, order_server, form=(SERVER, ORDER)),
     Route("POST", "/servers/end-process", Permission.STOP_SERVER, end_worker_process, form=(SESSION,)),
 )
