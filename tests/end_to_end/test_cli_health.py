@@ -106,7 +106,7 @@ def test_probes_from_start_to_end_of_a_server(folder, serve, run):
             200,
             "ok worker process 0: it has started\nok worker process 1: it has started\n",
         )
-        eventually(lambda: get(port, "/livez")[1].count(" threads busy") == 2, within=DEADLINE)
+        eventually(lambda: get(port, "/livez")[1].count(" thread busy") == 2, within=DEADLINE)
         healthy = run("health --json --probe-port", port)
         alive = run("health --live --probe-host 0.0.0.0 --probe-port", port)
 

@@ -17,7 +17,7 @@ from tests.faults.scenarios.kills import kill_whole
 _TENANTS, _DOCS = 8, 12
 _CONCURRENT = {"shop": 5} | {f"shop/tenant:{tenant}": 2 for tenant in range(_TENANTS)}
 _RATE, _BURST = 200, 20
-_CLOCKS = 0.002  # difference in seconds between the storage's clock and the ledger's
+_CLOCKS = 0.002  # difference in seconds between the storage's clock and the host's
 
 
 @attrs.frozen
@@ -55,7 +55,6 @@ def kill_limited(place, size):
     Two fifths of the jobs hold two keys, two fifths have a rate, and one fifth are calls for unique jobs.
     """
     chance = random.Random(5)
-    offset = _clock_offset()
     with stage(place) as on:
         limited, rated, once = _stubs(on.fire)
         unique_calls: list[Call] = []
@@ -85,7 +84,7 @@ def kill_limited(place, size):
         events = on.events()
     spans = list(_held(events))
     most = {key: _most(spans, key) for key in _CONCURRENT}
-    late = lateness(claim_spans(events, offset), _RATE, _BURST)
+    late = lateness(claim_spans(events), _RATE, _BURST)
     alive = list(twins(unique_calls, events))
     over = {key: number for key, number in most.items() if number > _CONCURRENT[key]}
     lines = [
@@ -116,7 +115,7 @@ def _held(events):
         if event.what == "start":
             until = ended.get((event.job, event.pid, event.fence), killed.get(event.pid))
             assert until is not None, event
-            for key in event.note.split()[1:]:
+            for key in event.note.split()[2:]:  # after the times of the claim and the start
                 yield key, event.at, until
 
 
@@ -132,25 +131,14 @@ def _most(periods, key):
     return most
 
 
-def _clock_offset():
-    """Return the difference between the wall clock and the clock of the ledger.
-
-    If this process loses its core between the two readings, a difference is too small.
-    """
-    return max(time.time() - time.monotonic() for _ in range(1_000))
-
-
-def claim_spans(events, offset):
+def claim_spans(events):
     """Return the times between which each rated job was claimed: the claim's timestamp and the run's start.
 
-    A claim reads the storage's clock before it commits, and a run starts after the commit. `offset` is the
-    difference between that clock and the ledger's.
+    A claim reads the storage's clock before it commits, and a run starts after the commit. Both times are of
+    the host's clock, because the ledger's clock is not adjusted when the host's is.
     """
-    return [
-        (int(event.note.split()[0]) / 1_000_000 - offset, event.at)
-        for event in events
-        if event.what == "start" and event.note.endswith(" api")
-    ]
+    notes = [event.note.split() for event in events if event.what == "start" and event.note.endswith(" api")]
+    return [(int(claimed) / 1_000_000, int(started) / 1_000_000) for claimed, started, *_ in notes]
 
 
 def lateness(claims, rate, burst):
