@@ -427,7 +427,7 @@ def test_show_says_what_an_enqueued_job_waits_for(command, app):
     paused = command(f"show {job.id}").out
 
     assert "a server; none is running" == nobody
-    assert "a server for queue mail; the running servers have other queues" == others
+    assert "a server for queue mail; the running servers have other queues: vm:1 (billing)" == others
     assert served is None
     assert "  waits for  a resume of queue mail, which is paused (partner is down)" in paused
 

@@ -8,8 +8,8 @@
 --       batches.lua), of a new one l:W:<queue> due t:<tag>; publishes on wake
 -- ARGV  1 microseconds that tests add to the clock, 2 the batch or empty, from 3 empty, or a NEW_BATCH and its tags if
 --       it is new; then runs of at most a thousand jobs together, each a RUN and a PLAIN_JOB for each job; a new
---       batch is the first of these jobs, whatever its queue. The arguments of the first command are overwritten with those of
---       the second one: id and record in place of id and payload
+--       batch is the first of these jobs, regardless of its queue. The arguments of the first command are
+--       overwritten with those of the second one: id and record in place of id and payload
 -- Reply 1; or 0 if nothing was stored: an id is already stored, or the batch is not stored, not open, or stopping
 
 local call, base, format, last = redis.call, KEYS[1] .. ':', string.format, #ARGV

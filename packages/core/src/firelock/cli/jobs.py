@@ -214,7 +214,7 @@ def _counts(options: argparse.Namespace, screen: Screen) -> None:
 # ---- show ----------------------------------------------------------------------------------------------
 
 
-_LOG_LINES, _CHILDREN = 1_000, 50
+_LOG_LINES, _CHILDREN, _SERVERS = 1_000, 50, 5
 _HISTORY = (Column("AT"), Column("STATE"), Column("ATTEMPT", is_number=True), Column("RAN"), Column("REASON"))
 
 
@@ -269,9 +269,11 @@ def _waits(app: Firelock, job: Job[object], now: int) -> Iterator[str]:
     if not servers:
         yield "a server; none is running"
     elif not listening:
-        yield f"a server for queue {record.queue}; the running servers have other queues"
+        others = ", ".join(f"{server.name} ({server.queues})" for server in servers[:_SERVERS])
+        yield f"a server for queue {record.queue}; the running servers have other queues: {others}"
     elif not any(server.state_at(now).is_listening for server in listening):
-        yield f"a server for queue {record.queue} that is not quiet"
+        quiet = ", ".join(server.name for server in listening[:_SERVERS])
+        yield f"a server for queue {record.queue}; those that are running are quiet: {quiet}"
 
 
 def _task_facts(record: JobRecord) -> list[tuple[str, Piece]]:
