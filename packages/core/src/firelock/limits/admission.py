@@ -57,7 +57,7 @@ __all__ = [
 ]  # fmt: skip
 
 WINDOW = 256  # lanes that one claim examines
-_STEP = 8  # the minimum number of lanes that are read together
+_FEWEST_READ = 8  # the minimum number of lanes that are read together
 _RECHECK_ABOVE = 64  # with more listed holders, and twice as many as the last check found, the jobs are read
 _COUNTED = 10_000  # keys for which the number found by the last check is kept
 _PATIENT_WALKS = 32  # walks that wait for locked keys, after a walk found one in every lane
@@ -159,14 +159,14 @@ class Head(Generic[T]):
 
 
 class KeyedLanes(Protocol[T]):
-    """The reads and writes of a claim, within one step of its storage."""
+    """The reads and writes of a claim, within one transaction of its storage."""
 
     def read_lanes(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneReading:
         """Return up to `limit` lanes after `after`, up to and including `until` ("": the last lane).
 
         The lanes are in a fixed order. Their keys must be locked, in order. Keys that other claims have
-        locked are omitted, unless the call is patient and waits for them. The locks must last until the step
-        ends. For a key that has settings but no row, a row must be created.
+        locked are omitted, unless the call is patient and waits for them. The locks must last until the
+        transaction ends. For a key that has settings but no row, a row must be created.
         """
         ...
 
@@ -344,13 +344,14 @@ class KeyUsage:
 
 
 class KeyedClaim(Generic[T]):
-    """One claim among the lanes of its queues, created for each claim within the storage's step.
+    """One claim among the lanes of its queues, created for each claim within the storage's transaction.
 
     Args:
         lanes: the lanes of the storage.
         cursors: the cursors of the handle.
         now: the storage's time.
-        ended: the jobs that ended in this step and no longer hold keys, by their names in lists of holders.
+        ended: the jobs that ended in this transaction and no longer hold keys, by their names in lists of
+            holders.
         freed: the lanes of these jobs, by queue.
         left_out: the tasks whose jobs are left out.
         share: the number of candidates that may be examined in each queue if tasks are left out.
@@ -374,7 +375,7 @@ class KeyedClaim(Generic[T]):
         self._usages: dict[str, KeyUsage | None] = {}  # by key; None for a key without a limit
         self._usages_by_lane: dict[str, dict[str, KeyUsage]] = {}  # by lane and key, without unlimited keys
         self._has_timed_keys = False  # whether a key can open merely because time passes
-        self._had_free_slot: set[str] = set()  # keys that had a free slot before this step
+        self._had_free_slot: set[str] = set()  # keys that had a free slot before this transaction
         self._busy: set[str] = set()  # keys that other claims have locked
         self._settings: dict[str, LimitSettings] = {}
         self._taken: Counter[tuple[str, str]] = Counter()  # by queue and lane: jobs that this claim has taken
@@ -438,7 +439,7 @@ class KeyedClaim(Generic[T]):
             self._lanes.store_rows(dict(sorted(rows.items())))
 
     def had_full_key(self, lane: str) -> bool:
-        """Return whether a key of this lane was full before this step, so another claim might have failed.
+        """Return whether a key of this lane was full before, so another claim might have failed.
 
         Such a claim locked the key and found it full. So the next claim that ends a job of this key also
         finds that the key was full before that end.
@@ -459,7 +460,7 @@ class KeyedClaim(Generic[T]):
         seen, locked, until, is_all = 0, 0, "", False
         while seen < WINDOW and len(planned) < room:
             # Read one more lane to find out whether another lane exists.
-            ask = min(WINDOW - seen, max(room - len(planned), _STEP)) + 1
+            ask = min(WINDOW - seen, max(room - len(planned), _FEWEST_READ)) + 1
             reading = self._lanes.read_lanes(queue, at, until, ask, is_patient=self._is_patient)
             new, new_locked = self._plan_first_starts(queue, reading, planned, room, known)
             seen, locked = seen + new, locked + new_locked
@@ -527,7 +528,7 @@ class KeyedClaim(Generic[T]):
         total = {lane: self._taken[queue, lane] + planned.get(lane, 0) for lane in hungry}
         used = [key for lane in hungry for key in self._usages_in(lane)]
         is_apart = len(used) == len(set(used)) and len(set(total.values())) < 2  # noqa: PLR2004 - all alike
-        if is_apart:  # the lanes have no common keys, so whole rounds are planned in one step
+        if is_apart:  # the lanes have no common keys, so whole rounds are planned at once
             left = {
                 lane: min(
                     (

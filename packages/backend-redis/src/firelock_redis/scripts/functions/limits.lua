@@ -23,7 +23,7 @@ local leaving_out
 -- only the first jobs of each queue are checked: in all queues together `EXAMINED` jobs without limits and the same
 -- number in lanes, or fewer if their payloads are large.
 local function leave_out(first, count)
-  local EXAMINED, STEP, BYTES = 1000, 50, 4000000
+  local EXAMINED, AT_ONCE, BYTES = 1000, 50, 4000000
   local heads, bytes, HEAD = {}, 0, '^[^\t]*\t'  -- the start of a payload up to the end of its first field, the task
   for place = first, first + count - 1 do heads[ARGV[place]] = true end
   leaving_out = {}
@@ -52,7 +52,7 @@ local function leave_out(first, count)
   function leaving_out.first_of(key, limit, depth)
     local found, seen = {}, 0
     while #found < limit and seen < depth and not leaving_out.is_over() do
-      local ids = call('ZRANGE', base .. key, seen, math.min(seen + STEP, depth) - 1)
+      local ids = call('ZRANGE', base .. key, seen, math.min(seen + AT_ONCE, depth) - 1)
       if #ids == 0 then break end
       local open = leaving_out.open(ids)
       for _, id in ipairs(ids) do
@@ -88,7 +88,7 @@ local function in_order(names, lines, in_turn)
 end
 
 local function limits()
-  local WINDOW, STEP = 256, 8  -- the most lanes that one claim checks, and the fewest that are read together
+  local WINDOW, FEWEST_READ = 256, 8  -- the most lanes that one claim checks, and the fewest that are read together
   local FEW = 64  -- if at most this many limits are stored, all of them are read, not only the needed ones
   local floor, max, min = math.floor, math.max, math.min
   local NONE = { interval = 0, burst_units = 1 }
@@ -478,7 +478,7 @@ local function limits()
     end
     sharers = max(1, min(room, WINDOW, call('ZCARD', ring)))
     while #examined < WINDOW and #given < room and not is_all and not is_spent(queue) do
-      local wanted = min(WINDOW - #examined, max(room - #given, STEP))
+      local wanted = min(WINDOW - #examined, max(room - #given, FEWEST_READ))
       local names = call('ZRANGE', ring, #examined, #examined + wanted - 1)
       for number = 1, first_round(names) do examined[#examined + 1] = names[number] end
       is_all = #names < wanted and not is_spent(queue)
