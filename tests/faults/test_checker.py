@@ -72,6 +72,9 @@ def test_overlapping_unique_jobs_are_detected(runs, is_twin):
         ([(0.0, 0.0)] * 3 + [(0.0, 0.1)], 0.0),  # its claim can have been committed at 0.1
         ([(0.0, 9.0)] + [(1.0, 1.0)] * 3, 0.0),  # the first can have been claimed before or after the others
         ([(0.0, 9.0)] + [(1.0, 1.0)] * 4, 0.1),
+        ([(0.0, 0.0)] * 3 + [(0.0, 9.0), (0.15, 0.15)], 0.0),  # the first token was kept for the later claim
+        ([(0.0, 0.0)] * 3 + [(0.0, 0.2), (0.15, 0.15)], 0.0),
+        ([(0.0, 0.0)] * 3 + [(0.0, 0.19), (0.15, 0.15)], 0.01),
         ([(5.0, 5.0)] * 4, 0.1),  # a bucket does not fill up above its burst
     ],
 )

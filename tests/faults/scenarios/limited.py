@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import time
+from bisect import insort
 from collections import defaultdict
-from heapq import heappop, heappush
 from itertools import pairwise
 
 import attrs
@@ -144,29 +144,15 @@ def claim_spans(events):
 def lateness(claims, rate, burst):
     """Return by how many seconds the rate must have been exceeded, or 0.0 if it might have been kept.
 
-    The rate might have been kept if there is a time within each interval such that a bucket of `burst`
-    tokens, refilled with `rate` tokens per second, has a token for each claim. Serving the earliest deadline
-    first finds such times if they exist.
+    A bucket of `burst` tokens, refilled with `rate` tokens per second, has at most `burst + rate * seconds`
+    tokens for the claims that were made within a period. Only the claims whose whole interval is within the
+    period were certainly made in it.
     """
-    waiting: list[float] = []  # a heap of deadlines
-    claims = sorted(claims)
-    now, tokens, read, late = claims[0][0] if claims else 0.0, float(burst), 0, 0.0
-    while waiting or read < len(claims):
-        if not waiting and claims[read][0] > now:
-            tokens, now = min(burst, tokens + (claims[read][0] - now) * rate), claims[read][0]
-        while read < len(claims) and claims[read][0] <= now:
-            heappush(waiting, claims[read][1])
-            read += 1
-        if tokens >= 1:
-            tokens -= 1
-            late = max(late, now - heappop(waiting))
-            continue
-        # No token: wait for the next one, or for a claim that becomes possible before it.
-        until = now + (1 - tokens) / rate
-        if read < len(claims) and claims[read][0] < until:
-            tokens, now = tokens + (claims[read][0] - now) * rate, claims[read][0]
-        else:
-            tokens, now = 1.0, until
+    late = 0.0
+    ends: list[float] = []  # of the claims that begin at or after `begin`, in order
+    for begin, end in sorted(claims, reverse=True):
+        insort(ends, end)
+        late = max(late, *((n - burst) / rate - (until - begin) for n, until in enumerate(ends, start=1)))
     return late
 
 
