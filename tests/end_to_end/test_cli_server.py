@@ -48,13 +48,13 @@ def serve(folder):
     """Return a function that starts a server in the folder; it is killed at the end of the test."""
     started = []
 
-    def start(*words, **environment):
+    def start(*words, output=subprocess.PIPE, **environment):
         process = subprocess.Popen(
             [sys.executable, "-m", "firelock", "server", *words],
             cwd=folder,
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -89,6 +89,35 @@ def test_server_runs_jobs_until_sigterm(folder, serve):
     assert "Traceback" not in error
     assert "Stopping: claiming no more jobs; running jobs have 25 s to end." in error
     assert error.rstrip().endswith("Stopped, with exit code 0.")
+
+
+def closed_pipe():
+    """Return the end of a pipe to which nothing can be written."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+@pytest.mark.parametrize(
+    "output",
+    [closed_pipe, lambda: os.open("/dev/full", os.O_WRONLY)],
+    ids=["a closed pipe", "a full disk"],
+)
+def test_server_runs_jobs_if_standard_output_cannot_be_written(folder, serve, output):
+    """The lines about the server's start are logged instead."""
+    descriptor = output()
+    with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
+        add = app.task(name="cli_shop.add")(lambda left, right: left + right)
+        server = serve("cli_shop:fire", "--name", "s1", output=descriptor)
+        os.close(descriptor)
+
+        result = add.enqueue(2, 3).result(timeout=DEADLINE)
+        code, _, error = stop(server)
+
+    assert (result, code) == (5, 0)
+    assert "Cannot write to standard output" in error
+    assert "Firelock server s1: " in error
+    assert "Traceback" not in error
 
 
 def test_project_file_sets_app_and_settings_of_the_server(folder, serve, run):

@@ -113,8 +113,13 @@ def _serve(options: argparse.Namespace, screen: Screen) -> int:
         if style is LogFormat.JSON:
             logging.getLogger("firelock.server").info("%s", line.strip())
             return
-        screen.line(visible(line))
-        screen.flush()
+        try:
+            screen.line(visible(line))
+            screen.flush()
+        except OSError as error:  # its reader has closed the pipe, or the disk is full
+            logging.getLogger("firelock.server").warning(
+                "Cannot write to standard output: %s. The server continues.\n%s", error, line.rstrip()
+            )
 
     with table_in_environment(project_table()):
         return Supervisor(server, say=say).run()
