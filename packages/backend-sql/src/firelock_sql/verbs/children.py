@@ -66,9 +66,11 @@ _STILL_WAITING = Text(
     "SELECT DISTINCT child_id FROM firelock_edges WHERE child_id IN :ids AND is_decided = 0"
 )
 MARK_PARENTS = Text(f"UPDATE firelock_jobs SET marks = marks | {HAS_CHILDREN} WHERE id IN :ids")  # noqa: S608 - a number
+# A job on the releasing list keeps its mark: it counts as active in its batch until it is off the list.
 _UNMARK = Text("""
 UPDATE firelock_jobs SET marks = marks - 1 WHERE id IN :ids AND (marks & 1) = 1
     AND NOT EXISTS (SELECT 1 FROM firelock_edges WHERE parent_id = firelock_jobs.id AND is_decided = 0)
+    AND NOT EXISTS (SELECT 1 FROM firelock_releasing WHERE parent_id = firelock_jobs.id)
 """)
 
 
@@ -132,19 +134,20 @@ def release_children(tx: Transaction, limit: int, awaited: Collection[str] = ())
 def _release_skipped(
     tx: Transaction, done: Release, found: Sequence[Sequence[Any]], awaited: Collection[str]
 ) -> None:
-    """Move the children that were skipped because they were locked, if they no longer are."""
+    """Move the children that were skipped because they were locked, if they no longer are.
+
+    A child that was pruned is None in `found`, because its edges were pruned with it.
+    """
     children = {child for _, _, child, _ in found if child is not None}
     free = lock_free(tx, children.difference(awaited)).union(children.intersection(awaited))
     locked = stored_among(tx, children - free)
     done.skipped |= locked
     by_parent: dict[str, list[tuple[int, str, str]]] = {}
     for parent_id, seq, child, awaited_end in found:
-        if child is None:  # the child was pruned, and its edges with it
-            tx.run(_SKIPPED_NO_MORE, parent=parent_id, edge=seq)
-        elif child not in locked:
+        if child not in locked:
             by_parent.setdefault(str(parent_id), []).append((seq, child, awaited_end))
     for parent_id, edges in by_parent.items():
-        rows = _load_free(tx, [parent_id, *{child for _, child, _ in edges}], awaited)
+        rows = _load_free(tx, {parent_id, *(child for _, child, _ in edges if child is not None)}, awaited)
         counts = MemberCounts(tx, rows.values())
         parent = rows.get(parent_id)
         if parent is None:

@@ -399,6 +399,49 @@ class LockedRowTests(StorageFixtures):
         scene.settle(succeeds(scene.run(parent.holder, parent.id)))
         assert (1, State.ENQUEUED) == (scene.release(), scene.state(child))
 
+    def test_batch_ends_although_a_skipped_child_of_its_member_is_deleted(
+        self, flow: FlowScene, lock_job: LockJob
+    ) -> None:
+        """A member has two children, both skipped; one of them is then deleted, and locked again.
+
+        If this fails: the member counts as active forever, so its batch never ends.
+        """
+        batch, (parent_id,) = flow.batch_of(1)
+        (parent,) = flow.running(flow.begin(), parent_id)
+        gone, other = flow.continuation(parent_id), flow.continuation(parent_id)
+        flow.settle(succeeds(parent))
+        with lock_job(gone), lock_job(other):
+            flow.settle_all()
+
+        flow.settle(deletes(gone))
+        with lock_job(gone):
+            flow.settle_all()
+        flow.settle_all()
+
+        assert State.ENQUEUED is flow.state(other)
+        assert ((1, 0), State.SUCCEEDED) == (flow.counts(batch)[:2], flow.state(batch))
+
+    def test_batch_ends_although_a_skipped_child_of_its_member_is_pruned(
+        self, flow: FlowScene, lock_job: LockJob
+    ) -> None:
+        """The child is skipped because it is locked, and then deleted and pruned.
+
+        If this fails: the member counts as active forever, so its batch never ends.
+        """
+        batch, (parent_id,) = flow.batch_of(1)
+        (parent,) = flow.running(flow.begin(), parent_id)
+        child = flow.continuation(parent_id)
+        flow.settle(succeeds(parent))
+        with lock_job(child):
+            flow.settle_all()
+
+        flow.settle(deletes(child, expires_at=_DELETED_LATER))
+        pruned = flow.prune(100)
+        flow.settle_all()
+
+        assert (1, [None]) == (pruned, flow.storage.get([child]))
+        assert ((1, 0), State.SUCCEEDED) == (flow.counts(batch)[:2], flow.state(batch))
+
     def test_locked_member_of_a_cancelled_batch_is_deleted_later(
         self, flow: FlowScene, lock_job: LockJob
     ) -> None:
