@@ -39,8 +39,8 @@ _IN_QUEUE = f"FROM firelock_jobs INDEXED BY firelock_lanes WHERE {IN_LANE} AND q
 _BEHIND = f"SELECT lane {_IN_QUEUE} AND lane > :after"
 _BY_NAME = "ORDER BY lane LIMIT 1"
 # The excluded list splits the scan into ranges between its values, so jobs in the listed lanes are not read.
-_STRANGER = Text(f"{_BEHIND} AND lane NOT IN :ids {_BY_NAME}")
-_STRANGER_TO = Text(f"{_BEHIND} AND lane <= :until AND lane NOT IN :ids {_BY_NAME}")
+_FIRST_UNKNOWN = Text(f"{_BEHIND} AND lane NOT IN :ids {_BY_NAME}")
+_FIRST_UNKNOWN_TO = Text(f"{_BEHIND} AND lane <= :until AND lane NOT IN :ids {_BY_NAME}")
 _LANE_AFTER = Text(f"SELECT ({_BEHIND} {_BY_NAME}) INTO @lane")
 _FOLLOWING_LANE = Text(f"SELECT (SELECT lane {_IN_QUEUE} AND lane > @lane {_BY_NAME}) INTO @lane")
 _FOUND_LANE: Written = ("SELECT @lane", ())
@@ -105,8 +105,8 @@ class LaneMemory:
 
 
 @attrs.define
-class _Glance:
-    """A read of the lanes after a given lane, and its results; several reads may share a round trip."""
+class _LaneQuery:
+    """A query of the lanes after a given lane, and its results; several queries may share a round trip."""
 
     queue: str
     after: str
@@ -114,7 +114,7 @@ class _Glance:
     until: str | None  # search unknown lanes up to this one; None: all
     goes_on: bool  # the walk continues after `until`
     with_work: list[str] = attrs.field(factory=list)  # the known lanes with work
-    stranger: str | None = None  # the first other lane with work
+    first_unknown: str | None = None  # the first other lane with work
     keys: Collection[str] = ()  # keys that are also read
     settings: dict[str, LimitSettings] = attrs.field(factory=dict)
     rows: dict[str, KeyRow] = attrs.field(factory=dict)  # locked
@@ -127,7 +127,7 @@ class MysqlLanes(SqlLanes):
         super().__init__(tx)
         self._cursor, self._memory = cursor, memory
         self._firsts: dict[tuple[str, str], int] = {}  # by queue and lane: the number of its first job
-        self._ahead: dict[str, _Glance] = {}  # by queue: the prefetched read from its first lane on
+        self._ahead: dict[str, _LaneQuery] = {}  # by queue: the query, already run, from its first lane on
         self._has_locked_settings = False
 
     # ---- walks -------------------------------------------------------------------------------------------
@@ -135,17 +135,17 @@ class MysqlLanes(SqlLanes):
     @override
     def read_lanes(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneReading:
         """Read lanes; also read the first lanes, in the same round trip, if the walk may restart there."""
-        glance = None if after else self._ahead.pop(queue, None)
-        if glance is None:
-            glance = self._glance_at(queue, after, limit)
-            glances = [glance]
-            if after and not glance.goes_on:
-                self._ahead[queue] = self._glance_at(queue, "", limit, end=after)
-                glances.append(self._ahead[queue])
-            with_keys = glances[-1] if not glance.known else glance
-            self._see(glances, with_keys, is_patient=is_patient)
-        lanes = [lane for lane in self._walked(glance, limit) if not until or lane <= until]
-        return self._lane_reading(lanes, is_patient=is_patient, glance=glance)
+        query = None if after else self._ahead.pop(queue, None)
+        if query is None:
+            query = self._new_query(queue, after, limit)
+            queries = [query]
+            if after and not query.goes_on:
+                self._ahead[queue] = self._new_query(queue, "", limit, end=after)
+                queries.append(self._ahead[queue])
+            with_keys = queries[-1] if not query.known else query
+            self._run_queries(queries, with_keys, is_patient=is_patient)
+        lanes = [lane for lane in self._walked(query, limit) if not until or lane <= until]
+        return self._lane_reading(lanes, is_patient=is_patient, query=query)
 
     @override
     def read_named_lanes(self, queue: str, lanes: Sequence[str]) -> LaneReading:
@@ -155,69 +155,69 @@ class MysqlLanes(SqlLanes):
 
     @override
     def walk(self, queue: str, after: str, limit: int) -> list[str]:
-        glance = self._glance_at(queue, after, limit)
-        self._see([glance])
-        return self._walked(glance, limit)
+        query = self._new_query(queue, after, limit)
+        self._run_queries([query])
+        return self._walked(query, limit)
 
-    def _walked(self, glance: _Glance, limit: int) -> list[str]:
+    def _walked(self, query: _LaneQuery, limit: int) -> list[str]:
         lanes: list[str] = []
         number = _FEWEST_READS
         while True:
-            if glance.stranger is None:
-                lanes += glance.with_work
-                after = glance.until or ""
-                if not glance.goes_on or len(lanes) >= limit:
+            if query.first_unknown is None:
+                lanes += query.with_work
+                after = query.until or ""
+                if not query.goes_on or len(lanes) >= limit:
                     return lanes[:limit]
             else:
-                lanes += [lane for lane in glance.with_work if lane < glance.stranger]
-                lanes += self._read_on(glance.queue, glance.stranger, min(number, limit))
+                lanes += [lane for lane in query.with_work if lane < query.first_unknown]
+                lanes += self._read_on(query.queue, query.first_unknown, min(number, limit))
                 number = min(2 * number, _MOST_READS)
                 after = lanes[-1]
                 if len(lanes) >= limit:
                     return lanes[:limit]
-            glance = self._glance_at(glance.queue, after, limit - len(lanes))
-            self._see([glance])
+            query = self._new_query(query.queue, after, limit - len(lanes))
+            self._run_queries([query])
 
-    def _glance_at(self, queue: str, after: str, limit: int, end: str = "") -> _Glance:
-        """Return a read of up to `limit` lanes after `after`, up to `end` ("": all)."""
+    def _new_query(self, queue: str, after: str, limit: int, end: str = "") -> _LaneQuery:
+        """Return a query of up to `limit` lanes after `after`, up to `end` ("": all)."""
         asked = min(limit, _KNOWN_AT_ONCE)
         known = [lane for lane in self._memory.next_lanes(queue, after, asked) if not end or lane <= end]
         goes_on = len(known) == asked
-        return _Glance(queue, after, known, known[-1] if goes_on else end or None, goes_on)
+        return _LaneQuery(queue, after, known, known[-1] if goes_on else end or None, goes_on)
 
-    def _see(
-        self, glances: Sequence[_Glance], with_keys: _Glance | None = None, *, is_patient: bool = False
+    def _run_queries(
+        self, queries: Sequence[_LaneQuery], with_keys: _LaneQuery | None = None, *, is_patient: bool = False
     ) -> None:
-        """Run the reads in one round trip; also lock the keys in the known lanes of one read."""
-        asked = [written for glance in glances for written in self._questions(glance)]
+        """Run the queries in one round trip; also lock the keys in the known lanes of one query."""
+        asked = [written for query in queries for written in self._statements(query)]
         if with_keys is not None and with_keys.known:
             with_keys.keys = sorted({key for lane in with_keys.known for key in keys_of(lane)})
-            asked += self._key_questions(with_keys.keys, is_patient=is_patient)
+            asked += self._key_statements(with_keys.keys, is_patient=is_patient)
         answers = iter(self._cursor.each(asked))
-        for glance in glances:
+        for query in queries:
             found = next(answers)
-            glance.stranger = str(found[0][0]) if found else None
-            if glance.known:
-                self._note_firsts(glance, next(answers))
+            query.first_unknown = str(found[0][0]) if found else None
+            if query.known:
+                self._note_firsts(query, next(answers))
         if with_keys is not None and with_keys.keys:
             with_keys.settings, with_keys.rows = _read_settings(next(answers)), read_keys(next(answers))
 
-    def _questions(self, glance: _Glance) -> list[Written]:
-        of = {"queue": glance.queue, "after": glance.after}
-        if glance.until is None:
-            strangers = self._written(_STRANGER, **of, ids=[*glance.known, ""])
+    def _statements(self, query: _LaneQuery) -> list[Written]:
+        of = {"queue": query.queue, "after": query.after, "ids": [*query.known, ""]}
+        if query.until is None:
+            unknown = self._written(_FIRST_UNKNOWN, **of)
         else:
-            strangers = self._written(_STRANGER_TO, **of, until=glance.until, ids=[*glance.known, ""])
-        return [strangers, self._written_firsts(glance.queue, glance.known)] if glance.known else [strangers]
+            unknown = self._written(_FIRST_UNKNOWN_TO, **of, until=query.until)
+        return [unknown, self._written_firsts(query.queue, query.known)] if query.known else [unknown]
 
-    def _note_firsts(self, glance: _Glance, firsts: Sequence[Row]) -> None:
+    def _note_firsts(self, query: _LaneQuery, firsts: Sequence[Row]) -> None:
         for lane, seq in firsts:
             if seq is not None:
-                glance.with_work.append(str(lane))
-                self._firsts[glance.queue, str(lane)] = int(seq)
-        glance.with_work.sort()
-        if len(glance.with_work) < len(glance.known):
-            self._memory.forget(glance.queue, {*glance.known} - {*glance.with_work})
+                query.with_work.append(str(lane))
+                self._firsts[query.queue, str(lane)] = int(seq)
+        query.with_work.sort()
+        if len(query.with_work) < len(query.known):
+            self._memory.forget(query.queue, {*query.known} - {*query.with_work})
 
     def _written_firsts(self, queue: str, lanes: Sequence[str]) -> Written:
         return _firsts_of(len(lanes)).compiled(self._tx.dialect).text, [queue, *lanes]
@@ -237,13 +237,13 @@ class MysqlLanes(SqlLanes):
 
     @override
     def _lane_reading(
-        self, lanes: Sequence[str], *, is_patient: bool, glance: _Glance | None = None
+        self, lanes: Sequence[str], *, is_patient: bool, query: _LaneQuery | None = None
     ) -> LaneReading:
         keys = sorted({key for lane in lanes for key in keys_of(lane)})
-        settings = {} if glance is None else dict(glance.settings)
-        rows = {} if glance is None else dict(glance.rows)
-        if asked := [key for key in keys if glance is None or key not in glance.keys]:
-            stored, locked = self._cursor.each(self._key_questions(asked, is_patient=is_patient))
+        settings = {} if query is None else dict(query.settings)
+        rows = {} if query is None else dict(query.rows)
+        if asked := [key for key in keys if query is None or key not in query.keys]:
+            stored, locked = self._cursor.each(self._key_statements(asked, is_patient=is_patient))
             settings |= _read_settings(stored)
             rows |= read_keys(locked)
         busy: list[str] = []
@@ -255,7 +255,7 @@ class MysqlLanes(SqlLanes):
             self._note(key, row.holders or ())
         return LaneReading(lanes, settings, rows, busy)
 
-    def _key_questions(self, keys: Sequence[str], *, is_patient: bool) -> list[Written]:
+    def _key_statements(self, keys: Sequence[str], *, is_patient: bool) -> list[Written]:
         if not self._has_locked_settings:
             self._has_locked_settings = True
             self._cursor.put(*self._written(_LOCK_SETTINGS_SHARED))

@@ -165,7 +165,7 @@ log = logging.getLogger(__name__)
 OLDEST = 13
 _ASK = "SELECT pg_backend_pid(), version()"
 _MAJOR = 10_000  # for libpq's version numbers: 150004 is 15.4
-_STRANGERS = {"-YB-": "YugabyteDB", "Redshift": "Redshift", "Greenplum": "Greenplum", "QuestDB": "QuestDB"}
+_SIMILAR = {"-YB-": "YugabyteDB", "Redshift": "Redshift", "Greenplum": "Greenplum", "QuestDB": "QuestDB"}
 
 
 class ConnectionPath:
@@ -206,12 +206,12 @@ def require_usable(name: str, version: str, number: int) -> None:
     Raises:
         StorageError: If it is another database with PostgreSQL's protocol, or if it is too old.
     """
-    stranger = next((product for mark, product in _STRANGERS.items() if mark in version), None)
-    if stranger is None and not version.startswith("PostgreSQL "):
-        stranger = version.partition(" ")[0] or "an unknown database"
-    if stranger is not None:
+    other = next((product for mark, product in _SIMILAR.items() if mark in version), None)
+    if other is None and not version.startswith("PostgreSQL "):
+        other = version.partition(" ")[0] or "an unknown database"
+    if other is not None:
         raise StorageError(
-            f"{name}: the server is {stranger}, which uses PostgreSQL's protocol but locks rows differently. "
+            f"{name}: the server is {other}, which uses PostgreSQL's protocol but locks rows differently. "
             "Jobs would not be safe in it. Use PostgreSQL."
         )
     if number < OLDEST * _MAJOR:
