@@ -155,6 +155,20 @@ def test_list_shows_reasons_and_holders(command, app):
     ]
 
 
+def test_deleted_job_is_shown_as_stopping_while_it_runs(command, app):
+    """Both commands name the server whose run has not ended."""
+    running = app.add.enqueue(1)
+    holder = begin_session(app)
+    claimed = claim(app, holder)
+    app.storage.reconcile(holder.session, [HeldClaim(claimed.id, claimed.fence, app.storage.clock())])
+    running.delete()
+
+    shown, listed = command(f"show {running.id}"), command("list --state deleted")
+
+    assert shown.out.splitlines()[0] == f"Job {running.id}  deleted, stopping on vm:1"
+    assert listed.out.splitlines()[1].endswith("stopping on vm:1")
+
+
 def test_list_in_json_contains_stored_values(command, app):
     """Arguments are JSON values, times are ISO 8601 in UTC, and missing values are null."""
     job = app.add.using(meta={"tenant": "acme"}).enqueue(1, "x")

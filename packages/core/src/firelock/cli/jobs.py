@@ -240,7 +240,8 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
         })  # fmt: skip
         return
     record = job.record()
-    screen.line(Cell(f"Job {record.id}", "bold"), "  ", state_cell(record.state))
+    stopping = f", {_note(record, now)}" if record.is_stopping else ""
+    screen.line(Cell(f"Job {record.id}", "bold"), "  ", state_cell(record.state), stopping)
     failed = history.errors[-1].attempt if history.errors else None
     end = _end_facts(record, progress, children, failed)
     facts = [
@@ -336,7 +337,7 @@ def _end_facts(
     crashes = number_of(record.crashes, "crash", "crashes")
     return [
         ("attempt", f"{record.attempt}, {retries}, {crashes}" if record.attempt else ""),
-        ("server", f"{record.server}, still running the job" if record.is_stopping else record.server or ""),
+        ("server", record.server or ""),
         ("progress", _progress(progress)),
         ("result", record.result or record.result_absent or ""),
         (error, Cell(f"{record.error.type}: {record.error.message}", "red") if record.error else ""),
