@@ -150,7 +150,7 @@ class Dashboard(Site):
         """
         if self.auth is not None:
             raise ConfigurationError(
-                "This dashboard does not accept links, because it has an auth=; log in through that instead."
+                "This dashboard has auth=, so one-time links do not work. Log in as auth= requires."
             )
         return self.links.make(at)
 

@@ -101,7 +101,7 @@ def _check_writing(storage: Storage) -> Iterator[Finding]:
         yield Finding(
             NOTE, "write_unchecked",
             f"The write access of servers was not checked, because this user must not write: {error}",
-            "Run firelock doctor as the user of the servers.",
+            "Run firelock doctor as the user that runs the servers.",
         )  # fmt: skip
 
 
