@@ -119,7 +119,7 @@ class RememberedClaim(NamedTuple):
 def held_of(job: ClaimedJob, seq: int) -> RememberedClaim:
     """Return the values to remember for a claimed job."""
     batch_id = None if job.relations_json is None else read_relations(job.relations_json).batch_id
-    # A call of the class takes twice as long.
+    # Calling the class takes twice as long.
     return RememberedClaim._make((seq, job.queue, job.attempt, job.claimed_at, job.admission_json, batch_id))
 
 

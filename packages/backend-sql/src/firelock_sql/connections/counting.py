@@ -22,7 +22,7 @@ _LONGEST_SECONDS = 0.25  # for all folds of one run
 FOLD_EVERY = 1_000  # inserts after which a client folds some differences itself
 _WORTH_FOLDING = 200
 _LONG_SECONDS = 0.05
-_REST = 20  # multiples of the duration of a slow fold
+_REST = 20  # pause after a slow fold, as a multiple of its duration
 
 _IN_PLACE = Text("SELECT queue, state, jobs FROM firelock_counts WHERE jobs <> 0")
 _SUMMED = Text("""

@@ -99,7 +99,7 @@ class Database(ABC):
         """Lock out other migrations until the transaction ends; create the tables' schema if needed."""
 
     def finish_migration(self, tx: Transaction) -> None:  # noqa: B027 - few databases override it
-        """Allow other migrations again, unless the end of the transaction already does."""
+        """Allow other migrations again, if the end of the transaction does not already do so."""
 
     @abstractmethod
     def describe(self) -> Mapping[str, str]:

@@ -21,7 +21,7 @@ EARLIEST = -(1 << 62)
 
 LONG_SECONDS = 0.010
 _IN_A_ROW = 3  # slow reads; the first read over dead entries marks them, so the next one is fast
-_REST = 20  # multiples of the duration of a slow read
+_REST = 20  # pause after a slow full read, as a multiple of its duration
 _REST_OF_HELD = 100  # longer, because no job waits for the results of a full read
 LATE = 5_000_000  # microseconds that a transaction may stay open before its due jobs need a full read
 
@@ -59,7 +59,7 @@ class FullReadSchedule:
             self._next_full_at = self.clock() + seconds * self._rest
 
     def read_fully_next(self) -> None:
-        """Make the next read a full one, because a full read may find something."""
+        """Make the next read a full one, because other reads might miss something."""
         self._next_full_at = self.clock()
 
 

@@ -82,7 +82,8 @@ class Text:
     """
 
     def __init__(self, text: str) -> None:
-        # One line, because psycopg caches its parsing of statements with less than 4,096 characters.
+        # The statement is one line, because psycopg caches the parsing of statements with fewer than 4,096
+        # characters.
         self._text = " ".join(text.split())
         self._compiled: dict[str, Compiled] = {}
 
@@ -174,8 +175,8 @@ class Transaction:
     adds_deltas: bool = False  # changes of the counts are inserted as rows of differences
     is_ended: bool = False  # the work has only read data, and has already committed
     has_written: bool = True  # False: only locks were taken, so the commit need not wait for the disk
-    skips_own: bool = False  # a settle reports a job with a locked row as busy instead of waiting
-    skips_all: bool = False  # the same for every job's row that a settle needs
+    skips_own: bool = False  # settling reports a job with a locked row as busy and does not wait
+    skips_all: bool = False  # the same for the row of every job that settling needs
     checks_locks_first: bool = False  # the work finds out which rows are locked before it writes any row
     may_repeat: bool = (
         False  # repeating the transaction is harmless, so its commit may be its only round trip

@@ -80,7 +80,7 @@ _NOTIFIES = "firelock: notifies after commits"
 
 
 def _notify_after_end(session: Session, notifier: Notifier, queues: set[str]) -> None:
-    """Notify servers when the session's outermost transaction is committed; not after a rollback."""
+    """Notify servers when the session's outermost transaction is committed, but not if it is rolled back."""
     pending: dict[Notifier, set[str]] = session.info.setdefault(_PENDING, {})
     pending.setdefault(notifier, set()).update(queues)
     if session.info.setdefault(_NOTIFIES, False):

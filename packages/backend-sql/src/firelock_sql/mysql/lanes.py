@@ -112,7 +112,7 @@ class _LaneQuery:
     after: str
     known: Sequence[str]  # the lanes that this process has seen before
     until: str | None  # search unknown lanes up to this one; None: all
-    goes_on: bool  # the walk continues after `until`
+    goes_on: bool  # the search continues after `until`
     with_work: list[str] = attrs.field(factory=list)  # the known lanes with work
     first_unknown: str | None = None  # the first other lane with work
     keys: Collection[str] = ()  # keys that are also read
@@ -134,7 +134,7 @@ class MysqlLanes(SqlLanes):
 
     @override
     def read_lanes(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneReading:
-        """Read lanes; also read the first lanes, in the same round trip, if the walk may restart there."""
+        """Read lanes; also read the first lanes, in the same round trip, if the search may restart there."""
         query = None if after else self._ahead.pop(queue, None)
         if query is None:
             query = self._new_query(queue, after, limit)

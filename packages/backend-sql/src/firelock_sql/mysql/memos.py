@@ -60,7 +60,8 @@ _PUT, _PUT_FROM_OUTSIDE = Text(_PUT_WHERE.format(_IS_HELD)), Text(_PUT_WHERE.for
 _MARK_WHERE = f"UPDATE firelock_jobs SET marks = marks | {HAS_MEMOS} WHERE {{}} AND marks & {HAS_MEMOS} = 0"  # noqa: S608 - numbers
 _MARK, _MARK_FROM_OUTSIDE = Text(_MARK_WHERE.format(_IS_HELD)), Text(_MARK_WHERE.format(_IS_TOLD))
 
-# For a job that waits for this memo, which now exists: one statement counts its move, the next enqueues it.
+# If a job waits for this memo, which now exists, one statement counts its change of state, and the next one
+# enqueues it.
 _WAITED = """job.id = :job_id AND job.state = 'awaiting' AND job.waits_for = :waits_for AND EXISTS (
     SELECT 1 FROM firelock_memos WHERE job_id = :job_id AND kind = 'signal' AND name = :name AND is_done = 1
 )"""
@@ -145,7 +146,7 @@ def remember_in_one_round_trip(
 def _put_wakening(put: Callable[..., Answer], one: Wakening) -> Answer:
     """Add the statements that enqueue a waiting job; return the future reply.
 
-    Its row count shows whether the job has waited.
+    Its row count shows whether the job was waiting.
     """
     values = attrs.asdict(one)
     put(_COUNT, **values)

@@ -1,6 +1,6 @@
 """A MySQL or MariaDB storage: the verbs that run for every job, in few round trips.
 
-One round trip queries all facts that a claim needs. A server that serves every queue must first find the
+A claim reads everything that it needs in one round trip. A server that serves every queue must first find the
 queues with work, which are nearly always the same as for the last claim. So one round trip checks this list:
 for each of its queues, it queries the next queue with work. If the result is the same list, no more queries
 are needed.
@@ -351,7 +351,7 @@ _ADD_BATCH_CHANGE = insert_into("firelock_batch_deltas", "batch_id", "total", "a
 
 
 def _batch_of_all(jobs: Sequence[NewJob]) -> str | None:
-    """Return the batch if all jobs are members of it and need at most limits besides; otherwise None."""
+    """Return the batch if all jobs are members of it and need nothing else except limits; otherwise None."""
     relations = jobs[0].relations_json
     if relations is None or any(
         job.relations_json != relations or further(job) != NO_FURTHER for job in jobs
@@ -373,7 +373,7 @@ def _are_called(jobs: Sequence[NewJob]) -> bool:
 
 
 def _limited(job: NewJob) -> tuple[Any, ...]:
-    """Return the values of a job with limits that differ between jobs."""
+    """Return, for a job with limits, the values that differ between jobs."""
     return (*_own(job), lane_of(job.admission), job.admission_json)
 
 

@@ -1,10 +1,10 @@
 """The start positions of claims while the index of ready jobs contains many jobs that are no longer ready.
 
 A snapshot that is held open anywhere on the server keeps the index entry of every job that was claimed since
-then. A read from the beginning of the index reads all of these entries: at 500 jobs per second, this is
-1.8 million entries per claim after an hour. Therefore, the statement of a claim measures its duration. After
-several slow full reads, the next reads start, at each level (a priority of a queue), after the job that was
-claimed there last. Only an occasional read is full.
+then. A read from the beginning of the index reads all of these entries: at 500 jobs per second, this is 1.8
+million entries per claim after an hour. Therefore, the statement that claims jobs measures its own duration.
+After several slow full reads, the next reads start, at each level (a priority of a queue), after the job that
+was claimed there last. Only an occasional read is full.
 
 A job is late if its position at its level was already passed. It waits for a full read. This happens to jobs
 that are handed back, and to jobs of a transaction that was open for longer than five seconds. While no
@@ -22,14 +22,14 @@ import attrs
 from firelock.storage import ClaimRequest
 from firelock_sql.postgresql.connect import number_array, text_array
 
-_LONG = 10_000  # microseconds from which a read is slow, plus some for each claimed job
+_LONG = 10_000  # microseconds; a longer read is slow; more time is allowed for each claimed job
 _MICROS_OF_A_JOB = 100
 _IN_A_ROW = 3  # slow reads; the first read over dead entries marks them, so the next one is fast
-_REST = 20  # multiples of the duration of a slow read
+_REST = 20  # pause after a slow full read, as a multiple of its duration
 _LATE = 5_000_000  # microseconds that a transaction may stay open before its jobs wait for a full read
 _MOST_LEVELS = 1_000
 _BEFORE_ALL = (-1, -1)
-_LOWEST, _HIGHEST = -(1 << 31) - 1, 1 << 31  # beyond any priority
+_LOWEST, _HIGHEST = -(1 << 31) - 1, 1 << 31  # lower and higher than any priority
 
 Level = tuple[str, int]  # queue, priority
 Place = tuple[int, int]  # time when it was enqueued, number

@@ -59,7 +59,7 @@ def _limits(lock_timeout: str) -> str:
 # Our own connections have the same settings permanently, because no other client uses them. Statements
 # outside transactions are the hot path. They are planned only once, because planning takes longer than
 # claiming a job. The plan must stay good regardless of the size of the tables, so it must use their indexes
-# and order. JIT compilation is never worth its cost here.
+# and the order of these indexes. JIT compilation is never worth its cost here.
 _PLANNING = {"plan_cache_mode": "force_generic_plan"} | dict.fromkeys(
     ("enable_seqscan", "enable_bitmapscan", "enable_sort"), "off"
 )
@@ -304,7 +304,7 @@ class PostgresqlDatabase(ServerDatabase):
     @override
     @contextmanager
     def borrowed(self, driver: Any) -> Iterator[None]:
-        """Borrow the connection without preparing statements, because it may lead through a pooler."""
+        """Borrow the connection without preparing statements, because it may pass through a pooler."""
         connection = getattr(driver, "driver_connection", driver)
         with super().borrowed(driver):
             if not hasattr(connection, "prepare_threshold"):  # psycopg2 and asyncpg

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class HealthBounds:
-    """The thresholds from which findings are reported."""
+    """The thresholds above which findings are reported."""
 
     old_seconds: int = 300  # age of a transaction; transactions of upkeep take a few seconds
     idle_seconds: int = 60

@@ -44,7 +44,8 @@ def _next(after: str) -> str:
 def _next_from_floor(after: str) -> str:
     """Return a query for the lane after another one, which reads only a small part of the deepest lane.
 
-    A snapshot that is held open keeps the old index entries of that lane, so reads of it start at a floor.
+    A snapshot that is held open keeps the old index entries of that lane, so reads of that lane start at a
+    floor.
     """
     of_deep = f"SELECT {_OF_QUEUE} AND lane = :deep AND priority"
     return f"""
@@ -61,7 +62,7 @@ SELECT coalesce(
 def _look(next_lane: Callable[[str], str], *, locked: str = "SKIP LOCKED") -> Text:
     """Return the statement that reads the lanes of a queue, each with the query `next_lane`, and their keys.
 
-    A result row is a lane, a locked row of a key, a key that has a row, the settings of a key, or the
+    Each result row is a lane, a locked row of a key, a key that has a row, the settings of a key, or the
     duration in microseconds.
     """
     return Text(f"""
@@ -156,11 +157,11 @@ _QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _LANE = map(
     CLAIMABLE.index, ("queue", "priority", "enqueued_at", "seq", "lane")
 )
 
-_LONG = 1_500  # microseconds from which a read is slow, plus some for each lane
+_LONG = 1_500  # microseconds; a longer read is slow; more time is allowed for each lane
 _MICROS_OF_A_LANE = 20
-_DEEP = 1_000  # number of claimed jobs from which a lane may be the reason for slow reads
+_DEEP = 1_000  # a lane from which at least this many jobs were claimed may slow down reads
 _IN_A_ROW = 3  # as for plain jobs: see `claim_start`
-_REST = 20  # multiples of the duration of a slow read
+_REST = 20  # pause after a slow full read, as a multiple of its duration
 _MOST_LANES = 1_000
 _BEFORE_ALL = (-(1 << 31) - 1, -1, -1)
 

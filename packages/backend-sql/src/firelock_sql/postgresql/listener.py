@@ -2,8 +2,8 @@
 
 While a transaction with a notification commits, the server blocks the commits of other such transactions. If
 each enqueue sent a notification in its transaction, all of them would be serialized. So a thread sends the
-notifications after the commits, in separate transactions. It names a queue at most once per five
-milliseconds: immediately if the queue was not named shortly before, and once more at the end of a burst.
+notifications after the commits, in separate transactions. It sends the name of a queue at most once per five
+milliseconds: immediately if the name was not sent shortly before, and once more at the end of a burst.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Channel:
 
     @property
     def is_deaf(self) -> bool:
-        """Whether messages would not arrive, because connections lead through a pooler."""
+        """Whether messages would not arrive, because connections pass through a pooler."""
         return bool(self._path.is_pooled) and not self._is_forced
 
     def listen(self) -> psycopg.Connection[Any] | None:
@@ -149,11 +149,11 @@ atexit.register(flush)
 
 
 class Coalescing:
-    """The schedule of notifications: the queues to name now, and the times for the others."""
+    """The schedule of notifications: which queues are due for a notification, and when the others will be."""
 
     def __init__(self) -> None:
         self._waiting: set[str] = set()
-        self._named_at: dict[str, float] = {}  # queues that were named in the last GAP_SECONDS
+        self._named_at: dict[str, float] = {}  # queues that were notified in the last GAP_SECONDS
 
     def add(self, queues: Collection[str]) -> bool:
         """Schedule the queues; return whether one of them was not scheduled before."""
@@ -162,7 +162,7 @@ class Coalescing:
         return len(self._waiting) > before
 
     def take(self, now: float) -> list[str]:
-        """Return the queues to name now, and record that they were named."""
+        """Return the queues that are due for a notification, and record that it was sent."""
         oldest = now - GAP_SECONDS
         self._named_at = {queue: at for queue, at in self._named_at.items() if at > oldest}
         due = sorted(self._waiting - self._named_at.keys())
@@ -171,13 +171,13 @@ class Coalescing:
         return due
 
     def take_all(self) -> list[str]:
-        """Return all scheduled queues immediately, including those that were named recently."""
+        """Return all scheduled queues immediately, including those that were notified recently."""
         due = sorted(self._waiting)
         self._waiting.clear()
         return due
 
     def pause(self, now: float) -> float | None:
-        """Return the seconds until the next queue must be named; None if none is scheduled."""
+        """Return the seconds until the next notification is due; None if none is scheduled."""
         at = min((self._named_at.get(queue, 0.0) + GAP_SECONDS for queue in self._waiting), default=None)
         return None if at is None else max(0.0, at - now)
 
@@ -233,7 +233,7 @@ class Sender:
                 self._is_failing = False
 
     def _next(self) -> list[str]:
-        """Wait for queues to name and return them; return an empty list if the thread must end."""
+        """Wait until notifications are due and return their queues; an empty list if the thread must end."""
         is_idle = False
         with self._changed:
             while True:
@@ -444,7 +444,7 @@ class ChannelMailbox:
             self._connection = None
 
 
-_left_behind: list[psycopg.Connection[Any]] = []  # closing one here would end it in the parent process
+_left_behind: list[psycopg.Connection[Any]] = []  # closing one here would also close it in the parent process
 
 
 def _await(nudged: socket.socket, heard: int | None, seconds: float) -> None:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 _LOCK = Text("SELECT FROM firelock_jobs WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE")
 _COLUMNS = ("kind", "name", "value", "is_done", "at", "started_at", "attempt", "author", "place")
 _MEMO = ", ".join(_COLUMNS)
-# The result row is: whether the job exists, whether the memo may be stored (the run holds the job, or the job
-# accepts memos from outside), the place of the memo if it was stored, and the previous memo with this name,
-# or NULLs.
+# The result row contains: whether the job exists, whether the memo may be stored (the run holds the job, or
+# the job accepts memos from outside), the place of the memo if it was stored, and the previous memo with this
+# name, or NULLs.
 _PUT = Text(f"""
 WITH job AS MATERIALIZED (
     SELECT CASE WHEN :session::text IS NULL THEN state NOT IN ('succeeded', 'deleted')
@@ -59,8 +59,8 @@ WITH job AS MATERIALIZED (
 SELECT job.is_held IS NOT NULL, job.is_held, put.place, {", ".join(f"old.{name}" for name in _COLUMNS)}
 FROM (SELECT) AS one LEFT JOIN job ON true LEFT JOIN put ON true LEFT JOIN old ON true
 """)  # noqa: S608 - names and numbers
-# A result row is a job that has waited for this memo, which now exists. The expression on the state keeps the
-# planner from using the index of states: if few jobs are awaiting when the statement is planned, it would
+# Each result row is a job that was waiting for this memo, which now exists. The expression on the state keeps
+# the planner from using the index of states: if few jobs are awaiting when the statement is planned, it would
 # read all awaiting jobs to find this one.
 _WAKE = Text("""
 WITH woken AS (
@@ -85,7 +85,8 @@ WITH woken AS (
 )
 SELECT id, queue, history_lines FROM woken
 """)
-# A result row is a memo, or NULLs if there are no memos; no row is returned if the run does not hold the job.
+# Each result row contains a memo, or NULLs if there are no memos. No row is returned if the run does not hold
+# the job.
 RECALL = Text(f"""
 SELECT {", ".join(f"memo.{name}" for name in _COLUMNS)}
 FROM (

@@ -272,9 +272,9 @@ _NEAR_LEAVING_OUT = f"""
 # the planner, which expects that a session holds few jobs, would read all of them for each end. The inner
 # limits, such as 512, are for the planner, which ignores the limits around them.
 #
-# A result row is: the living session's server, the next due time, the number of open queues, the numbers of
-# the settled and of the locked jobs if not all were settled, whether lanes may exist, the duration in
-# microseconds, and a claimed job or NULLs.
+# Each result row contains: the living session's server, the next due time, the number of open queues, the
+# numbers of the settled and of the locked jobs if not all were settled, whether lanes may exist, the duration
+# in microseconds, and a claimed job or NULLs.
 def _exchange(queues: _Queues, near: str) -> Settling:
     def write(ends: _Ends) -> str:
         return f"""{queues.opened}
@@ -320,10 +320,10 @@ EXCHANGE, EXCHANGE_OF_EVERY = _exchange(_NAMED, _NEAR), _exchange(_EVERY, _NEAR)
 EXCHANGE_LEAVING_OUT = _exchange(_NAMED, _NEAR_LEAVING_OUT)
 EXCHANGE_OF_EVERY_LEAVING_OUT = _exchange(_EVERY, _NEAR_LEAVING_OUT)
 
-# Begins a claim with lanes: settles plain ends, and always locks the session. The result row is: the server
-# of the session, the next due time, the settled and the locked jobs if not all were settled, whether lanes
-# may exist, the unpaused queues with lanes, the unpaused queues with other work, and the time. Queues that
-# are known to have lanes are not read: see `lanes.LaneFloors`.
+# Begins a claim with lanes: settles plain ends, and always locks the session. The result row contains: the
+# server of the session, the next due time, the settled and the locked jobs if not all were settled, whether
+# lanes may exist, the unpaused queues with lanes, the unpaused queues with other work, and the time. Queues
+# that are known to have lanes are not read: see `lanes.LaneFloors`.
 _KNOWN, _IS_KNOWN = "name = ANY (:known::text[])", "(cardinality(:known::text[]) > 0)"
 
 
@@ -435,8 +435,8 @@ FROM (
 ) AS common LEFT JOIN claimed ON true
 """)  # noqa: S608 - our own conditions
 
-# The result row is: the next due time of a job, the next due time of a recurring job, the current time, and
-# the duration in microseconds.
+# The result row contains: the next due time of a job, the next due time of a recurring job, the current time,
+# and the duration in microseconds.
 FIND_DUE = Text("""
 SELECT due.*, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
     (extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000000)::bigint

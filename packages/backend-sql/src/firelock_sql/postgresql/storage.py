@@ -105,7 +105,8 @@ TAKERS["postgresql"] = take_deltas
 
 _T = TypeVar("_T")
 _MOST = 512  # jobs that one statement claims
-# A result row of EXCHANGE and CLAIM_BY_PROBES: values for the whole claim, then a claimed job or NULLs.
+# A result row of EXCHANGE and CLAIM_BY_PROBES contains values for the whole claim, then a claimed job or
+# NULLs.
 _SAID = ("server", "next_due_at", "open_queues", "settled", "locked", "has_lanes", "took")
 _ANSWER = (*_SAID, *CLAIMED, "seq", "marks")
 _PLACE_OPEN, _PLACE_SETTLED, _PLACE_LOCKED, _PLACE_LANES = map(
@@ -424,7 +425,7 @@ class PostgresqlStorage(SqlStorage):
         return rows
 
     def _top_up(self, read: ClaimRead, claim: Claim, open_queues: int) -> Claim:
-        """Claim more jobs if a queue may have more than its share, or more than one statement claims."""
+        """Claim more jobs if a queue may have more jobs than its share, or than one statement claims."""
         request, most = read.request, _MOST
         left = request.limit - len(claim.jobs)
         if not claim.jobs or left <= 0:
@@ -433,7 +434,7 @@ class PostgresqlStorage(SqlStorage):
             most = min(most, -(-request.limit // open_queues))
         if max(Counter(job.queue for job in claim.jobs).values()) < most:
             return claim
-        if request.left_out:  # another read would examine the same candidates again
+        if request.left_out:  # another read would return the same candidates again
             return attrs.evolve(claim, next_claim_at=min(request.now, claim.next_claim_at or request.now))
         more = attrs.evolve(request, limit=left)
         rest = self._remember_claim(more, self._take_alone(more))
@@ -548,7 +549,7 @@ class PostgresqlStorage(SqlStorage):
         return self._settle_rest(transitions, split, ended)
 
     def _settle_plain(self, cursor: Any, plain: _PlainEnds) -> _Ended:  # noqa: ANN401 - psycopg's
-        """Settle plain ends with the statement of a claim for no jobs."""
+        """Settle plain ends with the statement of a claim whose limit is 0."""
         no_jobs = ClaimRequest([], 0, str(plain[0][0].session), 0)
         row = self._fetch_claim(cursor, ClaimRead(no_jobs), plain)[0]
         return _Ended(row[_PLACE_SETTLED], row[_PLACE_LOCKED])
@@ -561,7 +562,7 @@ class PostgresqlStorage(SqlStorage):
     def _settle_mixed(
         self, tx: Transaction, transitions: Sequence[Transition], split: SplitTransitions
     ) -> list[Applied]:
-        """Settle the transitions; lock the session before the jobs, as the end of a session does."""
+        """Settle the transitions; lock the session before the jobs, as `end_session` does."""
         if not split.plain:
             return apply_transitions(tx, transitions)
         serving(tx, str(split.plain[0][0].session))

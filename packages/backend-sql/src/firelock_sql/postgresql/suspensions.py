@@ -20,8 +20,8 @@ _LOCK = Text("""
 WITH brief AS MATERIALIZED (SELECT set_config('lock_timeout', :lock_timeout, true))
 SELECT FROM firelock_jobs WHERE id IN :ids AND (SELECT count(*) FROM brief) = 1 ORDER BY id FOR NO KEY UPDATE
 """)
-# A result row is a job that now waits, with the keys that it held. The lock was a separate statement, so this
-# statement sees everything that others committed before the job was locked.
+# Each result row is a job that now waits, with the keys that it held. The lock was a separate statement, so
+# this statement sees everything that others committed before the job was locked.
 SUSPEND = Text("""
 WITH asked AS MATERIALIZED (
     SELECT * FROM unnest(

@@ -51,7 +51,8 @@ CHANGED_IN_PLACE: Mapping[str, float] = {"fillfactor": 50, **VACUUMED_AT_ONCE}
 
 _MYSQL = frozenset({"mysql", "mariadb"})
 _POSTGRESQL = frozenset({"postgresql"})
-# Keys in `info`: the dialects of an index that not all have; a table's storage parameters on PostgreSQL.
+# Keys in `info`: the dialects that have an index, if not all do, and a table's storage parameters on
+# PostgreSQL.
 _FOR, _STORED = "firelock: dialects", "firelock: storage parameters"
 
 _Columns = ColumnElement[Any] | Column[Any]
@@ -102,7 +103,7 @@ ZERO: ColumnElement[int] = literal_column("0")
 ONE: ColumnElement[int] = literal_column("1")
 # SQLite assigns row numbers only to a column whose type is exactly INTEGER.
 _NUMBER = BigInteger().with_variant(Integer, "sqlite")
-_EXACT = {"mysql": "utf8mb4_0900_bin", "mariadb": "utf8mb4_nopad_bin"}  # trailing blanks count
+_EXACT = {"mysql": "utf8mb4_0900_bin", "mariadb": "utf8mb4_nopad_bin"}  # trailing blanks are significant
 _NAME_LENGTH = 255  # characters; MySQL requires a length for keys, and Firelock allows names of up to 200
 
 
@@ -420,7 +421,7 @@ sessions = Table(
     Column("forget_at", BigInteger),  # when the dead session may be deleted
     _count("is_followed"),  # 1 if another session of its server has started after its death
     Column("closing_since", BigInteger),  # equal to died_at while it may hold jobs
-    Column("blame", _TEXT),  # JSON, set while it may hold jobs: the jobs that get a crash, and the reason
+    Column("blame", _TEXT),  # JSON, set while it may hold jobs: the jobs that count a crash, and the reason
     _count("busy"),
     Column("reported", _WORD, nullable=False, server_default="running"),
     Column("rss_bytes", BigInteger, nullable=False, server_default="0"),

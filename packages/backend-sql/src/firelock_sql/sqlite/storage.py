@@ -212,7 +212,7 @@ class SqliteStorage(SqlStorage):
 
 
 def are_members_of_one_batch(jobs: Sequence[NewJob]) -> bool:
-    """Return whether the jobs are members of one batch, and need only limits otherwise."""
+    """Return whether the jobs are members of one batch, and otherwise need only limits."""
     relations = jobs[0].relations_json
     return (
         relations is not None

@@ -137,7 +137,7 @@ def _release_batch(tx: Transaction, id: str, room: int) -> int:
 
 
 def _plan_walk(row: JobRow, batch: BatchRow) -> None:
-    """Choose the pass over the members by the current flags; a sweep with remaining members starts again."""
+    """Choose the pass over the members from the flags; a sweep with remaining members starts again."""
     if row.is_final:
         batch.is_unopened, batch.is_stopping, batch.walk = 0, 0, None
     elif batch.is_cancelled or batch.is_stopping:
@@ -267,7 +267,8 @@ _UNLIST = Text(
 def time_out(tx: Transaction, ids: Sequence[str]) -> int:
     """Resume jobs whose wait has timed out; cancel batches whose hold has expired.
 
-    Skip batches to which another transaction adds members. Return the number of handled jobs and batches.
+    Skip batches to which another transaction is adding members. Return the number of handled jobs and
+    batches.
     """
     rows = {id: row for id, row in load_rows(tx, ids).items() if row.state is State.AWAITING}
     counts = MemberCounts(tx, rows.values())

@@ -134,7 +134,7 @@ def release_children(tx: Transaction, limit: int, awaited: Collection[str] = ())
 def _release_skipped(
     tx: Transaction, done: Release, found: Sequence[Sequence[Any]], awaited: Collection[str]
 ) -> None:
-    """Move the children that were skipped because they were locked, if they no longer are.
+    """Move the children that were skipped because they were locked, if they are no longer locked.
 
     A child that was pruned is None in `found`, because its edges were pruned with it.
     """
@@ -217,7 +217,7 @@ def _load_free(tx: Transaction, ids: Iterable[str], awaited: Collection[str]) ->
 def _decide_edges(
     tx: Transaction, edges: Mapping[str, Edges], rows: Mapping[str, JobRow], done: Release
 ) -> dict[str, list[int]]:
-    """Decide each edge of an ended parent, or store in the child the reason why it still waits.
+    """Mark the edges of ended parents as decided, or store in the child the reason why it still waits.
 
     A child moves when its last edge is decided. Return, by parent, the edges whose children other
     transactions have locked.

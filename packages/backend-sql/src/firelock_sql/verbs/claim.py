@@ -310,7 +310,7 @@ class MixedClaim:
 
     @property
     def next_claim_at(self) -> int | None:
-        """The next time at which a rate admits a job, or the current time if some lanes were not examined."""
+        """The next time at which a rate admits a job, or the current time if some lanes were not read."""
         return self._keyed.next_claim_at
 
     def rows(self, turns: QueueTurns) -> list[ReadyRow]:

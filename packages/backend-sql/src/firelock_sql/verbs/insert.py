@@ -139,7 +139,7 @@ def insert_jobs(tx: Transaction, jobs: Sequence[NewJob]) -> list[bool | Duplicat
 def _insert_unique(tx: Transaction, calls: Sequence[NewJob]) -> list[bool | Duplicate]:
     """Store new jobs one after another, because a unique key can depend on an earlier job of the same call.
 
-    Return for each job whether it is new, or its duplicate. None of the jobs is stored before.
+    Return for each job whether it is new, or its duplicate. None of the jobs has been stored yet.
     """
     new: list[tuple[NewJob, _Start]] = []
 

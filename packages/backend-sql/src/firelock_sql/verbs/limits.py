@@ -498,7 +498,7 @@ class _KeyStates:
     def _add_strict_holders(self, running: dict[str, dict[str, None]]) -> dict[str, int]:
         """Add jobs that hold a key strictly, and are between two attempts, to `running`.
 
-        Return when the next unit arrives at the keys that have a used rate or a strict holder.
+        Return, for each key with a used rate or a strict holder, when the rate allows its next unit.
         """
         found: dict[str, int] = {}
         asked = {"prefix": self._prefix, "length": len(self._prefix), "after": self._after}

@@ -76,7 +76,7 @@ class Wakening:
     name: str  # of the signal
     waits_for: str
     reason: str
-    line_before: str  # of the history, up to the time, which the storage inserts
+    line_before: str  # the start of the line of history, before the time, which the storage inserts
     line_after: str
 
 

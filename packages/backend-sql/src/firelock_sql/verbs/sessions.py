@@ -352,7 +352,7 @@ def _lost(tx: Transaction, not_held: Sequence[HeldClaim]) -> list[LostClaim]:
 
 @attrs.frozen
 class _Blame:
-    """The jobs that get a crash when their session ends, and the reason for their history."""
+    """The jobs for which a crash is counted when their session ends, and the reason in their history."""
 
     reason: str
     running: frozenset[str] | None  # ids; None: all

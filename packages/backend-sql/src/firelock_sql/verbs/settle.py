@@ -161,9 +161,10 @@ def _write(tx: Transaction, row: JobRow, transition: Transition, *, is_resumed: 
     """Change the row according to the transition."""
     job = cast("JobRecord", row)
     if _is_due_sooner(row, transition):
-        tx.woken.add(ANY_QUEUE)  # for servers that sleep until the next due time; see the kit's life.py
+        tx.woken.add(ANY_QUEUE)  # for servers that sleep until the next due time; see life.py of the tests
     entry = None if transition.is_silent else entry_line(rules.entry_of(transition, job))
-    # Otherwise the job does not enter a queue. Do not read the clock then: it might take a round trip.
+    # Otherwise the job does not enter a queue. In that case, do not read the clock, because this might take a
+    # round trip.
     is_timed = transition.to is State.ENQUEUED and not transition.gives_back
     was_held = row.session is not None
     if transition.session is None and row.session is not None and row.state is State.PROCESSING:

@@ -16,7 +16,7 @@ TOTAL = -1
 """The place of the row that counts the bytes of all chunks of a stream, and has no data."""
 
 _HELD = Text(f"SELECT 1 FROM firelock_jobs INDEXED BY id WHERE {IS_HELD} FOR NO KEY UPDATE")  # noqa: S608 - ours
-# The stream's total first, if it exists, then the known chunks.
+# Returns the stream's total first, if it exists, and then the known chunks.
 _KNOWN = Text(f"""
 SELECT place, bytes FROM firelock_stream_chunks
 WHERE job_id = :id AND stream = :stream AND place = {TOTAL}

@@ -1,4 +1,4 @@
-"""Unique keys. The row of a key names the job that took it last; the job's row shows if it still has the key.
+"""Unique keys. The row of a key names the job that took it last; the job's row shows whether it still has it.
 
 On database servers, transactions run concurrently. There, a key is locked first and then read by a separate
 statement, which sees the commits of the previous holder of the lock. Keys are locked in order, and before any

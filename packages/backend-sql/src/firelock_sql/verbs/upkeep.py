@@ -265,7 +265,7 @@ class SqlUpkeepVerbs(SqlVerbs):
 
         A call reads the expired jobs in order, and continues where the previous call ended. Otherwise each
         call would again read the jobs that must stay, and the deleted rows that an open snapshot can still
-        see. Only a walk through all expired jobs can show that none is left to delete.
+        see. Only a pass through all expired jobs can show that none is left to delete.
         """
         pruned = 0
         if time.monotonic() - self._began_at_first > _WALK_SECONDS:
@@ -287,7 +287,7 @@ class SqlUpkeepVerbs(SqlVerbs):
         return pruned
 
     def _prune_others(self) -> None:
-        """Delete old rows of other tables; not called if `prune` continues the walk of an earlier call."""
+        """Delete old rows of other tables; not called if `prune` continues the pass of an earlier call."""
         has_news, has_locks, has_limits, has_unique = self._database.read(self._has_old)
         if has_news:
             self._database.write(partial(_prune_old_news, limit=_PRUNED_AT_ONCE))
