@@ -144,7 +144,8 @@ def test_llms_txt_lists_the_pages(site):
     """The pages are next to it as plain text."""
     listed = (site.folder / "llms.txt").read_text(encoding="utf-8")
 
-    assert "- [Tutorial](tutorial.md): Half an hour, one file, no service to start." in listed
+    first = "This tutorial takes half an hour and needs one file and no running service."
+    assert f"- [Tutorial](tutorial.md): {first}" in listed
     assert (site.folder / "tutorial.md").read_text(encoding="utf-8").startswith("# Tutorial")
 
 
