@@ -133,12 +133,12 @@ class RedisStorage(
 
     @override
     def claim(self, request: ClaimRequest) -> Claim:
-        """See `Storage.claim`; one round trip, or with partitions one for each that might have work."""
+        """See `Storage.claim`. This takes one round trip, or one for each partition that might have work."""
         return self.exchange([], request).claim
 
     @override
     def apply(self, transitions: Sequence[Transition], *, within: object | None = None) -> list[Applied]:
-        """See `Storage.apply`; one round trip per partition.
+        """See `Storage.apply`. This takes one round trip per partition.
 
         An unreachable partition does not stop the changes in the others.
         """
@@ -177,7 +177,7 @@ class RedisStorage(
 
     @override
     def exchange(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
-        """See `Storage.exchange`; one round trip, or with partitions one for each that is involved.
+        """See `Storage.exchange`. This takes one round trip, or one for each partition that is involved.
 
         After a wait without a notification, a claim probably finds nothing. So a smaller script, which takes
         a third of the server's time, checks this first. If there is something to claim, a second round trip

@@ -47,7 +47,7 @@ class RedisDatabase:
     # ---- scripts -----------------------------------------------------------------------------------------
 
     def run(self, name: str, partition: int, *arguments: object) -> Reply:
-        """Return the reply of a script, named `group` or `group.verb`, in one partition; one round trip.
+        """Run the script `group` or `group.verb` in one partition, in one round trip; return its reply.
 
         Raises:
             StorageUnavailable: If the call fails and a retry might succeed.
@@ -58,7 +58,7 @@ class RedisDatabase:
         return self._run(name, partition, arguments)
 
     def run_everywhere(self, name: str, *arguments: object) -> list[Reply]:
-        """Return the replies of a script in every partition, in order; one round trip per partition."""
+        """Run a script in every partition, with one round trip each; return the replies in order."""
         return [self.run(name, partition, *arguments) for partition in range(self.partitions.number)]
 
     def run_replicated(self, name: str, partition: int, *arguments: object) -> Reply:
@@ -109,7 +109,7 @@ class RedisDatabase:
     # ---- the layout --------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Check that Firelock can use the server, and store the layout of the prefix if it has none.
+        """Check that Firelock can use the server; if no layout is stored for the prefix, store one.
 
         Raises:
             SchemaMismatch: If the prefix has another layout.

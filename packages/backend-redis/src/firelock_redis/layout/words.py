@@ -108,7 +108,7 @@ class ExchangeClaim(NamedTuple):
 
     session: str
     now: int
-    limit: int  # the most jobs to claim; -1 for no claim
+    limit: int  # the maximum number of jobs to claim; -1 for no claim
     queues: int  # the number of queues; -1 for all queues
 
 
@@ -356,7 +356,7 @@ class Found(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """The search of scripts/find; the lists that must contain a job follow, and then the lists to walk."""
+    """The search of scripts/find; the lists that must contain a job follow, and then the lists to read."""
 
     oldest_first: int
     since: Word

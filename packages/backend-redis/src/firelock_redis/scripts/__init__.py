@@ -50,7 +50,7 @@ def _read_all() -> Mapping[str, str]:
 
 
 # The scripts by file name. All are read when the first storage is opened. So if an upgrade replaces the
-# files, a process keeps the scripts for which its code was written. It also needs no file descriptor for
+# files, a running process still uses the scripts that match its code. It also needs no file descriptor for
 # later verbs.
 TEXTS = _read_all()
 

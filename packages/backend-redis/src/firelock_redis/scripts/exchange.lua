@@ -84,8 +84,8 @@ local function end_plainly(first, count, session, queue, minute, batch_sizes, re
   end
 end
 
--- Return the result of a change whose conditions are not met: ALREADY for a repeated settle, otherwise REFUSED. A late
--- settle by the session that has the job as a tail removes the tail.
+-- Return the result of a change whose conditions are not met: ALREADY for a repeated change, otherwise REFUSED. A late
+-- end from the session that has the job as a tail removes the tail.
 local function refused(job, session, fence, to)
   if session == '' or job.fence ~= fence then return REFUSED end
   if job.session == '' then return job.state == to and ALREADY or REFUSED end

@@ -1,4 +1,4 @@
--- Find the places of jobs: walk several lists together, in order of score and id. Collect each job that meets the
+-- Find the places of jobs: read several lists together, in order of score and id. Collect each job that meets the
 -- conditions, until enough jobs are found or the budget is used up. Included after library.lua.
 --
 -- KEYS  1 base; derived: the lists in ARGV, jobs payloads all (see jobs.lua)
@@ -35,7 +35,7 @@ local function precedes(one, other)
   return #one < #other
 end
 
--- Return the number of members of the list before the place where the walk continues. Among equal scores, a binary
+-- Return the number of members of the list before the place where the search continues. Among equal scores, a binary
 -- search finds this place.
 local function rank(key)
   local low = call('ZCOUNT', key, '-inf', '(' .. place_score)

@@ -2,9 +2,9 @@
 --
 -- KEYS[1] is the base of a partition, such as firelock:{0}; every other key is derived from it. A script writes only to
 -- this partition, so in a cluster it runs on one node. ARGV[1] is the number of microseconds that tests add to the
--- clock. In a script with several verbs, ARGV[2] is the name of the verb. The next arguments are the parameters of that
--- function. If the function accepts any number of values, these follow its parameters in ARGV. Its result is the reply,
--- in which false becomes nil.
+-- clock. In a script with several verbs, ARGV[2] is the name of the verb. The next arguments are the parameters of the
+-- verb's function. If the function accepts any number of values, these follow its parameters in ARGV. Its result is the
+-- reply, in which false becomes nil.
 
 local base = KEYS[1] .. ':'
 local call = redis.call

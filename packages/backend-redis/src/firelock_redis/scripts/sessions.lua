@@ -1,4 +1,4 @@
--- The begin, reconciliation and end of sessions. Included after library.lua, batches.lua and jobs.lua. Verbs that do
+-- The start, reconciliation and end of sessions. Included after library.lua, batches.lua and jobs.lua. Verbs that do
 -- not need jobs are in leases.lua.
 --
 -- The first partition stores a session:
@@ -143,8 +143,9 @@ local function take_tails(session, limit)
   return #ids
 end
 
--- Take up to `limit` jobs and tails from the session. `running` contains the ids of the jobs that get a crash, as JSON;
--- null for all. Return 1 if more are left, the ids of the jobs with a crash, and the ids of the jobs without one.
+-- Take up to `limit` jobs and tails from the session. `running` contains the ids of the jobs for which a crash is
+-- counted, as JSON; null for all. Return 1 if more are left, the ids of the jobs with a crash, and the ids of the jobs
+-- without one.
 local function take(session, running, reason, not_started, limit)
   local now, crashed, returned, blamed = int(clock()), {}, {}, nil
   if running ~= 'null' then
@@ -208,8 +209,8 @@ end
 
 -- Take the jobs that a dead session holds in this partition. In the first partition, it is already marked as dead, and
 -- `milliseconds` is 0. In another partition, mark it as dead for that time, even if it is unknown there. The time is
--- longer than any claim or begin of the session can take. Return 1 if the session holds more jobs, the ids of the jobs
--- with a crash, and the ids of the jobs without one.
+-- longer than a claim or the start of the session can take. Return 1 if the session holds more jobs, the ids of the
+-- jobs with a crash, and the ids of the jobs without one.
 function verbs.take(session, running, reason, not_started, limit, milliseconds)
   despite_full_memory()
   if milliseconds ~= '0' then

@@ -5,8 +5,8 @@
 
 local verbs = {}
 
--- Return the next due time or an empty string; the version of this partition's copy of the pauses (see records.lua);
--- then the due times of up to `limit` due scheduled jobs, oldest first.
+-- Return a list. It contains the next due time or an empty string, the version of the paused queues as copied to this
+-- partition (see records.lua), and then the due times of up to `limit` due scheduled jobs, oldest first.
 function verbs.due(limit)
   local reply = { next_due(), call('GET', base .. 'pausing') or '0' }
   local due = call('ZRANGEBYSCORE', base .. 'due', '-inf', int(clock()), 'WITHSCORES', 'LIMIT', 0, limit)
@@ -50,7 +50,7 @@ local function know(ids)
   for number, job in ipairs(read_all(unknown)) do known[unknown[number]] = job end
 end
 
--- Check one dependency on the parent; return whether this has decided it.
+-- Check one dependency on the parent; return whether it is now decided.
 local function check_edge(edge, parent, now)
   local child = known[sub(edge, 3)]
   if not child or child.state ~= 'W' then return true end
@@ -214,8 +214,8 @@ local function move_members(batch, row, limit, now)
   return #ids
 end
 
--- Decide the batch and change some of its members accordingly; return the number of checked items. Changes that do not
--- affect other jobs are written later, together with those of other batches.
+-- Determine the state of the batch and change some of its members accordingly; return the number of checked items.
+-- Changes that do not affect other jobs are written later, together with those of other batches.
 local function check_batch(id, limit, now)
   know({ id })
   local batch, row = known[id], batches().row_of(id)

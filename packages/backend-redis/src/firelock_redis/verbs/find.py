@@ -4,8 +4,8 @@ Several lists together contain the jobs of a page; they are read and merged as f
 
 Each partition has these lists: one per state and queue, ordered by the time of the change; one per tag,
 parent, batch and recurring job, ordered by creation; one of its scheduled jobs, ordered by due time; and one
-of all its jobs. If few jobs match one part of the filter, their list is read whole and sorted. Otherwise
-lists in the order of the page are walked, and the rest of the filter is checked job by job, up to a maximum
+of all its jobs. If few jobs match one part of the filter, their list is read whole and sorted. Otherwise,
+lists in the order of the page are read, and the rest of the filter is checked job by job, up to a maximum
 cost. So the time for a page is bounded, regardless of the number of stored jobs. If the maximum cost is
 reached, the page is short but has a cursor.
 """
@@ -58,9 +58,9 @@ SCRIPT_COST = 2_500
 """The maximum cost of one script, in the same units."""
 
 _AT_ONCE = 1_000  # places in one reply
-_LEAST = 8  # jobs that are requested from each walk at first, if there are several walks
+_LEAST = 8  # jobs that are first requested from each search, if there are several searches
 _LEAST_COST = 300
-_TOGETHER = 32  # lists that one script walks together
+_TOGETHER = 32  # lists that one script reads together
 _ALL = ("all",)
 _DUE = ("due",)
 _NOWHERE = ("", "")
@@ -94,7 +94,7 @@ class Query:
 
 @attrs.define
 class _ListWalk:
-    """Lists of one partition that are walked together, and the progress of this walk."""
+    """Lists of one partition that are searched together, and the progress of this search."""
 
     partition: int
     lists: Sequence[str]
@@ -107,7 +107,7 @@ class _ListWalk:
     places: list[rules.Place] = attrs.field(factory=list)  # found, but not yet returned
 
     def read(self, database: RedisDatabase, query: Query, wanted: int, cost: int) -> bool:
-        """Read up to `wanted` more places; return whether the walk stopped because of its cost.
+        """Read up to `wanted` more places; return whether the search stopped because of its cost.
 
         If the lists are in another order than the page, read all places.
         """
@@ -184,7 +184,7 @@ def _micros(score: str) -> int:
 
 
 def _walks(database: RedisDatabase, where: JobFilter) -> Iterator[_ListWalk]:
-    """Yield walks that together find every job that matches the filter, each job once."""
+    """Yield searches that together find every job that matches the filter, each job once."""
     relative = where.parent_id if where.batch_id is None else where.batch_id
     if relative is not None:  # children are in their parent's partition, members in their batch's partition
         yield from _walks_in(database, database.partitions.of(relative), where)
@@ -279,7 +279,7 @@ def first_places(
     turn = spent = 0
     while True:
         wanted = limit + 1 - len(found)
-        if len(walks) > 1:  # a walk might have few of the first jobs, or all of them
+        if len(walks) > 1:  # a search might find few of the first jobs, or all of them
             wanted = min(wanted, max(_LEAST, 2 * wanted // len(walks)) << turn)
         turn += 1
         for walk in walks:
@@ -318,7 +318,7 @@ class FindVerbs(RedisVerbs):
 
     @override
     def get(self, ids: Sequence[str]) -> list[JobRecord | None]:
-        """See `Storage.get`; one round trip per 500 jobs of a partition, or per megabyte."""
+        """See `Storage.get`. This takes one round trip per 500 jobs of a partition, or per megabyte."""
         found = read_texts(self.database, ids)
         jobs = {id: read_job(id, texts) or damaged_job(id, texts, 0) for id, texts in found.items()}
         return [jobs.get(id) for id in ids]
@@ -348,7 +348,7 @@ class FindVerbs(RedisVerbs):
 
     @override
     def history(self, job_id: str) -> JobHistory:
-        """See `Storage.history`; two round trips, because the tracebacks are stored separately."""
+        """See `Storage.history`. This takes two round trips, because the tracebacks are stored separately."""
         lines = self._run("reading.errors", self._partitions.of(job_id), job_id)
         attempts = [attempt for line in lines if (attempt := _read_attempt(line)) is not None]
         texts = read_texts(self.database, [job_id]).get(job_id)
@@ -363,7 +363,7 @@ class FindVerbs(RedisVerbs):
 
     @override
     def counts(self) -> Counts:
-        """See `Storage.counts`; one round trip per 400 queues of a partition."""
+        """See `Storage.counts`. This takes one round trip per 400 queues of a partition."""
         by_state: dict[State, int] = {}
         by_queue: dict[str, dict[State, int]] = {}
         for partition in range(self._partitions.number):

@@ -84,7 +84,7 @@ class InsertVerbs(RecordVerbs):
     def insert(
         self, jobs: Sequence[NewJob], *, within: object | None = None, only_if: RecordChange | None = None
     ) -> Inserted:
-        """See `Storage.insert`; one round trip per partition, usually one."""
+        """See `Storage.insert`. This takes one round trip per partition, usually one."""
         self.refuse_within(within)
         for queue in {job.queue for job in jobs}:
             require_word(queue)

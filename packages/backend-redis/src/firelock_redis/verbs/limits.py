@@ -24,7 +24,7 @@ class LimitVerbs(RedisVerbs):
 
     @override
     def spend(self, key: str, *, cost: int = 0, until: int | None = None) -> int:
-        """See `Storage.spend`; one round trip."""
+        """See `Storage.spend`. This takes one round trip."""
         opens_at = int(
             self._run("limit_keys.spend", self._partitions.of_key(key), key, cost, number_word(until))
         )
@@ -34,7 +34,7 @@ class LimitVerbs(RedisVerbs):
 
     @override
     def find_keys(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[KeyState]:
-        """See `Storage.find_keys`; one round trip per partition.
+        """See `Storage.find_keys`. This takes one round trip per partition.
 
         More are needed to count tens of thousands of lanes.
         """
@@ -51,7 +51,7 @@ class LimitVerbs(RedisVerbs):
     def find_waiting(
         self, key: str, *, after: int = 0, limit: int = 100, job_id: str | None = None
     ) -> WaitingJobs:
-        """See `Storage.find_waiting`; two round trips to one partition.
+        """See `Storage.find_waiting`. This takes two round trips to one partition.
 
         The first reads the lanes of the key, the second the jobs in some of these lanes.
         """
@@ -79,7 +79,7 @@ class LimitVerbs(RedisVerbs):
 
     @override
     def find_unique(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[UniqueState]:
-        """See `Storage.find_unique`; one round trip per partition."""
+        """See `Storage.find_unique`. This takes one round trip per partition."""
         found: list[UniqueState] = []
         for reply in self.database.run_everywhere("limit_keys.unique", prefix, after, limit):
             for key, stored in zip(reply[::2], reply[1::2], strict=True):

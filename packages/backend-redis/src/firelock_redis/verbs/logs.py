@@ -24,7 +24,7 @@ class LogVerbs(RedisVerbs):
     def append_logs(
         self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]
     ) -> Collection[str]:
-        """See `Storage.append_logs`; one round trip per partition, more for large logs."""
+        """See `Storage.append_logs`. This takes one round trip per partition, and more for large logs."""
         for partition, ids in self._partitions.by_partition(sorted({*lines, *progress})).items():
             words: list[object] = []
             size = 0
@@ -40,7 +40,7 @@ class LogVerbs(RedisVerbs):
 
     @override
     def read_log(self, job_id: str, *, after: int = 0, limit: int = 100) -> list[LogLine]:
-        """See `Storage.read_log`; one round trip per 125 lines."""
+        """See `Storage.read_log`. This takes one round trip per 125 lines."""
         partition = self._partitions.of(job_id)
         found: list[LogLine] = []
         while (asked := min(limit - len(found), _PAGE)) > 0:

@@ -38,7 +38,7 @@ class MemoVerbs(RedisVerbs):
 
     @override
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
-        """See `Storage.remember`; one round trip per partition, more for many or large memos."""
+        """See `Storage.remember`. This takes one round trip per partition, or more for many or large memos."""
         self.refuse_within(within)
         found: list[Remembered] = [Remembered(Applied.MISSING)] * len(memos)
         places = self._partitions.by_partition(range(len(memos)), lambda place: memos[place].job_id)
@@ -71,7 +71,7 @@ class MemoVerbs(RedisVerbs):
     def recall(
         self, job_id: str, *, session: str | None = None, fence: int | None = None
     ) -> list[Memo] | None:
-        """See `Storage.recall`; one round trip."""
+        """See `Storage.recall`. This takes one round trip."""
         reply = self._run(
             "memos.recall", self._partitions.of(job_id), job_id, session or "", number_word(fence)
         )
@@ -86,7 +86,7 @@ class MemoVerbs(RedisVerbs):
 
     @override
     def batch_counts(self, ids: Sequence[str]) -> list[BatchCounts | None]:
-        """See `Storage.batch_counts`; one round trip per 100 batches of a partition."""
+        """See `Storage.batch_counts`. This takes one round trip per 100 batches of a partition."""
         found: dict[str, BatchCounts | None] = {}
         for partition, here in self._partitions.by_partition(dict.fromkeys(ids)).items():
             for first in range(0, len(here), _AT_ONCE):
@@ -97,7 +97,7 @@ class MemoVerbs(RedisVerbs):
 
     @override
     def append_stream(self, job_id: str, chunks: Sequence[Chunk], *, session: str, fence: int) -> int | None:
-        """See `Storage.append_stream`; one round trip per 100 chunks."""
+        """See `Storage.append_stream`. This takes one round trip per 100 chunks."""
         largest = 0
         partition = self._partitions.of(job_id)
         for first in range(0, len(chunks) or 1, _AT_ONCE):
@@ -115,7 +115,7 @@ class MemoVerbs(RedisVerbs):
 
     @override
     def read_stream(self, job_id: str, stream: str, *, after: int = -1, limit: int = 100) -> list[Chunk]:
-        """See `Storage.read_stream`; one round trip."""
+        """See `Storage.read_stream`. This takes one round trip."""
         reply = self._run("memos.chunks", self._partitions.of(job_id), job_id, stream, after, max(limit, 0))
         parts = (text.partition(" ") for text in reply)
         return [Chunk(stream, int(offset), data) for offset, _, data in parts]

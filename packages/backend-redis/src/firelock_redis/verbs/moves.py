@@ -20,7 +20,7 @@ class MoveVerbs(RedisVerbs):
 
     @override
     def move(self, moves: Sequence[Move]) -> list[Applied]:
-        """See `Storage.move`; one round trip per 250 jobs of a partition."""
+        """See `Storage.move`. This takes one round trip per 250 jobs of a partition."""
         places = self._partitions.by_partition(range(len(moves)), lambda at: moves[at].job_id)
         results = [Applied.REFUSED] * len(moves)
         for partition, here in places.items():

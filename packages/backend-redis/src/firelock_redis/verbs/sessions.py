@@ -1,4 +1,4 @@
-"""The begin, renewal, reconciliation and end of sessions.
+"""The start, renewal, reconciliation and end of sessions.
 
 The first partition stores a session and decides whether it is alive. The other partitions store the data that
 claims need: whether the session is alive, and the name of its server. The end of a session is first marked in
@@ -58,7 +58,7 @@ class SessionVerbs(RedisVerbs):
 
     @override
     def begin_session(self, session: NewSession) -> None:
-        """See `Storage.begin_session`; one round trip per partition, beginning with the first."""
+        """See `Storage.begin_session`. This takes one round trip per partition, beginning with the first."""
         server = quoted(session.server)
         timeout = int(session.timeout_seconds * _SECOND)
         info = SESSION.write_of(session)
@@ -78,7 +78,7 @@ class SessionVerbs(RedisVerbs):
 
     @override
     def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
-        """See `Storage.renew`; one round trip."""
+        """See `Storage.renew`. This takes one round trip."""
         arguments: list[str] = []
         for renewal in renewals:
             arguments += RenewedSession(session=renewal.session, renewal=RENEWAL.write_of(renewal))
@@ -87,18 +87,18 @@ class SessionVerbs(RedisVerbs):
 
     @override
     def oldest_session(self) -> SessionRecord | None:
-        """See `Storage.oldest_session`; one round trip for any number of sessions."""
+        """See `Storage.oldest_session`. This takes one round trip for any number of sessions."""
         found = self._run("leases.oldest", 0)
         return None if found is None else _record(found)
 
     @override
     def list_sessions(self) -> list[SessionRecord]:
-        """See `Storage.list_sessions`; one round trip per 500 sessions."""
+        """See `Storage.list_sessions`. This takes one round trip per 500 sessions."""
         return [_record(reply) for reply in self._run_on("leases.list", 0)]
 
     @override
     def reconcile(self, session: str, held: Sequence[HeldClaim]) -> Reconciliation:
-        """See `Storage.reconcile`; one round trip per partition.
+        """See `Storage.reconcile`. This takes one round trip per partition.
 
         The session is lost if at least one partition does not store it.
         """
@@ -262,8 +262,8 @@ def _take_everywhere(database: RedisDatabase, taken: Taken, blamed: str, reason:
 def prune_sessions(database: RedisDatabase, limit: int) -> None:
     """Delete up to `limit` dead sessions that need not be kept any longer.
 
-    Also end, as lost, sessions that are alive in another partition but not in the first one. A failover has
-    lost either the begin of such a session in the first partition or its end in the other one, and no other
+    Sessions that are alive in another partition but not in the first one are ended as lost. A failover has
+    lost either the start of such a session in the first partition or its end in the other one, and no other
     verb would find its jobs.
     """
     living = {

@@ -84,7 +84,7 @@ class UpkeepVerbs(RedisVerbs):
 
     @override
     def prune(self, limit: int) -> int:
-        """See `Storage.prune`; one round trip per partition if nothing can be pruned."""
+        """See `Storage.prune`. This takes one round trip per partition if nothing can be pruned."""
         pruned, (is_past, has_keys, has_freed) = _in_batches(self.database, "prune", limit, _PARENT_GONE)
         if has_freed:
             self._turns.note(EVERYWHERE)
@@ -110,7 +110,7 @@ class UpkeepVerbs(RedisVerbs):
 
     @override
     def record_metrics(self, rollups: Sequence[Rollup]) -> None:
-        """See `Storage.record_metrics`; one script and one round trip per hundred rollups."""
+        """See `Storage.record_metrics`. This takes one script and one round trip per hundred rollups."""
         for first in range(0, len(rollups), _RECORDED_AT_ONCE):
             arguments: list[object] = []
             for one in rollups[first : first + _RECORDED_AT_ONCE]:
@@ -123,7 +123,7 @@ class UpkeepVerbs(RedisVerbs):
     def timeline(
         self, since: int, until: int, *, task: str | None = None, queue: str | None = None
     ) -> list[Rollup]:
-        """See `Storage.timeline`; about one round trip per 500 rollups."""
+        """See `Storage.timeline`. This takes about one round trip per 500 rollups."""
         begins = "" if task is None else _texts(task)[:-1] + ","
         contains = "" if queue is None else "," + _texts(queue)[1:-1] + ","
         found: list[Rollup] = []

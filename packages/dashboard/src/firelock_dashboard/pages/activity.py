@@ -45,7 +45,7 @@ def show_activity(visit: Visit) -> Response:
 
 
 def _outcomes(visit: Visit) -> Callable[[Operation], Outcome | None]:
-    """Return a function from an operation to its outcome.
+    """Return a function that returns the outcome of an operation.
 
     The function reads jobs only for the three newest requeues whose outcome is not final.
     """

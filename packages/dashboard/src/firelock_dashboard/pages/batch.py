@@ -321,7 +321,7 @@ class BatchView(JobView):
 
     @property
     def is_graph_cut(self) -> bool:
-        """Whether the graph lacks members."""
+        """Whether the graph leaves out members."""
         return self.counts.total > len(self._drawn)
 
     @property

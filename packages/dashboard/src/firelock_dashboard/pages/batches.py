@@ -44,7 +44,7 @@ class _BatchRow:
 @attrs.frozen
 class _FoundBatches:
     batches: list[Batch]
-    examined: int  # the number of batches that were examined
+    examined: int  # the number of batches that were checked
     cursor: str | None  # the start of the next page
 
 
@@ -69,7 +69,7 @@ class BatchList:
 
     @cached_property
     def found(self) -> _FoundBatches:
-        """The batches of the page; a search by name examines at most 2,000 batches to fill it."""
+        """The batches of the page; a search by name checks at most 2,000 batches to fill it."""
         found: list[Batch] = []
         examined, cursor, wanted = 0, self.cursor, self.wanted.casefold()
         while True:

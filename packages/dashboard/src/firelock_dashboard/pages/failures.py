@@ -52,7 +52,7 @@ FINGERPRINT = Text("fingerprint", "The cause.", is_required=True)
 
 @attrs.frozen
 class Requeue:
-    """A requeue of all jobs of a cause, and the present states of these jobs."""
+    """A requeue of all jobs of a cause, and the current states of these jobs."""
 
     fingerprint: str
     operation_id: str

@@ -597,7 +597,7 @@ class JobView:
 
     @property
     def left(self) -> timedelta | None:
-        """The remaining time at the present speed; None if unknown."""
+        """The remaining time at the current speed; None if unknown."""
         if self.progress is None or not self.speed or self.job.state is not State.PROCESSING:
             return None
         return timedelta(seconds=min(max(0.0, self.progress.total - self.progress.done) / self.speed, 10**9))
@@ -671,7 +671,7 @@ class JobView:
 
     @property
     def delete_loses(self) -> str:
-        """The data that a delete of the job would lose, as the end of a key of `jobs.toml`.
+        """The data that would be lost if the job were deleted, as the end of a key of `jobs.toml`.
 
         A delete that loses data cannot be undone.
         """

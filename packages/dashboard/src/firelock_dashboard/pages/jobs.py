@@ -120,7 +120,7 @@ class _JobRow:
 
     @property
     def is_requeued(self) -> bool:
-        """Whether the job had ended before its present attempt."""
+        """Whether the job had ended before its current attempt."""
         return was_requeued(self.record)
 
     @property
@@ -416,7 +416,7 @@ class Listing:
 
     @property
     def searched_of(self) -> int | None:
-        """The number of jobs that the search must examine; None if it is not known."""
+        """The number of jobs that the search must check; None if it is not known."""
         where = self.plan.where
         if where != JobFilter(state=where.state, queue=where.queue, by_due=where.by_due):
             return None
@@ -676,7 +676,7 @@ def _wished(visit: Visit, verb: str) -> Listing:
 
 
 def _counted(visit: Visit, verb: str, listing: Listing) -> _Counted:
-    """Return the number of matching jobs by their present state."""
+    """Return the number of matching jobs by their current state."""
     visit.dashboard.invalidate()  # the question must show current numbers
     plan, total = listing.plan, listing.total
     if plan.where.state is not None:
@@ -715,7 +715,7 @@ class _Counted:
         return not self.is_all or self.total > MANY or any(name in _ENDED for name, _ in self.by_state)
 
     def is_known(self, seen: int | None, typed: str) -> bool:
-        """Return whether the typed number is the shown number, and the present number is not much larger."""
+        """Return whether the typed number is the shown number, and the current number is not much larger."""
         digits = "".join(sign for sign in typed if sign.isdigit())
         if seen is None or digits != str(seen):
             return False

@@ -110,7 +110,7 @@ class _KeyPage:
 
     @cached_property
     def limit(self) -> LimitView:
-        """The key's present state."""
+        """The key's current state."""
         return self.visit.fire.limits.get(self.key)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The overview, with problems, the present state, a chart of ended attempts, and links to details."""
+"""The overview, with problems, the current state, a chart of ended attempts, and links to details."""
 
 from __future__ import annotations
 
@@ -400,8 +400,8 @@ class _Seen:
     def queues(self) -> list[tuple[QueueView, int | None, int, Rates | None, int | None]]:
         """Return the queues with the most jobs.
 
-        Each queue comes with the start of the wait of its first job that no limit holds, the number of jobs
-        that limits hold, its rates, and the start of the wait of its first held job.
+        For each queue, the result contains when its first job that no limit holds began to wait, the number
+        of jobs that limits hold, its rates, and when its first held job began to wait.
         """
         seen = self.readings
         held = {name: head.count for name, head in seen.held.items()}

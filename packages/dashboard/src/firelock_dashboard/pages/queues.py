@@ -49,7 +49,7 @@ _AFTER, _TYPED = Text("after", default=""), Text("typed")
 
 
 class Clearing(StrEnum):
-    """The answer to whether all waiting jobs of a queue will start; the worst case is first."""
+    """Whether all waiting jobs of a queue will start, or why they might not; the worst case is first."""
 
     UNSERVED = "unserved"  # never: no server claims from it
     GROWING = "growing"  # never: jobs are added at least as fast as they end
@@ -64,9 +64,9 @@ class QueueRow:
     """A queue as a row: its jobs, its rates and its servers."""
 
     view: QueueView
-    oldest_at: datetime | None  # the start of the wait of the first job that no limit holds
+    oldest_at: datetime | None  # when the first job that no limit holds began to wait
     held: int  # jobs ahead of it that limits hold; at most 100
-    held_at: datetime | None  # the start of the wait of the first of these
+    held_at: datetime | None  # when the first of these began to wait
     out_per_minute: float
     in_per_minute: float | None  # None until it is known
     listeners: list[ServerView]
@@ -115,7 +115,7 @@ class QueueRow:
 
     @property
     def clears_in(self) -> timedelta | None:
-        """The time until all waiting jobs have started at the present rate; None if unknown."""
+        """The time until all waiting jobs have started at the current rate; None if unknown."""
         if self.clears is not Clearing.IN_TIME:
             return None
         left_per_minute = self.out_per_minute - (self.in_per_minute or 0.0)
@@ -200,7 +200,7 @@ class _Head:
     is_read: bool  # all limits of the rows were read; otherwise limits may hold more of them
     tasks: list[tuple[str, int]]  # most frequent first
     examined: int
-    is_partial: bool  # more jobs wait than were examined
+    is_partial: bool  # more jobs wait than were checked
 
 
 def show_queue(visit: Visit) -> Response:

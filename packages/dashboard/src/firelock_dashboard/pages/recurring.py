@@ -262,7 +262,7 @@ def new_form(visit: Visit) -> Response:
 
 
 def edit_form(visit: Visit) -> Response:
-    """Show the form with the present values of a definition."""
+    """Show the form with the current values of a definition."""
     job = visit.fire.recurring.get(visit.query.value(RECURRING_ID))
     return _form(visit, job, _values(job, visit.arguments(job.record)), {})
 
@@ -507,7 +507,7 @@ class Bucket:
 
 @attrs.frozen
 class Timeline:
-    """A day, from the start of the present ten minutes on."""
+    """A day, from the start of the current ten minutes on."""
 
     buckets: tuple[Bucket, ...]
     left_out: int  # definitions that fire within the day but would take too long to compute

@@ -23,7 +23,7 @@ _FIELDS = tuple(Choice(name, choices=choices) for name, choices in SETTINGS.item
 
 
 def show_settings(visit: Visit) -> Response:
-    """Show the possible settings and the present ones."""
+    """Show the possible settings and the current ones."""
     return visit.page("settings.html", choices=SETTINGS)
 
 

@@ -35,7 +35,7 @@
     return [...Array(steps + 1).keys()].map((place) => (top * place) / steps);
   };
 
-  // Return the value of a custom property, resolved for the present theme.
+  // Return the value of a custom property, resolved for the current theme.
   const colour = (name) => {
     const probe = document.createElement("i");
     probe.hidden = true;
@@ -113,7 +113,7 @@
       this.show();
     }
 
-    // Move the window to the present second; unknown values are gaps.
+    // Move the window to the current second; unknown values are gaps.
     slide(to = Math.floor(firelock.now() / 1000) - 1) {
       const { starts, lines } = this.data;
       let last = starts.at(-1);

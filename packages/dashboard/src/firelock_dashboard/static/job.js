@@ -86,7 +86,8 @@
   }
 
   // ---- the stream ---------------------------------------------------------------------------------------------
-  // Read like the log, every two seconds until the job has ended; before the first output, every ten seconds.
+  // The stream is read like the log, every two seconds until the job has ended; before the first output,
+  // every ten seconds.
 
   const stream = document.querySelector("[data-stream]");
   if (stream) {

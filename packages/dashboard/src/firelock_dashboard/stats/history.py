@@ -217,7 +217,7 @@ class History:
         return self._stats_since(self._now() // MINUTE * MINUTE - minutes * MINUTE)
 
     def ended(self, minutes: int = 3) -> dict[int, Mapping[str, int]]:
-        """Return the number of attempts by outcome for each of the last minutes, including the present one.
+        """Return the number of attempts by outcome for each of the last minutes, including the current one.
 
         The keys are the minutes' starts in seconds since 1970. A minute in which nothing ended has no
         outcomes.
@@ -229,7 +229,7 @@ class History:
         return {start // 1_000_000: fold.all.counts if fold else {} for start, fold in found.items()}
 
     def queues(self, minutes: int = 10) -> dict[str, Rates]:
-        """Return each queue's rates for the last minutes (at most 60), including the present one."""
+        """Return each queue's rates for the last minutes (at most 60), including the current one."""
         self._visit()
         now = self._now()
         present = now // MINUTE * MINUTE

@@ -514,7 +514,7 @@ class JobsFound:
 
     jobs: list[JobRecord]
     cursor: str | None  # opens the next part; None at the end of the list
-    examined: int  # the number of examined jobs
+    examined: int  # the number of checked jobs
     is_cut: bool  # the search reached its limit, so there may be more jobs although the page is not full
     last_at: int | None = None  # the position in the list's order at which the search ended, in micros
 
@@ -549,7 +549,7 @@ def _page(
     fire: Firelock, plan: SearchPlan, limit: int, cursor: str | None, until: float, *, oldest_first: bool,
     monotonic: Callable[[], float],
 ) -> JobsFound:  # fmt: skip
-    """Return a page; if there are tests, the cursor names a page of the storage and the last examined job."""
+    """Return a page; if there are tests, the cursor names a page of the storage and the last checked job."""
     tests = bool(plan.tests)
     at, after = _read_cursor(cursor) if tests else (cursor, None)
     found: list[JobRecord] = []
@@ -632,7 +632,7 @@ def count_up_to(
 ) -> tuple[int, bool]:
     """Return the number of jobs that match the plan, and whether all were counted.
 
-    At most `COUNTED` jobs are examined.
+    At most `COUNTED` jobs are checked.
     """
     began = monotonic()
     until, counted, examined = began + seconds, 0, 0

@@ -281,7 +281,7 @@ class Sampler:
         self._retried_rate: float | None = None
 
     def read(self) -> tuple[Sample, list[str]]:
-        """Return the present sample and the topics that changed since the last call.
+        """Return the current sample and the topics that have changed since the last call.
 
         The first call returns no topics.
         """

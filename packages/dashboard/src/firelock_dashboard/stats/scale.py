@@ -164,7 +164,7 @@ class Scale:
         return min(enqueued, max(0, held - elsewhere))
 
     def _mean(self, queue: str | None, now: int) -> float:
-        until = instant(now) + timedelta(minutes=1)  # include the present minute
+        until = instant(now) + timedelta(minutes=1)  # include the current minute
         rollups: list[Rollup] = self._fire.jobs.timeline(until - timedelta(hours=1), until, queue=queue)
         count = sum(one.count for one in rollups)
         return sum(one.duration for one in rollups) / count / _MICROS if count else _UNKNOWN_MEAN

@@ -121,7 +121,7 @@ def move_target(fields: SentFields) -> dict[str, Any]:
 
 
 def move_jobs(visit: Visit, ids: Sequence[str], target: Mapping[str, Any]) -> Sequence[Applied]:
-    """Move the jobs in the visitor's name, and return the result of each.
+    """Move the jobs on behalf of the visitor, and return the result of each.
 
     Raises:
         BadRequest: If the target is not a valid queue name.
@@ -172,7 +172,7 @@ def refusing(*kinds: type[FirelockError], field: str = "") -> Iterator[None]:
 
 
 def change_jobs(visit: Visit, verb: str, ids: Sequence[str]) -> Sequence[Applied]:
-    """Requeue, delete or restore the jobs in the visitor's name, and return the result of each."""
+    """Requeue, delete or restore the jobs on behalf of the visitor; return the result of each."""
     jobs = visit.fire.jobs
     change = {"requeue": jobs.requeue, "delete": jobs.delete, "restore": jobs.restore}[verb]
     return change(ids, reason=f"{verb}d by {visit.who}")

@@ -7,8 +7,8 @@
 --   b:<batch> HASH: its counts and flags, with the names in NUMBERS and MARKS
 --   bm:<batch> ZSET: its members by their creation
 --   changed ZSET: the batches that `release` must check, in the order in which they changed
--- `release` decides these batches, and sweeps their members or lets them in, by their places in bm:. No member is
--- removed from bm: before the batch has ended.
+-- `release` determines the state of these batches, and sweeps or resumes their members, by their places in bm:. No
+-- member is removed from bm: before the batch has ended.
 --
 -- A member and its batch are in one partition, so the script that changes the member also changes the counts.
 
@@ -84,7 +84,7 @@ local function batches()
     return (row.failed > 0 or row.waiting > 0) and 'F' or 'S'
   end
 
-  -- Return whether `release` must decide the batch with this record, or change its members.
+  -- Return whether `release` must determine the state of the batch with this record, or change its members.
   local function has_news(row, text)
     local state = sub(text, 1, 1)
     if state == 'D' then return false end

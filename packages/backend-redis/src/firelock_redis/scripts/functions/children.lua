@@ -59,9 +59,9 @@ local function wait_for_batch(job)
   job.state, job.enqueued, job.reason, job.flag = 'W', '0', rules.waits_for_batch, job.flag .. 'o'
 end
 
--- Decide an awaiting child's dependency on an ended parent. Return the new state of the child, W if other dependencies
--- are left, nil if it keeps waiting for this parent. The caller saves the child. A batch keeps its state: D means that
--- it was cancelled, and E that it was opened.
+-- Apply the end of a parent to an awaiting child's dependency on it. Return the new state of the child, W if other
+-- dependencies are left, nil if it keeps waiting for this parent. The caller saves the child. A batch keeps its state:
+-- D means that it was cancelled, and E that it was opened.
 local function decide(child, on, parent, at, now, edges_left)
   local rule = rules[on .. parent.state]
   local target, reason = rule and rule[1], rules[parent.state]

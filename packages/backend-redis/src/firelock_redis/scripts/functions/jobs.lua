@@ -212,7 +212,7 @@ local function forget_edges(job)
   end
 end
 
--- Remove the job from the releasing list, so that its end no longer decides its children.
+-- Remove the job from the releasing list, so that its end no longer affects its children.
 local function withdraw(id)
   call('ZREM', base .. 'releasing', id)
   call('HDEL', base .. 'checked', id)
@@ -425,7 +425,7 @@ local function read_all(ids)
   return found
 end
 
--- Note the end of a job for which children might wait; return whether any child waits. `release` decides them, in the
+-- Note the end of a job for which children might wait; return whether any child waits. `release` handles them, in the
 -- order in which their parents ended.
 local function announce(job)
   if FINAL[job.state] and is(job, '+') and call('EXISTS', base .. 'pend:' .. job.id) == 1 then

@@ -326,8 +326,8 @@ local function limits()
   local function is_spent(queue)
     return leaving_out and (unseen[queue] <= 0 or leaving_out.is_over())
   end
-  -- Return the next member of the lane, nil if there is none. The number of members to read is the number that the lane
-  -- will give out if all lanes are open, and one more, which shows whether the lane is empty.
+  -- Return the next member of the lane, nil if there is none. Read as many members as can start from the lane if all
+  -- lanes are open, and one more, which shows whether the lane is empty.
   local function head_of(lane, room)
     if leaving_out then
       read_open(lane)
@@ -379,7 +379,7 @@ local function limits()
     end
   end
 
-  -- Give out one more job of the lane if its keys admit it; return whether they do.
+  -- Take one more job from the lane if its keys admit it; return whether they do.
   local NOTHING = {}
   local function give(lane, room, given)
     if not admits_or_notes_refusal(lane) then return false end
@@ -419,8 +419,8 @@ local function limits()
     return room
   end
 
-  -- Give out jobs at the head of the last remaining lane: as many as its keys admit, up to the first one with details.
-  -- Return whether any were given out.
+  -- Take the first jobs of the last remaining lane: as many as its keys admit, up to the first one with details. Return
+  -- whether any were taken.
   local function give_many(lane, room, given)
     if not admits_or_notes_refusal(lane) or returning(lane) then return give(lane, room, given) end
     local count = 0
@@ -447,8 +447,8 @@ local function limits()
     return keys
   end
 
-  -- Request another check now, because the walk ended before it reached all lanes. Do not request one if claims have
-  -- checked all of them without success.
+  -- Request another check now, because this claim stopped before it reached all lanes. Do not request one if claims
+  -- have checked all of them without success.
   local function note_cut(queue, examined, has_found)
     if has_found then
       call('HDEL', base .. 'cut', queue)
@@ -502,7 +502,7 @@ local function limits()
       end
       hungry = still
     end
-    -- Remove the jobs that were given out from their lanes, and move the checked lanes to the end of the ring.
+    -- Remove the jobs that were taken from their lanes, and move the checked lanes to the end of the ring.
     local empty, is_empty = {}, {}
     for _, lane in ipairs(open) do
       if lane.given == 1 and not lane.came_back then
