@@ -22,7 +22,9 @@ HOOKS = {
     if hasattr(function, f"{hookspecs.PROJECT}_spec")
 }
 LABELS = ["Called:", "How often:", "Arguments:", "Result:", "Exceptions:"]
-FIRST_RESULT = "The first plugin that returns something other than None decides, and no other plugin is called."
+FIRST_RESULT = (
+    "The first plugin that returns something other than None decides, and no other plugin is called."
+)
 
 
 def signature(function):
