@@ -1,7 +1,8 @@
 """Measure how long each script blocks the Redis server, in batches of usual sizes and with many stored jobs.
 
 The server's slow log records all commands of a measurement. The result of an action is the longest run of
-each script, and of several rounds the shortest one, which is disturbed least by other work of the machine.
+each script. Of several rounds, the shortest result counts, because other work of the machine has disturbed it
+least.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Firelock's own tests: of each package, each storage, faults, the whole system and the sources."""
+"""Firelock's own tests: for each package, each storage, faults, the whole system and the source code."""

@@ -1,8 +1,9 @@
 """Huey on SQLite, with the settings that its documentation recommends.
 
-WAL (Huey's default), no stored results, threads in one process. A job is deleted when a worker takes it, so a
-crash loses the running jobs, and no history is kept. `fsync=True` is SQLite's synchronous=FULL, which is as
-durable as Firelock. `fsync=False` is synchronous=OFF, which can corrupt the file if the power fails.
+The settings are WAL (Huey's default), no stored results, and threads in one process. A job is deleted when a
+worker takes it, so a crash loses the running jobs, and no history is kept. `fsync=True` is SQLite's
+synchronous=FULL, which is as durable as Firelock. `fsync=False` is synchronous=OFF, which can corrupt the
+file if the power fails.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ class Sizes:
 
     @property
     def present(self) -> int:
-        """Return the number of jobs that have not ended and have not run before, so without retrying jobs."""
+        """Return the number of jobs that have neither ended nor run before; retried jobs do not count."""
         return self.processing + self.enqueued + self.scheduled + self.awaiting
 
 

@@ -70,7 +70,7 @@ class Mutation:
     """One change to a module's source, and the part of the kit that must detect it."""
 
     name: str
-    detected_by: str  # a part of the kit, of whose tests one must fail
+    detected_by: str  # a part of the kit, at least one of whose tests must fail
     module: str
     old: str
     new: str
@@ -200,7 +200,7 @@ def _imported(package, mutation):
 
 
 def _changed(name, original, mutation, renamed=MappingProxyType({})):
-    """Return a copy of a module with the mutation, if it is in this one, that imports renamed modules."""
+    """Return a copy of a module that imports renamed modules; apply the mutation if it is in this module."""
     module = sys.modules[name] = ModuleType(name)  # where the annotations of its values are resolved
     path = Path(original.__file__)
     source = path.read_text("utf-8")
@@ -216,7 +216,7 @@ def _changed(name, original, mutation, renamed=MappingProxyType({})):
 
 
 def _one_a_line(found):
-    """Return an import of several modules as one line for each."""
+    """Return an import of several modules as one line per module."""
     return "".join(f"from {found[1]} import {one}\n" for one in found[2].split(", "))
 
 
@@ -236,7 +236,7 @@ def _row_mutant(name, mutation):
 
 
 def _on_mutated_rows(name, mutation, path):
-    """Return the names in a storage's file when it uses a mutant of `RowStorage`."""
+    """Run a storage's file with a mutant of `RowStorage`, and return the file's names."""
     keys = f"{name}_short_keys"
     _changed(keys, short_keys, mutation)
     rows = _changed(name, row_storage, mutation, {short_keys.__name__: keys})

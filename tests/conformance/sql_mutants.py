@@ -32,7 +32,7 @@ def sql_mutations():
 
 @contextmanager
 def _changed(mutation):
-    """Give the classes of the module the mutant's methods."""
+    """Replace methods of the module's classes with those of the mutant."""
     module = importlib.import_module(f"firelock_sql.verbs.{mutation.module}")
     source = mutated(Path(module.__file__).read_text("utf-8"), mutation)
     mutant = ModuleType(module.__name__)  # where the annotations of its values are resolved

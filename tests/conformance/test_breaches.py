@@ -1,7 +1,7 @@
 """Breaches of the contract that are easy to make, and the test of the kit that fails first for each.
 
-A failed test is only as useful as its name. Here all tests that the kit runs before it pass on the broken
-storage, so an author who runs `pytest -x` reads the rule that was broken.
+A failed test is only as useful as its name. Here every test that the kit runs earlier passes on the broken
+storage, so an author who runs `pytest -x` sees the name of the broken rule.
 """
 
 from __future__ import annotations

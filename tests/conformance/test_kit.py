@@ -287,7 +287,7 @@ def test_hanging_transaction_ends_the_run(pytester, monkeypatch):
 
 
 def test_endless_calls_fail_the_test():
-    """Calls that never come to an end are a failure, and the test does not hang."""
+    """An endless series of calls is reported as a failure; the test does not hang."""
     with pytest.raises(AssertionError, match="work is still left"):
         until_none_is_left(lambda: 1)
 

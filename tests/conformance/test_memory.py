@@ -1,4 +1,4 @@
-"""The kit on the reference model: the standard for every other storage passes the same tests first."""
+"""The kit on the reference model, which must pass the same tests as every other storage."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class TestTheLocksOfTheDocuments(LockConformance):
 
 
 class TestTheEncryptedExample(SerializerConformance):
-    """Encryption produces a different string each time."""
+    """The encrypting serializer, which produces a different string each time."""
 
     @pytest.fixture
     def serializer(self):

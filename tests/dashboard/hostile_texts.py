@@ -1,4 +1,4 @@
-"""Hostile strings that job data may contain and that a page must show literally (bad input 110)."""
+"""Hostile strings that job data may contain and that a page must show literally."""
 
 from __future__ import annotations
 

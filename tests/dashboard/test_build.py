@@ -108,7 +108,7 @@ def test_lock_contains_hashes_but_no_urls(folder):
 
 
 def test_checkout_contains_the_locked_files():
-    """Setup has run the hook for the present lock, and the files are unchanged since then."""
+    """Setup has run the hook for the current lock, and the files are unchanged since then."""
     assert load_hook(DASHBOARD).is_in_place(DASHBOARD)
 
 

@@ -97,7 +97,7 @@ class PseudoTerminal:
         os.write(self._ours, keys.encode())
 
     def left_modes(self) -> list[object]:
-        """Return the present modes of the terminal."""
+        """Return the current modes of the terminal."""
         return termios.tcgetattr(self._theirs)
 
     def ended(self) -> int:

@@ -426,7 +426,7 @@ def test_requeue_with_a_unique_key_in_use_is_refused(command, app):
 
 
 def test_show_says_what_an_enqueued_job_waits_for(command, app):
-    """Besides limits, this is a paused queue, or a server that claims from the queue."""
+    """Apart from a limit, the job may wait for a paused queue, or for a server that claims from its queue."""
     job = app.add.using(queue="mail").enqueue(1)
 
     def waits_for():

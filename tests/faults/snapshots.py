@@ -44,7 +44,7 @@ class Snapshot:
 
     @property
     def is_exact(self):
-        """Whether the counts equal the members; it is not checked which members wait."""
+        """Whether the counts equal the members, regardless of which members wait."""
         counts, found = self.counts, self.found
         ended = (counts.succeeded, counts.failed, counts.deleted)
         left = counts.total - counts.ended

@@ -79,7 +79,7 @@ def test_unresponsive_server_times_out(server):
 
 
 def test_different_protocol_is_reported():
-    """A different server at the port is distinguished from none."""
+    """The error distinguishes a different server at the port from a port without a server."""
     with http_server() as port:
         line = refusal(f"redis://{HOST}:{port}/0", StorageError)
 

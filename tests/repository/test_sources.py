@@ -151,7 +151,7 @@ def test_pages_contain_no_inline_script_or_style():
 
 
 def test_every_source_can_be_parsed():
-    """The searches in this folder cover every package: each of the four has modules that can be parsed."""
+    """Each of the four packages has modules with code, and all of these modules can be parsed."""
     packages = {source.module.split(".")[0] for source in package_sources() if source.tree.body}
 
     assert packages == {"firelock", "firelock_sql", "firelock_redis", "firelock_dashboard"}

@@ -136,7 +136,7 @@ def test_standby_is_refused(postgresql_program):
 
 
 def test_different_protocol_is_reported():
-    """A different server at the port is distinguished from none."""
+    """The error distinguishes a different server at the port from a port without a server."""
     with http_server() as port:
         line = refusal(f"postgresql://{USER}:{SECRET}@{HOST}:{port}/jobs", StorageError)
 

@@ -34,7 +34,7 @@ def lock_job(server_database):
 
 @contextmanager
 def locked_session(database, session):
-    """Lock the row of a session, as a claim that does not end does."""
+    """Lock the row of a session, like a claim that never ends."""
     with create_engine(database.engine_url(), poolclass=NullPool).connect() as connection:
         query = text("SELECT id FROM firelock_sessions WHERE id = :id FOR UPDATE")
         assert connection.execute(query, {"id": session}).scalar() == session

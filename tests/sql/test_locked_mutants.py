@@ -1,4 +1,4 @@
-"""Across modules: each rule of locked rows, when it is broken, makes the test fail that is named for it."""
+"""Across modules: if a rule of locked rows is broken, the test that is named for the rule fails."""
 
 from __future__ import annotations
 

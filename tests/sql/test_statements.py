@@ -42,7 +42,7 @@ LISTS = {"ids", "seqs"}
 
 
 def walks():
-    """Yield every walk to a page that a filter can lead to, with every condition tested on the way."""
+    """Yield every way of reading a page that a filter can cause, with every condition tested on the way."""
     everything = frozenset(_CONDITIONS)
     for index in ("listed", "due", "by_task", "holder", *_LISTS, *filter(None, _RARE_INDEXES.values())):
         for is_oldest_first in (True, False):

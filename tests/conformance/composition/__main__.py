@@ -1,4 +1,4 @@
-"""`python -m tests.conformance.composition`: every scene and every variant, with its result."""
+"""`python -m tests.conformance.composition`: explore every scene and every variant, and print the results."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The moves of a batch. Each transaction of the storage is one move; a fold and an outside add take two.
+"""The moves of a batch.
 
-Each change of a member appends one delta in its own transaction, and no transaction locks a batch to end a
-job. A fold locks the batch, takes its deltas, and sets the state of the batch. A transaction that changes the
-row of a batch waits for a fold that has locked it.
+Each transaction of the storage is one move, except that a fold and an add from outside take two moves. Each
+change of a member appends one delta in its own transaction, and no transaction locks a batch to end a job. A
+fold locks the batch, takes its deltas, and sets the state of the batch. A transaction that changes the row of
+a batch waits for a fold that has locked it.
 """
 
 from __future__ import annotations

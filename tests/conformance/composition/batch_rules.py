@@ -142,7 +142,7 @@ class Rules:
     reopening_is_reported: bool = True
     stop_sweeps_locked: bool = True  # a sweep after a failure holds the batch's lock
     requeue_calms: bool = True  # takes effect under the lock, with all known deltas folded
-    stop_is_an_event: bool = True  # a new failure stops, not the presence of failed members
+    stop_is_an_event: bool = True  # a new failure stops a batch; existing failed members do not
     stop_waits_for_sweep: bool = True
     folders: int = 1
 

@@ -1,8 +1,9 @@
 """The models' counter-examples, played on a storage: each move of a trail is the call that performs it.
 
-Where a model has two moves, so that others can come between them, a storage has one verb. So only the order
-of the verbs remains. A move that only a broken form makes is refused by the storage, or has the correct
-result. Everything is checked after each verb. At the end, every job that can continue does so.
+If a model splits an operation into two moves, so that other moves can come between them, the storage has one
+verb for both. Then only the order of the verbs remains. A move that only a broken form makes is refused by
+the storage, or has the correct result. Everything is checked after each verb. At the end, every job that can
+continue does so.
 """
 
 from __future__ import annotations
@@ -196,7 +197,7 @@ class BatchSchedule(BatchGround):
         self.flow.apply(ends.deletes(self.batch_ids[place]))
 
     def do_continue(self, _):
-        """Decide the continuations of the batch."""
+        """Update the continuations of the batch."""
         self.settle()
 
 

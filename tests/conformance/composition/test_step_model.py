@@ -77,7 +77,7 @@ def test_step_rules_fail_without_any_one_rule(name):
 
 @pytest.mark.parametrize("kind", [STEPS, CALLS])
 def test_every_step_rule_is_disabled_by_a_variant(kind):
-    """No rule is untested, except that a wait may have no timeout."""
+    """The only exception is the rule that a wait may have no timeout."""
     changed = {
         field.name
         for field in attrs.fields(kind)

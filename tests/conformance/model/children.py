@@ -105,7 +105,8 @@ def _without(child, fence):
 def _exited(world, index, rules):
     """Return the world after the worker process has exited.
 
-    Its supervisor still sees in its slots which jobs ran. Calls that it had sent might still be executed.
+    Its supervisor can still read from its slots which jobs ran. Calls that it had sent might still be
+    executed.
     """
     child = world.children[index]
     shown = tuple(held for held in child.held if held.phase == RUNNING or rules.at_exit is AtExit.TAKE_HELD)

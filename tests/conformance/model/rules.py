@@ -8,7 +8,7 @@ import attrs
 
 
 class Token(Enum):
-    """The proof that an end needs besides its session."""
+    """The proof that an end must contain in addition to its session."""
 
     FENCE = auto()
     ATTEMPT = auto()

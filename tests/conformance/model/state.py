@@ -59,12 +59,12 @@ class Job(NamedTuple):
 
     @property
     def is_final(self):
-        """Whether nothing is left to do, including by an earlier holder."""
+        """Whether neither the current holder nor an earlier one has anything left to do."""
         return self.state in FINAL and not self.has_tail
 
 
 class HeldClaim(NamedTuple):
-    """One claim from the view of its worker process."""
+    """One claim as its worker process sees it."""
 
     fence: int
     attempt: int

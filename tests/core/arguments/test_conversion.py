@@ -249,7 +249,7 @@ def test_cyclic_value_is_refused():
 def test_datetime_keeps_its_offset_but_not_its_zone_name():
     """A datetime keeps its offset even in the repeated hour at the end of daylight saving time.
 
-    For a time in that hour, Python considers it different from the same time in any other zone.
+    Python considers a time in that hour different from the same time in any other zone.
     """
     zone = ZoneInfo("Europe/Berlin")
     value = datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=zone)

@@ -53,7 +53,7 @@ def server(storage):
 
 
 def test_app_without_the_code_lists_the_tasks_of_servers(server, storage):
-    """An entry contains all data that a page shows about a task, but no path of the machine."""
+    """An entry contains all data that a page shows about a task, but no file path of the machine."""
     publish_tasks(server.client)
 
     (entry,) = app(storage).catalogue.list()

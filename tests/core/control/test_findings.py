@@ -238,9 +238,10 @@ def test_restarted_server_is_not_lost():
     ],
 )
 def test_task_that_fails_more_than_usual_is_reported(lately, usually, is_error):
-    """At least a tenth of ten or more runs must have failed, three times the rate of the rest of the day.
+    """At least a tenth of ten or more runs must have failed.
 
-    If the day has no data, half of the runs must have failed.
+    This rate must be three times that of the rest of the day. If the day has no data, half of the runs must
+    have failed.
     """
     reported = found(lately={"charge": lately}, usually={} if usually is None else {"charge": usually})
 
@@ -559,7 +560,7 @@ def test_job_that_runs_much_longer_than_usual_is_reported_per_task():
     ],
 )
 def test_run_is_too_long_compared_with_the_longest_run_of_the_day(minutes, ended, is_reported):
-    """It is too long from ten minutes and ten times the longest run on, if at least ten runs are known."""
+    """A run is too long after ten minutes and ten times the longest run, if at least ten runs are known."""
     seen = {} if ended is None else {"send": ended}
 
     assert (["long_run"] if is_reported else []) == kinds(
@@ -592,7 +593,10 @@ def test_server_is_named_once_after_several_restarts():
 
 
 def test_findings_are_sorted_by_severity_and_merged_by_subject():
-    """Errors come first, then warnings, then notes. Two findings of one code and subject are merged."""
+    """Errors come first, then warnings, then notes.
+
+    Two findings with the same code and subject are merged.
+    """
     findings = list_findings(
         readings(
             is_shared=False, queues=[queue("mail", 120, is_paused=True), queue("bulk", 3)],

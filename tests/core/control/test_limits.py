@@ -643,7 +643,7 @@ def test_start_has_no_bound_if_an_earlier_job_has_no_timeout(shop):
 
 
 def test_recent_run_times_provide_the_estimate_for_a_full_key(shop):
-    """With two places and runs of one minute, the third waiting job starts after three half minutes."""
+    """With two places and runs of one minute, the third waiting job starts after a minute and a half."""
 
     @shop.task(name="train", limits=[Limit("gpu", concurrent=2)])
     def train(number: int) -> None: ...

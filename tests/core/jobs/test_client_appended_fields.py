@@ -1,4 +1,4 @@
-"""Jobs of one call share every field except for their own, also a field that is added to `NewJob` later."""
+"""Jobs of one call share all fields that do not differ, including a field added to `NewJob` later."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ with Firelock("memory://", plugins=[Created()]) as fire:
     ids=["plain", "with a limit", "unique"],
 )
 def test_field_that_is_added_to_new_jobs_is_shared_by_the_jobs_of_a_call(options):
-    """All jobs of `enqueue_many` have the first job's value of a field that none of them has changed."""
+    """If no job of `enqueue_many` has changed a field, all of them have the first job's value."""
     printed = run_changed(_SCRIPT.replace("OPTIONS", options), ["firelock.model.job", _LAST, _APPENDED])
 
     assert "0 0 0\n" == printed

@@ -308,7 +308,7 @@ def test_slow_drift_is_not_reported_as_a_jump(host, local):
 
 
 def test_suspension_looks_like_a_step_on_hosts_without_such_a_clock(host):
-    """Such a host has no clock that includes suspensions, so the wall clock seems to be set forward."""
+    """Without a clock that includes suspensions, the host only observes that its wall clock was set forward."""
     clocks = HostClocks(host.clocks.wall, host.clocks.awake, host.clocks.awake)
     watch = HostWatch(clocks)
 

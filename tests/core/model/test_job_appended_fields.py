@@ -1,4 +1,4 @@
-"""A field that is added to a record of jobs later keeps its jobs off the fast paths, which would drop it."""
+"""Jobs with a field that is added to their record later do not use the fast paths, which would drop it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PLAIN = NewJob("id", "task", "[]", "json", "default", 5, State.ENQUEUED, 7)
 
 
 def test_job_with_an_added_field_is_not_plain():
-    """The field is one of the further fields, whatever else a fast path stores."""
+    """The field counts as one of the further fields, whatever else a fast path stores."""
     script = """
 from firelock.storage import NewJob, State, further_fields
 job = NewJob("id", "task", "[]", "json", "default", 5, State.ENQUEUED, 7, note="added")
@@ -47,7 +47,7 @@ print(*(end.is_plain_success for end in ends))
     "field", [field.name for field in attrs.fields(NewJob) if field.name not in PLAIN_FIELDS]
 )
 def test_job_with_any_further_field_is_not_plain(field):
-    """Only a queue, a priority and the fields of every job are plain."""
+    """A plain job has only a queue, a priority and the fields that every job has."""
     assert PLAIN.is_plain
     assert not attrs.evolve(PLAIN, **{field: object()}).is_plain
 

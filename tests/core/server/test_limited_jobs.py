@@ -475,7 +475,7 @@ def test_inline_jobs_wait_for_their_limits():
 
 
 def test_tester_closes_the_key_of_a_rate_limited_task():
-    """The task is snoozed and runs again when the clock advances; `raises=True` raises nothing."""
+    """The job runs again when the clock advances. With `raises=True`, `drain` does not raise an exception."""
     with Firelock("memory://") as fire:
         calls = []
 

@@ -141,7 +141,7 @@ def test_timed_out_job_does_not_cancel_the_opening(fire):
 
 
 def test_opening_that_never_ends_does_not_block_the_stop(fire):
-    """The stop cancels the opening, and the job is handed back."""
+    """When the server stops, it cancels the opening and hands the job back."""
     came = threading.Event()
 
     @fire.resource
@@ -271,7 +271,7 @@ def test_async_jobs_run_on_the_event_loop_of_the_host(fire, our_threads):
 
 
 def test_stop_cancels_jobs_on_the_event_loop_of_the_host(fire):
-    """The stop cancels jobs that do not end in time, and hands them back."""
+    """When the server stops, it cancels jobs that do not end in time, and hands them back."""
 
     @fire.task(name="wait")
     async def wait() -> None:

@@ -680,9 +680,9 @@ def test_refused_claim_does_not_lose_ends(crew, caplog):
 
 
 def test_claim_committed_without_a_reply_is_reconciled_next_turn(make_crew):
-    """The jobs of this claim return to their queue and run, long before the next heartbeat.
+    """The jobs of this claim return to their queue and run long before the next heartbeat.
 
-    At a heartbeat, they would be found by the reconciliation.
+    At a heartbeat, the reconciliation would find them as well.
     """
     crew = make_crew(settings=attrs.evolve(QUICK, session_timeout=3_000, heartbeat=1_000))
     first = crew.gated().enqueue()

@@ -182,7 +182,7 @@ class Circling(SmallStorage):
 
 
 def test_list_that_repeats_its_last_key_raises_an_error():
-    """Methods that read lists of records do not loop for ever.
+    """Methods that read lists of records do not loop forever.
 
     The error contains the name of the faulty list.
     """

@@ -197,7 +197,6 @@ def test_metrics_contain_no_data_of_individual_jobs(client, send):
 
 
 def test_scrapes_within_five_seconds_share_a_reading(send, tick, monkeypatch):
-    """Requests within five seconds share one reading."""
     from firelock_dashboard.stats.gauges import Gauges
 
     reads = []
@@ -299,7 +298,6 @@ def test_closed_limit_wants_no_workers(client, fire, stop):
 
 
 def test_wanted_workers_never_exceed_the_jobs_that_may_run(client, fire):
-    """The number is never higher than the number of jobs that may run."""
     limited(fire, concurrent=10).enqueue_many([(1,)] * 300)
 
     scale = client.get("/api/scale?queue=mail&clear_within=1").json()

@@ -226,7 +226,7 @@ def test_filter_without_matches_offers_to_remove_conditions(client, send):
     ],
 )  # fmt: skip
 def test_invalid_field_is_refused(client, send, query):
-    """The error names the field and contains no traceback (bad input 109)."""
+    """The error names the field and contains no traceback."""
     send.enqueue(1)
 
     answer = client.get(f"/jobs?{query}", headers={"accept": "application/json"})
@@ -238,7 +238,7 @@ def test_invalid_field_is_refused(client, send, query):
 
 @pytest.mark.parametrize("field", ["task", "queue", "tag", "server", "error", "id", "parent", "fingerprint"])
 def test_pattern_characters_are_literal(client, send, field):
-    """Pattern characters are searched for literally, so they match nothing (bad input 109)."""
+    """Pattern characters are searched for literally, so they match nothing."""
     send.enqueue(1)
 
     for text in ("%", "_", "\\", "'", '"', "*", "' OR 1=1 --", ".*"):
@@ -248,7 +248,7 @@ def test_pattern_characters_are_literal(client, send, field):
 
 @pytest.mark.parametrize("query", ["limit=", "order=", "state=", "tag="])
 def test_empty_field_is_ignored(client, send, query):
-    """The list is the same as without the field (bad input 109)."""
+    """The list is the same as without the field."""
     job = send.enqueue(1)
 
     answer = client.get(f"/jobs?{query}")
@@ -350,7 +350,7 @@ def test_page_sizes_are_offered(client, send):
     ],
 )  # fmt: skip
 def test_typed_search_redirects_to_a_shareable_url(client, send, typed, address):
-    """The URL can be shared, the back button works, and the present chips are kept."""
+    """The URL can be shared, the back button works, and the current chips are kept."""
     typed, _, chips = typed.partition("&")
     answer = client.get(f"/jobs?q={quote(typed)}&{chips}")
 
@@ -499,7 +499,7 @@ def test_time_outside_the_calendar_is_refused(client, moment):
 def test_row_shows_the_job_id_and_its_limits(fire, client):
     """The row has the short id.
 
-    The head of the list contains its order, and the foot consists of sentences.
+    The head of the list shows its order, and its foot is written in whole sentences.
     """
 
     @fire.task(

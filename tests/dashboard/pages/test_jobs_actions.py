@@ -431,7 +431,7 @@ def test_delete_confirmation_counts_jobs_by_state(client, ended):
     ],
 )  # fmt: skip
 def test_ended_jobs_are_affected_after_their_number_is_typed(fire, client, ended, form, status):
-    """The typed number must be the shown one; otherwise the question is repeated with the present number."""
+    """The typed number must be the shown one; otherwise the question is repeated with the current number."""
     answer = client.post("/jobs/all/requeue?state=succeeded", form)
 
     assert status == answer.status

@@ -1,4 +1,4 @@
-"""The overview: instructions for a new storage, then the present state, with each region and chart alone."""
+"""The overview: instructions for a new storage, then the current state; its regions and charts."""
 
 from __future__ import annotations
 
@@ -609,7 +609,7 @@ def chart(lines, kind="throughput"):
 
 
 def test_bars_stack_to_scale():
-    """Each bar begins where the bar below it ends, and the highest stack fits below a round number."""
+    """Each bar begins where the bar below it ends, and the scale ends at a round number above all bars."""
     drawn = chart([Line("succeeded", "succeeded", [3, None]), Line("failed", "failed", [1, 0])])
     lower, upper = drawn.bars()
 

@@ -141,7 +141,7 @@ def waits(page):
 
 
 def test_time_until_a_queue_is_empty_follows_its_rates(fire, mail):
-    """The time until a queue is empty follows from the present rates.
+    """The time until a queue is empty is computed from the current rates.
 
     It is unknown if no server listens, if jobs arrive at least as fast as they end, or if a limit holds the
     first jobs.

@@ -552,7 +552,7 @@ def test_invalid_form_is_refused_with_its_field(client, nightly, changes, messag
 
 
 def test_concurrent_change_is_not_overwritten(fire, client, nightly):
-    """The form shows the author of the other change and the present schedule.
+    """The form shows the author of the other change and the current schedule.
 
     If it is sent again, it contains the new version.
     """

@@ -70,9 +70,9 @@ def test_task_list_shows_running_jobs(client, fire, order):
 
 
 def test_task_list_marks_incomplete_running_counts(client, fire, order, monkeypatch):
-    """The numbers then have a plus.
+    """Such a number is followed by a plus sign.
 
-    A task without a counted job may have running jobs too, so its row shows no zero.
+    A task without a counted job may have running jobs too, so its row does not show zero.
     """
     monkeypatch.setattr(tasks, "_RUNNING", 2)
 

@@ -88,7 +88,7 @@ def test_local_visitor_needs_no_auth(visit, peer, host):
     ],
 )  # fmt: skip
 def test_foreign_host_is_refused_without_auth(visit, host):
-    """A page of another site whose host name resolves to this machine reaches nothing (bad input 107)."""
+    """A page of another site gets no access, even if its host name resolves to this machine."""
     answer = visit().get("/queues", headers={"host": host})
 
     assert 403 == answer.status
@@ -134,7 +134,7 @@ def test_foreign_peer_is_refused_without_auth(visit, peer):
 )  # fmt: skip
 @pytest.mark.parametrize("value", ["/127.0.0.1", ""])
 def test_forwarded_request_is_refused_without_auth(visit, header, value):
-    """Behind a proxy every peer is this machine, so one forwarding header is sufficient (bad input 107)."""
+    """All requests through a proxy seem to come from this machine, so one forwarding header is enough."""
     answer = visit(trusts_proxy=True).get("/queues", headers={header: value})
 
     assert 403 == answer.status
@@ -380,7 +380,7 @@ def test_forwarded_origin_counts_only_from_a_trusted_proxy(visit):
     ],
 )  # fmt: skip
 def test_ambiguous_path_is_refused(client, target):
-    """Dots, reversed, double or encoded slashes, and control characters are ambiguous (bad input 112)."""
+    """Dots, reversed, double or encoded slashes, and control characters are ambiguous."""
     assert 400 == client.get(target).status
     assert 400 == client.post(target).status
 
@@ -396,7 +396,7 @@ def test_ambiguous_path_is_refused(client, target):
     ],
 )  # fmt: skip
 def test_unknown_path_is_not_found(client, target):
-    """A similar path, a hidden file or a source map is a 404 (bad input 112)."""
+    """A similar path, a hidden file or a source map is a 404."""
     assert 404 == client.get(target).status
 
 
@@ -431,7 +431,7 @@ def test_mount_ends_at_its_slash(visit):
     ],
 )
 def test_invalid_mount_prefix_is_in_no_link(visit, root):
-    """A SCRIPT_NAME or prefix that is not a path of plain names appears in no link (bad input 112)."""
+    """A SCRIPT_NAME or prefix that is not a path of plain names appears in no link."""
     answers = [
         visit(auth=everybody).request("GET", "", path=root, root_path=root),
         visit(auth=everybody, trusts_proxy=True).get(
@@ -478,7 +478,7 @@ def test_mount_with_special_characters_is_encoded(visit):
     ],
 )  # fmt: skip
 def test_action_redirects_only_within_the_dashboard(visit, back):
-    """Whatever `back` contains, the browser stays in this mount, with the query of `back` (bad input 112)."""
+    """Whatever `back` contains, the browser stays in this mount, with the query of `back`."""
     browser = visit(root="/dash")
 
     answer = browser.post("/queues/pause", {"queue": "a", "back": back})

@@ -122,7 +122,7 @@ def ask_cell(browser, path, cell, more=()):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_every_route_has_the_access_in_the_table(opened, path):
-    """The matrix is method × visitor × origin for every route in the table (bad input 108)."""
+    """Every route in the table is tested with each method, visitor and origin."""
     routes = routes_at(opened.app, path)
     wrong = {
         cell: status
@@ -381,7 +381,7 @@ def test_visitor_without_permissions_sees_no_buttons(seeded, options):
 
 
 def test_hostile_texts_are_shown_literally():
-    """Every page shows the strings literally (bad input 110).
+    """Every page shows the strings literally.
 
     The strings are in job data, output, results, keys, notes, the audit, definitions, servers and queries.
     """

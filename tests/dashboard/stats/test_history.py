@@ -51,7 +51,7 @@ def rollup(minute, *, task="send", queue="mail", outcome="succeeded", count=4, s
 
 
 def test_hour_ends_with_the_present_minute(history, storage):
-    """The last of the sixty minutes is the present minute."""
+    """The last of the sixty minutes is the current minute."""
     storage.record_metrics([rollup(30), rollup(29, outcome="failed", count=1), rollup(-29), rollup(-30)])
     history.settle()
 
@@ -258,7 +258,7 @@ def test_depths_reach_back_to_the_last_gap(history, tick):
 
 
 def test_queue_rate_includes_just_ended_attempts(history, storage, tick):
-    """Attempts that end in the present minute count immediately, not only after the minute."""
+    """Attempts that end in the current minute count immediately, not only after the minute."""
     history.settle()
     history.queues()
     storage.record_metrics([rollup(30, count=45)])

@@ -59,9 +59,10 @@ def test_age_is_a_storage_filter_in_order_of_creation():
 
 
 def test_age_is_tested_per_job_in_order_of_change():
-    """The age is a test here, because the list is not ordered by creation.
+    """Here the age is tested for each job, because the list is not ordered by creation.
 
-    A maximum age also limits the storage's period: a job created since then has also changed since then.
+    A maximum age also limits the period that the storage looks up, because a job created since then has also
+    changed since then.
     """
     older = planned("state=failed&created=%3E2h")
     younger = planned("state=failed&created=%3C1h")

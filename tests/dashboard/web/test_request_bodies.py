@@ -1,4 +1,4 @@
-"""Request bodies (bad input 111): no body is read beyond the maximum size of a form."""
+"""Request bodies: no body is read beyond the maximum size of a form."""
 
 from __future__ import annotations
 

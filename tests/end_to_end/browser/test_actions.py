@@ -357,7 +357,7 @@ def test_queue_is_paused_with_a_note_and_resumed(visitor, stocked):
 
 @acts("/limits/set", "/limits/reset")
 def test_settings_of_a_limit_are_changed_and_reset(visitor, stocked):
-    """The page of the name has the form and shows the present settings."""
+    """The page of the name has the form and shows the current settings."""
     page = visitor.go("/limits/key?key=tenant").page
 
     page.get_by_label("Concurrent jobs", exact=True).fill("3")

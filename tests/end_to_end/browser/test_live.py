@@ -501,7 +501,7 @@ def test_theme_button_shows_the_other_theme(served, open_page):
 
 
 def test_storage_time_in_the_footer_is_updated(page):
-    """The footer shows the storage's present time, not that of the last reload."""
+    """The footer shows the storage's current time, not that of the last reload."""
     clock = page.locator("time[data-clock]")
     before = clock.text_content()
 

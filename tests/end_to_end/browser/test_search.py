@@ -173,7 +173,7 @@ def test_search_without_results_offers_other_searches(served, open_page, many):
 
 
 def test_search_can_be_stopped_and_continued_with_a_link(served, open_page, open_context, many):
-    """The button stops the search after the present part, and the link continues where it ended."""
+    """The button stops the search after the current part, and the link continues where it ended."""
     page = open_context(served).new_page()
     held = []
     # a lambda, because Playwright sets an attribute on the handler

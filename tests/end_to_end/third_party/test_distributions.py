@@ -1,7 +1,7 @@
 """Two third-party distributions that use only Firelock's public interfaces: built, installed and run.
 
 They are installed from their wheels into a separate environment, which finds Firelock and pytest in the
-present one. Nothing is downloaded. Their long runs start together, and each test waits for its own.
+current one. Nothing is downloaded. Their long runs start together, and each test waits for its own.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def output(process):
 
 
 def tool(*command, within):
-    """Run a tool of the present environment, which must succeed."""
+    """Run a tool of the current environment, which must succeed."""
     done = subprocess.run(command, cwd=within, capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -1,4 +1,4 @@
-"""A field that is added to `OptionalFields` later is in the payload, also if all other fields are empty."""
+"""A field that is added to `OptionalFields` later is in the payload, even if all other fields are empty."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NOTE = "    note: str | None = None\n"
     ids=["alone", "with relations", "with a retry policy"],
 )
 def test_field_that_is_added_to_the_optional_fields_is_written(fields, end):
-    """The end of the array is cut only as far as its fields are empty."""
+    """Only empty fields are cut off at the end of the array."""
     script = f"""
 from firelock.storage import NewJob, State
 from firelock_redis.layout.encoding import optional_of

@@ -26,9 +26,9 @@ def code_of(text):
 
 
 def test_names_in_scripts_are_replaced_with_places():
-    """Words count from their first one, arrays from 1.
+    """Words are counted from the first one, and arrays from 1.
 
-    A string format gives patterns and the separators of its fields.
+    A string format provides patterns and the separators of its fields.
     """
     assert placed("ARGV[arg + WORD.second] WORD.width", THREE) == "ARGV[arg + 1] 2"
     assert placed("said[SOME.third] SOME.nothing", THREE) == r"said[3] '[1,\'2\']'"

@@ -163,7 +163,7 @@ def test_unfinished_end_is_finished_by_a_sweep(database, scene, server, storage)
 
 
 def test_repeated_end_continues_an_interrupted_one(database, storage):
-    """A second call finishes the end, even with other blame. A third call has nothing to do."""
+    """A second call finishes the end, even with a different blame. A third call has nothing to do."""
     storage.begin_session(session())
     database.first_away = 1
     with pytest.raises(StorageUnavailable):
@@ -207,7 +207,7 @@ def test_session_renewed_during_a_sweep_is_not_ended(database, storage):
 
 
 def test_stray_session_is_ended_in_other_partitions(scene, server):
-    """The next pruning ends a session that only the first partition has lost in the other partitions."""
+    """If only the first partition has lost a session, the next pruning ends it in the other partitions."""
     ids = a_job_in_each_partition(scene)
     holder = scene.begin()
     scene.claim(holder, len(ids))

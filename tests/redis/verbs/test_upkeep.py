@@ -110,7 +110,7 @@ def live_through_everything(scene):
 def test_pruned_jobs_and_sessions_leave_only_counters(scene, server):
     """After every job and session was pruned, only counters are left that must never repeat a value."""
     number = live_through_everything(scene)
-    # children are kept as long as parents whose ends have times from callers' clocks
+    # children are kept as long as their parents, whose ends have times from callers' clocks
     scene.advance(100 * 365 * DAY / SECOND)
 
     pruned = prune_all(scene)
@@ -205,7 +205,7 @@ def test_job_requeued_before_its_expiry_is_not_pruned(scene):
 
 
 def test_release_passes_children_that_keep_waiting(scene, server):
-    """Steps of one child each skip the children that continue to wait, reach the others, and then end."""
+    """In steps of one child, `release` skips the children that continue to wait, and reaches the others."""
     parent = scene.add()
     waiting = [scene.continuation(parent) for _ in range(3)]
     wanted = scene.continuation(parent, on=On.FAILED)
@@ -219,7 +219,10 @@ def test_release_passes_children_that_keep_waiting(scene, server):
 
 
 def test_second_end_of_a_parent_checks_all_children_again(scene):
-    """The progress counts for one end of the parent. After its next end, all children are checked again."""
+    """The progress is valid for only one end of the parent.
+
+    After its next end, all children are checked again.
+    """
     parent = scene.add()
     first, second = scene.continuation(parent), scene.continuation(parent)
     holder = scene.begin()

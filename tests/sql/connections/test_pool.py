@@ -52,7 +52,7 @@ def serve(pool):
 
 @pytest.mark.parametrize(("size", "others"), [(10, 8), (3, 1), (2, 1), (1, 1)])
 def test_two_connections_are_reserved_for_the_server(make_pool, size, others):
-    """A pool of two reserves one connection and a pool of one none, so one is left for all other work."""
+    """A pool of two reserves one connection. A pool of one reserves none, because other work needs it."""
     pool = make_pool(size)
     serve(pool)
 
@@ -147,7 +147,7 @@ def test_pool_error_names_the_used_connections(make_pool):
 
 
 def test_server_work_is_limited_to_its_block_and_thread():
-    """Blocks nest. A thread that is started in a block does other work, for example a job."""
+    """Blocks can be nested. A thread that is started in a block does other work, for example a job."""
     seen = []
 
     with server_work():

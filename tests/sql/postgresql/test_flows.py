@@ -297,7 +297,7 @@ def test_steps_work_through_a_pooler(pgbouncer):
 
 
 def test_adding_transaction_waits_for_a_fold(flow, admin, callers):
-    """After the fold, the adding transaction sees the batch as the fold has left it."""
+    """The transaction then sees the batch as the fold has left it."""
     batch = flow.batch()
     callers.execute("SELECT FROM firelock_batches WHERE id = %s FOR UPDATE", [batch])
 
@@ -323,7 +323,7 @@ def test_adding_transactions_do_not_wait_for_each_other(flow, callers):
 
 
 def test_batch_does_not_end_during_an_adding_transaction(flow, callers):
-    """The fold skips the batch until the adding transaction has committed, and never waits for it."""
+    """The fold skips the batch until the transaction has committed, and never waits for it."""
     batch, (first,) = flow.batch_of(1)
     flow.settle_all()
     late = flow.new_member(batch)
@@ -390,7 +390,7 @@ def test_release_skips_locked_members(flow, callers, what):
 
 
 def test_promote_skips_an_expired_hold_during_an_adding_transaction(flow, callers):
-    """During that transaction, other jobs are enqueued. The batch is cancelled after its end."""
+    """Meanwhile, other jobs are enqueued. After the transaction has ended, the batch is cancelled."""
     batch = flow.batch(due_at=flow.now() + HOUR)
     late, other = flow.new_member(batch), flow.schedule(60)
     flow.storage.insert([late], within=callers)

@@ -43,7 +43,7 @@ def found(storage, word):
 
 
 def found_at_once(url, word, **limits):
-    """Return the findings that contain this word, with other limits than the default ones."""
+    """Return the findings that contain this word, with limits other than the default ones."""
     with closing(EnginePool("here", lambda: create_engine(url), is_own=True)) as connections:
         findings = health.diagnose(
             PostgresqlDatabase("here", connections, Names()), health.HealthBounds(**limits)

@@ -52,7 +52,7 @@ def test_opening_does_not_create_a_file(open_storage, path):
 
 
 def test_first_verb_creates_the_schema(open_storage):
-    """A verb that only reads creates the schema too, so nothing has to be prepared."""
+    """A call that only reads creates the schema too, so nothing has to be prepared."""
     storage = open_storage()
 
     storage.find(JobFilter(), limit=1)
