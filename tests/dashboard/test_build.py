@@ -115,7 +115,7 @@ def test_checkout_contains_the_locked_files():
 # ---- npm calls -------------------------------------------------------------------------------------------
 
 
-def test_present_files_need_no_npm(hook, programs):
+def test_existing_files_need_no_npm(hook, programs):
     """A second setup, or a build from a source distribution, fetches nothing."""
     programs(npm="exit 1", node="exit 1")
 

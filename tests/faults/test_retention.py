@@ -52,7 +52,7 @@ def app_on(storage, **settings):
 @pytest.mark.parametrize(
     ("verb", "sweep"), [("promote", 60), ("orphans", 0.1)], ids=["due-jobs", "lost-servers"]
 )
-def test_long_retention_delays_other_duties_by_at_most_two_chunks(backlog, verb, sweep):
+def test_long_retention_delays_other_routines_by_at_most_two_chunks(backlog, verb, sweep):
     """The other routine becomes due while the first chunk is removed."""
     begun, checks = threading.Event(), []
 

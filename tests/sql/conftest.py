@@ -24,7 +24,7 @@ __all__ = [
 
 @pytest.fixture(autouse=True)
 def clients_fold_late(monkeypatch):
-    """Let a client fold counts only at its thousandth insert, so that it never does so while a test measures."""
+    """Let a client fold counts only at its thousandth insert, so never while a test measures."""
     monkeypatch.setattr("firelock_sql.storage._first_number", lambda: 0)
 
 

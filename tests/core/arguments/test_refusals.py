@@ -82,7 +82,7 @@ def refusal_of(function, *args, **kwargs):
         (open_account, Account(id=1), "account"),
     ],
 )
-def test_refusal_of_an_entity_shows_the_call_with_its_id(function, entity, name):
+def test_error_about_an_entity_shows_the_call_with_its_id(function, entity, name):
     """The entity is refused for every annotation, even if it is a mapped dataclass."""
     task, kind = function.__name__, type(entity).__name__
 
@@ -101,7 +101,7 @@ def test_shown_call_contains_the_other_arguments():
     )
 
 
-def test_refusal_of_an_entity_shows_its_whole_composite_key():
+def test_error_about_an_entity_shows_its_whole_composite_key():
     """The message names every column of the primary key."""
     message = refusal_of(send_mail, Membership(group=1, member=2))
 
@@ -189,7 +189,7 @@ async def async_numbers() -> Any:
         (lambda: made_by("pandas.core.frame", "DataFrame"), "passes a pandas frame (Sub)"),
     ],
 )  # fmt: skip
-def test_refusal_of_an_unsupported_value_names_an_alternative(make, words):
+def test_error_about_an_unsupported_value_contains_an_alternative(make, words):
     assert words in refusal_of(send_mail, make())
 
 
@@ -236,7 +236,7 @@ def test_open_resources_are_refused():
     database.engine.dispose()
 
 
-def test_refusal_of_an_awaitable_suggests_await():
+def test_error_about_an_awaitable_suggests_await():
     """A coroutine or a future was probably passed instead of its result."""
 
     async def load() -> User: ...

@@ -144,7 +144,7 @@ def test_call_is_bound_like_in_python_and_restored(args, kwargs, function):
         (of_today, (), {}, "of_today(day: str) was called without 'day'"),
     ],
 )
-def test_refusal_of_a_mismatching_call_shows_the_signature(function, args, kwargs, words):
+def test_error_about_a_mismatching_call_shows_the_signature(function, args, kwargs, words):
     """The shown signature omits the context parameter."""
     binder = binder_of(function)
 

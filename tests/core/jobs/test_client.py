@@ -151,7 +151,7 @@ def refused(*, is_untouched):
 
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("second", [True, False])
-def test_error_is_untouched_only_if_both_attempts_were(mail, storage, first, second):
+def test_is_untouched_is_true_only_if_both_attempts_wrote_nothing(mail, storage, first, second):
     """The first attempt might have stored the job even if the second attempt did not write anything."""
     storage.fail("insert", refused(is_untouched=first))
     storage.fail("insert", refused(is_untouched=second))
@@ -164,7 +164,7 @@ def test_error_is_untouched_only_if_both_attempts_were(mail, storage, first, sec
 
 
 @pytest.mark.parametrize("is_alike", [True, False])
-def test_error_of_a_second_chunk_is_not_untouched(storage, is_alike):
+def test_is_untouched_is_false_if_the_second_chunk_fails(storage, is_alike):
     """The first 500 jobs are stored, so the caller must not send all of them again."""
 
     def fill(jobs):
@@ -183,7 +183,7 @@ def test_error_of_a_second_chunk_is_not_untouched(storage, is_alike):
     assert caught.value.is_untouched is False
 
 
-def test_error_of_a_batch_after_its_first_chunk_is_not_untouched(storage):
+def test_is_untouched_is_false_after_the_first_chunk_of_a_batch(storage):
     """The batch and its first members are stored, although the last members were refused."""
 
     def fill(jobs):

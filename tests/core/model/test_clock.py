@@ -307,8 +307,8 @@ def test_slow_drift_is_not_reported_as_a_jump(host, local):
     assert {(Jump(), 0.0)} == set(seen)
 
 
-def test_suspension_looks_like_a_step_on_hosts_without_such_a_clock(host):
-    """Without a clock that includes suspensions, the host only observes that its wall clock was set forward."""
+def test_suspension_seems_to_be_a_clock_change_without_a_suspension_clock(host):
+    """Without a clock that includes suspensions, the host can only see its wall clock move forward."""
     clocks = HostClocks(host.clocks.wall, host.clocks.awake, host.clocks.awake)
     watch = HostWatch(clocks)
 

@@ -474,7 +474,7 @@ def test_inline_jobs_wait_for_their_limits():
             assert 1 == tester.drain().succeeded
 
 
-def test_tester_closes_the_key_of_a_rate_limited_task():
+def test_tester_snoozes_a_rate_limited_task():
     """The job runs again when the clock advances. With `raises=True`, `drain` does not raise an exception."""
     with Firelock("memory://") as fire:
         calls = []

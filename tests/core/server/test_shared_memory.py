@@ -36,7 +36,7 @@ def test_right_to_run_holds_until_its_expiry_time(board):
     assert (True, False) == (before, after)
 
 
-def test_suspension_uses_up_the_right_to_run_but_not_the_silence():
+def test_suspension_ends_the_right_to_run_but_does_not_count_as_silence():
     """The storage's clock continues while the machine is suspended, so the right expires.
 
     A worker process cannot report during that time, so its silence does not count.

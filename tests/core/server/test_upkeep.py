@@ -601,7 +601,7 @@ def test_hanging_storage_does_not_delay_timeouts(scene):
 # ---- errors ----------------------------------------------------------------------------------------------
 
 
-def test_failed_duty_does_not_block_the_others(scene, caplog):
+def test_failed_routine_does_not_block_the_others(scene, caplog):
     """A failed routine is tried again at its next turn. An outage is not logged as an error."""
     caplog.set_level(logging.DEBUG, "firelock")
     job = scene.task.enqueue()

@@ -291,7 +291,7 @@ def test_renewal_refused_during_the_release_is_not_a_loss(locks, make):
 
 
 def test_failed_release_raises_an_error(locks, make):
-    """If the block ends during an outage, the caller gets an error, because the lock stays until it expires."""
+    """If a block ends during an outage, the caller gets an error, because the lock stays until it expires."""
     locks.refusal = StorageUnavailable("down")
 
     with pytest.raises(StorageUnavailable), make():

@@ -608,7 +608,7 @@ def chart(lines, kind="throughput"):
     return Chart(kind, "1h", 60, [60.0 * place for place in range(count)], lines, "count", [True] * count)
 
 
-def test_bars_stack_to_scale():
+def test_stacked_bars_are_drawn_to_scale():
     """Each bar begins where the bar below it ends, and the scale ends at a round number above all bars."""
     drawn = chart([Line("succeeded", "succeeded", [3, None]), Line("failed", "failed", [1, 0])])
     lower, upper = drawn.bars()

@@ -50,7 +50,7 @@ def rollup(minute, *, task="send", queue="mail", outcome="succeeded", count=4, s
     )
 
 
-def test_hour_ends_with_the_present_minute(history, storage):
+def test_hour_ends_with_the_current_minute(history, storage):
     """The last of the sixty minutes is the current minute."""
     storage.record_metrics([rollup(30), rollup(29, outcome="failed", count=1), rollup(-29), rollup(-30)])
     history.settle()

@@ -25,7 +25,7 @@ def code_of(text):
     return re.sub(r"--.*", "", text)
 
 
-def test_names_in_scripts_are_replaced_with_places():
+def test_names_in_scripts_are_replaced_with_positions():
     """Words are counted from the first one, and arrays from 1.
 
     A string format provides patterns and the separators of its fields.

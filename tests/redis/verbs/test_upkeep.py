@@ -204,7 +204,7 @@ def test_job_requeued_before_its_expiry_is_not_pruned(scene):
 # ---- dependencies ------------------------------------------------------------------------------------------
 
 
-def test_release_passes_children_that_keep_waiting(scene, server):
+def test_release_skips_children_that_continue_to_wait(scene, server):
     """In steps of one child, `release` skips the children that continue to wait, and reaches the others."""
     parent = scene.add()
     waiting = [scene.continuation(parent) for _ in range(3)]

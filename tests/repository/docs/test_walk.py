@@ -9,7 +9,7 @@ import sys
 from tests.repository.docs.pages import ROOT
 
 
-def test_walk_names_every_executed_file():
+def test_page_names_every_executed_file():
     """The benchmark runs a job in memory from enqueue to succeeded, with a server in the same process."""
     page = (ROOT / "docs" / "how-it-works.md").read_text("utf-8")
     linked = set(re.findall(r"\]\(\.\./packages/core/src/([\w/]+\.py)\)", page))

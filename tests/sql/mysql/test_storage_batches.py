@@ -313,7 +313,7 @@ def test_fold_skips_an_uncommitted_end(scene, holder, open_transaction):
     assert batch_counts(scene, batch_id).succeeded == 2
 
 
-def test_batch_does_not_end_before_an_adding_transaction(scene, holder, open_transaction):
+def test_batch_does_not_end_before_a_transaction_that_adds_members(scene, holder, open_transaction):
     """Transactions that add members share a lock on the batch until they commit."""
     batch_id, _ = store_batch(scene)
     first, second = (new_members(scene, batch_id) for _ in range(2))

@@ -296,7 +296,7 @@ def test_steps_work_through_a_pooler(pgbouncer):
 # ---- waits for locks -------------------------------------------------------------------------------------
 
 
-def test_adding_transaction_waits_for_a_fold(flow, admin, callers):
+def test_transaction_that_adds_members_waits_for_a_fold(flow, admin, callers):
     """The transaction then sees the batch as the fold has left it."""
     batch = flow.batch()
     callers.execute("SELECT FROM firelock_batches WHERE id = %s FOR UPDATE", [batch])
@@ -311,7 +311,7 @@ def test_adding_transaction_waits_for_a_fold(flow, admin, callers):
             answer.result(30)
 
 
-def test_adding_transactions_do_not_wait_for_each_other(flow, callers):
+def test_transactions_that_add_members_do_not_wait_for_each_other(flow, callers):
     """Callers' transactions that add to one batch can be open at the same time."""
     batch = flow.batch()
     flow.storage.insert([flow.new_member(batch)], within=callers)
@@ -322,7 +322,7 @@ def test_adding_transactions_do_not_wait_for_each_other(flow, callers):
     assert (2, 2, 0, 0, 0, 0) == flow.counts(batch)
 
 
-def test_batch_does_not_end_during_an_adding_transaction(flow, callers):
+def test_batch_does_not_end_during_a_transaction_that_adds_members(flow, callers):
     """The fold skips the batch until the transaction has committed, and never waits for it."""
     batch, (first,) = flow.batch_of(1)
     flow.settle_all()
@@ -389,7 +389,7 @@ def test_release_skips_locked_members(flow, callers, what):
     assert [after] * 3 == flow.states(held, *others)
 
 
-def test_promote_skips_an_expired_hold_during_an_adding_transaction(flow, callers):
+def test_promote_skips_an_expired_hold_while_a_transaction_adds_members(flow, callers):
     """Meanwhile, other jobs are enqueued. After the transaction has ended, the batch is cancelled."""
     batch = flow.batch(due_at=flow.now() + HOUR)
     late, other = flow.new_member(batch), flow.schedule(60)

@@ -51,7 +51,7 @@ def test_opening_does_not_create_a_file(open_storage, path):
     assert not path.exists()
 
 
-def test_first_verb_creates_the_schema(open_storage):
+def test_first_call_creates_the_schema(open_storage):
     """A call that only reads creates the schema too, so nothing has to be prepared."""
     storage = open_storage()
 
