@@ -5,10 +5,15 @@ from __future__ import annotations
 import pytest
 
 from firelock.storage import Edge, On, Relations, State
-from firelock.testing.conformance.scene import fails, succeeds
+from firelock.testing.conformance.flow_scene import suspends
+from firelock.testing.conformance.scene import BASE, HOUR, deletes, fails, requeues, succeeds
+from firelock_sql.verbs import children as children_verbs
+from firelock_sql.verbs import upkeep
+from firelock_sql.verbs.batches import release_batches
 
 FEW = 3
 MANY = 120  # more than are read together
+PAST = BASE - HOUR
 
 
 def ended_parents(flow, number, *, child_of_all=False):
@@ -123,3 +128,60 @@ def test_read_of_one_job_takes_one_round_trip(flow, proxy):
     flow.storage.get([job])
 
     assert 1 == (proxy.traffic - before).trips
+
+
+def before(monkeypatch, module, name, change):
+    """Let another process change something before the first call of a function of the storage."""
+    function = getattr(module, name)
+
+    def late(*arguments, **options):
+        monkeypatch.undo()
+        change()
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(module, name, late)
+
+
+@pytest.mark.parametrize("verb", ["release", "prune"])
+def test_child_that_waits_for_something_else_by_now_is_not_deleted(flow, monkeypatch, verb):
+    """After the storage has read the edge, the child is requeued, runs, and waits for a signal."""
+    parent = flow.run()
+    child = flow.continuation(parent.id, on=On.SUCCEEDED)
+    flow.settle(deletes(parent.id) if verb == "release" else fails(parent, expires_at=PAST))
+    if verb == "prune":
+        flow.settle_all()
+    (other,) = flow.open(1)
+
+    def run_child():
+        other.apply([requeues(child)])
+        other.apply([suspends(flow.run(job_id=child))])
+
+    before(monkeypatch, children_verbs, "load_rows", run_child)
+    flow.storage.release(100) if verb == "release" else flow.storage.prune(100)
+
+    flow.check(child, state=State.AWAITING, waits_for="signal approval")
+
+
+def test_parent_whose_children_are_being_released_is_not_pruned(flow, monkeypatch):
+    """After the storage has found the expired member, an operator deletes it, and its batch is reopened.
+
+    If the member were pruned then, it would count as active forever, and its batch would never end.
+    """
+    batch, (parent_id,) = flow.batch_of(1, keeps=(None, 0, 0))
+    (parent,) = flow.running(flow.begin(), parent_id)
+    flow.continuation(parent_id, on=On.SUCCEEDED)
+    flow.settle(fails(parent, expires_at=PAST))
+    flow.settle_all()
+    assert State.FAILED is flow.state(batch)
+    (other,) = flow.open(1)
+
+    def delete_parent():
+        other.apply([deletes(parent_id, expires_at=PAST)])
+        other._database.write(lambda tx: release_batches(tx, 100))  # noqa: SLF001 - a part of `release`
+
+    before(monkeypatch, upkeep, "delete_children", delete_parent)
+    flow.storage.prune(100)
+    flow.settle_all()
+
+    assert State.AWAITING is not flow.state(batch)
+    assert 0 == flow.counts(batch)[1]

@@ -149,13 +149,11 @@ def _release_skipped(
     for parent_id, edges in by_parent.items():
         rows = _load_free(tx, {parent_id, *(child for _, child, _ in edges if child is not None)}, awaited)
         counts = MemberCounts(tx, rows.values())
-        parent = rows.get(parent_id)
-        if parent is None:
+        if parent_id not in rows:
             done.skipped.add(parent_id)
             continue
-        open_now = {row[0] for row in tx.all_now(_STILL_OPEN, seqs=[seq for seq, _, _ in edges])}
-        open_edges = [edge for edge in edges if edge[0] in open_now]
-        left = set(_decide_edges(tx, {parent_id: open_edges}, rows, done)[parent_id])
+        still_open = _still_open(tx, {parent_id: edges})
+        left = set(_decide_edges(tx, still_open, rows, done)[parent_id])
         settled = [seq for seq, _, _ in edges if seq not in left]
         tx.run_many(_SKIPPED_NO_MORE, [{"parent": parent_id, "edge": seq} for seq in settled])
         if settled:
@@ -189,7 +187,8 @@ def _release_parents(
     locked = stored_among(tx, missing)
     done.skipped |= locked
     counts = MemberCounts(tx, rows.values())
-    left = _decide_edges(tx, {id: some for id, some in edges.items() if id not in missing}, rows, done)
+    still_open = _still_open(tx, {id: some for id, some in edges.items() if id not in missing})
+    left = _decide_edges(tx, still_open, rows, done)
     tx.run_many(_SKIP, [{"parent_id": id, "skipped": seq} for id, seqs in left.items() for seq in seqs])
     all_checked = [id for id in edges if id not in locked and (id != partly or id in missing)]
     if all_checked:
@@ -199,6 +198,16 @@ def _release_parents(
         tx.run(_MOVE_ON, parent=partly, after=found[-1][1])
     counts.store()
     return max((id for id in edges if id != partly or id in missing), default=None)
+
+
+def _still_open(tx: Transaction, edges: Mapping[str, Edges]) -> dict[str, Edges]:
+    """Return the edges of each parent that are still undecided, now that the rows of the children are locked.
+
+    A child may have stopped waiting for its parents since its edges were read, and may wait again by now.
+    """
+    seqs = [seq for some in edges.values() for seq, _, _ in some]
+    still_open = {row[0] for row in tx.all_now(_STILL_OPEN, seqs=seqs)} if seqs else set()
+    return {id: [edge for edge in some if edge[0] in still_open] for id, some in edges.items()}
 
 
 def _is_new(listed: tuple[str, int]) -> bool:
@@ -347,8 +356,12 @@ def delete_children(tx: Transaction, parent_id: str, limit: int) -> int:
     parent = rows.pop(parent_id, None)
     if parent is None or parent.expires_at is None or parent.expires_at > tx.now:
         return 0  # it was requeued, locked or pruned by another transaction
-    free = _delete_free(tx, parent, wanted, rows, Moved.PARENT_GONE.value)
-    decided = [edge for _, edge, child, _ in found if child in free]
+    edges = [(seq, child, awaited) for _, seq, child, awaited in found]
+    still_open = _still_open(tx, {parent_id: edges})[parent_id]
+    waiting = {child for _, child, _ in still_open}
+    rows = {id: row for id, row in rows.items() if id in waiting}
+    free = _delete_free(tx, parent, waiting, rows, Moved.PARENT_GONE.value)
+    decided = [seq for seq, child, _ in still_open if child in free]
     if decided:
         tx.run(_DECIDE, seqs=decided)
     counts.store()

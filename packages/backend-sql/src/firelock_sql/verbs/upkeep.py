@@ -131,6 +131,7 @@ SELECT id, state, queue, tags, created_at, relations_json, lane IS NOT NULL AND 
 FROM firelock_jobs
 WHERE id IN :ids AND expires_at <= :now
     AND NOT EXISTS (SELECT 1 FROM firelock_edges WHERE parent_id = firelock_jobs.id AND is_decided = 0)
+    AND NOT EXISTS (SELECT 1 FROM firelock_releasing WHERE parent_id = firelock_jobs.id)
 """)
 _UNTAG = Text("DELETE FROM firelock_job_tags WHERE tag = :tag AND created_at = :created_at AND job_id = :job")
 _DELETE = [
