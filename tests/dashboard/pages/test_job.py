@@ -86,7 +86,7 @@ def test_job_metadata_is_shown_and_masked(client, fire, send):
         ("failed", (["Requeue", "Duplicate", "Delete"], ["Run now"], "You can restore it")),
         ("deleted", (["Requeue", "Duplicate"], ["Run now"], "")),
         ("awaiting", (["Delete"], [],
-                      "a signal or its batch. You cannot undo the deletion, because it also ends this wait.")),
+                      "a signal or its batch. You cannot undo the deletion, because it also ends this wait")),
         ("parent", (["Delete"], [],
                     "The deletion decides what happens to the jobs that wait for it, so it cannot")),
     ],
