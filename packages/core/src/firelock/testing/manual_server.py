@@ -328,7 +328,7 @@ class ManualServer:
         return _outcome(ended), error or _undecodable(ended)
 
     def _has_completed(self, ended: EndedRun, applied: Applied) -> bool:
-        """Return whether the task's own transaction completed the job; `applied` is the settle's result."""
+        """Return whether the task's own transaction completed the job; `applied` is the result of its end."""
         if applied.is_applied:
             return applied is Applied.ALREADY and ended.transition.to is State.SUCCEEDED
         (record,) = self._storage.get([ended.job.id])

@@ -173,7 +173,7 @@ class Tester:
                     self._note(await self._server.arun(job))
 
     def _ready(self, jobs: Sequence[str]) -> Iterator[ClaimedJob]:
-        """Claim one after another the ready jobs among these jobs and the jobs that they release."""
+        """Claim the ready jobs among these jobs and the jobs that they release, one after another."""
         while True:
             ids = list(jobs)
             ids += [child for job_id in ids for child in self._inside.followers(job_id)]

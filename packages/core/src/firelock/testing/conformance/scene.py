@@ -352,7 +352,7 @@ class Scene:
     # ---- upkeep ------------------------------------------------------------------------------------------
 
     def release(self, limit: int = 10) -> int:
-        """Decide the children of ended parents; return how many were examined."""
+        """Release the children of ended parents; return how many were checked."""
         return self.storage.release(limit)
 
     def promote(self, limit: int = 10) -> Promotion:

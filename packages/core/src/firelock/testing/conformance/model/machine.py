@@ -423,7 +423,7 @@ class JobRules(Ground):
 
     @rule()
     def release(self) -> None:
-        """Release the jobs that wait for ends, until nothing is left to examine."""
+        """Release the jobs that wait for ends, until no such job is left."""
         for storage in (self.twin.model, self.twin.real):
             for _ in range(_LIMIT):
                 if not storage.release(_LIMIT):

@@ -141,7 +141,7 @@ class BatchGround(SeededOperations):
                 assert not running, f"batch {batch[-4:]} is deleted, but its jobs {running} run"
 
     def _may_release(self, batch: str, records: dict[str, JobRecord]) -> int:
-        """Return the number of ended members whose waiting jobs may not be decided yet."""
+        """Return the number of ended members whose waiting jobs may not have been released yet."""
         parents = {edge.parent_id for job in records.values() for edge in job.parents}
         return sum(job.is_final and job.id in parents for job in self.members(batch, records))
 
@@ -392,7 +392,7 @@ class BatchOperations(BatchGround):
             assert result.is_applied == (before is State.AWAITING)
 
     def _upkeep(self) -> None:
-        """Move the clock forward, enqueue what is due, and cancel batches whose creators have disappeared."""
+        """Move the clock forward, enqueue due jobs, and cancel batches whose creators have disappeared."""
         self.flow.advance(self.random.choice((0, 3_000, 8_000)))
         self.record(f"promote {self.storage.promote(self.random.choice((1, 20))).promoted}")
 

@@ -67,7 +67,7 @@ class ClaimAnswer:
     """The result of a claim."""
 
     ids: Sequence[str]
-    has_more: bool = False  # more lanes are left to examine, so the next claim should follow immediately
+    has_more: bool = False  # more lanes are left to check, so the next claim should follow immediately
 
 
 @attrs.frozen

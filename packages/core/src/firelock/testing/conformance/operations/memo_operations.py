@@ -1,8 +1,8 @@
 """Random operations on jobs that wait and store memos; a copy of the memos predicts each result.
 
-All runs of a job between two requeues that forget memos see one value per name. An accepted signal has the
-value that is used, and the job that waits for it continues. A call of an old run changes nothing. A forgotten
-memo never returns.
+All runs of a job between two requeues that forget memos see one value per name. The value of an accepted
+signal is the one that is used, and the job that waits for it continues. A call of an old run changes nothing.
+A forgotten memo never returns.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ class UniqueOperations(SeededOperations):
     def _expected(
         self, jobs: list[NewJob], records: dict[str, JobRecord], now: int
     ) -> tuple[list[bool | Duplicate], str | None]:
-        """Return the expected results, and the id of the job because of which the whole call is refused."""
+        """Return the expected results, and the id of the job that causes the whole call to be refused."""
         new: dict[str, str] = {}
         expected: list[bool | Duplicate] = []
         for job in jobs:

@@ -35,7 +35,7 @@ class ServerConformance(
             def storage_url(self, mongo):      # an EMPTY store that the kit may wipe
                 return mongo.new_database_url()
 
-    The tests use real threads and, if the storage is shared, real processes. Every wait is for a condition,
-    with a deadline. For a storage that is in one process, use a named URL (`memory://kit`), so that several
-    apps share it.
+    The tests use real threads and, if the storage is shared, real processes. The tests wait only for
+    conditions, and with a deadline. For a storage that is in one process, use a named URL (`memory://kit`),
+    so that several apps share it.
     """

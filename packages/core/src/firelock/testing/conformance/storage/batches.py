@@ -197,7 +197,7 @@ class BatchCountsTests(StorageFixtures):
         assert [_DONE] * 3 == flow.states(first, second, alone)
 
     def test_ended_member_is_active_until_its_children_are_released(self, flow: FlowScene) -> None:
-        """A member that has ended is active until `release` has decided the jobs that wait for it.
+        """A member that has ended is active until `release` has handled the jobs that wait for it.
 
         So the batch does not end between the end of a member and the start of the next.
 
@@ -273,7 +273,7 @@ class BatchCountsTests(StorageFixtures):
     def test_end_of_the_last_member_ends_the_batch(self, flow: FlowScene, how: str, end: State) -> None:
         """A batch fails if a member has failed, and otherwise succeeds; deleted members do not matter.
 
-        Its end has the storage's time and a history entry, and its retention begins with it.
+        Its end has the storage's time and a history entry, and its retention begins at that time.
 
         If this fails: a batch reports success although a member failed, or stays open although all members
         have ended.
@@ -384,7 +384,7 @@ class BatchCountsTests(StorageFixtures):
         assert [_OPEN] == [entry.state for entry in flow.history(batch)]
 
     def test_restored_member_reopens_its_batch(self, flow: FlowScene) -> None:
-        """An undone delete of a member is counted like any other change.
+        """Restoring a deleted member is counted like any other change.
 
         If this fails: a job that was deleted by mistake and restored runs outside its batch.
         """
@@ -417,7 +417,7 @@ class BatchCountsTests(StorageFixtures):
         assert None is flow.record(batch).reason
 
     def test_each_continuation_of_a_batch_is_decided_once(self, flow: FlowScene) -> None:
-        """Each continuation of a batch is decided once, however often the batch ends.
+        """Each continuation of a batch is enqueued or deleted only once, however often the batch ends.
 
         If this fails: after a fixed failure customers get a message twice, or never.
         """
@@ -551,7 +551,7 @@ class BatchCountsTests(StorageFixtures):
         assert (BatchCounts(total=1, active=1), State.ENQUEUED) == (flow.batch_counts(batch), flow.state(a))
 
     def test_batch_opens_after_the_last_of_several_jobs(self, flow: FlowScene) -> None:
-        """A batch after several jobs and batches opens when all of them have ended as required.
+        """A batch that follows several jobs and batches opens when all of them have ended as required.
 
         If this fails: a fan-in starts after its first job.
         """
@@ -571,7 +571,7 @@ class BatchCountsTests(StorageFixtures):
         assert not flow.batch_counts(batch).is_unopened
 
     def test_batch_waits_after_a_failure_and_is_cancelled_after_a_delete(self, flow: FlowScene) -> None:
-        """A batch after a failed job stays unopened; one after a deleted job is cancelled, like a child job.
+        """A batch that follows a failed job stays unopened; one that follows a deleted job is cancelled.
 
         If this fails: work that should follow a success runs after a failure.
         """
@@ -590,7 +590,7 @@ class BatchCountsTests(StorageFixtures):
         assert Moved.SWEPT == flow.record(b).reason
 
     def test_batch_after_an_already_deleted_job_is_cancelled(self, flow: FlowScene) -> None:
-        """A batch after a job that is already deleted is stored, and cancelled with its members.
+        """A batch that follows an already deleted job is stored, and cancelled with its members.
 
         So the result is the same whether the job is deleted just before the insert or just after it.
 
@@ -660,7 +660,7 @@ class BatchCountsTests(StorageFixtures):
         assert [_DONE, _DONE] == flow.states(outer, inner)
 
     def test_inner_batch_after_another_member_counts_as_waiting(self, flow: FlowScene) -> None:
-        """An inner batch after another member waits like a job, and does not keep the outer batch open.
+        """An inner batch that follows a member waits like a job, and does not keep the outer batch open.
 
         If this fails: nested batches never end after a failure.
         """
@@ -788,7 +788,7 @@ class BatchCountsTests(StorageFixtures):
         assert [] == flow.found(JobFilter(batch_id=flow.new_id()))
 
     def test_large_batch_is_stored_in_chunks_and_read_in_pages(self, flow: FlowScene) -> None:
-        """If a held batch gets 1,001 members in chunks, pages return each once, and they end the batch.
+        """If a held batch gets 1,001 members in chunks, pages return each once, and the batch ends.
 
         If this fails: large batches lose members between chunks or pages.
         """
@@ -862,7 +862,7 @@ class BatchCountsTests(StorageFixtures):
     # ---- cancellation ------------------------------------------------------------------------------------
 
     def test_delete_cancels_a_batch(self, flow: FlowScene) -> None:
-        """A delete of a batch deletes all unfinished members; the batch ends when none of them is running.
+        """Deleting a batch deletes all unfinished members; the batch ends when none of them is running.
 
         Running members are stopping until then.
 
@@ -984,7 +984,7 @@ class BatchCountsTests(StorageFixtures):
         return sum(state is not wanted for state in flow.states(*ids))
 
     def test_ended_batch_can_be_cancelled(self, flow: FlowScene) -> None:
-        """A delete of an ended batch cancels it like an open one; a delete of a deleted batch is refused.
+        """Deleting an ended batch cancels it like an open one; deleting a deleted batch is refused.
 
         If this fails: a failed batch cannot be removed, or the jobs that wait in it stay forever.
         """
@@ -1001,7 +1001,7 @@ class BatchCountsTests(StorageFixtures):
         assert Applied.REFUSED is flow.apply(deletes(batch))
 
     def test_cancelled_batch_refuses_holds_and_restores(self, flow: FlowScene) -> None:
-        """After a cancellation, a second delete changes nothing; holds, and restores of members, are refused.
+        """After a cancellation, a second deletion does nothing; holds, and restoring members, are refused.
 
         The end of the batch keeps the reason of its cancellation, and the batch's retention applies to its
         members.
@@ -1088,7 +1088,7 @@ class BatchCountsTests(StorageFixtures):
         assert BatchCounts(total=2, failed=1, deleted=1) == flow.batch_counts(batch)
 
     def test_requeued_member_reopens_a_stopped_batch(self, flow: FlowScene) -> None:
-        """The failed member of a stopped batch can run again; others stay deleted. A new failure stops it.
+        """The failed member of a stopped batch can run again; others stay deleted. New failures stop it.
 
         If this fails: a fixed member is deleted because of an earlier failure.
         """
@@ -1240,7 +1240,7 @@ class BatchCountsTests(StorageFixtures):
         assert [None] * 6 == flow.storage.get(jobs)
 
     def test_prune_of_a_failed_batch_deletes_waiting_members(self, flow: FlowScene) -> None:
-        """A prune of a batch deletes members that still wait in it, and decides the batch's continuations.
+        """Pruning a failed batch deletes the members and continuations that still wait.
 
         If this fails: jobs wait forever in a batch that cannot be found.
         """

@@ -82,8 +82,8 @@ class ClosingTests(StorageFixtures):
     ) -> None:
         """A continued end, on any handle, uses the running jobs and the reason of the first call.
 
-        If this fails: because its row was locked at that moment, a job gets no crash for a run that killed
-        its process, or a job that never started gets one.
+        If this fails: because its row was locked at that moment, no crash is counted for a job whose run
+        killed its process, or a crash is counted for a job that never started.
         """
         other, holder = scene.handles.open(), scene.begin()
         ran, waited = scene.add_many(2)
@@ -109,7 +109,7 @@ class ClosingTests(StorageFixtures):
     def test_locked_job_of_an_expired_session_gets_its_crash_later(
         self, scene: Scene, lock_job: LockJob
     ) -> None:
-        """The locked job of an expired session gets its crash in a later sweep; the session ends only once.
+        """The crash of an expired session's locked job is counted by a later sweep; the session ends once.
 
         If this fails: a job that kills its host is never found as long as its row is locked at that moment.
         """
@@ -134,8 +134,8 @@ class ClosingTests(StorageFixtures):
     ) -> None:
         """Another end of a closing session returns the number of jobs still locked, and takes no job twice.
 
-        If this fails: a supervisor assumes that all jobs of a dead worker process have returned, or a job
-        gets two crashes.
+        If this fails: a supervisor assumes that all jobs of a dead worker process have returned, or two
+        crashes are counted for a job.
         """
         holder = scene.begin()
         locked, free = scene.add_many(2)

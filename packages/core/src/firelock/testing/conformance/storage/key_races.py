@@ -303,7 +303,7 @@ class UniqueRaceTests(StorageFixtures):
             assert Counter(answers) == {None: 1, stored[0]: 7}
 
     def test_one_of_concurrent_requeue_and_call_succeeds(self, scene: Scene) -> None:
-        """Of a concurrent requeue and call with one key, one succeeds; the other is `TAKEN` or a duplicate.
+        """If a requeue races a call with the same key, one succeeds; the other is `TAKEN` or a duplicate.
 
         If this fails: an operator and a customer create two jobs with one key.
         """

@@ -15,8 +15,8 @@ from firelock.testing.conformance.kit import requires
 from firelock.testing.conformance.scene import HOUR, Running, Scene, retries, succeeds
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
-# With partitions the jobs of a test must be in one partition, that of a key, because the number of examined
-# jobs counts per partition.
+# With partitions the jobs of a test must be in one partition, that of a key, because the number of checked
+# jobs is limited per partition.
 A, B = "kit/a", "kit/b"
 _OUT, _IN = "tasks.call", "tasks.report"
 
@@ -74,7 +74,7 @@ class LeftOutTests(StorageFixtures):
         assert [[one] for one in wanted] == [named, every]
 
     def test_claim_examines_at_most_a_thousand_jobs(self, scene: Scene) -> None:
-        """A claim examines at most 1,000 jobs: it finds a job after a few hundred others, not after 1,000.
+        """A claim checks at most 1,000 jobs: it finds a job after a few hundred others, but not after 1,000.
 
         If this fails: a claim reads a whole backlog, and all other claims wait for it.
         """
@@ -149,7 +149,7 @@ class LeftOutInLanesTests(StorageFixtures):
         assert [excluded] == scene.claim_ids(holder, 10, queues)
 
     def test_claims_find_a_lane_after_many_left_out_lanes(self, scene: Scene) -> None:
-        """Repeated small claims examine all lanes; `next_claim_at` is None once they have found nothing.
+        """Repeated small claims check all lanes; `next_claim_at` is None once they have found nothing.
 
         If this fails: an idle thread waits for polls because of lanes with coroutine jobs, or its server
         never stops claiming.
@@ -163,7 +163,7 @@ class LeftOutInLanesTests(StorageFixtures):
         assert [] == self._claim_until_nothing_is_left(scene, holder)
 
     def test_next_claim_finds_a_lane_after_a_long_one(self, scene: Scene) -> None:
-        """If one lane has as many jobs as a claim may examine, the next claim examines another lane.
+        """If one lane has as many jobs as a claim may check, the next claim checks another lane.
 
         If this fails: a backlog of coroutine jobs with one key keeps all threads idle.
         """
@@ -214,7 +214,7 @@ class LeftOutInLanesTests(StorageFixtures):
         assert [far] == self._claim_until_nothing_is_left(scene, holder)
 
     def test_claim_returns_the_time_at_which_a_rate_opens(self, scene: Scene) -> None:
-        """`next_claim_at` is the time at which the rate opens for a lane that has jobs to claim.
+        """`next_claim_at` is the time at which the rate admits the next job of a lane that has jobs to claim.
 
         If this fails: jobs that were delayed by a rate start at the next poll, seconds late.
         """

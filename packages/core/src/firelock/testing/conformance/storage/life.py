@@ -615,7 +615,7 @@ class LifeTests(StorageFixtures):
 
     @requires(Feature.TRANSACTIONAL_ENQUEUE)
     def test_late_end_within_a_transaction_is_refused(self, scene: Scene, open_transaction: object) -> None:
-        """A settle within a transaction is refused before the commit if the session no longer holds the job.
+        """An end within a transaction is refused before the commit if the session no longer holds the job.
 
         If this fails: the effects of a run that has lost its job are stored.
         """

@@ -705,7 +705,9 @@ class LimitTests(StorageFixtures):
 
     @pytest.mark.parametrize("how", ["retry", "crash"])
     def test_started_job_is_never_late(self, scene: Scene, how: str) -> None:
-        """A job that has started in time is never late, whatever happens to it later, and it uses its keys.
+        """A job that started in time is never late, whatever happens to it later.
+
+        Its later starts use its keys.
 
         If this fails: a retry is deleted because it comes after the time by which the job had to start.
         """
@@ -811,8 +813,8 @@ class KeyTests(StorageFixtures):
     def test_find_keys_returns_when_a_used_rate_is_free(self, scene: Scene) -> None:
         """`find_keys` returns the time at which a used rate is free, and omits free keys without jobs.
 
-        If this fails: people cannot see when a rate opens, or the list grows with each key that was ever
-        used.
+        If this fails: people cannot see when a rate admits a job again, or the list grows with each key that
+        was ever used.
         """
         scene.set_limit(A, rate=1, per=HOUR, burst=1)
         scene.add_limited(1, A)
@@ -926,7 +928,7 @@ class KeyTests(StorageFixtures):
 
     @requires(Feature.NOTIFY)
     def test_prune_that_frees_a_key_wakes_waiting_servers(self, scene: Scene) -> None:
-        """A prune of a deleted job that still runs frees the keys of the job, and wakes waiting servers.
+        """Pruning a deleted job that still runs frees its keys and wakes waiting servers.
 
         If this fails: jobs that wait for these keys start only after the next poll.
         """

@@ -366,7 +366,7 @@ class LockedRowTests(StorageFixtures):
         assert [State.ENQUEUED] * 4 == scene.states(*children)
 
     def test_locked_child_of_a_deleted_parent_is_deleted_later(self, scene: Scene, lock_job: LockJob) -> None:
-        """A locked child is decided once, after its lock has ended, according to the end of its parent.
+        """A locked child is handled once, after its lock has ended, according to the end of its parent.
 
         If this fails: a continuation of a failed job runs.
         """
@@ -500,7 +500,7 @@ class LockedRowTests(StorageFixtures):
     def test_locked_expired_job_is_pruned_later(self, flow: FlowScene, lock_job: LockJob) -> None:
         """Expired jobs are pruned except locked ones, which may be plain jobs, parents, members or batches.
 
-        If this fails: one locked row prevents the prune of all expired jobs.
+        If this fails: one locked row prevents the pruning of all expired jobs.
         """
         batch, (member,) = flow.batch_of(1)
         plain, parent, other = flow.add_many(3)

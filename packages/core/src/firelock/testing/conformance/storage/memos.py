@@ -125,7 +125,7 @@ class MemoTests(StorageFixtures):
         assert '"result"' == flow.recalled(running.id)[_CALL, "child"]
 
     def test_memos_of_other_kinds_and_jobs_are_separate(self, flow: FlowScene) -> None:
-        """The same name with four kinds is four memos, and each job has its own memos.
+        """The same name with four kinds identifies four memos, and each job has its own memos.
 
         If this fails: a step named "approve" ends the wait for a signal named "approve".
         """
@@ -332,7 +332,7 @@ class MemoTests(StorageFixtures):
         assert [job_id] == flow.claim_ids(flow.begin("b"))
 
     def test_begun_wait_does_not_end_its_own_suspension(self, flow: FlowScene) -> None:
-        """A suspension waits if it finds its own wait begun, but no signal.
+        """A begun wait without a signal does not prevent the suspension of its own job.
 
         If this fails: a waiting job runs again and again.
         """
@@ -401,7 +401,7 @@ class MemoTests(StorageFixtures):
     def test_wait_ends_at_its_due_time(self, flow: FlowScene) -> None:
         """A wait with a due time ends at that time: the job is enqueued, and waits for nothing.
 
-        Until then, it counts for the next due time.
+        Until then, the next due time includes it.
 
         If this fails: a wait with a time-out lasts forever.
         """

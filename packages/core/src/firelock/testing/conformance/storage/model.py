@@ -38,7 +38,7 @@ class ModelTests(StorageFixtures):
     def test_random_operations_agree_with_the_model(
         self, handles: Handles, open_handle: Callable[[], Storage], request: pytest.FixtureRequest
     ) -> None:
-        """`model_runs` short runs and as many of thirty operations match the model and keep its invariants.
+        """`model_runs` short runs and as many runs of thirty operations match the model and its invariants.
 
         If this fails: Hypothesis prints a run that differs. Compare its last operation with the contract.
         """
@@ -53,7 +53,7 @@ class ModelTests(StorageFixtures):
 
     @requires(Feature.LIMITS)
     def test_random_claims_follow_the_limits(self, open_handle: Callable[[], Storage]) -> None:
-        """With random jobs that have limits, each claim follows the rules of limits, and no capacity is lost.
+        """Each claim of random jobs with limits observes the limits and turns, and no capacity is lost.
 
         If this fails: the message lists the operations. Compare the last one with `judge`.
         """

@@ -87,7 +87,7 @@ class RaceTests(StorageFixtures):
     def test_concurrent_ends_of_a_claim_are_applied_once(self, scene: Scene) -> None:
         """Of two concurrent ends of one claim, one is applied, and the other is a repeat or is refused.
 
-        If this fails: a settle that is repeated before the first has finished counts twice.
+        If this fails: an end that is sent again before the first one was stored counts twice.
         """
         (one, other), holder = scene.open(), scene.begin()
 

@@ -158,7 +158,7 @@ class RateTests(StorageFixtures):
         assert [] == scene.claim(holder)
 
     def test_claim_returns_the_time_when_a_rate_opens(self, scene: Scene) -> None:
-        """If jobs wait for a rate, a claim returns the time at which the rate opens, otherwise None.
+        """If jobs wait for a rate, a claim returns the time at which the rate admits a job, otherwise None.
 
         If this fails: servers sleep past this time, or poll all the time.
         """
@@ -185,7 +185,7 @@ class RateTests(StorageFixtures):
         assert 1 == len(scene.claim(holder))
 
     def test_claim_returns_the_earliest_opening_of_several_rates(self, scene: Scene) -> None:
-        """A claim returns when the first closed rate opens; a job with several rates waits for the last one.
+        """A claim returns when the first used-up rate admits a job; a job with several rates waits for all.
 
         If this fails: servers sleep too long, or poll for nothing.
         """
@@ -206,7 +206,7 @@ class RateTests(StorageFixtures):
     # ---- costs -------------------------------------------------------------------------------------------
 
     def test_start_uses_its_cost_of_the_rate(self, scene: Scene) -> None:
-        """A start uses as many units of the rate as it costs; the first job of a lane waits until they fit.
+        """A start uses as many units of the rate as it costs; the first job of a lane waits for these units.
 
         If this fails: a job that uses many tokens counts as one call.
         """

@@ -140,8 +140,8 @@ class SessionTests(StorageFixtures):
     def test_orphans_returns_a_session_once(self, scene: Scene) -> None:
         """`orphans` returns an expired session once, even if it held no job; the session stays ended.
 
-        If this fails: a job that another server already runs is taken again, or gets one crash after another.
-        Or the list of servers only grows, and the session can still claim.
+        If this fails: a job that another server already runs is taken again, or one crash after another is
+        counted for it. Or the list of servers only grows, and the session can still claim.
         """
         holder, idle = scene.begin("a", HOURS), scene.begin("idle", HOURS)
         running = scene.run(holder)
@@ -178,7 +178,7 @@ class SessionTests(StorageFixtures):
         """After the clock was set back, `orphans` ends only sessions that have not been renewed since.
 
         Such a session has expired if it would live for more than two of its timeouts. A session that could
-        have been renewed by the time `as_of` lives too.
+        have been renewed by the time `as_of` is also alive.
 
         If this fails: after the storage's clock is set back by a day, the jobs of servers that died are lost
         for a day.
@@ -212,7 +212,7 @@ class SessionTests(StorageFixtures):
         assert [2, 2, 1, 0] == numbers
 
     def test_jobs_of_an_orphaned_session_get_a_crash(self, scene: Scene) -> None:
-        """Each job of a lost session gets a crash, and goes back to its old place.
+        """A crash is counted for each job of a lost session, and the job returns to its old place.
 
         Nothing is known about which of the jobs ran.
 
@@ -267,7 +267,9 @@ class SessionTests(StorageFixtures):
         assert [started_at, None] == [entry.started_at for entry in crashes]
 
     def test_only_running_jobs_of_an_ended_session_get_a_crash(self, scene: Scene) -> None:
-        """Jobs named as running get a crash and the reason; the others go back without a history entry.
+        """A crash is counted for jobs named as running; the others return without a history entry.
+
+        The crash is in the history of its job, with the reason.
 
         If this fails: jobs that ran next to a harmful job are failed with it.
         """
@@ -291,7 +293,7 @@ class SessionTests(StorageFixtures):
         assert before == [_place(scene.record(job_id)) for job_id in ids]
 
     def test_every_job_gets_a_crash_if_running_jobs_are_unknown(self, scene: Scene) -> None:
-        """`running=None` gives every job a crash, and an empty collection gives none.
+        """With `running=None`, a crash is counted for every job; with an empty collection, for none.
 
         If this fails: "nothing is known" is treated as "nothing ran".
         """
@@ -361,7 +363,7 @@ class SessionTests(StorageFixtures):
     def test_end_of_an_ended_or_unknown_session_does_nothing(
         self, scene: Scene, running: list[str] | None
     ) -> None:
-        """A second end of a session, and the end of an unknown session, do nothing.
+        """Ending a session for the second time, or ending an unknown session, does nothing.
 
         If this fails: a supervisor that repeats a request takes jobs that already run elsewhere.
         """

@@ -1,4 +1,4 @@
-"""Tests of settles: each end of an attempt writes the promised fields, and only the holder can end it."""
+"""Tests of settling: each end of an attempt writes the promised fields, and only the holder can end it."""
 
 from __future__ import annotations
 
@@ -410,7 +410,7 @@ class SettleTests(StorageFixtures):
         assert ["f1"] == [group.fingerprint for group in scene.storage.failure_groups(10)]
 
     def test_only_deleted_jobs_can_be_restored(self, scene: Scene) -> None:
-        """A restore of a job that is not deleted is refused and writes nothing.
+        """Restoring a job that is not deleted is refused and writes nothing.
 
         If this fails: a late undo changes a job that runs or has succeeded by then.
         """
@@ -486,7 +486,7 @@ class GuardTests(StorageFixtures):
     def test_repeated_settle_returns_already(
         self, scene: Scene, end: Callable[[Running], Transition]
     ) -> None:
-        """A settle that is sent again after it was applied returns `ALREADY` and writes nothing.
+        """An end that is sent again after it was applied returns `ALREADY` and writes nothing.
 
         If this fails: after a lost reply a server treats its success as a lost job, or counts a retry twice.
         """
@@ -501,7 +501,7 @@ class GuardTests(StorageFixtures):
         assert len(scene.errors(running.id)) <= 1
 
     def test_repeated_settle_after_the_next_claim_is_refused(self, scene: Scene) -> None:
-        """A repeated settle is refused as stale if the job was claimed again in the meantime.
+        """A repeated end is refused as stale if the job was claimed again in the meantime.
 
         If this fails: a late repeat ends an attempt to which it does not belong.
         """
@@ -716,7 +716,7 @@ def _is_claimable(scene: Scene, job_id: str) -> bool:
 
 
 class TailTests(StorageFixtures):
-    """Tests of tails, which exist from the delete of a running job until its run has stopped."""
+    """Tests of tails, which exist from the deletion of a running job until its run has stopped."""
 
     verbs = "apply end_session"
 

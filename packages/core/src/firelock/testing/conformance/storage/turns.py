@@ -24,7 +24,7 @@ from firelock.testing.conformance.storage.subject import StorageFixtures
 # test are in one partition.
 A, B, X, Y = "kit/a", "kit/b", "kit/x", "kit/y"
 
-_WALK = 256  # lanes that one claim examines
+_WALK = 256  # lanes that one claim checks
 
 
 class TurnTests(StorageFixtures):
@@ -160,8 +160,8 @@ class TurnTests(StorageFixtures):
     def test_new_lane_is_served_within_one_round(self, scene: Scene) -> None:
         """A new lane is served within one round, wherever it is in the order of lanes.
 
-        If this fails: a walk over the lanes that never starts again starves lanes that were added before its
-        position.
+        If this fails: a search through the lanes that never starts again starves lanes that were added before
+        its position.
         """
         holder = scene.begin()
         for name in "fgh":
@@ -176,7 +176,7 @@ class TurnTests(StorageFixtures):
     def test_open_lane_is_found_among_many_closed_lanes(self, scene: Scene) -> None:
         """An open lane is found after at most one claim per 256 lanes, plus one more claim.
 
-        A claim that did not examine all lanes returns the current time as `next_claim_at`.
+        A claim that did not check all lanes returns the current time as `next_claim_at`.
 
         If this fails: one open key among thousands of full ones waits forever, or for polls.
         """

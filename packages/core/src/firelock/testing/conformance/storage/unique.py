@@ -822,7 +822,7 @@ class UniqueTests(StorageFixtures):
         assert [] == scene.storage.find_unique("c")
 
     def test_prune_deletes_the_keys_of_pruned_jobs(self, scene: Scene) -> None:
-        """A prune deletes a key whose job was pruned and whose time has passed.
+        """Pruning deletes a key whose job was pruned and whose time has passed.
 
         If this fails: the list of keys grows with each key that was ever used.
         """

@@ -131,7 +131,7 @@ class PromoteTests(StorageFixtures):
         assert [requeued] == scene.claim_ids()
 
     def test_rescheduled_job_is_due_at_its_new_time(self, scene: Scene) -> None:
-        """A reschedule changes the due time of a job, and adds one entry to its history.
+        """Rescheduling changes the due time of a job, and adds one entry to its history.
 
         If this fails: a job runs at its previous due time, or people cannot see that it was rescheduled.
         """
@@ -199,7 +199,7 @@ class PromoteTests(StorageFixtures):
         )
 
     def test_only_scheduled_jobs_can_be_rescheduled(self, scene: Scene) -> None:
-        """A reschedule of a job that is not scheduled is refused, and the job stays as it is.
+        """Rescheduling a job that is not scheduled is refused, and the job stays as it is.
 
         If this fails: a job that runs, or has ended, runs again at some time.
         """
@@ -308,7 +308,7 @@ class ContinuationTests(StorageFixtures):
 
     @_table
     def test_end_of_a_parent_decides_its_children(self, scene: Scene, on: On, end: State) -> None:
-        """Released children are enqueued, deleted or go on waiting as the table states, with a reason.
+        """Released children are enqueued, are deleted or keep waiting, as the table states, with a reason.
 
         If this fails: children run after the wrong end, or wait without a visible reason.
         """
@@ -325,7 +325,7 @@ class ContinuationTests(StorageFixtures):
 
     @_table
     def test_child_of_an_ended_parent_is_decided_when_stored(self, scene: Scene, on: On, end: State) -> None:
-        """A child of an ended parent is decided when it is stored, with one history entry.
+        """If its parent has ended, a new child gets its state when it is stored, with one history entry.
 
         If this fails: a child that is created a moment too late waits forever.
         """
@@ -350,8 +350,8 @@ class ContinuationTests(StorageFixtures):
 
         A delete of a waiting parent returns `RELEASE_NEEDED` too.
 
-        If this fails: children wait for upkeep, and those of a deleted job wait forever; or every settle pays
-        for a search that finds nothing.
+        If this fails: children wait for upkeep, and those of a deleted job wait forever; or each end of a job
+        requires a search that finds nothing.
         """
         holder = scene.begin()
         parent = scene.run(holder)
@@ -368,7 +368,7 @@ class ContinuationTests(StorageFixtures):
         assert State.ENQUEUED == scene.state(child)
 
     def test_child_is_released_once(self, scene: Scene) -> None:
-        """A second end of a parent does not change children that have been decided.
+        """A second end of a parent does not change children that the first end has enqueued or deleted.
 
         If this fails: a requeued parent runs its continuations again.
         """
@@ -386,7 +386,7 @@ class ContinuationTests(StorageFixtures):
         assert 3 == len(scene.history(child))
 
     def test_end_of_the_last_parent_releases_the_child(self, scene: Scene) -> None:
-        """A child of several parents is enqueued with the last end, in whichever order the parents end.
+        """A child of several parents is enqueued when the last parent ends, whichever parent that is.
 
         If this fails: a job that joins others runs before they have ended, or never.
         """
@@ -473,7 +473,7 @@ class ContinuationTests(StorageFixtures):
         assert ([None], State.ENQUEUED) == (scene.storage.get([gone]), scene.state(left))
 
     def test_parent_requeued_before_the_release_releases_no_children(self, scene: Scene) -> None:
-        """A parent that was requeued before its children were released decides them with its next end.
+        """If a parent is requeued before its children are released, only its next end affects them.
 
         If this fails: children are released by an end that is no longer valid, while their parent runs again.
         """
@@ -669,9 +669,9 @@ class PruneTests(StorageFixtures):
         assert [None] * 25 == scene.storage.get(ids)
 
     def test_waiting_children_of_a_pruned_parent_are_deleted(self, scene: Scene) -> None:
-        """Children that wait for a pruned parent are deleted with a reason, and decide their own children.
+        """Children that wait for a pruned parent are deleted with a reason, and their children are released.
 
-        Each of them has the same retention as its parent.
+        Each deleted child has the same retention as its parent.
 
         If this fails: children of a failed job, or all but one of them, wait forever for a job that no longer
         exists.
