@@ -414,7 +414,7 @@ class PlainEnd(NamedTuple):
     """
 
     id: str
-    first_line: str  # of the record, as the claim wrote it
+    first_line: str  # the first line of the record, as the claim wrote it
     at: int
     record: str  # the new record
 

@@ -190,7 +190,7 @@ class Claimed(NamedTuple):
     """A claimed job."""
 
     id: str
-    record: str  # without its last line
+    record: str  # the record without its last line
     payload: str
 
 
@@ -314,7 +314,7 @@ class Ended(NamedTuple):
 
     server: str  # JSON
     more: int  # 1 if the session has more jobs
-    running: str  # as given when the end began
+    running: str  # the value that was given when the end began
     reason: str  # as given when the end began
     crashed: list[str]
     returned: list[str]
@@ -366,7 +366,7 @@ class Walk(NamedTuple):
     wanted: int
     budget: int  # the maximum cost of the search, in units of about one microsecond
     time: str  # the kind of time to return: the score, or the record's creation, change or due time
-    prefix: str  # of the id
+    prefix: str  # the start of the id
     state: str  # a letter
     queue: str
     task: str  # the start of the payload: the task and a tab

@@ -3,9 +3,9 @@
 --
 -- KEYS  1 base; derived: the lists in ARGV, jobs payloads all (see jobs.lua)
 -- ARGV  from 2 a WALK, empty for conditions that do not apply; then the names of the lists that must contain a job,
---       and of the lists to walk
--- Reply 1 if the walk has reached the end of all lists, else 0; score and id of the last place that was checked, empty
---       for none; then time and id of each job found
+--       and of the lists to read
+-- Reply 1 if the search has reached the end of all lists, else 0; score and id of the last place that was checked,
+--       empty for none; then time and id of each job found
 
 local BYTES = 200000  -- target number of bytes of records or payloads that are read together
 local MOST = 500  -- jobs that are checked together

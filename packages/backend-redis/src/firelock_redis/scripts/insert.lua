@@ -48,7 +48,7 @@ local function index(job)
   for _, edge in ipairs(job.parents) do add('c:' .. edge.id, job.created, job.id) end
 end
 
--- Handle the parents of an awaiting job: decide the dependencies on ended parents now. Mark each other parent as
+-- Handle the parents of an awaiting job: apply the ends of parents that have already ended. Mark each other parent as
 -- having children, and let the job wait for it.
 local function add_edges(job, parents, now)
   local left = #job.parents

@@ -1,10 +1,10 @@
 -- Locks. Included after library.lua.
 --
--- lock:<name> HASH owner, fence, ends_at. The storage's clock decides whether a lock has ended. The expiry of its key,
--- one minute later by the server's clock, only cleans up. The data of a lock need not be kept for longer, because locks
--- of all names get their fences from one counter in the partition: the key fences contains the last one. The next fence
--- is the server's clock in microseconds if that is larger. So fences keep growing after a failover that has lost the
--- last ones: if two owners then hold a lock, the later owner has the larger fence.
+-- lock:<name> HASH owner, fence, ends_at. The storage's clock decides whether a lock has ended. Its key expires one
+-- minute later by the server's clock, but only as a cleanup. The data of a lock need not be kept for longer, because
+-- locks of all names get their fences from one counter in the partition: the key fences contains the last one. The next
+-- fence is the server's clock in microseconds if that is larger. So fences keep growing after a failover that has lost
+-- the last ones: if two owners then hold a lock, the later owner has the larger fence.
 
 local verbs = {}
 

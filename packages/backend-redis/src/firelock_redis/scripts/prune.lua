@@ -1,9 +1,9 @@
 -- Delete up to `limit` expired jobs with all their data, and up to `limit` minutes of statistics that are older than
 -- thirty days. Included after library.lua, batches.lua, jobs.lua and children.lua.
 --
--- x:<minute> lists the jobs that should expire in that minute; their records decide. A job of the current minute that
--- has some seconds left waits in `soon`, so that it is not checked twice. A job on the releasing list is skipped:
--- `release` lists it again.
+-- x:<minute> lists the jobs that should expire in that minute; their records determine whether they have expired. A
+-- job of the current minute that has some seconds left waits in `soon`, so that it is not checked twice. A job on the
+-- releasing list is skipped: `release` lists it again.
 --
 -- A job that other jobs need is kept for another hour, or as long as its batch and its outer batches. This applies to a
 -- member if one of these batches has not ended, to a called job if its caller has not ended, and to a job whose result

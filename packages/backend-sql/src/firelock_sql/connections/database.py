@@ -56,7 +56,7 @@ class Database(ABC):
 
     dialect: Dialect
     name: str  # for display
-    connect_url: str  # with its password; empty if only the caller's engine connects to it
+    connect_url: str  # the URL with its password; empty if only the caller's engine connects to it
     raw_kind: str  # the type that `raw_transaction` accepts, for messages
     locks_rows: bool = True  # False: a writer locks the whole database instead of single rows
     clock_offset: int = 0

@@ -20,7 +20,7 @@ EARLIEST = -(1 << 62)
 """A time before the due time of every job."""
 
 LONG_SECONDS = 0.010
-_IN_A_ROW = 3  # slow reads; the first read over dead entries marks them, so the next one is fast
+_IN_A_ROW = 3  # slow reads in a row; the first read of dead entries marks them, so the next one is fast
 _REST = 20  # pause after a slow full read, as a multiple of its duration
 _REST_OF_HELD = 100  # longer, because no job waits for the results of a full read
 LATE = 5_000_000  # microseconds that a transaction may stay open before its due jobs need a full read

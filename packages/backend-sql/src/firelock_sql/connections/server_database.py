@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-_RETRY_SECONDS = 15.0  # for conflicts; each try waits at most two seconds for a lock
+_RETRY_SECONDS = 15.0  # time for retries after conflicts; each try waits at most two seconds for a lock
 _LONGEST_PAUSE = 0.1
 _LOGGED_PAUSE = 30.0  # seconds between two tries on a full disk, where the server logs each refused statement
 _MOST_PLACES = 64
-_TRIES = 3  # for a key that another transaction has written first
+_TRIES = 3  # maximum number of tries if another transaction has written a key first
 STALE_LIMIT = 64  # connections of a pool that may all be dead after a restart of the server
 
 

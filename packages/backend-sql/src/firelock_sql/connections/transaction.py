@@ -54,7 +54,7 @@ class Compiled:
     """A statement in the form that one driver accepts."""
 
     text: str
-    names: tuple[str, ...]  # of its parameters, in order
+    names: tuple[str, ...]  # the names of its parameters, in order
     write_list: Callable[[list[Any]], object] | None  # None: the driver accepts named parameters and lists
     has_list: bool = attrs.field(init=False)
 

@@ -107,7 +107,7 @@ _SECRET = frozenset({"password", "passwd", "sslpassword", "ssl_key_password"})
 class ServerUrl:
     """The location and the options of a database on a server."""
 
-    url: URL  # without Firelock's options
+    url: URL  # the URL without Firelock's options
     names: Names
     pool_size: int
     options: Mapping[str, str]  # all options of this backend

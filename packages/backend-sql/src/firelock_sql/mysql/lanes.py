@@ -69,7 +69,7 @@ SELECT named.lane, (
 
 
 _KNOWN_AT_ONCE = 256
-_FEWEST_READS, _MOST_READS = 4, 64  # of unknown lanes in one round trip
+_FEWEST_READS, _MOST_READS = 4, 64  # minimum and maximum number of reads of unknown lanes in one round trip
 _REMEMBERED = 20_000  # lanes of all queues
 
 
@@ -127,7 +127,7 @@ class MysqlLanes(SqlLanes):
         super().__init__(tx)
         self._cursor, self._memory = cursor, memory
         self._firsts: dict[tuple[str, str], int] = {}  # by queue and lane: the number of its first job
-        self._ahead: dict[str, _LaneQuery] = {}  # by queue: the query, already run, from its first lane on
+        self._ahead: dict[str, _LaneQuery] = {}  # by queue: the finished query of its first lanes
         self._has_locked_settings = False
 
     # ---- walks -------------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ class StatementSender:
         self._waiting, self._size = [], 0
 
 
-_MOST_CHARACTERS = 256 * 1024  # of one statement's values; a server accepts at least 4 MB
+_MOST_CHARACTERS = 256 * 1024  # maximum length of one statement's values; a server accepts at least 4 MB
 _MOST_ROWS = 500
 _LISTED = " IN %s"  # how `Text` writes a list of values
 _VALUES, _ELSE = " VALUES ", " ON DUPLICATE KEY UPDATE "

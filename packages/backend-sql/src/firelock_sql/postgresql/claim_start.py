@@ -24,7 +24,7 @@ from firelock_sql.postgresql.connect import number_array, text_array
 
 _LONG = 10_000  # microseconds; a longer read is slow; more time is allowed for each claimed job
 _MICROS_OF_A_JOB = 100
-_IN_A_ROW = 3  # slow reads; the first read over dead entries marks them, so the next one is fast
+_IN_A_ROW = 3  # slow reads in a row; the first read of dead entries marks them, so the next one is fast
 _REST = 20  # pause after a slow full read, as a multiple of its duration
 _LATE = 5_000_000  # microseconds that a transaction may stay open before its jobs wait for a full read
 _MOST_LEVELS = 1_000

@@ -103,7 +103,7 @@ class StoredMemos:
     """The results of storing memos, and the jobs that were resumed."""
 
     results: list[Remembered]
-    queues: set[str] = attrs.field(factory=set)  # of the resumed jobs
+    queues: set[str] = attrs.field(factory=set)  # the queues of the resumed jobs
     long: list[str] = attrs.field(factory=list)  # ids of resumed jobs with a long history
 
 

@@ -220,7 +220,7 @@ class Settling:
     """A statement that settles plain ends, in addition to its other effects."""
 
     alone: Text
-    with_members: Text  # also has the parameter `batches`
+    with_members: Text  # the form with the additional parameter `batches`
 
     @classmethod
     def of(cls, write: Callable[[_Ends], str]) -> Settling:

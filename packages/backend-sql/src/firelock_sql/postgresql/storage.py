@@ -126,7 +126,7 @@ class _Ended:
     """The results of a statement for plain ends, by the numbers of their jobs."""
 
     settled: Collection[int] | None  # None: all
-    locked: Collection[int] | None = None  # by other transactions
+    locked: Collection[int] | None = None  # jobs that other transactions have locked
 
     def has(self, seq: int) -> bool:
         """Return whether the job has ended."""

@@ -36,7 +36,7 @@ class MemoTotal:
     """The size of all memos of a job."""
 
     count: int
-    size: int  # of the values, in bytes of UTF-8
+    size: int  # the size of the values, in bytes of UTF-8
     last: int  # the largest place; -1 if there are no memos
 
 

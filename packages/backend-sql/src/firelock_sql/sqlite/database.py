@@ -547,7 +547,7 @@ def _is_full(path: Path) -> bool:
 _LOCKS = Path("/proc/locks")
 # the byte of the shared-memory file that a writer locks: "WAL-Index Format" in SQLite's documentation
 _WRITERS_PLACE = 120
-_FIELDS = 8  # of a line: number, POSIX, ADVISORY, WRITE, process, device and inode, first byte, last byte
+_FIELDS = 8  # in a line: number, POSIX, ADVISORY, WRITE, process, device and inode, first byte, last byte
 
 
 def is_written_here(path: Path) -> bool | None:

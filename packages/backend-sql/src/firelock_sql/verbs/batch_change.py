@@ -62,7 +62,7 @@ def lets_run(row: JobRow, transition: Transition) -> bool:
 class BatchesAround:
     """The locked batches around some jobs."""
 
-    relations: dict[str, Relations] = attrs.field(factory=dict)  # of the jobs and of the batches, by id
+    relations: dict[str, Relations] = attrs.field(factory=dict)  # relations of the jobs and batches, by id
     batches: dict[str, BatchRow] = attrs.field(factory=dict)
 
     def of(self, job_id: str) -> list[BatchRow]:

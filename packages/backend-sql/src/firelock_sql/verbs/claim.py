@@ -81,7 +81,7 @@ WHERE seq IN :seqs AND state = 'enqueued' AND session IS NULL AND lane IS NULL
 FOR NO KEY UPDATE SKIP LOCKED
 """)  # noqa: S608 - names of columns
 
-ReadyRow = Sequence[Any]  # of the columns `CLAIMABLE`, without `lane` for a job in no lane
+ReadyRow = Sequence[Any]  # a row of the columns `CLAIMABLE`; without `lane` if the job is in no lane
 _ID, _QUEUE, _PRIORITY, _TAGS = map(CLAIMABLE.index, ("id", "queue", "priority", "tags"))
 PLACE_SEQ, PLACE_MARKS = map(CLAIMABLE.index, ("seq", "marks"))
 TakeReady = Callable[[str, int], Sequence[ReadyRow]]
@@ -369,7 +369,7 @@ WHERE seq IN :seqs
 class ReadyRows:
     """The locked rows that a session may claim."""
 
-    server: str | None  # of the session; None if it is dead or unknown
+    server: str | None  # the server of the session; None if the session is dead or unknown
     rows: Sequence[Any]
     next_due_at: int | None
     next_claim_at: int | None = None

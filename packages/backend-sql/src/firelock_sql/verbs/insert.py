@@ -77,7 +77,7 @@ class _Start:
     expires_at: int | None = None
     open_edges: list[Edge] = attrs.field(factory=list)
     due_at: int | None = None
-    batch: BatchRow | None = None  # of the job itself, if it is a batch
+    batch: BatchRow | None = None  # the row of the job itself, if it is a batch
     is_stored: bool = False  # the job was stored before this call
 
 

@@ -73,7 +73,7 @@ class Wakening:
     """
 
     job_id: str
-    name: str  # of the signal
+    name: str  # the name of the signal
     waits_for: str
     reason: str
     line_before: str  # the start of the line of history, before the time, which the storage inserts

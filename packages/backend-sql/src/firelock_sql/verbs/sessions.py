@@ -42,9 +42,9 @@ from firelock_sql.verbs.claim import SERVER
 from firelock_sql.verbs.settle import clear_tail, return_to_queue
 
 _SECOND = 1_000_000
-_LONGEST_WAIT = _SECOND // 4  # for the database; a longer wait may have delayed renewals as well
+_LONGEST_WAIT = _SECOND // 4  # a longer wait for the database may have delayed renewals as well
 _MOMENT = 0.05  # seconds; longer than a short transaction of Firelock takes
-_LONG_CLOSING = 60 * _SECOND  # after which `firelock doctor` lists the locked jobs
+_LONG_CLOSING = 60 * _SECOND  # the time after which `firelock doctor` lists the locked jobs
 _CLOSING_SHOWN, _LOCKED_SHOWN = 10, 3  # number of sessions, and of jobs per session
 _TAKEN_AT_ONCE = 500  # jobs of a dead session per transaction, if the database locks rows
 

@@ -187,7 +187,7 @@ class SqlUpkeepVerbs(SqlVerbs):
     _hourly_checked_at: int | None = None
     _due_floor: DueFloor
     _seen_locked: frozenset[str] | set[str] = frozenset()  # jobs that the last release has skipped
-    _place = _FIRST  # of the expired job that `prune` checked last
+    _place = _FIRST  # the position of the expired job that `prune` checked last
     _began_at_first = 0.0  # monotonic time when `prune` last started at the first expired job
 
     @override

@@ -49,7 +49,7 @@ class Drained:
     deleted: int = 0  # deleted by the retry policy, or because the job did not start in time
     unknown: int = 0  # none of the apps has the task, so the job waits for a server that has it
     refused: int = 0  # deleted or requeued during the run, so the storage refused the end
-    suspended: int = 0  # wait for a time, a signal or another job, and then continue
+    suspended: int = 0  # these jobs wait for a time, a signal or another job, and then continue
 
     @property
     def total(self) -> int:

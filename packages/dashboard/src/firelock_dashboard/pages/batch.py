@@ -66,7 +66,7 @@ class MemberRow:
     """A member with the data that is shown next to it."""
 
     job: JobRecord
-    state: str  # as shown: a state, or "retrying"
+    state: str  # the state as it is shown, which may be "retrying"
     call: str  # its arguments on one line; empty if they may not be seen
     counts: BatchCounts | None  # the counts of a member that is a batch
 

@@ -34,7 +34,7 @@ _STACK = (
 _WIDTH, _HEIGHT = 1000.0, 200.0  # the size of the drawing without a script
 _LIVE_SECONDS = 120
 _HOUR_MINUTES = 60
-_GAP = 0.18  # between bars, as a share of a bucket's width
+_GAP = 0.18  # the gap between bars, as a share of a bucket's width
 _TICKS = 5
 _ROUND = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
 

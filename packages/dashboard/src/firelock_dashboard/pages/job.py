@@ -870,7 +870,7 @@ class JobView:
             return None  # the shortest durations share a bucket, so they cannot be compared
         if seconds > stats.p50:
             return "usual"
-        lower = DURATION_BUCKETS[bisect_left(DURATION_BUCKETS, stats.p50) - 1]  # of the median's bucket
+        lower = DURATION_BUCKETS[bisect_left(DURATION_BUCKETS, stats.p50) - 1]  # start of the median's bucket
         return "quicker" if seconds <= lower else None
 
     @cached_property

@@ -112,7 +112,7 @@ class _Tab:
 @attrs.frozen
 class _JobRow:
     record: JobRecord
-    state: str  # as shown: a state, or "retrying"
+    state: str  # the state as it is shown, which may be "retrying"
     call: str | None  # the arguments on one line; None if they may not be seen
     attempts: int | None  # the maximum number of its attempts
     started_at: datetime | None = None  # the start of a running job, if it is known

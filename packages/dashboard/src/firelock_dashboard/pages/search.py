@@ -46,7 +46,7 @@ class Hit:
     text: str
     more: str  # shown next to it
     address: str
-    state: str = ""  # of a job
+    state: str = ""  # the state of a job
     is_exact: bool = False  # the string is the whole name, id or key
     is_waited_for: bool = False  # the result is a limit for which jobs wait
 

@@ -89,8 +89,8 @@ class TaskStats:
 
     runs: int  # all attempts that ended
     succeeded: int
-    failed: int  # without a retry
-    retried: int  # failed or crashed, and retried
+    failed: int  # attempts that failed without a retry
+    retried: int  # attempts that failed or crashed and are retried
     p50: float | None
     p95: float | None
     mean: float | None
@@ -123,7 +123,7 @@ class _Depths:
 class Depths:
     """The number of waiting and running jobs, oldest first, at equal intervals."""
 
-    seconds: float  # from the first to the last
+    seconds: float  # the time from the first to the last
     enqueued: Sequence[int]
     processing: Sequence[int]
 

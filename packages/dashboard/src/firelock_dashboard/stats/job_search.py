@@ -105,7 +105,7 @@ class Chips:
     error: str | None = None
     id: str | None = None
     created: Age | None = None
-    since: datetime | None = None  # by the time that orders the list
+    since: datetime | None = None  # a bound of the time that orders the list
     until: datetime | None = None
     recurring: str | None = None
     parent: str | None = None

@@ -55,7 +55,7 @@ class Field(ABC, Generic[T]):
     name: str
     doc: str = ""  # for the OpenAPI document
     is_required: bool = attrs.field(default=False, kw_only=True)
-    may_be_empty: bool = attrs.field(default=False, kw_only=True)  # also on a strict route
+    may_be_empty: bool = attrs.field(default=False, kw_only=True)  # even on a strict route
     default: T | None = attrs.field(default=None, kw_only=True)  # the value if the field is not sent
 
     reads_empty: ClassVar[bool] = False  # whether an empty value is parsed; otherwise it counts as not sent

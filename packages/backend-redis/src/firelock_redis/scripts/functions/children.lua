@@ -47,7 +47,7 @@ local function other_edges(child)
   return left
 end
 
--- If the batch of a member has not opened, and the member does not wait for other members, let it wait until
+-- If the batch of a member has not opened, and the member does not wait for other members, let the member wait until
 -- the batch opens. This wait replaces the last entry in its history.
 local function wait_for_batch(job)
   if not is(job, 'm') or FINAL[job.state] then return end

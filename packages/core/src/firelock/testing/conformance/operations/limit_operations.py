@@ -49,7 +49,7 @@ def _key(name: str) -> str:
 class _Known:
     """Facts about a job that its record does not have."""
 
-    number: int  # in the order of insertion
+    number: int  # its place in the order of insertion
     keeps: set[str] = attrs.Factory(set)  # strict keys that the job holds until it has ended
 
 
@@ -61,7 +61,7 @@ class LimitOperations(SeededOperations):
     def __init__(self, open_handle: Callable[[], Storage], seed: int, handles: int = 2) -> None:
         super().__init__(open_handle, seed, handles)
         self.known: dict[str, _Known] = {}
-        self.living: dict[str, None] = {}  # not known to have ended
+        self.living: dict[str, None] = {}  # jobs that are not known to have ended
         self.settings: dict[str, KeySettings] = {}
         self.next_arrival_at: dict[str, int] = {}
         self.paused: set[str] = set()

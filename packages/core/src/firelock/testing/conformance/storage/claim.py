@@ -56,7 +56,7 @@ class ClaimTests(StorageFixtures):
     def test_claim_stores_session_server_fence_and_attempt(self, scene: Scene) -> None:
         """A claim writes session, server, fence, attempt and the caller's time to the record of the job.
 
-        If this fails: nothing shows which server runs a job, and a settle cannot be guarded.
+        If this fails: nothing shows which server runs a job, and the end of a job cannot be guarded.
         """
         job_id = scene.add(reason="enqueued by a test")
         before = scene.record(job_id)

@@ -387,7 +387,7 @@ class CrowdTests(StorageFixtures):
         assert ("60", 60) == scene.kept("kind", "counter")
 
     def test_requeue_races_a_prune(self, scene: Scene) -> None:
-        """A requeue during a prune returns `MISSING` if the job was deleted; otherwise the whole job is kept.
+        """A requeue during pruning returns `MISSING` if the job was deleted; otherwise the whole job is kept.
 
         If this fails: a requeued job is stored only in part.
         """

@@ -379,7 +379,7 @@ class PeopleTests(StorageFixtures):
         } == _by_state(counts)  # fmt: skip
 
     def test_counts_are_exact_after_upkeep(self, scene: Scene) -> None:
-        """Promotions, ends of sessions and prunes change the counts like any other change.
+        """Promoting jobs, ending sessions and pruning jobs change the counts like any other change.
 
         If this fails: counters drift with every crash or retention run.
         """

@@ -230,7 +230,7 @@ class PrunedRowTests(StorageFixtures):
     verbs = "prune"
 
     def test_pruned_job_leaves_no_row(self, storage: RowStorage, flow: FlowScene) -> None:
-        """After a prune, no key and no value contains the id of the pruned job, or any data of it.
+        """After a job was pruned, no key and no value contains its id or any of its data.
 
         If this fails: the store fills up with rows that no verb returns or deletes, such as the memos of jobs
         that were pruned long ago.
