@@ -135,7 +135,7 @@ def opened(url: str) -> Iterator[Floor]:
 
 
 def grown(load: Load) -> Figures:
-    """Compare the three verbs with many finished and waiting jobs in the storage to those with few."""
+    """Compare enqueueing and running with many finished and waiting jobs in the storage to those with few."""
     with postgresql_server.running(load.directory) as server, opened(server.url) as floor:
         floor.enqueue(jobs=growth.SOURCES, batch=500)
         floor.drain()

@@ -184,7 +184,7 @@ def opened(url: str) -> Iterator[Floor]:
 
 
 def grown(load: Load) -> Figures:
-    """Compare the three verbs with many finished and waiting jobs in the storage to those with few."""
+    """Compare enqueueing and running with many finished and waiting jobs in the storage to those with few."""
     with redis_server.running(load.directory) as server, opened(server.url) as floor:
         empty = floor_served.verbs(server, floor, load)
         floor.enqueue(jobs=load.stored, batch=500)

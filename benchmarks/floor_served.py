@@ -86,7 +86,7 @@ def drained(server: StorageServer, floor: Floor, *, jobs: int) -> Figures:
 
 
 def verbs(server: StorageServer, floor: Floor, load: Load) -> Figures:
-    """Measure the three verbs with the currently stored jobs."""
+    """Measure bulk enqueueing, running and single enqueueing with the currently stored jobs."""
     bulk = timed(lambda: floor.enqueue(jobs=load.jobs, batch=500), jobs=load.jobs)
     processed = drained(server, floor, jobs=load.jobs)
     single = timed(lambda: floor.enqueue(jobs=load.singles, batch=1), jobs=load.singles)

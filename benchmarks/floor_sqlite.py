@@ -193,7 +193,7 @@ def commits(load: Load) -> Figures:
 
 
 def growth_of(path: Path, load: Load, *, stored: int) -> Figures:
-    """Measure the three verbs with this number of finished jobs in the database."""
+    """Measure bulk enqueueing, running and single enqueueing with this number of finished jobs."""
     with create_database(path) as connection:
         if stored:
             enqueue(connection, jobs=growth.SOURCES, batch=500)
@@ -212,7 +212,7 @@ def growth_of(path: Path, load: Load, *, stored: int) -> Figures:
 
 
 def grown(load: Load) -> Figures:
-    """Compare the three verbs in a database with many finished jobs to those in an empty one."""
+    """Compare enqueueing and running in a database with many finished jobs to those in an empty one."""
     empty = growth_of(load.directory / "empty.db", load, stored=0)
     return growth.shares(empty, growth_of(load.database, load, stored=load.stored))
 

@@ -152,7 +152,7 @@ def add_counts(connection: sqlite3.Connection, tables: Collection[Table], jobs: 
 
 
 def verbs(bulk: Figures, processed: Figures, single: Figures) -> Figures:
-    """Return the rates of the three verbs."""
+    """Return the rates of bulk enqueueing, running and single enqueueing."""
     measured = {"bulk": bulk, "process": processed, "one": single}
     return {f"{name}_jobs_per_s": figures["jobs_per_s"] for name, figures in measured.items()}
 

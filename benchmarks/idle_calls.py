@@ -29,13 +29,13 @@ from firelock.storage import NewSession, Storage
 from firelock.testing import FaultyStorage
 
 LIFE = 86_400.0  # seconds until a session expires without renewal
-BLOCKING = {"wait", "interrupt", "close"}  # verbs without work for the storage
-OF_ONE = {"prune"}  # verbs that only one of all processes calls
+BLOCKING = {"wait", "interrupt", "close"}  # calls that make the storage do no work
+OF_ONE = {"prune"}  # calls that only one of all processes makes
 
 
 @attrs.frozen
 class Call:
-    """A recorded call of a verb."""
+    """A recorded call of a storage method."""
 
     verb: str
     args: tuple[Any, ...]

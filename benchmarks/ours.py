@@ -146,7 +146,7 @@ def start_to_start(load: Load, url: str, *, gaps: latency.Gaps = latency.even) -
 
 
 def verbs(app: ModuleType, load: Load) -> Figures:
-    """Measure the three verbs with the currently stored jobs."""
+    """Measure bulk enqueueing, running and single enqueueing with the currently stored jobs."""
     bulk = timed(lambda: enqueue_bulk_of(app, jobs=load.jobs, size=load.jobs), jobs=load.jobs)
     processed = drained(app, load, *SERVED, jobs=load.jobs)
     single = timed(lambda: enqueue_singly(app, jobs=load.singles), jobs=load.singles)
@@ -155,7 +155,7 @@ def verbs(app: ModuleType, load: Load) -> Figures:
 
 
 def grown_verbs(app: ModuleType, load: Load) -> Figures:
-    """Measure the three verbs, running jobs of many queues, and removing expired jobs.
+    """Measure enqueueing, running jobs of one and of many queues, and removing expired jobs.
 
     The unserved queue is paused, because the server of many queues serves all of them.
     """

@@ -11,7 +11,7 @@ from benchmarks.entry import Figures, Load, ScenarioFunction, run
 
 
 def grown(load: Load) -> Figures:
-    """Compare the verbs with many finished and waiting jobs in the storage to those with few."""
+    """Compare enqueueing and running with many finished and waiting jobs in the storage to those with few."""
     with postgresql_server.running(load.directory) as server, ours.opened(server.url) as app:
         ours.enqueue_bulk_of(app, jobs=growth.SOURCES, size=ours.CHUNK)
         ours.drained(app, load, jobs=growth.SOURCES)

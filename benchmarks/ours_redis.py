@@ -7,7 +7,7 @@ from benchmarks.entry import Figures, Load, run
 
 
 def grown(load: Load) -> Figures:
-    """Compare the three verbs with many finished and waiting jobs in the storage to those with few."""
+    """Compare enqueueing and running with many finished and waiting jobs in the storage to those with few."""
     with redis_server.running(load.directory) as server, ours.opened(server.url) as app:
         ours.enqueue_bulk_of(app, jobs=growth.SOURCES, size=ours.CHUNK)
         ours.drained(app, load, jobs=growth.SOURCES)

@@ -1,8 +1,8 @@
 """Measure PostgreSQL's work for the statements of every job, with few and with many finished jobs.
 
-Each verb runs twice on a database whose finished jobs are copies, and the second run counts. Buffers come
-from `pg_stat_statements`; used indexes and writes come from the plans of `auto_explain` in the server's log.
-Times are left out, because buffers are the cost of a plan on any machine.
+Each operation runs twice on a database whose finished jobs are copies, and the second run counts. Buffers
+come from `pg_stat_statements`; used indexes and writes come from the plans of `auto_explain` in the server's
+log. Times are left out, because buffers are the cost of a plan on any machine.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ HIT, MISSED = "Shared Hit Blocks", "Shared Read Blocks"
 
 @attrs.frozen
 class Cost:
-    """The cost of a verb for the server."""
+    """The cost of an operation for the server."""
 
     buffers: int
     written: int  # of these, for writing rows and index entries
@@ -73,7 +73,7 @@ def own_buffers(node: dict[str, Any]) -> int:
 
 
 def measure(server: PostgresqlServer, verb: Callable[[], object]) -> Cost:
-    """Run a verb and return its cost."""
+    """Run an operation and return its cost."""
     log = server.folder / "log"
     server.query(RESET)
     begin = log.stat().st_size
@@ -92,7 +92,7 @@ def measure(server: PostgresqlServer, verb: Callable[[], object]) -> Cost:
 
 @attrs.define
 class Verbs:
-    """The verbs, in an order in which each has the jobs that it needs."""
+    """The operations, in an order in which each has the jobs that it needs."""
 
     flow: FlowScene
     holder: ClaimHolder = attrs.field(init=False)
@@ -117,7 +117,7 @@ class Verbs:
             self.flow.storage.apply([succeeds(job) for job in jobs])
 
     def every(self) -> Iterator[tuple[str, Callable[[], object]]]:
-        """Yield each verb by the name of its row."""
+        """Yield each operation by the name of its row."""
         flow, storage = self.flow, self.flow.storage
         jobs = [flow.new_job() for _ in range(500)]
         yield "store 500 jobs", lambda: storage.insert(jobs)
@@ -152,7 +152,7 @@ class Verbs:
 
 
 def measured(stored: int) -> dict[str, Cost]:
-    """Return the cost of each verb with this number of finished jobs."""
+    """Return the cost of each operation with this number of finished jobs."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         with running(Path(folder), SETTINGS) as server:

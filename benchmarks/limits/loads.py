@@ -21,7 +21,7 @@ from firelock import Firelock
 
 
 def run_load(fire: Firelock, task: Any, jobs: int, place: Place, group: Sequence[Server]) -> Figures:  # noqa: ANN401 - a task
-    """Return the jobs per second from the first to the last end, and the processor time per job of all."""
+    """Return the jobs per second between the first and the last end, and the processor time per job."""
     done = ours.count_succeeded(fire)
     fire.queues.pause("default")
     task.enqueue_many(tasks.calls(task.name, jobs))

@@ -85,7 +85,7 @@ def _run(
     seconds: float = 0.0,
     kills: bool = False,
 ) -> Outcome:
-    """Return the records of jobs until all or no more ended, and the time at which a worker was killed."""
+    """Return the records of jobs until all have ended or no more end, and the time of a worker's death."""
 
     def is_done(path: Path, lines: int) -> bool:
         if lines < 2 * jobs:

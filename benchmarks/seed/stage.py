@@ -118,7 +118,7 @@ class Stage:
     # ---- verbs that are repeated until all jobs are done -------------------------------------------------
 
     def claim(self, count: int, server: Server, at: int) -> list[ClaimedJob]:
-        """Claim this number of enqueued jobs, which are all enqueued jobs, for the server."""
+        """Claim all enqueued jobs, which must be this many, for the server."""
         taken: list[ClaimedJob] = []
         claimed_at = max(at + _LATE, self.storage.clock())
         for _ in range(_TRIES):

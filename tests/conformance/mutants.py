@@ -236,7 +236,7 @@ def _row_mutant(name, mutation):
 
 
 def _on_mutated_rows(name, mutation, path):
-    """Run a storage's file with a mutant of `RowStorage`, and return the file's names."""
+    """Run a storage's file with a mutant of `RowStorage`, and return the names that it defines."""
     keys = f"{name}_short_keys"
     _changed(keys, short_keys, mutation)
     rows = _changed(name, row_storage, mutation, {short_keys.__name__: keys})

@@ -209,7 +209,7 @@ def test_unshared_storage_has_only_one_handle():
 
 
 def test_race_raises_errors_and_keeps_the_order_of_results():
-    """An error of any racer is raised, and results have the order of the calls."""
+    """An error in any of the concurrent calls is raised, and the results have the order of the calls."""
 
     def fails():
         raise LookupError
@@ -293,7 +293,7 @@ def test_endless_calls_fail_the_test():
 
 
 def test_summary_has_a_line_per_storage(pytester):
-    """A run of the kit ends with the numbers of passed tests, known gaps, and features not offered."""
+    """A run of the kit ends with the numbers of passed tests, known gaps, and missing features."""
     pytester.makepyfile(test_mine=_SUITE)
 
     result = pytester.runpytest_subprocess(

@@ -18,7 +18,7 @@ def named(mutation):
 
 @pytest.mark.parametrize("mutation", FAULTS, ids=named)
 def test_every_mutant_is_caught(mutation):
-    """A storage with one fault fails a test in the part of the kit about it."""
+    """A storage with one fault fails a test in the part of the kit that covers the fault."""
     assert catcher(mutation, mutation.detected_by) is not None, (
         f"no test of {mutation.detected_by}Tests notices: {mutation.name}"
     )
@@ -26,7 +26,7 @@ def test_every_mutant_is_caught(mutation):
 
 @pytest.mark.parametrize("mutation", [mutation for mutation in mutations() if mutation.legal], ids=named)
 def test_permitted_change_fails_no_test(mutation):
-    """A change that the contract allows fails no test of its part, because the kit demands no more."""
+    """A change that the contract allows fails no test of its part, because the kit requires nothing else."""
     assert catcher(mutation, mutation.detected_by, rounds=1) is None, f"it is no fault: {mutation.legal}"
 
 

@@ -33,7 +33,7 @@ class TestFastJson(SerializerConformance):
 
 
 class TestTheExampleOfTheDocuments(SerializerConformance):
-    """The serializer in `docs/plugins.md`, because people copy it."""
+    """The serializer in `docs/plugins.md`, which people copy."""
 
     @pytest.fixture
     def serializer(self):

@@ -20,7 +20,7 @@ def lock_job(postgresql):
 
 @pytest.mark.parametrize("mutation", [one for one in sql_mutations() if not one.legal], ids=named)
 def test_every_mutant_of_the_verbs_is_caught(mutation, postgresql, lock_job):
-    """A verb with one fault fails a test about it, in the kit or with the tables."""
+    """If a verb has a fault, a test about the verb fails, in the kit or in the tests that use the tables."""
     assert sql_catcher(mutation, postgresql, lock_job) is not None, (
         f"no test of {mutation.detected_by} notices: {mutation.name}"
     )

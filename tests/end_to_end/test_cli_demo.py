@@ -340,7 +340,6 @@ def test_demo_ends_if_its_server_dies(folder):
 
 
 def test_server_that_does_not_stop_is_killed():
-    """A server that does not stop when requested is killed."""
     server = subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE)
     server.stdout.readline()
 

@@ -62,7 +62,7 @@ def _version() -> int: ...
 
 
 def processes_in(folder):
-    """Return the processes with this working directory, except this one.
+    """Return the processes with this working directory, except the current process.
 
     The result is empty if the system does not provide this information.
     """

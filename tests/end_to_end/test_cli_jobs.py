@@ -458,7 +458,6 @@ def test_show_omits_empty_sections(command, app):
 
 
 def test_long_history_states_the_number_of_dropped_entries(command, app):
-    """A line contains the number of dropped entries."""
     job = app.add.enqueue(1)
     for _ in range(150):
         app.jobs.delete([job.id])

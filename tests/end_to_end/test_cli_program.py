@@ -177,7 +177,6 @@ def test_invalid_argument_is_a_usage_error(run, words, message):
 
 
 def test_missing_storage_explains_how_to_set_one(run):
-    """A command without a storage explains how to name one."""
     ran = run("queues list")
 
     assert ran.code == 2

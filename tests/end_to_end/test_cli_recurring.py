@@ -74,7 +74,7 @@ def test_trigger_enqueues_a_job(command, app):
 
 
 def test_pause_resume_and_remove_change_the_definition(command, app):
-    """Each verb changes the definition, and the output confirms it."""
+    """Each command changes the definition, and the output confirms it."""
     paused = command("recurring pause nightly")
     is_paused = app.recurring.get("nightly").is_paused
     resumed = command("recurring resume nightly")
@@ -116,7 +116,7 @@ def test_unreadable_schedule_does_not_hide_the_others(command, app):
 
 
 def test_change_of_a_definition_has_an_audit_entry(command, app, monkeypatch):
-    """The audit contains each verb under the name that the dashboard uses."""
+    """The audit contains each action under the name that the dashboard uses."""
     monkeypatch.setenv("LOGNAME", "ada")
 
     for verb in ("trigger", "pause", "resume", "remove"):

@@ -46,7 +46,7 @@ def additions():
 
 
 def addition(beginning):
-    """Return the commands of one row."""
+    """Return the additional commands of one row."""
     (commands,) = [commands for what, commands in additions().items() if what.startswith(beginning)]
     return commands
 
@@ -240,7 +240,7 @@ def test_recipe_suffices_for_all_jobs_and_reads(limited):
 
 
 def test_addition_for_settings_lets_the_storage_read_them(limited):
-    """With the page's addition no command is refused."""
+    """With the page's additional commands, no command is refused."""
     limited.call(*_user(*addition("persistence")))
     fire = Firelock(url_of(limited))
 
@@ -252,7 +252,7 @@ def test_addition_for_settings_lets_the_storage_read_them(limited):
 
 
 def test_clearing_the_storage_needs_its_addition(limited):
-    """Only tests empty the storage. Without the addition, nothing is deleted."""
+    """Only tests empty the storage. Without these commands, nothing is deleted."""
     fire = Firelock(url_of(limited))
     fire.storage.migrate()
 
@@ -278,7 +278,7 @@ def test_another_database_needs_its_addition(limited):
 
 
 def test_waiting_for_replicas_needs_its_addition(limited):
-    """With the addition, the error reports missing replicas, and not a refused command."""
+    """With the additional commands, the error reports missing replicas, and not a refused command."""
     fire = Firelock(url_of(limited, options="durability=replicated"))
 
     @fire.task(name="task")

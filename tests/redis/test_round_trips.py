@@ -68,7 +68,10 @@ def test_five_hundred_jobs_take_one_round_trip(counted, proxy):
 
 
 def test_saturated_server_shares_round_trips_between_jobs(counted, observer, proxy):
-    """Twenty jobs take at most one round trip, and a job 600 bytes, including the server's start and end."""
+    """Twenty jobs take at most one round trip.
+
+    A job takes at most 600 bytes, including the server's start and end.
+    """
     observer.noop.enqueue_many([(number,) for number in range(MANY)])
 
     with proxy.measure() as measure, counted.fire.server(workers=10):

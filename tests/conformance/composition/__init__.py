@@ -1,4 +1,4 @@
-"""Models of batches, steps and calls, explored state by state before any of these were written.
+"""Models of batches, steps and calls, which were explored state by state before the code was written.
 
 `explorer`, one folder up, explores them. `batch_rules` defines the behaviour of a batch, with a switch for
 each rule, and `batch_moves` contains its steps; `batch_variants` contains the scenes and the broken forms.

@@ -175,7 +175,7 @@ def batch_is_waiting(batch):
 def batch_end(batch, rules):
     """Return the state that the counts of a batch imply.
 
-    This is the whole decision, from numbers alone. A batch ends when no member can move. A batch that is
+    The decision depends on these numbers alone. A batch ends when no member can move. A batch that is
     cancelled or stopped by a failure must also have no waiting members.
     """
     if batch.active > 0:

@@ -171,7 +171,7 @@ TAILS = (
 
 VARIANTS = (*PROTOCOL, *GUARDS, *SESSIONS, *LOCKED_ROWS, *RECONCILING, *SHARED_SESSION, *TAILS)
 
-# All failures together: about four minutes, and a gigabyte.
+# All failures together take about four minutes and a gigabyte of memory.
 DEEP = (
     Variant("protocol, everything", Rules(), Bounds(), SAFE),
     Variant("protocol, three calls, children die", Rules(), attrs.evolve(PROTOCOL[0].bounds, wire=3), SAFE),

@@ -207,7 +207,7 @@ def test_workers_occupied_by_jobs_after_their_timeout_are_reported(reported, wha
 
 
 def test_parked_ends_are_reported():
-    """The finding contains the server, the number of ends, and where the jobs are named."""
+    """The finding contains the server, the number of ends, and the place where the jobs are named."""
     trouble = only(servers=[server(parked=1_000), server("two")])
 
     assert ("parked_ends", False) == (trouble.code, trouble.is_error)

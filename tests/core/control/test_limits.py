@@ -70,7 +70,7 @@ def audited(fire):
 
 
 def test_key_shows_its_holders_and_the_source_of_its_values(fire):
-    """The key also shows its waiting jobs, the values of its name, and when its rate opens."""
+    """The key also shows its waiting jobs, its name's values, and when its rate allows the next start."""
     now = fire.storage.clock()
     fire.storage.hold("tenant:7", "a", "b", waiting=5, next_arrival_at=now + MINUTE)
     limits = declaring(fire, tenant={"concurrent": 2, "rate": 60, "per": MINUTE})

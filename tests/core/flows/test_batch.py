@@ -372,7 +372,7 @@ def test_batch_in_a_transaction_is_committed_or_rolled_back_with_it(fire, storag
 def test_inner_batch_is_a_member_of_the_outer_batch(fire, storage, load, worker):
     """An inner batch is filled in its own block or without one.
 
-    It is stored in the same step as the outer batch, and they have one outcome.
+    It is stored in the same step as the outer batch, and the outer batch waits for it.
     """
     with fire.batch("outer") as outer:
         days = outer.add(load, 1)

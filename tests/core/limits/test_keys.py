@@ -163,7 +163,7 @@ def test_long_limit_key_keeps_its_name(one, two):
 
 
 def test_long_limit_key_keeps_its_beginning():
-    """The last value is cut first. Therefore, partitions store keys with the same beginning together."""
+    """The last value is cut first. Therefore, keys with the same beginning are in the same partition."""
     assert limit_key("tenant:{a}/user:{b}", a="x" * 50, b="y" * 90).startswith(f"tenant:{'x' * 50}/user:y")
 
 

@@ -67,7 +67,7 @@ every_end = pytest.mark.parametrize("end", ENDS)
 
 
 def test_table_of_state_changes_contains_every_state():
-    """Each state can be left. Only a scheduled job and an open batch can stay in their state."""
+    """A job can leave every state. Only a scheduled job and an open batch can stay in their state."""
     ways = {(before, after) for before in State for after in ALLOWED[before]}
 
     assert set(State) == set(ALLOWED)
@@ -245,7 +245,7 @@ RUNS, ENDS_TOO = State.ENQUEUED, State.DELETED
     ],
 )  # fmt: skip
 def test_end_of_a_parent_decides_its_continuations(on, targets):
-    """If a failure does not decide about a continuation, it waits until the parent is requeued or deleted."""
+    """A continuation that a failure neither starts nor ends waits until the parent is requeued or deleted."""
     ends = (State.SUCCEEDED, State.FAILED, State.DELETED)
 
     assert targets == tuple(continuation_target(on, parent) for parent in ends)

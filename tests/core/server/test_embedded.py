@@ -56,7 +56,7 @@ def open_descriptors():
 
 
 class Gate:
-    """A task that waits until the test opens it, and obeys or ignores a cancellation."""
+    """A task that waits until the test lets it continue, and obeys or ignores a cancellation."""
 
     def __init__(self, fire, *, obeys=True, name="gate"):
         self.came, self.opened = threading.Event(), threading.Event()

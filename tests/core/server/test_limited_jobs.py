@@ -430,7 +430,10 @@ def test_late_jobs_are_counted_and_their_continuations_deleted(fire, serve):
 
 
 def test_tester_clock_applies_to_rates_and_start_deadlines():
-    """Limited jobs start when their rate opens. Jobs that are late by then are deleted without a run."""
+    """Limited jobs start as soon as their rate allows it.
+
+    Jobs that are late by then are deleted without a run.
+    """
     with Firelock("memory://") as fire:
         ran = []
 

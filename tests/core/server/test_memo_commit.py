@@ -57,10 +57,7 @@ def memo(name):
 
 
 def put_behind(storage, first, names, act=lambda: None):
-    """Return the results of these puts.
-
-    Each is made in its own thread, and all wait while the first is being sent.
-    """
+    """Put these memos in separate threads while the first memo is being sent; return the results."""
     commit = MemoCommit(storage, DEADLINE)
 
     def put(name):

@@ -188,7 +188,7 @@ def test_end_of_a_session_ends_the_cancelled_batches_of_its_jobs(scene):
 
 
 def test_session_ends_even_if_its_batches_cannot_be_checked(scene, caplog):
-    """The next sweep of a server decides about the batches, and the session is not ended again."""
+    """The next sweep of a server checks the batches, and the session is not ended again."""
     scene.begin()
     scene.storage.fail("release", StorageUnavailable("down"))
 

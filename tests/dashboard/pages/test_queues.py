@@ -101,7 +101,7 @@ def test_queue_row_shows_its_jobs_and_servers(fire, client, mail):
 
 
 def test_queue_with_jobs_and_no_server_has_a_warning(client, mail):
-    """The row of a queue with waiting jobs and no server contains a warning."""
+    """The warning is in the row of the queue."""
     mail.enqueue(1)
 
     assert "Not served" in client.part("/queues", "rows").text

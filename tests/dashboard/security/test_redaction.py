@@ -151,7 +151,6 @@ def test_ordinary_text_is_not_masked(text):
 
 
 def test_masked_text_is_not_masked_again():
-    """A masked string is not masked again."""
     text = "login(password='x', token=abc) at redis://:pw@h, Authorization: Bearer abcdefg1"
 
     assert redact_text(text) == redact_text(redact_text(text))

@@ -180,7 +180,7 @@ def test_history_is_shown_if_the_storage_rejects_summaries(history, storage):
 
 
 def test_summaries_older_than_ninety_days_are_deleted(history, storage):
-    """Summaries older than 90 days are deleted; newer ones stay."""
+    """Newer summaries are kept."""
     for key in ("2029-10-02T11", "2029-10-04T11"):
         storage.put_record("history", key, Hour.of(0, {}).dump())
 

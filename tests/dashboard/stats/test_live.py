@@ -409,7 +409,7 @@ def test_end_of_the_lifespan_stops_all_threads(our_threads, fire):
 
 
 def test_samples_use_the_storage_clock(live, tick, storage):
-    """Samples use the storage's clock, as the history does."""
+    """The history uses the same clock."""
     storage.clock_offset = timedelta(days=1) // timedelta(microseconds=1)
 
     at = datetime.fromtimestamp(last_sample(read_once(live, tick))["at"], UTC)

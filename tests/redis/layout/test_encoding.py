@@ -313,7 +313,6 @@ def test_suspended_job_is_resumed_by_its_memo(storage, job, name, value, author)
 @EXAMPLES
 @given(new_jobs(), st.lists(TEXTS, min_size=1, max_size=3), TEXTS, TEXTS)
 def test_logs_progress_and_streams_are_read_back_unchanged(storage, job, texts, level, data):
-    """The log lines, the progress and the streams of a job are read back unchanged."""
     job = stored(storage, job)
     claim = claimed(storage)
     lines = [LogLine(number, AT + number, level, text, number) for number, text in enumerate(texts, 1)]

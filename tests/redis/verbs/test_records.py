@@ -210,7 +210,6 @@ def test_resumed_queue_wakes_waiting_servers(parted, server):
 
 
 def test_single_partition_pauses_with_one_call(database, server):
-    """With only one partition, a pause takes one call."""
     put(database, "mail", RESUMED)
     before = server.client().info("commandstats")["cmdstat_evalsha"]["calls"]
     put(database, "mail", PAUSED)

@@ -52,7 +52,10 @@ def serve(pool):
 
 @pytest.mark.parametrize(("size", "others"), [(10, 8), (3, 1), (2, 1), (1, 1)])
 def test_two_connections_are_reserved_for_the_server(make_pool, size, others):
-    """A pool of two reserves one connection. A pool of one reserves none, because other work needs it."""
+    """A pool of two reserves only one connection, and a pool of one reserves none.
+
+    So one connection is always left for other work.
+    """
     pool = make_pool(size)
     serve(pool)
 

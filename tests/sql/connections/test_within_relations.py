@@ -435,7 +435,7 @@ class TestTester:
     @pytest.mark.parametrize("way", ["session"])
     @pytest.mark.parametrize("within", ["default", {}, AsyncSession()], ids=["str", "dict", "AsyncSession"])
     def test_tester_refuses_the_same_calls_as_a_storage(self, shop, within):
-        """An AsyncSession is only accepted by the async verbs."""
+        """An AsyncSession is only accepted by the async methods."""
         with pytest.raises(ConfigurationError, match=rf"\b(no|not|not be|got) {type(within).__name__}"):
             shop.task(within).enqueue(1)
         with pytest.raises(ConfigurationError, match=rf"\b(no|not|not be|got) {type(within).__name__}"):

@@ -1,4 +1,4 @@
-"""The public verbs that join the caller's transaction, and those that act immediately."""
+"""The public methods that join the caller's transaction, and those that act immediately."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from firelock import Applied
 from tests.core.test_aio import verbs
 from tests.sql.connections.test_within_relations import Shop
 
-# Every verb that stores jobs, or values that jobs wait for: each joins the surrounding transaction.
+# Every method that stores jobs, or values that jobs wait for: each joins the surrounding transaction.
 JOINS = {
     "TaskVerbs": {"enqueue", "enqueue_many", "schedule"},
     "Firelock": {"batch", "enqueue_many", "enqueue_text"},
@@ -25,7 +25,7 @@ JOINS = {
 }
 # These join a transaction only if it is passed to them.
 JOINS_WHAT_IT_IS_GIVEN = {"JobContext": {"complete_within", "within"}}
-# Every verb that writes to the storage in its own transaction.
+# Every method that writes to the storage in its own transaction.
 IMMEDIATE = {
     "TaskVerbs": {"recur"},
     "Job": {"delete", "move", "requeue", "restore"},
@@ -77,7 +77,7 @@ READS = {
 
 
 def test_every_public_verb_is_classified_once():
-    """A new verb must join the caller's transaction, or its documentation must state that it does not."""
+    """A new method must join the caller's transaction, or its documentation must state that it does not."""
     classified = [
         (kind, name)
         for classes in (JOINS, JOINS_WHAT_IT_IS_GIVEN, IMMEDIATE, READS)
@@ -136,7 +136,7 @@ def seen(shop):
 
 @pytest.mark.parametrize("verb", JOINING)
 def test_joining_verb_leaves_nothing_after_a_rollback(shop, verb):
-    """A joining verb's changes are not visible before the commit either."""
+    """The changes of a joining method are not visible before the commit either."""
     before = seen(shop)
 
     with shop.transaction(commits=False):
@@ -171,7 +171,7 @@ def test_copy_trigger_and_send_accept_a_transaction(shop, verb, way):
 
 
 def test_other_verbs_act_immediately(shop):
-    """A rollback does not undo the changes of the other verbs."""
+    """A rollback does not undo the changes of the other methods."""
     jobs, later = shop.fire.jobs, shop.add.schedule(3_600)
     due_at = later.next_due_at
 
@@ -199,7 +199,7 @@ def test_other_verbs_act_immediately(shop):
     ids=lambda part: getattr(part, "__name__", part),
 )
 def test_docstring_says_that_a_verb_acts_immediately(kind, name):
-    """The docstring of the verb or of its class must contain the word "immediately"."""
+    """The docstring of the method or of its class must contain the word "immediately"."""
     if kind.__name__ in {"EmbeddedServer", "Lock"} or name == "add_or_update":
         pytest.skip("it is no change that a transaction could be thought to hold")
 
@@ -207,7 +207,7 @@ def test_docstring_says_that_a_verb_acts_immediately(kind, name):
 
 
 def test_docs_name_every_verb_that_joins_or_writes():
-    """The verbs are listed in the table on the Django page."""
+    """The methods are listed in the table on the Django page."""
     page = (Path(__file__).parents[3] / "docs" / "django.md").read_text(encoding="utf-8")
     table = page.partition("### Verbs and transactions")[2].partition("\n## ")[0]
     named = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", table))))

@@ -134,7 +134,7 @@ def test_errors_of_other_code_are_not_translated(error):
     ids=["savepoint", "function"],
 )
 def test_missing_object_is_a_deadlock_only_for_a_savepoint(message, meaning, is_reported):
-    """A function that this version of the server lacks stays missing, so repetitions would never end."""
+    """A function that this version of the server lacks stays missing, so retries would never end."""
     failure = read_failure(pymysql.err.OperationalError(1305, message))
 
     assert failure.meaning is meaning

@@ -340,7 +340,6 @@ def test_batch_does_not_end_during_a_transaction_that_adds_members(flow, callers
 
 
 def test_batch_does_not_count_members_that_were_rolled_back(flow, callers):
-    """Members that were rolled back are not counted."""
     batch, (first,) = flow.batch_of(1)
     flow.storage.insert([flow.new_member(batch)], within=callers)
     flow.settle(succeeds(flow.run(job_id=first)))

@@ -1,4 +1,4 @@
-"""Batches in a file: fast paths have the results of slow paths, and random walks those of memory."""
+"""Batches in a file: fast and slow paths have equal results, which are those of the storage in memory."""
 
 from __future__ import annotations
 

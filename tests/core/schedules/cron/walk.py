@@ -122,7 +122,7 @@ class Reference:
 
 
 def assert_matches_reference(expression, zone, after, until, *, overlap=timedelta(hours=2), step=MINUTE):
-    """Fail unless the schedule fires at, and counts, the same times as the reference with this step."""
+    """Fail unless the schedule and the reference with this step have the same times and the same count."""
     cron = Cron(expression, tz=zone)
     expected = Reference(expression, zone, step).fires(after, until, overlap=overlap)
     found = cron.upcoming(after, len(expected) + 1)

@@ -119,7 +119,7 @@ def test_upkeep_keeps_held_limit_keys(scene, server):
 
 
 def test_full_list_of_holders_drops_ended_jobs(scene, server):
-    """A list that has reached its key's limit is checked then, so it never grows larger."""
+    """A list that has reached its key's limit is checked for ended jobs, so it never grows larger."""
     scene.set_limit("a", concurrent=3)
     holder = scene.begin()
 
@@ -356,7 +356,10 @@ def test_new_ids_are_in_the_partitions_of_their_keys(scene):
 
 @parted
 def test_claim_checks_a_closed_rate_when_it_opens(scene):
-    """A claim in another partition returns the time when a closed rate opens. A later claim gets the job."""
+    """A claim in another partition returns the time at which the rate allows the next start.
+
+    A later claim gets the job.
+    """
     scene.set_limit("t", rate=1, per=HOUR, burst=1)
     holder = scene.begin()
     ids = scene.add_limited(2, "t:1")

@@ -21,7 +21,7 @@ class FolderLocks:
     """The locks of `flock:///path/to/folder`: a file per name contains the owner, the expiry and the token.
 
     A file is never removed, because its token must never decrease. If a process dies, its locks last until
-    they expire, like all locks of Firelock. The operating system's lock is only held during a verb.
+    they expire, like all locks of Firelock. The operating system's lock is only held during a call.
     """
 
     def __init__(self, url: str) -> None:
@@ -63,7 +63,7 @@ class FolderLocks:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Exclude all other verbs in this folder, in any thread or process."""
+        """Exclude all other calls in this folder, in any thread or process."""
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             opened = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
