@@ -60,7 +60,7 @@ def begin(place: places.Place, load: Load) -> None:
 
 
 def measured(place: places.Place, load: Load) -> Figures:
-    """Return the rates of the verbs, and of first pages of lists, after everything earlier is on the disk."""
+    """Return the rates of enqueueing, running and reading first pages, after all data is on the disk."""
     os.sync()
     with ours.opened(place.url) as app:
         verbs = ours.grown_verbs(app, load)

@@ -68,7 +68,7 @@ def start_to_start(load: Load) -> Figures:
 
 
 def grown(load: Load) -> Figures:
-    """Compare the verbs with many finished and waiting jobs in the database to those with few."""
+    """Compare enqueueing and running with many finished and waiting jobs in the file to those with few."""
     with ours.opened(url_of(load)) as app:
         ours.enqueue_bulk_of(app, jobs=growth.SOURCES, size=ours.CHUNK)
         ours.drained(app, load, jobs=growth.SOURCES)

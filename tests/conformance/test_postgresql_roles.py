@@ -70,7 +70,7 @@ def test_owner_may_migrate_again(roles):
         assert [] == storage.migrate()
 
 
-def test_doctor_works_as_the_user(roles):
+def test_doctor_works_with_the_role_of_servers(roles):
     """Information that the role cannot see is reported, but never as an error."""
     with closing(open_url(roles[1])) as storage:
         description, findings = storage.describe(), storage.diagnose()

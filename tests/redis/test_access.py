@@ -239,7 +239,7 @@ def test_recipe_suffices_for_all_jobs_and_reads(limited):
     assert refusals(limited) == {"config"}
 
 
-def test_addition_for_settings_lets_the_storage_read_them(limited):
+def test_additional_commands_let_the_storage_read_settings(limited):
     """With the page's additional commands, no command is refused."""
     limited.call(*_user(*addition("persistence")))
     fire = Firelock(url_of(limited))
@@ -251,7 +251,7 @@ def test_addition_for_settings_lets_the_storage_read_them(limited):
     assert refusals(limited) == set()
 
 
-def test_clearing_the_storage_needs_its_addition(limited):
+def test_clearing_the_storage_needs_additional_commands(limited):
     """Only tests empty the storage. Without these commands, nothing is deleted."""
     fire = Firelock(url_of(limited))
     fire.storage.migrate()
@@ -264,7 +264,7 @@ def test_clearing_the_storage_needs_its_addition(limited):
     fire.close()
 
 
-def test_another_database_needs_its_addition(limited):
+def test_another_database_needs_additional_commands(limited):
     """The driver chooses the database on each connection."""
     refused, chosen = Firelock(url_of(limited, "3")), Firelock(url_of(limited, "3"))
 
@@ -277,7 +277,7 @@ def test_another_database_needs_its_addition(limited):
     chosen.close()
 
 
-def test_waiting_for_replicas_needs_its_addition(limited):
+def test_waiting_for_replicas_needs_additional_commands(limited):
     """With the additional commands, the error reports missing replicas, and not a refused command."""
     fire = Firelock(url_of(limited, options="durability=replicated"))
 
@@ -293,7 +293,7 @@ def test_waiting_for_replicas_needs_its_addition(limited):
     fire.close()
 
 
-def test_cluster_needs_its_addition(cluster):
+def test_cluster_needs_additional_commands(cluster):
     """The driver requests the locations of slots, and the positions of keys in a command."""
     cluster.empty()
     for node in cluster.nodes:

@@ -244,7 +244,7 @@ RUNS, ENDS_TOO = State.ENQUEUED, State.DELETED
         (On.DELETED, (ENDS_TOO, None, RUNS)), (On.FINISHED, (RUNS, RUNS, RUNS)),
     ],
 )  # fmt: skip
-def test_end_of_a_parent_decides_its_continuations(on, targets):
+def test_end_of_a_parent_determines_what_happens_to_its_continuations(on, targets):
     """A continuation that a failure neither starts nor ends waits until the parent is requeued or deleted."""
     ends = (State.SUCCEEDED, State.FAILED, State.DELETED)
 

@@ -322,7 +322,7 @@ def test_percentile_bound_respects_the_sum_of_durations(durations, p50, p95):
     assert pytest.approx(p95, abs=0.001) == run_sum.quantile(0.95)
 
 
-def test_no_runs_have_no_percentile():
+def test_percentile_without_ended_runs_is_none():
     """Without an ended run there is no bound."""
     assert RunSum().quantile(0.5) is None
 

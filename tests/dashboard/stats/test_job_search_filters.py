@@ -98,7 +98,7 @@ def test_free_text_is_a_task_state_id_or_error(typed, chip):
         ("zoe", {"customer:zoe"}, ("tag", "customer:zoe")),
     ],
 )
-def test_plain_value_is_a_tag_or_argument_before_an_error(typed, known, chip):
+def test_plain_value_is_looked_up_in_tags_and_arguments_before_errors(typed, known, chip):
     """A number alone is usually a customer or an order, and rarely part of an error.
 
     The search suggestions decide in the same way.

@@ -96,7 +96,7 @@ class AsyncCallers:
         assert ({State.ENQUEUED: 1, State.AWAITING: 1} if is_committed else {}) == by_state
 
     @pytest.mark.parametrize("is_committed", [True, False], ids=["commit", "rollback"])
-    def test_every_verb_that_creates_jobs_follows_an_async_session(self, fire, task, opened, is_committed):
+    def test_every_method_that_creates_jobs_follows_an_async_session(self, fire, task, opened, is_committed):
         """Jobs with any relation to other jobs of the session follow its transaction.
 
         A job outside the session cannot wait for one in it.

@@ -402,7 +402,7 @@ class TestTester:
         assert outcomes == all_of(OF_A_PARENT, REFUSED)
 
     @pytest.mark.parametrize("way", ["session", "connection"])
-    def test_handle_is_unusable_before_the_commit_or_a_run_by_the_test(self, shop):
+    def test_handle_is_unusable_before_the_commit_or_before_the_test_runs_jobs(self, shop):
         with shop.transaction(commits=True) as within:
             jobs = [shop.task(within).enqueue(number) for number in range(3)]
             with pytest.raises(JobNotCommitted):
@@ -442,7 +442,7 @@ class TestTester:
             shop.approval.send(shop.committed, True, within=within)
 
     @pytest.mark.parametrize("way", ["session"])
-    def test_async_verbs_accept_an_async_session(self, shop, url):
+    def test_async_methods_accept_an_async_session(self, shop, url):
         async def use():
             engine = create_async_engine(url.replace("sqlite", "sqlite+aiosqlite"), poolclass=NullPool)
             async with AsyncSession(engine) as session:

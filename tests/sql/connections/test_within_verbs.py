@@ -76,7 +76,7 @@ READS = {
 }  # fmt: skip
 
 
-def test_every_public_verb_is_classified_once():
+def test_every_public_method_is_classified_once():
     """A new method must join the caller's transaction, or its documentation must state that it does not."""
     classified = [
         (kind, name)
@@ -125,7 +125,7 @@ JOINING = {
 }
 
 
-def test_every_joining_verb_is_called_below():
+def test_every_joining_method_is_called_below():
     assert sorted(JOINING) == sorted(f"{kind}.{name}" for kind, names in JOINS.items() for name in names)
 
 
@@ -135,7 +135,7 @@ def seen(shop):
 
 
 @pytest.mark.parametrize("verb", JOINING)
-def test_joining_verb_leaves_nothing_after_a_rollback(shop, verb):
+def test_joining_method_leaves_nothing_after_a_rollback(shop, verb):
     """The changes of a joining method are not visible before the commit either."""
     before = seen(shop)
 
@@ -170,7 +170,7 @@ def test_copy_trigger_and_send_accept_a_transaction(shop, verb, way):
     assert (rolled_back, seen(shop)) == (before, before + 1)
 
 
-def test_other_verbs_act_immediately(shop):
+def test_other_methods_act_immediately(shop):
     """A rollback does not undo the changes of the other methods."""
     jobs, later = shop.fire.jobs, shop.add.schedule(3_600)
     due_at = later.next_due_at
@@ -198,7 +198,7 @@ def test_other_verbs_act_immediately(shop):
     [(kind, name) for kind, name in verbs() if name in IMMEDIATE.get(kind.__name__, ())],
     ids=lambda part: getattr(part, "__name__", part),
 )
-def test_docstring_says_that_a_verb_acts_immediately(kind, name):
+def test_docstring_states_that_a_method_acts_immediately(kind, name):
     """The docstring of the method or of its class must contain the word "immediately"."""
     if kind.__name__ in {"EmbeddedServer", "Lock"} or name == "add_or_update":
         pytest.skip("it is no change that a transaction could be thought to hold")
@@ -206,7 +206,7 @@ def test_docstring_says_that_a_verb_acts_immediately(kind, name):
     assert "immediately" in f"{kind.__doc__} {getattr(kind, name).__doc__}"
 
 
-def test_docs_name_every_verb_that_joins_or_writes():
+def test_docs_name_every_method_that_joins_or_writes():
     """The methods are listed in the table on the Django page."""
     page = (Path(__file__).parents[3] / "docs" / "django.md").read_text(encoding="utf-8")
     table = page.partition("### Verbs and transactions")[2].partition("\n## ")[0]

@@ -355,7 +355,7 @@ def test_new_ids_are_in_the_partitions_of_their_keys(scene):
 
 
 @parted
-def test_claim_checks_a_closed_rate_when_it_opens(scene):
+def test_claim_returns_when_a_used_up_rate_allows_the_next_start(scene):
     """A claim in another partition returns the time at which the rate allows the next start.
 
     A later claim gets the job.
