@@ -8,8 +8,8 @@ local verbs = {}
 
 local SHOWN, OTHERS, COUNTED, LOOKS = 100, 10, 10000, 20000
 
--- Add this cost to the use of the key's rate, and close the key until a time, empty for none. Return the time from
--- which a start of cost 1 is admitted.
+-- Add this cost to the use of the key's rate, and close the key until a time, unless that is empty. Return the time
+-- from which a start of cost 1 is admitted.
 function verbs.spend(key, cost, till)
   despite_full_memory()
   local limited, now = limits(), clock()
@@ -152,7 +152,7 @@ local function holders(key, present)
   return all
 end
 
--- Return the first key of the partition's lanes after this place, nil for none.
+-- Return the first key of the partition's lanes after this place, or nil.
 local function following(place)
   local entry = call('ZRANGEBYLEX', base .. 'lanes', place, '+', 'LIMIT', 0, 1)[1]
   return entry and match(entry, '^[^\n]*')

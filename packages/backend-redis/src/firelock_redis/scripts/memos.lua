@@ -27,8 +27,8 @@ local function mark(job, flag)
   save(job)
 end
 
--- Store one memo. ARGV from this position on: an ADDED_MEMO. Return the result, and the memo that is then stored, empty
--- for none.
+-- Store one memo. ARGV from this position on: an ADDED_MEMO. Return the result, and the memo that is then stored, or an
+-- empty string.
 local function remember(first)
   local id, name = ARGV[first + ADDED_MEMO.job], ARGV[first + ADDED_MEMO.name]
   local session, fence = ARGV[first + ADDED_MEMO.session], ARGV[first + ADDED_MEMO.fence]
@@ -65,7 +65,7 @@ local function remember(first)
 end
 
 -- Store each memo, unless a complete memo is already stored under its name. Return for each memo the result, and the
--- memo that is then stored under its name, empty for none.
+-- memo that is then stored under its name, or an empty string.
 function verbs.remember()
   despite_full_memory()
   local reply = {}

@@ -29,7 +29,7 @@ BRIEF_SECONDS = 0.02  # short, because the thread that claims jobs and stores en
 _OF_ASYNC = "Pass an AsyncSession or AsyncConnection to aenqueue."
 _OF_DJANGO = "To pass a Django alias or connection, create the app with plugins=[DjangoPlugin()]."
 
-# All columns, because the tables of development versions do not have the last one.
+# Selects all columns, because the tables of development versions do not have the last one.
 _VERSION = Text("SELECT * FROM firelock_schema ORDER BY version DESC LIMIT 1")
 _TABLES_CREATED_AT = Text("SELECT min(at) FROM firelock_schema")
 _EMPTY = [Text(f"DELETE FROM {name}") for name in sorted(TABLES - {SCHEMA_TABLE})]  # noqa: S608 - names

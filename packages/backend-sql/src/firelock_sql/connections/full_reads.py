@@ -6,8 +6,8 @@ entries of all jobs that were due before. A read of the jobs that a session hold
 all jobs that the session ever held. Each entry costs 0.15 µs, so 200,000 jobs cost 30 ms.
 
 Therefore, the duration of these reads is measured. After several slow reads, most of the next ones skip the
-part that was read before, and only an occasional read is full. Slow full reads then take only a small share
-of the time, regardless of the number of entries.
+part that was read before, and only an occasional read is full. Slow full reads then take up only a small
+share of the time, regardless of the number of entries.
 """
 
 from __future__ import annotations

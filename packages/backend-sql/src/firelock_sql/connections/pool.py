@@ -56,7 +56,7 @@ class EnginePool:
         self._engine: Engine | None = None
         self._is_closed = False
         self._reserving = threading.Lock()
-        # limits other work; None in a process without a server
+        # the limit on other work; None in a process without a server
         self._others: threading.Semaphore | None = None
         self._extra: Pool | None = None  # for work that must never wait for a connection
         _living.add(self)

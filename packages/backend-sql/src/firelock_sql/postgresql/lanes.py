@@ -243,7 +243,7 @@ class KnownQueuesClaim(MixedClaim):
         lanes: the lanes within it.
         cursors: the position of each queue among its lanes.
         request: the claim.
-        plain: the unpaused queues with jobs that are in no lane.
+        plain: the unpaused queues with jobs that are not in a lane.
         laned: the unpaused queues with lanes.
     """
 

@@ -104,7 +104,7 @@ WITH RECURSIVE turn AS (
 
 
 def _first_plain(queue: str) -> str:
-    """Return a query for the first job of a queue that is in no lane.
+    """Return a query for the first job of a queue that is not in a lane.
 
     This query and the next one have an order that only one index provides. Otherwise the planner would choose
     another index while the table is empty.

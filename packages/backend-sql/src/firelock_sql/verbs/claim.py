@@ -81,7 +81,7 @@ WHERE seq IN :seqs AND state = 'enqueued' AND session IS NULL AND lane IS NULL
 FOR NO KEY UPDATE SKIP LOCKED
 """)  # noqa: S608 - names of columns
 
-ReadyRow = Sequence[Any]  # a row of the columns `CLAIMABLE`; without `lane` if the job is in no lane
+ReadyRow = Sequence[Any]  # a row of the columns `CLAIMABLE`; without `lane` if the job is not in a lane
 _ID, _QUEUE, _PRIORITY, _TAGS = map(CLAIMABLE.index, ("id", "queue", "priority", "tags"))
 PLACE_SEQ, PLACE_MARKS = map(CLAIMABLE.index, ("seq", "marks"))
 TakeReady = Callable[[str, int], Sequence[ReadyRow]]
@@ -198,7 +198,7 @@ def has_ready(tx: Transaction, request: ClaimRequest, *, has_lanes: bool) -> boo
 
 
 class NearRows:
-    """The claimable rows in no lane for a claim that leaves out tasks."""
+    """The claimable rows outside of lanes, for a claim that leaves out tasks."""
 
     def __init__(self, tx: Transaction, left_out: Collection[str], queues: int) -> None:
         self._tx, self._left_out = tx, left_out
@@ -271,7 +271,7 @@ def ready_of(tx: Transaction, queue: str, limit: int) -> list[ReadyRow]:
 
 
 def taking(tx: Transaction, request: ClaimRequest, queues: int) -> TakeReady:
-    """Return the function that locks and returns rows in no lane, for a claim of this many queues."""
+    """Return the function that locks and returns rows outside of lanes, for a claim of this many queues."""
     if request.left_out:
         return NearRows(tx, request.left_out, queues).take
     return partial(ready_of, tx)
@@ -347,7 +347,7 @@ class MixedClaim:
         return _open_queues(self._tx, queues, has_lanes=True)
 
     def plain_rows(self, queue: str, number: int) -> list[ReadyRow]:
-        """Return the first rows of a queue that are in no lane."""
+        """Return the first rows of a queue that are not in a lane."""
         return list(self._ready(queue, number))
 
     def keyed_rows(self, queue: str, room: int) -> list[ReadyRow]:

@@ -242,7 +242,8 @@ local function batches()
     return false
   end
 
-  -- Return the time from which a batch that ends in this state at this time may be pruned, empty for never.
+  -- Return the time from which a batch that ends in this state at this time may be pruned, or an empty string for
+  -- never.
   local function expiry(row, state, at)
     local keep = select(state == 'S' and 1 or state == 'F' and 2 or 3, match(row.keeps, '^(%S+) (%S+) (%S+)$'))
     return keep == '-' and '' or int(at + keep)

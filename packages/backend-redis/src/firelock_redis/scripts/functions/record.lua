@@ -14,7 +14,8 @@ local function stored_record(kind, key)
   return nil, '0'
 end
 
--- Set the due time of a record, empty for none. Notify servers if it is a recurring job and the earliest due time.
+-- Set the due time of a record, or remove it if `due_at` is empty. Notify servers if the record is a recurring job with
+-- the earliest due time.
 local function set_due(kind, key, due_at)
   local name = 'due:' .. kind
   if due_at == '' then
@@ -72,14 +73,14 @@ local function list_present(changed)
 end
 
 -- Return whether holders of keys that were not listed before might be listed from now on. The arguments are settings
--- from `limits`, empty for none.
+-- from `limits`, or empty strings.
 local function begins_to_list(before, after)
   local counted, had_any = match(before, '^%d') ~= nil, match(before, '^[^-]') or match(before, '^- [^-]')
   if match(after, '^%d') then return not counted end
   return had_any and not counted and not match(after, '^- [^-]')  -- the settings of the name apply again
 end
 
--- Set the settings of a limit, empty for none.
+-- Set the settings of a limit; an empty string removes them.
 local function set_limit_settings(key, settings)
   local before = call('HGET', base .. 'limits', key) or ''
   if settings == '' then call('HDEL', base .. 'limits', key) else call('HSET', base .. 'limits', key, settings) end
@@ -88,9 +89,9 @@ local function set_limit_settings(key, settings)
   wake('*')
 end
 
--- Replace the record; `stored` is the current one, nil for none. `copied` is the part that is copied to every
--- partition: for the kind queue, 1 if the value pauses it, else 0; for the kind limit, its settings; empty for other
--- kinds. Return the new version.
+-- Replace the record; `stored` is the current one, or nil. `copied` is the part that is copied to every partition: for
+-- the kind queue, 1 if the value pauses it, else 0; for the kind limit, its settings; empty for other kinds. Return the
+-- new version.
 local function put_record(stored, version, kind, key, value, due_at, copied)
   if copied ~= '' then despite_full_memory() end  -- a resumed queue or a raised limit lets jobs end, which frees memory
   if not stored then version = call('GET', base .. 'kf:' .. kind) or 0 end

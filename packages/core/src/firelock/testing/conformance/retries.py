@@ -1,4 +1,4 @@
-"""Retry policies: a policy decides about every error, and a decision changes nothing."""
+"""Retry policies: a policy decides about every error, and a decision has no side effects."""
 
 from __future__ import annotations
 

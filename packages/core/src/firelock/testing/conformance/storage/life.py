@@ -388,7 +388,7 @@ class LifeTests(StorageFixtures):
         for thread in waits:
             thread.start()
 
-        # repeated, because a thread may not have begun to wait yet
+        # repeat the call, because a thread may not have begun to wait yet
         for _ in range(int(self.hang_timeout / 0.01)):
             storage.interrupt()
             alive = [thread for thread in waits if thread.is_alive()]
@@ -451,7 +451,7 @@ class LifeTests(StorageFixtures):
         thread = threading.Thread(target=lambda: answers.append(waiter.wait(None, 600.0)), daemon=True)
         thread.start()
 
-        # repeated, because the thread may not have begun to wait yet
+        # repeat the call, because the thread may not have begun to wait yet
         for number in range(int(self.hang_timeout / 0.05)):
             make_work(number)
             thread.join(0.05)
@@ -510,7 +510,7 @@ class LifeTests(StorageFixtures):
         thread = threading.Thread(target=lambda: answers.append(waiter.wait(name, 600.0)), daemon=True)
         thread.start()
 
-        # repeated, because the thread may not have begun to wait yet
+        # repeat the call, because the thread may not have begun to wait yet
         for _ in range(int(self.hang_timeout / 0.05)):
             is_of_batch = what == "delete of its batch"
             job_id = flow.batch_of(1)[0] if is_of_batch else flow.add()

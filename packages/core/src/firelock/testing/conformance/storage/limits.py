@@ -864,7 +864,7 @@ class KeyTests(StorageFixtures):
         waiter, answers = scene.handles.open(), list[bool]()
         thread = threading.Thread(target=lambda: answers.append(waiter.wait(queues, 600.0)), daemon=True)
         thread.start()
-        # repeated, because the thread may not have begun to wait yet
+        # repeat the call, because the thread may not have begun to wait yet
         for _ in range(int(self.hang_timeout / 0.05)):
             make_work(scene.storage)
             thread.join(0.05)

@@ -244,7 +244,9 @@ class LockedRowTests(StorageFixtures):
         assert flow.state(batch) is (State.SUCCEEDED if end is succeeds else State.FAILED)
 
     def test_suspension_of_a_locked_job_is_busy(self, flow: FlowScene, lock_job: LockJob) -> None:
-        """Of several suspensions only that of a locked job is `BUSY`; its repeat finds an earlier signal.
+        """Of several suspensions, only that of a locked job is `BUSY`.
+
+        When this suspension is repeated, it finds the signal that has arrived earlier.
 
         If this fails: a run waits for a signal that has arrived, or all suspensions of a server are blocked.
         """

@@ -423,7 +423,7 @@ class MoveTests(StorageFixtures):
         thread = threading.Thread(target=lambda: answers.append(waiter.wait(["bulk"], 600.0)), daemon=True)
         thread.start()
 
-        # repeated, because the thread may not have begun to wait yet
+        # repeat the call, because the thread may not have begun to wait yet
         for _ in range(int(self.hang_timeout / 0.05)):
             _move(scene, moves(scene.add(), queue="bulk"))
             thread.join(0.05)

@@ -204,7 +204,7 @@ class SettleTests(StorageFixtures):
     def test_repeated_wait_for_an_unknown_task_writes_no_history(self, scene: Scene) -> None:
         """A repeated wait for an unknown task schedules the job again without a history entry.
 
-        If this fails: the history of a job whose task no server knows grows without end.
+        If this fails: the history of a job whose task no server has grows without end.
         """
         holder = scene.begin()
         running = scene.run(holder)
