@@ -122,7 +122,7 @@ class InsertVerbs(RecordVerbs):
         return Inserted(results)
 
     def _insert_if(self, jobs: Sequence[NewJob], change: RecordChange) -> Inserted:
-        """Store the jobs if the record has the expected version; one round trip to the first partition."""
+        """Store the jobs if the record has the expected version, in one round trip to the first partition."""
         for job in jobs:
             if self._partitions.of(job.id) != 0:
                 raise StorageError(

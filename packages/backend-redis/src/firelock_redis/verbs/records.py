@@ -89,7 +89,7 @@ class RecordVerbs(RedisVerbs):
 
 
 def _pages(kind: str, limit: int, page: Callable[[list[Record], int], list[Any]]) -> list[Record]:
-    """Return up to `limit` records; one round trip per 500 records, or per half a megabyte."""
+    """Return up to `limit` records, with one round trip per 500 records or half a megabyte."""
     found: list[Record] = []
     more = True
     while more and len(found) < limit:

@@ -41,7 +41,7 @@ _PARENT_GONE = quoted(Moved.PARENT_GONE.value)
 
 
 def earliest_due_at(database: RedisDatabase) -> int | None:
-    """Return the earliest due time of a scheduled or recurring job; one round trip per partition."""
+    """Return the earliest due time of a scheduled or recurring job, with one round trip per partition."""
     replies = database.run_everywhere("upkeep.due", 0)
     return _earliest(reply[0] for reply in replies)
 

@@ -85,7 +85,7 @@ _ASKED = "SELECT VERSION(), @@version_comment, @@SESSION.sql_mode, @@SESSION.cha
 # Transactions are retried for longer than this. MySQL cannot shorten the wait of a single statement.
 _LOCK_SECONDS = {"MariaDB": 2, "MySQL": 1}
 _SESSION = "SET SESSION time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'"
-# A separate statement, because the variable's name differs between the products.
+# This is a separate statement, because the variable's name differs between the products.
 _LEVEL = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
 # Ends transactions of processes that hang or are disconnected, because others need the locked rows. MySQL has
 # no timeout only for transactions, so idle connections are also closed, and reopened when they are needed.

@@ -1,4 +1,4 @@
-"""The drawing of a batch's members as a graph with layers from left to right; no I/O.
+"""The drawing of a batch's members as a graph with layers from left to right, without any I/O.
 
 A member's layer is the length of the longest path to it. If a layer has more than eight members of one task,
 the graph shows them as one node with the count of each state. So a fan-out to thousands of members has three

@@ -742,7 +742,7 @@ class JobView:
 
     @cached_property
     def end_ordered_at(self) -> datetime | None:
-        """The time of the order to end that worker process, from the newest audit entries; one read."""
+        """The time of the order to end that worker process, from the newest audit entries, with one read."""
         if self.holder is None or not self.holder.may_be_ended:
             return None
         session = self.holder.session
@@ -817,7 +817,7 @@ class JobView:
         )  # fmt: skip
 
     def _holders(self) -> dict[str, datetime]:
-        """Return the start times of jobs that are the only holders of this job's limits; one read."""
+        """Return the start times of jobs that are the only holders of this job's limits, with one read."""
         waits = [place.wait for place in self.places if place.wait is not None]
         alone = list({wait.holders[0] for wait in waits if len(wait.holders) == 1})
         found = self.visit.fire.storage.get(alone) if alone else []

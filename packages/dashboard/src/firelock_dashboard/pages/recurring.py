@@ -138,7 +138,7 @@ def _holds(job: RecurringJob, wanted: str) -> bool:
 
 
 def _runs(visit: Visit, recurring_id: str) -> _Runs:
-    """Return the results of the last runs of a definition; one read."""
+    """Return the results of the last runs of a definition, with one read."""
     runs = visit.fire.recurring.runs(recurring_id, limit=_RUNS)
     jobs = [(job, _took(job)) for job in reversed(runs)]
     spans = [took for job, took in jobs if took is not None and job.state is State.SUCCEEDED]

@@ -218,7 +218,7 @@ def _held(visit: Visit, servers: Sequence[ServerView], state: State) -> Iterator
 
 
 def deleted_running(visit: Visit, servers: Sequence[ServerView]) -> list[Job[Any]]:
-    """Return the deleted jobs that the servers still run, among the newest deleted ones; at most one read."""
+    """Return those of the newest deleted jobs that the servers still run; this takes at most one read."""
     busy = [view for view in servers if view.busy]
     return [job for _, job in _held(visit, busy, State.DELETED)] if busy else []
 

@@ -199,7 +199,7 @@ def plan(
     chips: Chips, now: datetime, known: KnownTasks, arguments: Arguments, *, by_due: bool = False,
     masked: Callable[[str], str] = str,
 ) -> SearchPlan:  # fmt: skip
-    """Return the plan of the search for these chips at this time; no I/O.
+    """Return the plan of the search for these chips at this time, without any I/O.
 
     An argument is looked up by a tag if all tasks in question create a tag from it. The age limits the list's
     period if the list is ordered by creation; otherwise it is a test. The period of a list by due time is

@@ -1,4 +1,4 @@
-"""The reasons why a job is not running, derived from a snapshot; no I/O."""
+"""The reasons why a job is not running, derived from a snapshot without any I/O."""
 
 from __future__ import annotations
 

@@ -240,7 +240,7 @@ class SessionTests(StorageFixtures):
 
     @pytest.mark.parametrize("is_expired", [True, False], ids=["expired", "ended"])
     def test_history_entry_of_a_crash_has_the_stored_start(self, scene: Scene, is_expired: bool) -> None:
-        """The history entry of a crash has the start that the session stored last, for that attempt only.
+        """The history entry of a crash has the last start that the session has stored for that attempt.
 
         If this fails: a job that kills its whole server each time runs forever, or jobs that lost servers had
         only claimed are failed.

@@ -736,7 +736,7 @@ class TailTests(StorageFixtures):
     def test_history_of_a_deleted_running_job_has_its_attempt(self, scene: Scene) -> None:
         """The history entry of the delete of a running job has its attempt, claim, start and server.
 
-        If this fails: people cannot see that a cancelled job ran, since when and where.
+        If this fails: people cannot see that a cancelled job ran, when it started and where it ran.
         """
         running = scene.run()
         started_at = scene.stamp()

@@ -143,7 +143,7 @@ class TurnTests(StorageFixtures):
     def test_every_lane_is_served_before_any_lane_twice(self, scene: Scene, lanes: int) -> None:
         """With any number of lanes and size of claims, no lane is served twice before each was served once.
 
-        If this fails: keys late in the alphabet never run.
+        If this fails: jobs whose keys are late in the alphabet never run.
         """
         jobs = [scene.new_job(admission=asks(f"kit/t:{place % lanes:03}")) for place in range(2 * lanes)]
         scene.storage.insert(jobs)

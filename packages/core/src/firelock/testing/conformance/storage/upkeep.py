@@ -746,7 +746,7 @@ class PruneTests(StorageFixtures):
     def test_rollups_are_kept_for_thirty_days(self, scene: Scene) -> None:
         """Rollups of minutes are deleted after 30 days, and kept until then.
 
-        If this fails: the timeline grows forever, or loses last week.
+        If this fails: the timeline grows forever, or loses the data of last week.
         """
         histogram = (0,) * (len(DURATION_BUCKETS) + 1)
         minutes = (BASE - 31 * DAY, BASE - 29 * DAY, BASE)
