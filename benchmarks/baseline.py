@@ -133,7 +133,7 @@ class Comparison:
                 yield figure, interval(ratios, seed=self.seed)
 
     def is_open(self) -> bool:
-        """Return whether more pairs could still decide a figure."""
+        """Return whether more pairs could still change the verdict on a figure."""
         return any(found.verdict == "inconclusive" for _, found in self.intervals())
 
     def rows(self) -> Iterator[dict[str, object]]:

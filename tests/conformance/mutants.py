@@ -133,7 +133,7 @@ class _Mutator(MetaPathFinder, Loader):
 
 @attrs.frozen
 class Subject:
-    """A running mutant: how its handles are opened, and the optional fixtures of the kit."""
+    """A running mutant, with a function that opens its handles and the optional fixtures of the kit."""
 
     open_handle: Callable[[], Storage]
     fixtures: Mapping[str, object] = {}
@@ -221,7 +221,7 @@ def _one_a_line(found):
 
 
 def _model_mutant(name, mutation):
-    """Return the model: its rules, the verbs on them and its tables, with one of them mutated."""
+    """Return the model (its rules, verbs and tables) with one of its modules mutated."""
     others: dict[str, str] = {}
     for part in _PARTS:
         new = f"{name}_{part.__name__.rpartition('.')[2]}"

@@ -99,7 +99,7 @@ def test_required_features_are_marked_on_the_test():
 
 
 def test_every_test_of_the_kit_states_its_rule_and_its_failure():
-    """Each docstring contains a rule in one sentence and the meaning of its failure."""
+    """Each docstring contains a rule in one sentence and states what a failure of the test means."""
     tests = {
         name: getattr(RowStorageConformance, name)
         for name in dir(RowStorageConformance)
@@ -140,7 +140,7 @@ def test_random_operations_run_last(pytester):
 
 @pytest.mark.parametrize("verb", sorted(name for name in vars(Storage) if callable(vars(Storage)[name])))
 def test_every_method_belongs_to_a_part_of_the_kit(verb):
-    """Each verb of the contract is named by a part of the kit, so `-k` can select the part by the verb."""
+    """A part of the kit is named after each verb of the contract, so `-k` can select the part by the verb."""
     if verb.startswith("_"):
         return
 
@@ -209,7 +209,7 @@ def test_unshared_storage_has_only_one_handle():
 
 
 def test_race_raises_errors_and_keeps_the_order_of_results():
-    """An error in any of the concurrent calls is raised, and the results have the order of the calls."""
+    """An error in any of the concurrent calls is raised, and the results are in the order of the calls."""
 
     def fails():
         raise LookupError

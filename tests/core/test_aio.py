@@ -270,7 +270,7 @@ def test_error_of_a_call_is_raised_where_it_is_awaited():
 
 
 def test_idle_thread_ends(our_threads):
-    """A call after the end of an idle thread gets another thread."""
+    """If a call is made after an idle thread has ended, it gets another thread."""
     calls = BlockingCalls(1, idle=0.01)
     names = [calls.submit(lambda: threading.current_thread().name).result(20)]
     until(lambda: NAME not in our_threads())

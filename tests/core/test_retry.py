@@ -365,7 +365,7 @@ def test_damaged_stored_policy_raises_configuration_error(text):
 
 
 def test_stored_policy_ignores_fields_of_a_newer_release():
-    """In a rolling deploy, jobs that a newer release stored keep the options that this release knows."""
+    """In a rolling deploy, jobs that a newer release stored keep the options that this release supports."""
     policy = Retry.fixed(60, attempts=3)
     stored = json.dumps({**json.loads(policy.to_json()), "colour": "red"})
 

@@ -270,7 +270,7 @@ def test_direct_call_passes_the_context(fire):
 
 
 def test_class_of_a_task_depends_on_its_function(fire):
-    """Each combination of with or without a context, and sync or async, has its own class."""
+    """Each combination of sync or async, with or without a context, has its own class."""
     kinds = [type(fire.task(function)) for function in (send, asend, with_context, awith_context)]
 
     assert [Task, AsyncTask, ContextTask, AsyncContextTask] == kinds

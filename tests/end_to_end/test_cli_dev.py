@@ -184,7 +184,7 @@ def test_invalid_option_is_refused_before_the_start(folder, run, words, message)
 
 
 def test_port_in_use_is_reported_before_the_start(folder, run):
-    """The error comes before a server starts."""
+    """The error is raised before a server starts."""
     import socket
 
     with socket.socket() as taken:

@@ -244,7 +244,7 @@ def test_clock_difference_is_measured_from_the_middle_of_the_round_trip(app):
 
 
 def test_errors_make_the_command_fail(run):
-    """The exit code is 1, and errors come first, each with its remedy."""
+    """The exit code is 1, and errors come first, each with a fix."""
     with Firelock("memory://ailing") as app:
         app.task(name="shop.add")(lambda: None).enqueue()
 

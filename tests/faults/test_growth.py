@@ -158,7 +158,10 @@ def test_queue_without_jobs_is_removed(tmp_path):
 
 
 def test_promote_folds_a_limited_number_of_differences(postgresql, admin):
-    """Each job enqueued without a server has left a difference, and due jobs wait until the call returns."""
+    """Each job that was enqueued while no server ran has left a difference.
+
+    Due jobs wait until the call returns.
+    """
     trips = []
     with (
         FaultProxy(postgresql.server.address) as proxy,

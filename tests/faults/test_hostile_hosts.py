@@ -56,7 +56,7 @@ WAYS = {
 def test_invalid_string_ends_only_its_job(fire, caplog):
     """The string contains NUL and a lone surrogate.
 
-    It is passed to every place where a job can store a string.
+    It is used in every place in which a job can store a string.
     """
     caplog.set_level(logging.CRITICAL, "firelock")  # pytest cannot print tracebacks with surrogates
     jobs = {}

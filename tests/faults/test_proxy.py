@@ -164,7 +164,7 @@ def test_refusing_proxy_serves_no_connection(connect, proxy):
 
 
 def test_slow_line_delays_each_piece(connect, proxy):
-    """Each piece is delayed in each direction, but the reply is complete."""
+    """Each piece of data is delayed in each direction, but the reply is complete."""
     proxy.slow(Slowness(delay=0.01, jitter=0.005, rate=10_000, piece=4))
     client = connect()
     began = time.monotonic()

@@ -99,7 +99,7 @@ def keys_of_scripts():
 
 
 def test_every_call_of_a_script_has_a_literal_command():
-    """A command that comes from elsewhere is passed to `many`, and read in the call that passes it."""
+    """A command that is not literal is passed to `many`, and is found in the call that passes it."""
     other = {(name, call) for name, text in scripts().items() for call in OTHER_CALL.findall(text)}
 
     assert {name for name, _ in other} == {"library.lua"}

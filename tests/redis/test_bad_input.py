@@ -173,7 +173,7 @@ def test_evicting_policy_is_refused_before_the_first_job(program):
 
 
 def test_enqueue_fails_while_memory_is_full(program):
-    """Nothing of a refused job is stored. As soon as memory is free, the next job is accepted."""
+    """No part of a refused job is stored. As soon as memory is free, the next job is accepted."""
     with RedisServer(program) as server:
         fire = Firelock(server.url())
 

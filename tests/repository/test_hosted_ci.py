@@ -31,7 +31,7 @@ def job(workflow):
 
 @pytest.mark.parametrize("project", PROJECTS, ids=lambda path: path.parent.name)
 def test_ci_runs_on_supported_pythons_and_the_next_one(job, project):
-    """The oldest Python is that of requires-python, and the others are those of the classifiers."""
+    """The oldest Python is taken from requires-python, and the others from the classifiers."""
     metadata = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
     supported = [found[1] for line in metadata["classifiers"] if (found := CLASSIFIER.search(line))]
 

@@ -192,7 +192,7 @@ def declared_entries():
 def test_wheel_has_every_file_of_its_package(folder, built):
     """A wheel has all modules, scripts, templates, static files, texts, icons and py.typed of its package.
 
-    Besides these it contains only metadata.
+    Apart from these, it contains only metadata.
     """
     inside = {name for name in built.names[folder.name] if ".dist-info/" not in name}
 

@@ -54,7 +54,7 @@ def test_wrong_password_is_reported_without_showing_it(postgresql):
     ids=["no password", "user", "database", "TLS", "option"],
 )
 def test_invalid_url_is_refused_with_a_fix(postgresql, spoil, message):
-    """The message comes from the component with the best information and includes a fix.
+    """The component with the best information creates the message, which includes a fix.
 
     A repeated call would not help.
     """

@@ -43,7 +43,7 @@ def test_every_rule_is_necessary():
 
 
 def test_every_kind_of_failure_occurs_in_a_world():
-    """Each kind of failure occurs in one of the protocol's own worlds, and all kinds in the deep world."""
+    """Each kind of failure occurs in one of the protocol's own worlds. All kinds occur in the deep world."""
     luck = {name for name, bound in attrs.asdict(CALM).items() if bound is False}
 
     met = {name for variant in PROTOCOL for name in luck if getattr(variant.bounds, name)}

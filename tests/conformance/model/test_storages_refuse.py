@@ -22,7 +22,7 @@ def test_each_refusal_of_a_storage_has_a_test_in_the_kit(names):
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 def test_dead_session_never_has_a_job(kind, tmp_path):
-    """A session is marked dead and loses its jobs in one operation, so no read can come between."""
+    """A session is marked dead and loses its jobs in one operation, so no read sees a state in between."""
     handles = Handles(opener("memory://refusals" if kind == "memory" else f"sqlite:///{tmp_path}/jobs.db"))
     look_at_ends(handles, lambda one: not one.is_alive)
 

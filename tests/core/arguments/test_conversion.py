@@ -218,9 +218,9 @@ def test_value_of_another_type_than_its_annotation_is_refused(annotation, value,
 
 
 def test_integer_for_a_float_annotation_is_restored_as_float():
-    """The conversion from int to float is the only widening one.
+    """The conversion from int to float is the only widening conversion.
 
-    It applies to JSON annotations and in classes.
+    It also applies to JSON annotations and inside classes.
     """
     assert exact(1.0) == exact(sent(float, 1))
     assert exact([2.0, None]) == exact(sent(list[float | None], [2, None]))
@@ -310,7 +310,7 @@ def test_equal_sets_are_stored_as_equal_strings():
     ids=lambda value: ascii(value)[:40],
 )
 def test_stored_value_of_another_type_than_its_annotation_is_refused(annotation, stored, words):
-    """Reading does not coerce values either. The message contains the path of the value."""
+    """Values are not coerced when they are read. The message contains the path of the value."""
     with pytest.raises(ArgumentError) as caught:
         binder_for(annotation).decode({"x": stored})
 

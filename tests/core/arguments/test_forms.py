@@ -207,7 +207,7 @@ def test_string_is_converted_to_the_type_of_its_parameter(fire, annotation, text
     ],
 )  # fmt: skip
 def test_invalid_input_is_reported_for_its_field(fire, annotation, text, advice):
-    """The error contains the field, its input and what to enter."""
+    """The error contains the field, its input and the expected input."""
     with pytest.raises(FormError) as caught:
         read(fire, annotation, text)
 

@@ -942,7 +942,7 @@ def test_broken_chain_is_detected_by_the_id_of_its_last_step(moved):
 
 
 def test_ignore_is_not_retried():
-    """As in Celery, it ends the task, whatever `autoretry_for` contains."""
+    """As in Celery, `Ignore` ends the task, regardless of `autoretry_for`."""
     app = ours.Celery(broker="memory://ignore", set_as_current=False)
 
     @app.task(name="i.ignored", autoretry_for=(Exception,), acks_late=True)

@@ -290,7 +290,7 @@ def test_long_wait_in_a_queue_with_a_listener_is_reported():
 
 
 def test_jobs_held_by_limits_do_not_count_as_waiting_for_workers():
-    """The reported duration is that of the first job that no limit holds."""
+    """The reported duration is how long the first job that no limit holds has waited."""
     seen = {"servers": [server()], "queues": [queue()], "oldest": {"mail": at(minutes=-60)}}
     late, young = (job(changed_at=at(minutes=minutes)) for minutes in (-10, -9))
 

@@ -39,7 +39,7 @@ def seen(fire, **options):
 
 
 def ended(fire, ago, outcome, count, *, task="noop"):
-    """Store that this number of attempts ended this many microseconds ago."""
+    """Record that this number of attempts ended this many microseconds ago."""
     minute = (fire.storage.clock() - ago) // MINUTE * MINUTE
     fire.storage.record_metrics([Rollup(minute, task, "default", outcome, count, 0, NO_DURATIONS)])
 

@@ -120,7 +120,7 @@ async def gathered(jobs):
 
 
 def test_iterator_returns_all_matching_jobs(fire, adding, worker):
-    """The order is that of `find`, newest first, over any number of pages.
+    """The jobs are in the same order as in `find`, newest first, over any number of pages.
 
     The async iterator returns the same jobs.
     """
@@ -161,7 +161,7 @@ def test_iterator_refuses_invalid_filters_immediately(fire):
 
 @pytest.mark.parametrize("oldest_first", [True, False])
 def test_iterator_omits_jobs_enqueued_during_the_iteration(fire, adding, oldest_first):
-    """A loop that enqueues a job for each job must come to an end."""
+    """A loop that enqueues a job for each job must terminate."""
     jobs = adding.enqueue_many([(number,) for number in range(501)])  # more than a page contains
 
     found = islice(fire.jobs.iterate(oldest_first=oldest_first), 600)

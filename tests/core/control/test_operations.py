@@ -183,7 +183,7 @@ def test_failed_jobs_are_requeued_oldest_first(fire):
 
 @pytest.mark.parametrize("where", [JobFilter(), BULK, JobFilter(is_retrying=False)])
 def test_requeue_must_have_a_state(watched, where):
-    """Without a state, it would also repeat jobs that have succeeded."""
+    """Without a state, the requeue would also repeat jobs that have succeeded."""
     fill(watched, 1)
 
     with pytest.raises(ConfigurationError, match="without a state"):

@@ -339,7 +339,7 @@ def test_no_job_is_created_before_its_due_time(fire, reporting, advance):
 def test_due_definition_creates_its_job(fire, reporting, advance):
     """The job has the options of the definition's call.
 
-    Its nominal time is that of the schedule, even if the job is created later.
+    Its nominal time is the scheduled time, even if the job is created later.
     """
     options = {"tags": ["x"], "timeout": 5, "retry": Retry(attempts=1), "meta": {"tenant": "acme"}}
     reporting.using(**options).recur("id", "* * * * *", "sales")
@@ -709,7 +709,7 @@ def test_unreadable_definition_is_listed_and_can_be_removed(fire, reporting, adv
 
 
 def test_skip_drops_a_run_while_the_previous_job_is_unfinished(fire, reporting, advance):
-    """A waiting job counts as running. After the end of the job, the next due time gets its job."""
+    """A waiting job counts as running. After the job has ended, a job is created at the next due time."""
     worker = Worker(fire)
     reporting.recur("id", Cron("* * * * *", overlap="skip"))
     for _ in range(3):
@@ -867,7 +867,10 @@ def test_trigger_creates_a_job_and_keeps_the_schedule(fire, reporting):
 
 
 def test_second_pause_or_resume_changes_nothing(fire, reporting):
-    """The async methods behave the same. A definition that was not paused keeps its due time on resume."""
+    """The async methods behave in the same way.
+
+    A definition that was not paused keeps its due time on resume.
+    """
     reporting.recur("id", "0 2 * * *")
 
     async def use():

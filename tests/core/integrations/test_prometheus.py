@@ -222,7 +222,7 @@ print(generate_latest(registry).decode())
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
 def test_counters_of_web_server_processes_are_added(tmp_path):
-    """They use the multiprocess mode of prometheus-client if its folder is set."""
+    """The processes use the multiprocess mode of prometheus-client if its folder is set."""
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     text = subprocess.run(
         [sys.executable, "-c", SEVERAL], env=environment, capture_output=True, text=True, check=True

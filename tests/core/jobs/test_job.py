@@ -521,7 +521,7 @@ def test_restore_is_refused_if_the_delete_lost_data(in_state, state, why):
 
 
 def test_restore_of_a_parent_is_refused(adding):
-    """When the parent was deleted, it was already decided whether its continuations run."""
+    """The deletion of the parent has already determined whether its continuations run."""
     job = adding.enqueue(1)
     job.then(adding, 2)
     job.delete()

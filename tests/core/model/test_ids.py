@@ -19,7 +19,7 @@ from firelock.model.ids import derived_id, is_newest_first_key, new_id, new_ids,
 
 
 def test_job_id_is_a_uuid_of_version_7():
-    """The format is that of RFC 9562, as a string."""
+    """The id is a string in the format of RFC 9562."""
     made = uuid.UUID(text := new_id())
 
     assert (7, uuid.RFC_4122, str(made)) == (made.version, made.variant, text)

@@ -277,7 +277,7 @@ def test_each_end_has_a_separate_retention(at, spans):
 
 
 def grown(number):
-    """Return a history with this number of entries, each with its place as its time."""
+    """Return a history with this number of entries, whose times are their positions."""
     history = []
     for place in range(number):
         history = bounded_history(history, HistoryEntry(State.ENQUEUED, place))

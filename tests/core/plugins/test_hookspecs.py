@@ -189,7 +189,7 @@ def test_configure_converter_that_raises_leaves_no_partial_converter(make_app):
 
 
 def test_job_options_of_the_caller_take_precedence(make_app):
-    """The next precedence belongs to the plugin that runs first, which is the last one in the app's list."""
+    """After the caller, the plugin that runs first takes precedence, which is the last in the list."""
     app = make_app(
         plugin(job_options=lambda: {"queue": "first", "priority": 1}),
         plugin(job_options=lambda: {"queue": "last"}),
@@ -405,7 +405,7 @@ def test_enqueue_context_receives_inherited_metadata(make_app, is_awaited):
 
 
 def test_enqueue_context_contains_jobs_that_are_stored_later(make_app):
-    """When the context exits, it knows the jobs that a batch block or a call in a task stores later."""
+    """When the context exits, it has the jobs that a batch block or a call in a task stores later."""
     exits = []
 
     @contextmanager

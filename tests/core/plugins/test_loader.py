@@ -329,7 +329,7 @@ def test_unknown_hook_raises(install, plugin):
 
 
 def test_plugin_error_has_the_name_of_the_plugin():
-    """Programs can report it. The name is None if the error does not belong to a single plugin."""
+    """Programs can report the name. It is None if the error does not belong to a single plugin."""
     with pytest.raises(PluginError) as named:
         Plugins([Misspelt], use_entry_points=False)
     with pytest.raises(PluginError) as unnamed:

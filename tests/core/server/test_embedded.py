@@ -75,7 +75,7 @@ class Gate:
 
 
 def test_jobs_run_from_start_to_stop_of_the_server(fire, our_threads, caplog):
-    """Jobs wait before the start. After the stop, nothing of the server remains, and no warning is logged."""
+    """Jobs wait before the start. After the stop, no part of the server remains, and no warning is logged."""
     before = fire.echo.enqueue("before")
     descriptors = open_descriptors()
 

@@ -40,7 +40,7 @@ def raise_in_library():
 
 
 def raise_by_turns(left, first=True):
-    """Raise an exception below this many frames, of which no two adjacent ones are equal."""
+    """Raise an exception below this many frames, in which no two adjacent frames are equal."""
     if not left:
         raise ValueError("deep")
     if first:

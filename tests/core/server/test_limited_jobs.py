@@ -66,7 +66,7 @@ def serve(fire):
 
 
 def test_server_sleeps_until_the_rate_allows_a_start(fire, serve):
-    """The server waits for the time that the claim returned, and claims no more often than necessary."""
+    """The server waits for the time that the claim returned, and does not claim more often than necessary."""
     task = fire.task(name="task")(lambda: None)
     fire.limits.set("api", rate=20, burst=1)
     ids = [store_job(fire, task, limits=on("api")) for _ in range(4)]

@@ -153,7 +153,7 @@ def test_worker_process_that_waits_for_its_session_is_alive():
 def test_threads_and_coroutines_are_counted_separately(workers, message):
     """Idle coroutines do not hide that all threads are busy.
 
-    A job past its timeout is not a loop that hangs.
+    A job past its timeout does not count as a hanging loop.
     """
     assert (
         lines(liveness(child_with(workers=workers)))[1]
@@ -308,7 +308,7 @@ def test_head_response_has_no_body(listen):
     ],
 )
 def test_invalid_request_is_refused(listen, request_, status, message):
-    """Each invalid request gets a specific status and a sentence."""
+    """The response to each invalid request has a specific status and an explanation in one sentence."""
     reply = send(listen({"/a": well}), request_)
 
     assert reply.startswith(f"HTTP/1.1 {status} ")

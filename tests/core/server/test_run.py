@@ -217,7 +217,7 @@ def test_retry_policy_of_a_call_overrides_the_task_policy(make_app):
 
 
 def test_job_with_an_unknown_retry_policy_waits_for_a_newer_server(make_app, caplog):
-    """The job does not run, because the server could not decide about its retry.
+    """The job does not run, because the server could not determine its retry.
 
     The attempt does not count, and the log contains the reason.
     """
@@ -502,7 +502,10 @@ def test_plugin_can_override_a_policy_that_raises(make_app):
 
 
 def test_invalid_retry_decision_of_a_plugin_is_ignored(end_of, caplog):
-    """The next plugin decides, then the policy. The log contains the mistake and the name of the plugin."""
+    """The next plugin makes the decision, or else the policy.
+
+    The log contains the mistake and the name of the plugin.
+    """
     wrong, good = deciding("retry, please"), deciding(RetryDecision.delete("gone"))
 
     alone = end_of(raising(ValueError("boom")), retry=Retry.never(), plugins=[wrong])

@@ -263,7 +263,7 @@ def test_claimed_jobs_start_although_the_release_failed(make_crew):
 
 
 def test_invalid_decision_of_a_policy_fails_the_job(crew, caplog):
-    """The worker continues, whatever a policy decides about a failure."""
+    """The worker continues, whatever a policy returns for a failure."""
 
     class Nonsense:
         def decide(self, job, error):
@@ -342,7 +342,7 @@ def test_exception_in_a_callback_does_not_end_the_event_loop(crew, caplog):
 
 
 def test_coroutine_that_blocks_the_event_loop_is_logged(crew, caplog):
-    """The warning is logged once per blockade."""
+    """The warning is logged once each time the loop is blocked."""
 
     async def block():
         until(lambda: "blocked" in caplog.text)
@@ -840,7 +840,7 @@ def test_batches_are_checked_at_most_every_20_ms(make_crew):
 
 
 def test_continuations_of_plain_jobs_are_released_immediately(crew):
-    """Continuations are released with the end of their parent."""
+    """Continuations are released when their parent ends."""
     task = crew.task(lambda: None)
     first = task.enqueue()
     last = first

@@ -232,7 +232,7 @@ def test_retired_process_that_waits_for_a_job_stops_with_its_server(child, fire)
 
 @pytest.fixture
 def stubborn(start, fire, tmp_path, monkeypatch):
-    """A function that runs a job that never stops next to another one until the worker process has ended.
+    """A function that runs a job that never stops and another job until the worker process has ended.
 
     It returns both jobs and the log.
     """

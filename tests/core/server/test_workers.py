@@ -40,7 +40,10 @@ def workers():
     ],
 )
 def test_process_is_replaced_if_half_of_the_workers_do_not_stop(workers, threads, coroutines, are_half):
-    """Threads and coroutines are counted separately. A running job that reacts to its stop does not count."""
+    """Threads and coroutines are counted separately.
+
+    A running job that reacts when it is stopped does not count.
+    """
     for running, deaf in ((workers.threads.running, threads), (workers.coroutines.running, coroutines)):
         running.update((place, SimpleNamespace(ignores_cancellation=one)) for place, one in enumerate(deaf))
 

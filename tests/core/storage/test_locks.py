@@ -274,7 +274,7 @@ def test_renewal_refused_after_the_release_is_not_a_loss(locks, make, our_thread
 
 
 def test_renewal_refused_during_the_release_is_not_a_loss(locks, make):
-    """The provider's result of the release decides: the lock was held until then."""
+    """The result of the release shows that the lock was held until then."""
     lock = make()
     release = locks.release_lock
 

@@ -29,9 +29,9 @@ def scene(request):
 
 
 def test_batch_ends_with_its_last_member(scene):
-    """A batch succeeds in the release after the last end of a member.
+    """A batch succeeds in the first release after its last member has ended.
 
-    The result of that end announces the release.
+    The result of settling this member announces the release.
     """
     batch = scene.batch()
     scene.put(batch, scene.job(batch=batch.id), scene.job(batch=batch.id))

@@ -127,7 +127,7 @@ def test_documented_calls_are_the_measured_calls():
 
 @pytest.mark.parametrize(("verb", "cost"), costs_of_the_page())
 def test_documented_costs_are_the_measured_costs(scene, verb, cost):
-    """The transactions, rows read, scans and rows written are those of the page."""
+    """The numbers of transactions, rows read, scans and rows written match the page."""
     call = CALLS[verb](scene, scene.begin(), scene.add_many(100))
     calls = scene.storage.store.calls
     calls.clear()

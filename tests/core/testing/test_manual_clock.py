@@ -75,7 +75,7 @@ def test_due_jobs_run_before_the_clock_advances(clock, note, seen):
 
 
 def test_advance_runs_the_retries(fire, clock):
-    """Each retry runs when its delay has passed. The job is failed after the last retry."""
+    """Each retry runs when its delay has passed. After the last retry, the job has failed."""
 
     def fails() -> None:
         raise ValueError

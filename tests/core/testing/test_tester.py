@@ -112,7 +112,10 @@ def test_retried_job_runs_after_the_enqueued_jobs(shop, tester):
 
 
 def test_waiting_for_a_missing_result_fails_immediately(shop, tester):
-    """No server runs the job while a test waits, so the wait fails immediately and says what to do."""
+    """No server runs the job while a test waits, so the wait fails immediately.
+
+    The error explains what to do.
+    """
     job = shop.note.enqueue("a")
 
     with pytest.raises(AssertionError, match=r"is enqueued, and no server runs it .* tester\.drain"):

@@ -115,7 +115,7 @@ def test_debounced_jobs_run_although_calls_continue(fire):
 
 
 def test_inline_does_not_run_duplicates(fire):
-    """A duplicate does not run, and its handle is that of the job that has the key."""
+    """A duplicate does not run, and its handle refers to the job that has the key."""
     with Tester(fire) as tester:
         waiting = fire.rebuild.enqueue()
         with tester.inline():

@@ -333,7 +333,7 @@ def test_failed_members_are_found_after_empty_storage_pages(fire, client, monkey
 
 
 def test_equal_errors_are_listed_once(fire, client):
-    """Each error has the number of its members and a link to them, the most frequent error first."""
+    """Each error has the number of its members and a link to them. The most frequent error is first."""
     batch, other = new_batch(fire), new_batch(fire, "another")
     for _ in range(4):
         add(fire, batch)

@@ -190,7 +190,7 @@ def answer(client, job, **fields):
 
 
 def test_answer_form_has_the_fields_of_its_type(fire, client, job):
-    """The fields are those of a task's form: unselected choices for enums and booleans, JSON for lists."""
+    """The fields are as in a task's form: unselected choices for enums and booleans, JSON for lists."""
     fire.signal("approval", Approval)
     wait_for_approval(fire, job)
     page = client.get(f"/jobs/{job.id}").text

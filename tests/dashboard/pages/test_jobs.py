@@ -73,7 +73,7 @@ def test_failed_row_shows_its_error(client, fire, send):
 
 
 def test_running_row_labels_its_duration(client, fire, send):
-    """On a phone, where columns have no heads, the row states whether the job runs or is only claimed."""
+    """On a phone, which shows no column headings, the row states whether the job runs or is only claimed."""
     worker = Worker(fire)
     for is_started in (True, False):
         send.enqueue(1)

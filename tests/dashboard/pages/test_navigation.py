@@ -67,7 +67,7 @@ def test_retries_are_counted_up_to_a_hundred(client, dashboard, retrying):
 
 
 def test_overview_requests_navigation_and_tiles_from_one_url(client):
-    """The URL is that of the overview, so that both show the same reading."""
+    """The URL belongs to the overview, so that both show the same reading."""
     page = client.get("/").text
 
     assert nav_of(page) is None
@@ -88,7 +88,7 @@ def test_every_page_contains_the_navigation_url(client, address):
 
 
 def test_navigation_marks_the_requested_section(client):
-    """The marked section is that of the page."""
+    """The section of the page is marked."""
     text = client.get("/navigation?section=queues&part=nav").text
 
     assert re.search(r'href="/queues" aria-current="page"', text)
@@ -108,7 +108,7 @@ def test_section_may_be_any_name_up_to_a_length(client):
 
 
 def test_palette_and_shortcuts_list_every_section(client):
-    """The palette and the keys have the order and the titles of the navigation."""
+    """The palette and the keys use the same order and titles as the navigation."""
     html = client.get("/").text
     nav = re.search(r"<nav.*?</nav>", html, re.DOTALL)[0]
     palette = re.search(r'<dialog id="palette".*?</dialog>', html, re.DOTALL)[0]

@@ -198,7 +198,7 @@ def test_invalid_chart_is_refused(client, query):
 
 @pytest.mark.parametrize("span", ["live", "1h", "24h", "7d", "30d"])
 def test_every_chart_is_drawn_without_a_script(client, fire, task, span):
-    """Each span and kind has a drawing, a table in a disclosure element, and a caption."""
+    """Each chart has a drawing, a table in a disclosure element, and a caption, for every period and kind."""
     task.enqueue(1)
     ended(fire)
 

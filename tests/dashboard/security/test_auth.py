@@ -291,7 +291,7 @@ def test_auth_may_refuse_by_raising(visit, caplog, error, status):
 
 
 def test_visitor_name_is_shown_and_audited(app, visit):
-    """The name is that of the Access, or otherwise the visitor's address."""
+    """The name is taken from the Access; otherwise, it is the visitor's address."""
     visit(lambda _request: Access(LEVELS["operate"], "ada")).post("/queues/pause", {"queue": "named"})
     visit(lambda _request: "operate").post("/queues/pause", {"queue": "unnamed"})
     names = {entry.target: entry.by for entry in app.audit.list()}
@@ -673,7 +673,7 @@ def test_string_returned_by_a_dependency_is_not_a_level(found):
 
 
 def test_access_returned_by_a_dependency_is_used_unchanged():
-    """A dependency that returns an Access decides about the permissions itself."""
+    """A dependency that returns an Access determines the permissions itself."""
     access = Access(frozenset({Permission.READ}), "ada")
 
     assert access == granted(fastapi_dependency(lambda _request: access), request())

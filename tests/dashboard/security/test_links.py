@@ -229,7 +229,7 @@ def test_only_one_of_concurrent_exchanges_succeeds(dashboard):
 
 
 def test_link_expires_after_ten_minutes(fire, dashboard, newcomer):
-    """The storage's clock decides, because all processes share it."""
+    """The storage's clock is used, because all processes share it."""
     early, late = token_of(dashboard.link(HERE)), token_of(dashboard.link(HERE))
 
     fire.storage.clock_offset = micros(timedelta(minutes=9, seconds=50))
@@ -253,7 +253,7 @@ def test_invalid_token_grants_no_access(newcomer, token):
 
 
 def test_session_expires_after_a_week(fire):
-    """The storage's clock decides.
+    """The storage's clock is used.
 
     A session that was found is trusted for half a minute until it is looked up again.
     """
@@ -336,7 +336,7 @@ def test_visitor_from_another_site_gets_a_link_to_continue(dashboard):
 
 
 def test_dashboard_with_auth_has_no_links(fire):
-    """The auth of the dashboard decides about access."""
+    """The auth of the dashboard grants or denies access."""
     dashboard = Dashboard(fire, auth=lambda _: "admin")
     with closing(dashboard), closing(Browser(dashboard)) as browser:
         assert 404 == browser.get("/enter").status

@@ -66,7 +66,7 @@ def test_hour_ends_with_the_current_minute(history, storage):
 
 
 def test_day_combines_summed_hours_and_open_minutes(history, storage):
-    """No rollup is lost or counted twice where summed hours meet minutes."""
+    """No rollup is lost or counted twice at the boundary between summed hours and minutes."""
     storage.record_metrics([rollup(minute) for minute in range(-23 * 60, 31)])
     history.settle()
 
@@ -118,7 +118,7 @@ def test_hours_are_summed_once_and_read_by_the_next_process(history, storage, ti
 
 
 def test_hour_is_summed_after_its_late_rollups(history, storage):
-    """An hour is summed three minutes after its end; until then its minutes are read."""
+    """An hour is summed three minutes after it has ended; until then, its minutes are read."""
     storage.record_metrics([rollup(10)])
     storage.clock_offset = 32 * MINUTE
     history.settle()

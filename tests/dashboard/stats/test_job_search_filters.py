@@ -101,7 +101,7 @@ def test_free_text_is_a_task_state_id_or_error(typed, chip):
 def test_plain_value_is_looked_up_in_tags_and_arguments_before_errors(typed, known, chip):
     """A number alone is usually a customer or an order, and rarely part of an error.
 
-    The search suggestions decide in the same way.
+    The search suggestions follow the same rule.
     """
     tasks = KnownTasks({"shop.pay": ("customer:{customer}", "order:{order}")})
 

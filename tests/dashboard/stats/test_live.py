@@ -104,7 +104,7 @@ def test_sample_contains_depths_and_rates_since_the_last_one(live, tick, task):
 
 
 def test_falling_total_has_a_rate_of_zero(live, tick, task):
-    """A requeue removes a job from a total; the rate is then 0."""
+    """If a requeue removes a job from a total, the rate is 0."""
     job = task.enqueue(1)
     job.delete()
     read_once(live, tick)
@@ -125,7 +125,7 @@ def test_pause_between_readings_is_a_gap(live, tick, task):
 
 
 def test_retried_attempts_are_counted_from_rollups(live, tick, fire, storage):
-    """A retried attempt is in no total, so its rate comes from the rollups."""
+    """A retried attempt is not included in any total, so its rate comes from the rollups."""
     histogram = (0,) * len(DURATION_BUCKETS) + (1,)
     minute = fire.client.clock.now() // 60_000_000 * 60_000_000
     read_once(live, tick)

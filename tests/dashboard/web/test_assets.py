@@ -221,7 +221,10 @@ def test_each_compressed_form_has_its_own_etag(folder):
     ],
 )
 def test_preferred_encoding_is_chosen(accepted, expected):
-    """The weights decide, then the server's order; refused, unknown and malformed codings are not chosen."""
+    """The weights determine the choice, then the server's order.
+
+    Refused, unknown and malformed codings are not chosen.
+    """
     assert expected == preferred_encoding(accepted, ["br", "gzip", "identity"])
 
 

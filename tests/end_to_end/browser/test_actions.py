@@ -556,7 +556,7 @@ def test_worker_process_of_a_job_that_does_not_stop_is_ended(visitor, stocked):
 
 @acts("/settings")
 def test_settings_are_stored_in_the_browser(visitor):
-    """Each setting changes pages and is kept."""
+    """Each setting takes effect on pages and is kept."""
     page = visitor.go("/settings").page
 
     for choice in ("Dark", "Compact", "Absolute", "Off"):

@@ -55,7 +55,7 @@ _HIDDEN_TEXT = """() => [...document.querySelectorAll("main *")]
 
 
 def named(text):
-    """Return a name of 60 characters with this beginning, with positions where a browser may break it."""
+    """Return a name of 60 characters with this beginning, with positions at which a browser may break it."""
     return f"{text}-of-the-warehouse-in-northern-scandinavia-and-its-neighbours"[:60]
 
 

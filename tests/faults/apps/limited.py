@@ -21,7 +21,7 @@ _SOON = Retry.fixed(0.05, attempts=3, jitter=0)
 
 
 def _run(job: JobContext, seconds: float, *keys: str) -> None:
-    """Write the start with the times of the claim and of the start and the keys, wait, and write the end."""
+    """Write the start, with the keys and the times of the claim and the start; wait; write the end."""
     times = int(job.claimed_at.timestamp() * 1_000_000), time.time_ns() // 1_000
     note = " ".join([*map(str, times), *keys])
     ledger.write("start", job=job.id, attempt=job.attempt, fence=job.fence, note=note)

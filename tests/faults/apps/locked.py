@@ -1,4 +1,4 @@
-"""Jobs with limits, members of batches, jobs with steps, and jobs that are removed after their end."""
+"""Jobs with limits, members of batches, jobs with steps, and jobs that are removed after they have ended."""
 
 from __future__ import annotations
 
@@ -45,4 +45,4 @@ def stepped(job: JobContext, seconds: float) -> None:
 
 @fire.task(name="filler", keep=1)
 def filler() -> None:
-    """Do nothing; the job is removed a second after its end."""
+    """Do nothing; the job is removed a second after it has ended."""

@@ -78,7 +78,7 @@ def exceed_grace_time(place, size):
 
 
 def _pauses(on, ids):
-    """Return each job's time to its start from its cancellation, or else from the first known time."""
+    """Return the time from each job's cancellation, or else from the first known time, to its start."""
     events = [event for event in on.events() if event.job in set(ids)]
     starts = {event.job: event.at for event in events if event.what == "start"}  # the last start
     cancelled = {event.job: event.at for event in events if event.what == "cancelled"}

@@ -272,7 +272,7 @@ def test_problem_that_might_lose_jobs_is_a_warning(fields, options, settings, wh
 
 
 def test_failed_snapshot_of_a_real_server_is_found(program):
-    """The finding comes from the server's own status."""
+    """The finding is based on the server's own status."""
     with RedisServer(program) as server:
         (server.folder / "dump.rdb").mkdir()  # so that the server cannot write the snapshot
         server.call("BGSAVE")

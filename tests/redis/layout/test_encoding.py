@@ -330,7 +330,7 @@ def test_logs_progress_and_streams_are_read_back_unchanged(storage, job, texts, 
 @EXAMPLES
 @given(TEXTS, TEXTS, TEXTS)
 def test_session_and_renewal_are_read_back_unchanged(storage, server, host, queues):
-    """All values of a session and its renewal, and the result of its end, are read back."""
+    """The result of ending the session is read back as well."""
     (id,) = storage.new_ids(1)
     session = NewSession(
         id=id, server_id="s", server=server, host=host, pid=7, started_at=CREATED, timeout_seconds=60.5,

@@ -178,7 +178,10 @@ def test_repeated_end_continues_an_interrupted_one(database, storage):
 
 
 def test_sweep_ends_other_sessions_if_one_fails(database, storage):
-    """A sweep ends the sessions that it can. If it can end none it fails, and all of them are dead anyway."""
+    """A sweep ends as many sessions as it can.
+
+    If it cannot end any, it fails. All of the sessions are dead in either case.
+    """
     for name in "ab":
         storage.begin_session(session(name))
     database.clock_offset = 4_000 * SECOND

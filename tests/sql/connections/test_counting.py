@@ -1,4 +1,4 @@
-"""Folding of differences into the counts, and where their search starts after a slow read."""
+"""The folding of differences into the counts, and the position at which reads start after a slow read."""
 
 from __future__ import annotations
 

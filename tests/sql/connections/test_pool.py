@@ -34,7 +34,7 @@ def make_pool(tmp_path):
 
 
 def lent_by(pool, stack):
-    """Return how many connections the pool can lend; they are returned at the end of the stack."""
+    """Return how many connections the pool can lend; they are returned when the stack is closed."""
     number = 0
     while True:
         try:

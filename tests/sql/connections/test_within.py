@@ -225,7 +225,7 @@ def by_raw_connection(engine):
 def test_wait_for_an_own_transaction_suggests_within(make_app, engine, begun, caplog):
     """If other threads exist, the owner of the transaction is unknown.
 
-    So the log explains the wait after a second, and the error does so at the end.
+    The log therefore explains the wait after a second, and the final error explains it too.
     """
     fire, over = make_app(0.3), threading.Event()
     other = threading.Thread(target=over.wait, args=(30,))

@@ -76,9 +76,9 @@ class AsyncCallers:
 
     @pytest.mark.parametrize("is_committed", [True, False], ids=["commit", "rollback"])
     def test_jobs_follow_the_transaction_of_an_async_session(self, fire, task, opened, is_committed):
-        """Job and continuation exist after the commit, and never after a rollback.
+        """The job and its continuation exist after a commit, but not after a rollback.
 
-        Before the end, the handle raises.
+        Until the transaction has ended, the handle raises an error.
         """
 
         async def use():

@@ -203,7 +203,7 @@ class Relations:
         assert min(numbers[3::4]) >= 1
 
     def test_job_cannot_wait_for_one_rolled_back_to_a_savepoint(self, shop):
-        """The refusal does not change the transaction."""
+        """The refused call does not change the transaction."""
         outcomes = {}
 
         for form in OF_A_PARENT:

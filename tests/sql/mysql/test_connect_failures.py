@@ -37,7 +37,7 @@ from firelock_sql.mysql.connect import read_failure
     ],
 )
 def test_error_number_has_one_meaning(number, meaning):
-    """The meaning decides whether to repeat a transaction, drop a connection, or let the caller try later."""
+    """The meaning determines whether to repeat a transaction, drop a connection, or let the caller retry."""
     failure = read_failure(pymysql.err.OperationalError(number, "said"))
 
     assert failure.meaning is meaning

@@ -160,7 +160,7 @@ def test_exchange_of_members_takes_as_few_round_trips_as_of_plain_jobs(scene, ho
 
 
 def test_members_and_plain_jobs_are_settled_together(scene, holder):
-    """Each kind is settled in its own way. The results have the order of the ends."""
+    """Each kind is settled in its own way. The results are in the order of the ends."""
     batch_id, members = store_batch(scene, 3)
     plain = scene.add_many(3)
     claimed = {one.id: one for one in scene.claim(holder)}
@@ -399,7 +399,7 @@ def test_first_steps_in_callers_transactions_do_not_deadlock(scene, holder, open
 
 @pytest.mark.parametrize("is_folded", [True, False], ids=["folded", "not yet"])
 def test_requeue_in_a_callers_transaction_clears_earlier_failures(scene, holder, open_transaction, is_folded):
-    """A requeue takes all failures so far into account.
+    """A requeue takes into account all failures until then.
 
     This includes failures that were counted after its snapshot and folded since.
     """

@@ -137,7 +137,10 @@ def test_many_queues_are_each_read_once(scene, holder, proxy):
 
 @pytest.mark.parametrize("queues", [["default"], None], ids=str)
 def test_exchange_claims_only_the_requested_jobs(scene, holder, queues):
-    """An exchange with a limit of 0 claims no job, and none comes from a queue that was paused meanwhile."""
+    """An exchange with a limit of 0 claims no job.
+
+    No job is claimed from a queue that was paused in the meantime.
+    """
     scene.add_many(5)
     # the storage remembers the queue
     first, second = (ends(holder, scene.claim(holder, 1, of)) for of in (["default"], None))

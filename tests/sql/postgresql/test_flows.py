@@ -206,7 +206,7 @@ def test_batch_stored_with_members_equals_one_stored_alone(postgresql):
 
 @pytest.mark.parametrize("how", ["ended", "cancelled"])
 def test_members_of_a_closed_batch_are_refused(flow, how):
-    """The fast and the slow path do the same. Nothing of the call is stored."""
+    """The fast and the slow path behave in the same way. No part of the call is stored."""
     batch = flow.batch()
     if how == "cancelled":
         flow.member(batch)
@@ -463,7 +463,7 @@ def test_servers_are_notified_of_an_immediately_resumed_suspension(listening_sce
 
 
 def test_servers_are_notified_of_members_of_an_opened_batch(listening_scene):
-    """`release` enqueues the members after the end of the job for which the batch waits."""
+    """`release` enqueues the members when the job for which the batch waits has ended."""
     flow, handles = listening_scene
     source = flow.run()
     batch = flow.batch(after=[source.id])

@@ -219,7 +219,7 @@ def test_dead_rows_are_found(engine_url, admin):
 
 
 def test_server_with_few_free_connections_is_found(storage, engine_url):
-    """The finding comes before the server refuses connections."""
+    """The finding appears before the server refuses connections."""
     ((_, what, _),) = found_at_once(engine_url, "connections are in use", crowded=0.0)
 
     assert "of 197 connections are in use" in what

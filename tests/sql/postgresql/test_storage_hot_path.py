@@ -1,4 +1,4 @@
-"""The fast path of plain jobs on PostgreSQL: it has the results of the slow path, and falls back to it."""
+"""The fast path of plain jobs on PostgreSQL: its results equal those of the slow path, its fallback."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def test_unknown_state_is_shown_as_failed(scene, path):
 
 
 def test_invalid_task_does_not_end_a_list(scene, path):
-    """Lists of all jobs proceed from task to task and come to an end."""
+    """Lists of all jobs proceed from task to task and reach their end."""
     job_ids = scene.add_many(2)
     overwrite(path, job_ids[0], "task", b"\xff")
 

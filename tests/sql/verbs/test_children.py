@@ -54,7 +54,7 @@ def test_release_handles_more_parents_than_one_call(flow):
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 5])
 def test_release_checks_at_most_its_limit(flow, limit):
-    """A parent with several children comes between parents with one child each.
+    """A parent with several children is between parents with one child each.
 
     The next call continues at the right place.
     """

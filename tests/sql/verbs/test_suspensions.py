@@ -121,7 +121,10 @@ def test_suspension_on_the_fast_path_equals_one_on_the_slow_path(flow, wait):
 
 
 def test_exchange_settles_suspensions_and_other_ends(flow):
-    """Each kind is settled in its own way, results have the order of the ends, and more jobs are claimed."""
+    """Each kind is settled in its own way.
+
+    The results are in the order of the ends, and more jobs are claimed.
+    """
     flow.add_many(6)
     holder = flow.begin()
     jobs = flow.take(holder, 5)

@@ -14,7 +14,7 @@ def mistakes(given, **more):
 
 
 def test_setting_contains_the_options_of_the_app():
-    """The setting supports strings, lists and every numeric setting under its own name."""
+    """The setting accepts strings, lists and all numeric settings under their own names."""
     given = {
         "database": "default", "plugins": ["shop.hooks.Tracing"], "queues": ["mail", "default"],
         "autodiscover": ["jobs"], "keep_succeeded": timedelta(days=7), "workers": 4,

@@ -91,7 +91,7 @@ def test_modules_that_fail_to_import_are_reported_together(check):
     ],
 )
 def test_failure_to_create_the_app_is_an_error(check, block, expected):
-    """The message is that of the original exception."""
+    """The message of the original exception is shown."""
     output = check(block, code=1)
 
     assert "(firelock.E007)" in output
