@@ -147,7 +147,7 @@ class Firelock(ServedApp):
         self._signals: dict[str, Signal[Any]] = {}
         opened = self._open_storage(storage)
         self._given = storage
-        self._closed: StorageAccess | None = None  # the access that `close` closed, for a later reopening
+        self._closed: StorageAccess | None = None  # the access that `close` has closed; it can be reopened
         self.registry = Registry(self.settings, self.plugins.configure_converter)
         self._locks: LockProvider | None = self.plugins.open_locks(locks) if locks else None
         self._keeper = LockKeeper()
@@ -364,7 +364,7 @@ class Firelock(ServedApp):
             name: a display name, 1 to 200 printable characters.
             after: one or more jobs that the members wait for. The members start when all of these jobs have
                 succeeded, or ended as `on` specifies. If that is no longer possible, the batch is deleted.
-            on: the end that the batch waits for: succeeded, failed, deleted or finished.
+            on: how these jobs must end: succeeded, failed, deleted or finished.
             on_failure: "continue" or "cancel". With "cancel", the first failure of a member deletes the
                 members that have not ended.
             tags: plain strings.

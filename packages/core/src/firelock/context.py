@@ -1,4 +1,4 @@
-"""`JobContext`, through which a running job reads, stores and reports; its `Console`; and `Snooze`."""
+"""`JobContext`, the interface of a running job; the `Console` for its log lines; and `Snooze`."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ class JobContext:
             tags: the tags of the job.
             meta: the meta of the job.
             cancelled: whether the job should stop; `complete_within` then raises `JobCancelled`.
-            answers: the answers by the name of a step, sleep, signal, `run` or `gather`, or by the id of a
-                joined job.
+            answers: the answers, keyed by the name of a step, sleep, signal, `run` or `gather`, or by the id
+                of a joined job.
         """
         from firelock.flows.fake_steps import FakeRun  # noqa: PLC0415 - only tests need it
         from firelock.model.clock import micros  # noqa: PLC0415 - only tests need it
@@ -168,7 +168,7 @@ class JobContext:
     def due_at(self) -> datetime:
         """The time for which the job was created.
 
-        The nominal time of a recurring or delayed job; otherwise the time of its creation.
+        This is the nominal time of a recurring or delayed job, and the creation time of any other job.
         """
         job = self._job
         return from_micros(job.created_at if job.nominal_at is None else job.nominal_at)
@@ -213,7 +213,7 @@ class JobContext:
     def cancelled(self) -> bool:
         """Whether the job should end now: it was deleted or timed out, or its server is stopping or lost it.
 
-        See `cancel_reason`.
+        The reason is in `cancel_reason`.
         """
         return self._cancelled
 
@@ -593,8 +593,8 @@ class Console:
     def flush(self, storage: Storage) -> None:
         """Write the buffered lines and progress; keep them if the storage is unavailable.
 
-        The end of a job is sent after a flush. Therefore a flush waits up to two seconds for a flush in
-        another thread. Otherwise the end of a job could be stored before log lines that are still being sent.
+        The end of a job is sent after a flush. If another thread is flushing, this method waits up to two
+        seconds for it. Otherwise the end of a job could be stored before log lines that are still being sent.
         If the storage rejects lines for another reason, they are dropped, and this is logged, because a line
         must not delay an end.
 

@@ -106,7 +106,7 @@ def to_timeout_seconds(value: timedelta | float | None) -> float | None:
 
 
 def to_keep_seconds(value: timedelta | float | None) -> float | None:
-    """Return the retention of succeeded jobs in seconds; raise ConfigurationError unless 0 to 3,650 days."""
+    """Return the retention in seconds; raise ConfigurationError unless it is from 0 to 3,650 days."""
     if value is None:
         return None
     seconds = value.total_seconds() if isinstance(value, timedelta) else value

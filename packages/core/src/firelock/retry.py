@@ -57,7 +57,7 @@ class RetryDecision:
     """The decision of a policy or hook about one failed attempt; use the class methods to create one."""
 
     kind: DecisionKind
-    after: timedelta | None = None  # delay before the next run, for retry (None: no delay) and snooze only
+    after: timedelta | None = None  # delay before the next run (None for no delay); only for retry and snooze
     reason: str | None = attrs.field(default=None, converter=attrs.converters.optional(printable))
     """The explanation in the job's history; if it is None, the server writes one."""
 

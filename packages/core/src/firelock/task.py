@@ -182,7 +182,7 @@ class TaskVerbs(Generic[P, R]):
         start_before: timedelta | datetime | None = None,
         after: Job[Any] | Sequence[Job[Any]] | None = None,
     ) -> TaskVerbs[P, R]:
-        """Return the task with other options for calls through the returned object; its type is the same.
+        """Return an object of the same type whose calls use these options instead of the task's own.
 
         Args:
             queue: the queue, instead of the task's queue.
@@ -190,7 +190,8 @@ class TaskVerbs(Generic[P, R]):
             delay: the delay before the job runs; a timedelta or seconds.
             at: the time at which the job runs; an aware datetime.
             tags: plain strings that are added to the task's own tags.
-            on: for continuations and with `after`: succeeded, failed, deleted or finished.
+            on: for continuations and with `after`, how the other job must end: succeeded, failed, deleted or
+                finished.
             within: your own transaction in the storage's database; the job is committed or rolled back with
                 it.
             timeout: the longest time that a run may take.
@@ -316,7 +317,7 @@ class AsyncTask(TaskVerbs[P, R]):
 
 
 class ContextTask(TaskVerbs[P, R]):
-    """A registered `def` whose first parameter is a JobContext, which calls that create jobs do not pass."""
+    """A registered `def` whose first parameter is a JobContext; calls that create jobs do not pass it."""
 
     def __call__(self, context: JobContext, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here, without creating a job; `JobContext.fake()` creates a context."""

@@ -144,8 +144,8 @@ def _is_same(sent: object, back: object) -> bool:
         return bool(sent == back)
     same_kind: Any = back
     if kind is datetime:
-        # These values are not compared with == because, in the hour that a zone repeats, a time is not equal
-        # to the same time in another zone.
+        # These values are not compared with ==. In the hour that a zone repeats, == returns False for the
+        # same time in another zone.
         return _by_offset(cast("datetime", sent)) == _by_offset(same_kind)
     if isinstance(sent, Mapping):
         return sent.keys() == same_kind.keys() and all(_is_same(sent[key], same_kind[key]) for key in sent)
@@ -298,7 +298,7 @@ def _structure_array(annotation: type[Any], converter: Converter) -> _Structure:
 
 
 def _in_order(values: Iterable[object]) -> list[object]:
-    """Return the stored members of a set in a fixed order, so that equal sets give equal strings."""
+    """Return the stored members of a set in a fixed order, so that equal sets have equal strings."""
     return sorted(values, key=repr)
 
 
@@ -400,7 +400,7 @@ def _unstructure_enum(kind: type[Enum]) -> _Unstructure:
 
 
 def _is_pydantic(annotation: object) -> bool:
-    pydantic = sys.modules.get("pydantic")  # if it is not loaded, no model exists
+    pydantic = sys.modules.get("pydantic")  # if the module is not loaded, there are no models
     return (
         pydantic is not None and isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)
     )

@@ -157,8 +157,8 @@ def _choice_of(value: object, choices: Mapping[str, object]) -> str | None:
 def typed_arguments(binder: Binder, values: Mapping[str, str]) -> dict[str, object]:
     """Convert the strings of a form to arguments by name.
 
-    A parameter without a string is omitted, so its default applies. An empty string is None if None is
-    allowed, an empty string if the parameter accepts strings, and otherwise the same as no string.
+    A parameter without a string is omitted, so its default applies. An empty string means None if None is
+    allowed, and an empty string if the parameter accepts strings; otherwise it is ignored.
 
     Raises:
         FormError: A string cannot be converted, a name is unknown, or a required parameter has no string. The

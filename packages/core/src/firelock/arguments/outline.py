@@ -1,8 +1,9 @@
 """Calls with JSON arguments, for programs without the task's code or in another language.
 
-If the code is present, its annotations determine the conversion of the values. Otherwise, the conversion
-follows an outline of the annotations that a server has published: `ParameterOutline` is one published
-parameter, and `stub_of` returns a function with these parameters, whose binder performs the same checks.
+If the code is available, its annotations determine how the values are converted. Otherwise, the values are
+converted according to an outline of the annotations that a server has published: `ParameterOutline` is one
+published parameter, and `stub_of` returns a function with these parameters, whose binder performs the same
+checks.
 """
 
 from __future__ import annotations

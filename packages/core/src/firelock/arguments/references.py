@@ -1,7 +1,7 @@
 """`job.output`, a placeholder in a call for the result of another job that has not ended yet.
 
-The stored arguments contain null in its place. The place and the job that supplies the result are stored with
-them.
+The stored arguments contain null instead of the placeholder. The position of this null and the job that
+supplies the result are stored with the arguments.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from firelock.model.dependencies import Input
 
 _DEEPEST = 64  # maximum nesting depth of a stored argument
-_SOURCE = "_firelock_source"  # an attribute name that no result has
+_SOURCE = "_firelock_source"  # an attribute name that no result can have
 _ANYTHING = (Any, object)
 
 
@@ -63,7 +63,7 @@ class OutputText(str):
 def with_outputs(arguments: JsonValue, inputs: Sequence[Input]) -> JsonValue:
     """Return decoded arguments for display, with `<output of JOB>` for each null that an output replaces.
 
-    A place that does not exist, or contains another value, is unchanged.
+    A place that contains another value is not changed, and a place that does not exist is ignored.
     """
     if not inputs:
         return arguments
@@ -74,7 +74,7 @@ def with_outputs(arguments: JsonValue, inputs: Sequence[Input]) -> JsonValue:
 
 
 def put_at(arguments: JsonValue, path: Sequence[str | int], value: JsonValue) -> None:
-    """Replace null at the path by the value; do nothing if the path has another value."""
+    """Replace the null at the path with the value; do nothing if there is another value."""
     place: Any = arguments
     with suppress(LookupError, TypeError):
         for key in path[:-1]:

@@ -163,8 +163,8 @@ _FRAME: Final = "store it elsewhere and pass a reference"
 _ENTITY: Final = "pass its id and load it inside the task"
 _HELD: Final = "pass its contents"
 
-# Classes are found by top-level package and class name. So the libraries are not imported, and they can move
-# a class to another module.
+# Classes are found by their top-level package and class name. Therefore the libraries do not have to be
+# imported, and they can move a class to another module.
 _BY_NAME: Final[Mapping[tuple[str, ...], Refusal]] = {
     tuple(place.split(".")): Refusal(noun, advice)
     for noun, advice, places in (

@@ -60,7 +60,7 @@ def check_json(value: object) -> None:
     """Check that a value is strict JSON.
 
     Strict JSON consists only of None, bool, int, float, str, list, and dict with str keys. Numbers must be
-    finite, integers must have 64 bits, strings must be valid Unicode without NUL, and containers must be
+    finite, integers must fit in 64 bits, strings must be valid Unicode without NUL, and containers must be
     nested at most 64 levels deep.
 
     Raises:
@@ -264,9 +264,9 @@ def _fast_pair() -> _Pair:
         return dumps(value).decode()
 
     def read(text: str) -> JsonValue:
-        # orjson keeps the last of two equal keys and converts large integers to floats. Both change the
-        # string when the value is written again, so a string that stays the same is valid. The strict, slow
-        # reader reads any other string.
+        # orjson keeps the last of two equal keys and converts large integers to floats. In both cases, the
+        # string is different when the value is written again, so a string that stays the same is valid. Any
+        # other string is read by the strict, slow reader.
         try:
             value = loads(text)
             same = dumps(value, None, safe_integers).decode() == text

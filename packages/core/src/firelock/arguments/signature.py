@@ -1,7 +1,7 @@
 """The conversion of a task's calls to stored strings and back.
 
-`compile_binder` reads a function's annotations once and returns a `Binder`. The binder binds every call to
-the function's `Signature`, and encodes each argument with the codec of its annotation.
+`compile_binder` reads a function's annotations once and returns a `Binder`. The binder binds each call to the
+function's `Signature`, and encodes each argument with the codec of its annotation.
 """
 
 from __future__ import annotations
@@ -163,8 +163,8 @@ _AWAITED: Final = (Awaitable, Coroutine, types.CoroutineType)
 def takes_context(function: Callable[..., object], context_type: type, *, task: str) -> bool:
     """Return whether the function's first parameter is its context, according to its annotation.
 
-    The annotation must be the type, or the type or None, under any imported name. A name that exists only for
-    type checkers counts if it is the type's own name, alone or after a dot.
+    The annotation must be the type, or the type or None, under any imported name. If the annotation's name
+    exists only for type checkers, it must be the type's own name, alone or after a dot.
 
     Raises:
         TaskError: The annotation allows the context and another type, or the parameter cannot be positional.
@@ -532,7 +532,8 @@ def signature_of(name: str, parameters: Sequence[Parameter], resources: Collecti
 def _for_people(parameter: Parameter) -> Parameter:
     """Return the parameter for display.
 
-    The annotation is displayed as written. A default that is a plain value is displayed up to 80 characters.
+    The annotation is displayed as written. A default that is a plain value is displayed, but cut to 80
+    characters.
     """
     if isinstance(parameter.annotation, str):
         parameter = parameter.replace(annotation=_Unquoted(parameter.annotation))
@@ -706,7 +707,7 @@ class Binder:
         if is_plain and self._kinds[: len(given)] == tuple(map(type, stored)):
             return tuple(stored), {}
         if not is_plain:
-            self.signature.unbind(value)  # reports unknown or missing names before a value is converted
+            self.signature.unbind(value)  # report unknown or missing names before a value is converted
         name, bound = "", dict[str, object]()
         try:
             for name, each in value.items():
@@ -785,7 +786,7 @@ class Binder:
     def _explained(
         self, misfit: Misfit, args: Sequence[object], kwargs: Mapping[str, object]
     ) -> ArgumentError:
-        """Return the error for the caller, which contains the parameter, position, type, problem and fix."""
+        """Return the error for the caller; it contains the parameter, position, type, problem and fix."""
         signature = self.signature
         bound = signature.bind(args, kwargs)
         name = str(misfit.segments[-1])

@@ -17,7 +17,7 @@ _COMMANDS = (
     "server", "dev", "demo", "enqueue", "jobs", "batches", "recurring", "queues", "limits", "top", "servers",
     "health", "migrate", "doctor", "plugins", "completion", "dashboard", "version",
 )  # fmt: skip
-# Not after "manage.py ", "flask ", "-m " or a path, because such a string already names its program.
+# Do not match after "manage.py ", "flask ", "-m " or a path, because such a string already names its program.
 _ADVISED = re.compile(
     r"(?<![\w./-])(?<!manage\.py )(?<!flask )(?<!-m )firelock"
     rf"(?= (?:--help|{'|'.join(_COMMANDS)})\b)"
@@ -60,7 +60,7 @@ def as_called(text: str) -> str:
 
 
 def called_program() -> tuple[str, str]:
-    """Return the current program's name, and "yes" if it finds the app by itself, otherwise "no".
+    """Return the current program's name, and "yes" if it finds the app itself, otherwise "no".
 
     Child processes receive both values as arguments.
     """

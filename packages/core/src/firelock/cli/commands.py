@@ -42,7 +42,7 @@ class Problem(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors have a sentence and a hint."""
+    """A parser whose errors consist of a sentence and a hint."""
 
     def __init__(self, *, prog: str | None = None, **settings: object) -> None:
         settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
@@ -74,7 +74,7 @@ if TYPE_CHECKING:
 
 
 def add_common(parser: argparse.ArgumentParser, *, is_main: bool = False) -> None:
-    """Add the options of every command; an option after the command's name overrides one before it."""
+    """Add the options that every command has; an option after the command's name overrides one before it."""
     missing = None if is_main else argparse.SUPPRESS
     group = parser.add_argument_group("common options")
     group.add_argument(

@@ -169,7 +169,7 @@ def _introduce(screen: Screen, place: Place) -> None:
 
 @contextmanager
 def _folder(*, is_kept: bool) -> Iterator[Path]:
-    """Yield a new folder and delete it afterwards, also after SIGTERM, unless it is kept."""
+    """Yield a new folder and delete it afterwards, even after SIGTERM, unless it is kept."""
     folder = Path(tempfile.mkdtemp(prefix="firelock-demo-"))
     previous = signal.signal(signal.SIGTERM, _leave)
     try:
@@ -235,7 +235,7 @@ def _died(server: subprocess.Popen[bytes]) -> Problem:
 _DECLINES = (82, 9, 6, 3)  # per 100 cards: charged at the first, second or third try, or after a requeue
 _REMINDED = 0.3  # share of the customers
 _FIRST_ORDERS = 20  # orders without a delay between them
-_PHOTOS_EACH, _REPORT_EACH, _CATALOGUE_EACH = 16, 40, 60  # one is created after this many orders
+_PHOTOS_EACH, _REPORT_EACH, _CATALOGUE_EACH = 16, 40, 60  # one of each is created after this many orders
 
 
 def _dashboard(options: argparse.Namespace, screen: Screen) -> Command | None:
@@ -333,7 +333,7 @@ def _has_browser() -> bool:
 
 
 def _trade(closing: Event) -> None:
-    """Run the shop until it is closed: some orders per second, photos, reports, prices."""
+    """Run the shop until it is closed, with some orders per second, photos, reports and prices."""
     random = Random()  # noqa: S311 - simulates customers
     shop.count_stock.recur("stock-count", Every(timedelta(seconds=5)))
     shop.build_report.recur("nightly-report", Cron.daily(2, tz="Europe/Istanbul"), 40, 20.0)

@@ -52,7 +52,7 @@ async def mail_report(job: JobContext, address: str) -> None:
 
 @fire.task(name="shop.remind_customer", queue="mail", tags=["order:{order}"])
 async def remind_customer(job: JobContext, order: int) -> None:
-    """Remind a customer. This is a delayed job, which is due some seconds after its creation."""
+    """Remind a customer. This is a delayed job, which becomes due some seconds after its creation."""
     job.log(f"order {order} was due at {job.due_at:%H:%M:%S} UTC")
 
 

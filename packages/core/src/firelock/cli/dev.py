@@ -1,8 +1,8 @@
 """`firelock dev`: a server and the dashboard in one terminal; both run the new code after each change.
 
-The two are separate processes, which run the commands `firelock server` and `firelock dashboard`. So this
-module does not depend on a dashboard, and a new interpreter imports the changed code. If the new code cannot
-be imported, the previous code keeps running.
+The two are separate processes, which run the commands `firelock server` and `firelock dashboard`. Therefore
+this module does not depend on a dashboard, and a new interpreter imports the changed code. If the new code
+cannot be imported, the previous code keeps running.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _folders(spec: str, more: Sequence[Path]) -> list[Path]:
 
 
 def _open_port(port: int) -> int:
-    """Return a port of this machine on which the dashboard can listen, also after each restart.
+    """Return a port of this machine on which the dashboard can listen, even after it is restarted.
 
     Raises:
         Problem: If the dashboard cannot listen on the port.
@@ -185,7 +185,7 @@ class Program:
             self.process.send_signal(number)
 
     def ended(self) -> int | None:
-        """Return the exit code of a process that has ended by itself, once per process; otherwise None."""
+        """Return the exit code of a process that has ended on its own, once per process; otherwise None."""
         code = None if self.process is None else self.process.poll()
         if code is not None:
             self.process = None
@@ -334,7 +334,7 @@ class Workbench:
         return can_be_imported
 
     def _report_ended(self) -> None:
-        """Report each program that has ended by itself."""
+        """Report each program that has ended on its own."""
         for program in self._programs:
             if (code := program.ended()) is not None:
                 restart = "; it restarts after the next change" if self._folders else ""

@@ -223,7 +223,7 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
     with connected(options) as app:
         job = app.jobs.get(options.id)
         if job.limits:
-            job.refresh()  # to find out what it waits for
+            job.refresh()  # reads why the job is waiting
         now = app.client.clock.now()
         children = list(app.jobs.page(JobFilter(parent_id=job.id), limit=_CHILDREN, oldest_first=True))
         waits_for = "; ".join(_waits(app, job, now))
@@ -255,7 +255,7 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
 
 
 def _waits(app: Firelock, job: Job[object], now: int) -> Iterator[str]:
-    """Yield what the job waits for: a limit, signal or step, a resume of its queue, or a server."""
+    """Yield what the job waits for: a limit, a signal or step, its queue to be resumed, or a server."""
     if job.waits_for:
         yield job.waits_for
     record = job.record()
@@ -598,7 +598,7 @@ def _record(
 
 
 def _check_number(app: Firelock, where: JobFilter, options: argparse.Namespace, change: _Change) -> None:
-    """Check that the user has confirmed the number of jobs, if there are many or if some have ended.
+    """Check that the user has confirmed the number of jobs if there are many, or if some have ended.
 
     `--expect` confirms it. It is needed for more than 1,000 jobs, and if any job has succeeded or was
     deleted.

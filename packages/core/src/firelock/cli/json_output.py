@@ -1,4 +1,4 @@
-"""Conversion of stored values for `--json`: names as in the code, times in ISO 8601, all fields."""
+"""Conversion of stored values for `--json`, with all fields, names as in the code, and times in ISO 8601."""
 
 from __future__ import annotations
 

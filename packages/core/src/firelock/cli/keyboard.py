@@ -1,4 +1,4 @@
-"""Single keys of a terminal, read without Enter; the terminal is always restored at the end."""
+"""Single keys, which are read from a terminal without Enter; the terminal is always restored at the end."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Handler = Callable[[int, FrameType | None], None]
 
 
 class Leaving(BaseException):
-    """Request to end the program, after a signal or Ctrl-C."""
+    """A request to end the program, after a signal or Ctrl-C."""
 
 
 class Suspending(BaseException):
-    """Request to suspend the program after Ctrl-Z and to return the terminal to the shell meanwhile."""
+    """A request to suspend the program after Ctrl-Z, which returns the terminal to the shell meanwhile."""
 
 
 class Keyboard:
@@ -86,7 +86,7 @@ class Keyboard:
         return list(_names(pressed))
 
     def _leave(self, _: int, __: FrameType | None) -> None:
-        if not self._has_left:  # nothing must interrupt the restoring of the terminal
+        if not self._has_left:  # the restoring of the terminal must not be interrupted
             self._has_left = True
             raise Leaving
 
@@ -95,7 +95,7 @@ class Keyboard:
 
 
 def _wake(_: int, __: FrameType | None) -> None:
-    """Do nothing: the signal itself has ended the wait, through the wakeup descriptor."""
+    """Do nothing, because the signal has already ended the wait through the wakeup descriptor."""
 
 
 def _names(pressed: bytes) -> Iterator[str]:

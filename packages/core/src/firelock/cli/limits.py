@@ -43,7 +43,7 @@ _FIRST = 10  # waiting jobs that `show` lists
 _PAGE_LIMIT = 500
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|[smhd]?)\Z", re.ASCII)
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
-_MANY = 10_000  # waiting jobs are counted and listed up to this number
+_MANY = 10_000  # maximum number of waiting jobs that are counted and listed
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -383,7 +383,7 @@ def _set(options: argparse.Namespace, screen: Screen) -> None:
 
 
 def _note_unknown(app: Firelock, views: Sequence[LimitView], screen: Screen) -> None:
-    """Note a name that neither a server nor a job has used, because it might be misspelled."""
+    """Print a note about a name that neither a server nor a job has used, because it might be misspelled."""
     for view in views:
         if view.template is None:
             alike = app.limits.list(view.name.partition("/")[0], limit=_PAGE_LIMIT)

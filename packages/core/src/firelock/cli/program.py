@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None, *, program: str | None = None, 
         arguments: the words after the program's name; by default those of this process.
         program: the program's name in messages, for example "python manage.py firelock"; by default the one
             that the shell used.
-        has_app: whether the program finds the app by itself, so that messages need not name the app.
+        has_app: whether the program finds the app itself, so that messages do not have to name it.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     _prepare("stdout")
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None, *, program: str | None = None, 
 
 
 def _finish(given: Sequence[str], called: Called, *, has_app: bool) -> int:
-    """Run the command and report its error, if any; return the exit code."""
+    """Run the command, report an error if there is one, and return the exit code."""
     try:
         options = read_command(given or ["--help"])
         options.open_app, options.as_called = lambda: open_app(options), as_called

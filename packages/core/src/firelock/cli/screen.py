@@ -41,7 +41,7 @@ def state_cell(state: str) -> Cell:
 
 
 class Column(NamedTuple):
-    """A column's title, and its layout if the terminal is narrow."""
+    """A column's title, and its layout on a narrow terminal."""
 
     title: str
     is_number: bool = False  # aligned to the right

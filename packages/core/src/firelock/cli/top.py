@@ -1,4 +1,4 @@
-"""`firelock top`: queues, servers, running jobs and failures, live in a terminal.
+"""`firelock top`: a live view of queues, servers, running jobs and failures in a terminal.
 
 A `Snapshot` is read every few seconds. `sections` converts it to tables, which are the same for a terminal
 and for a pipe.

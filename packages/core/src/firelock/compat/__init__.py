@@ -1,5 +1,5 @@
 """Interfaces of other systems, for programs that migrate to Firelock: one module per system. Experimental.
 
-Each module uses only the public API. The core imports none of them, and they do not import the systems that
-they imitate. `celery/` is the only such module so far.
+Each module uses only the public API. The core does not import these modules, and they do not import the
+systems that they imitate. `celery/` is the only such module so far.
 """

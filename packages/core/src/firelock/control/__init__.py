@@ -1,7 +1,8 @@
-"""The objects behind `fire.<name>`: queries for users and programs, and changes of many jobs.
+"""The objects behind `fire.<name>`, which answer queries and change many jobs.
 
-Nearly every module implements one attribute of the app; read `jobs` first. `queues`, `limits`, `batches`,
+Almost every module implements one attribute of the app; read `jobs` first. `queues`, `limits`, `batches`,
 `servers`, `recurring`, `audit` and `catalogue` show and change other stored objects. `operations` changes all
-jobs that match a filter, and can be resumed. `findings` lists problems, including those of batches that
-`recount` finds. `doctor` reports the findings even if the storage is unreachable. Nothing here runs jobs.
+jobs that match a filter; such a change can be resumed. `findings` lists problems, including those of batches
+that `recount` finds. `doctor` reports the findings even if the storage is unreachable. Nothing here runs
+jobs.
 """

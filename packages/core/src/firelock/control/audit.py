@@ -42,7 +42,7 @@ class AuditEntry:
 
 @attrs.frozen
 class AuditPage(Paged[AuditEntry]):
-    """A page of entries, newest first; `cursor` is for the next page, and None on the last page."""
+    """A page of entries, newest first; `cursor` selects the next page, and is None on the last page."""
 
     entries: list[AuditEntry]
     cursor: str | None
@@ -66,8 +66,9 @@ class Audit:
     ) -> AuditEntry:
         """Store an entry and return it as stored; long strings are cut.
 
-        The target keeps 500 characters; action, by and origin keep 200. A detail of more than 4 KiB as JSON
-        becomes {"cut": the beginning of that JSON}. `at` defaults to the storage's current time.
+        The target is cut to 500 characters; `action`, `by` and `origin` are cut to 200. If the JSON of the
+        detail is larger than 4 KiB, {"cut": the beginning of that JSON} is stored instead. `at` defaults to
+        the storage's current time.
 
         Raises:
             ConfigurationError: If the action, target, `by` or `origin` is not a string, or the detail is not
@@ -86,7 +87,8 @@ class Audit:
         key = newest_first_key(instant)
         storage = self._client.storage
         storage.put_record(_KIND, key, json.dumps(value))
-        # The version of a record grows by one with each change, so it is a counter that all processes share.
+        # The version of a record increases by one with each change, so it serves as a counter that all
+        # processes share.
         count = storage.put_record(_COUNT, "recorded", "{}")
         if count is not None and count % PRUNES_EVERY == 0:
             self._prune()

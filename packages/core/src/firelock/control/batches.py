@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class BatchPage(Paged[Batch]):
-    """A page of batches; `cursor` is for the next page, and None on the last page."""
+    """A page of batches; `cursor` selects the next page, and is None on the last page."""
 
     batches: list[Batch]
     cursor: str | None

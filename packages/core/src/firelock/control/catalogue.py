@@ -77,7 +77,7 @@ class Catalogue:
         """Return the task with this name; an alias is found if its task is registered here.
 
         Raises:
-            UnknownTask: If no server has stored it within 30 days, and this app does not have it.
+            UnknownTask: If no server has stored it within the last 30 days, and this app does not have it.
         """
         info = self._client.registry.get(name)
         record = self._client.storage.get_record(_KIND, name if info is None else info.name)
@@ -92,7 +92,7 @@ class Catalogue:
     aget = twin(get)
 
     def unknown(self, names: Iterable[str]) -> Sequence[str]:
-        """Return the names, in order, that neither a server nor this app has as a task or an alias."""
+        """Return, in order, the names that are not a task or an alias on any server or in this app."""
         known = {name for entry in self.list() for name in (entry.name, *entry.aliases)}
         return [name for name in dict.fromkeys(names) if name not in known]
 
@@ -171,8 +171,8 @@ def stored_timeout(storage: Storage, name: str) -> float | None:
 def publish_tasks(client: Client) -> None:
     """Store the tasks that this server can run; delete entries that no server has stored for 30 days.
 
-    Only entries that are new, changed or older than twelve hours are written. If nothing has changed, a start
-    costs one read per 500 tasks.
+    Only entries that are new, changed or older than twelve hours are written. If nothing has changed, a
+    server start costs one read per 500 tasks.
     """
     storage, now = client.storage, client.clock.now()
     stored = {record.key: record for record in every_record(storage, _KIND)}

@@ -31,7 +31,7 @@ class Diagnosis:
 
 
 def diagnose(runtime: Runtime, *, host_clock: Callable[[], int] = host_clock, knows_tasks: bool) -> Diagnosis:
-    """Return the findings, as far as the storage is reachable.
+    """Return the findings; an unreachable storage is one of them.
 
     Args:
         runtime: the app's parts to check.
@@ -84,7 +84,7 @@ One long value would do as well, but MariaDB 11.8 aborts when it stores a long v
 
 
 def _check_writing(storage: Storage) -> Iterator[Finding]:
-    """Write some small records and delete them: on a full disk, reads succeed but these writes fail."""
+    """Write some small records and delete them. On a full disk, reads succeed but these writes fail."""
     try:
         try:
             for key in _TEST_KEYS:

@@ -50,17 +50,17 @@ _LATE_WAIT = 5 * _MINUTE  # a job is overdue this long after its wait has timed 
 _MANY_PAUSED = 100  # jobs that wait because of a pause
 _FORGOTTEN = 60 * _MINUTE  # a limit paused for this long may have been forgotten
 _KEYS = 500  # number of limit keys that are read
-_FEWEST_RUNS = 10  # with fewer runs, a failure rate means nothing
+_FEWEST_RUNS = 10  # with fewer runs, a failure rate is meaningless
 _HIGH_RATE, _TIMES_USUAL, _VERY_HIGH_RATE = 0.1, 3.0, 0.5
-_USUAL_HOURS = 4  # with fewer, the day's rate is not shown; an outage and its requeue take up two to three
+_USUAL_HOURS = 4  # with fewer hours, the day's rate is not shown; an outage and its requeue take two to three
 _LATELY, _DAY = 15 * _MINUTE, 24 * 60 * _MINUTE
-_LONG_RUN, _TIMES_LONGEST = 10 * _MINUTE, 10  # a run is too long from both of these durations on
-_RUNNING = 100  # running jobs that are read, those that started first
+_LONG_RUN, _TIMES_LONGEST = 10 * _MINUTE, 10  # a run is too long if it exceeds both of these durations
+_RUNNING = 100  # number of running jobs that are read, oldest start first
 _SAMPLE, _PAGE, _NAMED = 2_000, 500, 5
 _QUEUES, _FIRST_JOBS = 50, 200  # queues whose first job is read; longest-waiting jobs that are read
 _RECURRING = 2_000
 _GROUPS = 20  # failure groups that are read
-_MANY_FAILED = 100  # number of one task's failed jobs from which a finding reports them
+_MANY_FAILED = 100  # minimum number of one task's failed jobs for a finding that reports them
 _SHARED = 200  # a task's newest failures that are read for the share of muted causes
 _CAUSES = "cause"  # the kind of record in which dashboards store the causes of failures and their mutes
 _WAITS_FOR_SIGNAL = f"{MemoKind.SIGNAL} "
@@ -233,7 +233,7 @@ def take_readings(
     keep: Keep = _now,
     host_clock: Callable[[], int] = host_clock,
 ) -> Readings:
-    """Return the current values of the storage that findings need.
+    """Return the storage's current values that findings need.
 
     This takes a few round trips, samples of at most 2,000 jobs per state, and the ended attempts of each
     minute of the last day.
@@ -247,7 +247,7 @@ def take_readings(
     storage = runtime.storage
     before = host_clock()
     now = storage.clock()
-    skew = now - (before + host_clock()) // 2  # without the round trip
+    skew = now - (before + host_clock()) // 2  # compared with the middle of the round trip
     queues = Queues(runtime.client).list()
     lately = keep("lately", lambda: _ended_since(storage, now - _LATELY, now))
     failing = [task for task, ended in lately.items() if ended.failed_attempts]
@@ -309,7 +309,7 @@ def _read_waits(runtime: Runtime, queues: Sequence[QueueView], now: int) -> Wait
 
 
 def _read_long_runs(storage: Storage, now: int) -> list[JobRecord]:
-    """Return the jobs that have run for ten minutes or more, those that started first; at most a hundred."""
+    """Return the jobs that have run for ten minutes or more, oldest start first; at most a hundred."""
     since = now - _LONG_RUN
     where = JobFilter(state=State.PROCESSING, until=since + 1)
     found = storage.find(where, limit=_RUNNING, oldest_first=True).jobs
@@ -879,7 +879,7 @@ def _usual_rate(lately: EndedRuns, usually: EndedRuns | None) -> float | None:
 
 
 def _is_usual(usually: EndedRuns | None) -> bool:
-    """Return whether the task ran in enough hours of the day; a single burst does not show a usual rate."""
+    """Return whether the task ran in enough hours of the day, because a single burst is not a usual rate."""
     return usually is not None and usually.hours >= _USUAL_HOURS
 
 

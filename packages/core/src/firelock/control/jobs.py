@@ -209,9 +209,9 @@ class Jobs:
         """Iterate over all jobs that match all given conditions, as in `find`, newest first.
 
         Jobs are read 500 at a time, when they are needed. They can change during the iteration, so each
-        handle shows its job as of the time when its page was read. Each job is returned at most once. A job
-        that matched at the beginning is returned unless it changed before its page was read. Jobs that begin
-        to match later are left out, so that the iterator ends. You may change the returned jobs during the
+        handle shows its job as it was when its page was read. Each job is returned at most once. A job that
+        matched at the beginning is returned unless it changed before its page was read. Jobs that begin to
+        match later are left out, so that the iterator ends. You may change the returned jobs during the
         iteration.
 
         Raises:
@@ -260,7 +260,7 @@ class Jobs:
     acounts = twin(counts)
 
     def held_by(self, ids: Sequence[str]) -> list[list[KeyWait]]:
-        """Return the limits that hold each job now, as one list per id; a list is empty if no limit does.
+        """Return the limits that now hold each job, as one list per id, which is empty if there are none.
 
         This takes three reads per key. `str()` of a KeyWait is "limit tenant:7 (4 of 4 running)".
         """
@@ -309,8 +309,8 @@ class Jobs:
 
         Raises:
             PartlyApplied: If the storage became unreachable or refused a change after it had returned some
-                results. They are in the error's `results`. If trying again may help, the error is also a
-                StorageUnavailable.
+                results. The error's `results` contains these results. If trying again may help, the error is
+                also a StorageUnavailable.
             StorageError: If the same happens before the first result.
         """
         now = self._client.clock.now()
@@ -395,8 +395,8 @@ class Jobs:
     ) -> list[Applied]:
         """Make each scheduled job due at this time, or after this duration; return one result per id.
 
-        Retries already used stay counted. A job with a time in the past is due immediately. Jobs in another
-        state are not changed: `Applied.REFUSED`.
+        Retries already used stay counted. If the time is in the past, the jobs are due immediately. Jobs in
+        another state are not changed; their result is `Applied.REFUSED`.
 
         Raises:
             ScheduleError: If the time has no time zone, or is after the year 9999.
@@ -421,7 +421,7 @@ class Jobs:
 
         Awaiting, scheduled and enqueued jobs can be moved, including those that a limit holds. They keep
         their id, age, history, retries, limits, unique key, batch and continuations. Among jobs of the same
-        priority, the oldest still comes first. Processing and ended jobs and batches are not changed
+        priority, the oldest still comes first. Processing jobs, ended jobs and batches are not changed
         (`Applied.REFUSED`); `why_not_moved` returns the reason. `Applied.ALREADY` means that the job already
         has this queue and this priority.
 
@@ -473,7 +473,7 @@ class Jobs:
         The copy has the stored arguments, serializer, queue, priority, tags, timeout, retry, meta, limits and
         unique key. It does not belong to a recurring job or a batch. It waits only for the parents whose
         output it uses. If another job has the unique key, that job is not changed; the returned handle is for
-        it, and `is_new` is False. The copy of a debounced job runs immediately. The copy of a job whose
+        that job, and `is_new` is False. The copy of a debounced job runs immediately. The copy of a job whose
         `start_before` has passed has no `start_before`.
 
         Args:
@@ -492,7 +492,7 @@ class Jobs:
     async def acopy(
         self, job_id: str, *, reason: str | None = None, within: object | None = None
     ) -> Job[Any]:
-        """`copy` without blocking the event loop."""
+        """Call `copy` without blocking the event loop."""
         return await self._client.astore(await in_thread(self._copied, job_id, reason), within)
 
     def _copied(self, job_id: str, reason: str | None) -> NewJob:
@@ -528,8 +528,8 @@ class Jobs:
     ) -> list[Applied]:
         """Apply the changes 500 at a time and return one result per change.
 
-        A change that is already a result is returned unchanged. If `seen` is given, a job that differs from
-        its record there is not changed.
+        If an item is already a result, it is returned unchanged. If `seen` is given, a job that differs from
+        its record in `seen` is not changed.
 
         Raises:
             PartlyApplied: If the storage became unreachable or refused a change after the first of several
@@ -559,7 +559,7 @@ class Jobs:
 def _admission_of_copy(admission: Admission, now: int) -> Admission:
     """Return the admission of a job's copy.
 
-    It does not change any other job, and its start deadline has not passed.
+    The returned admission does not change any other job, and its start deadline has not passed.
     """
     unique, before = admission.unique, admission.start_before
     if unique is not None:
@@ -625,7 +625,7 @@ def _ids(ids: Sequence[str]) -> list[str]:
 
 
 def _due_at(when: datetime | timedelta, now: int) -> int:
-    """Return the time in microseconds; reject a time until which a job cannot wait."""
+    """Return the time in microseconds; reject a time for which a job cannot be scheduled."""
     if isinstance(when, timedelta):
         due_at = now + span_micros(when)
     elif isinstance(when, datetime):

@@ -50,7 +50,7 @@ _KEY_LIMIT, _NOTE_LIMIT = 200, 500
 _HIGHEST_RATE = 1_000_000_000
 _SETTINGS = ("concurrent", "rate", "per", "burst")
 _PAGE, _ALL = 500, 10**12
-_OTHERS_READ = 5  # other keys that are read to find those that hold the jobs of open keys
+_OTHERS_READ = 5  # maximum number of other keys that are read to find those that hold the jobs of open keys
 _PLACEHOLDER = re.compile(r"\{[^\W\d]\w*\}")
 
 
@@ -71,7 +71,7 @@ class LimitState(StrEnum):
     RATE = "rate"  # its rate is used up
     FULL = "full"  # as many jobs hold it as it allows
     HELD = "held"  # it admits jobs, but another key of its waiting jobs does not
-    WAITING = "waiting"  # it admits jobs, which wait for a worker or for a key that was not read
+    WAITING = "waiting"  # it admits jobs, but they wait for a worker or for a key that was not read
     OPEN = "open"  # it admits jobs, and no job waits
 
 
@@ -129,10 +129,10 @@ class LimitView(LimitName):
     running: int  # number of jobs that hold it
     holders: tuple[str, ...]  # ids of these jobs, at most 100
     waiting: int  # enqueued jobs with this key, at most 10,000
-    opens_at: datetime | None  # when its rate admits one more start, or its block ends; None if open
+    opens_at: datetime | None  # when its rate admits another start, or when its block ends; None if open
     is_own: bool  # whether the settings belong to this key alone
     others: tuple[str, ...] = ()  # other keys of its waiting jobs, at most 10
-    held_by: tuple[str, ...] = ()  # the `others` that admit no job; only if this key would admit one
+    held_by: tuple[str, ...] = ()  # those of `others` that do not admit a job, if this key would
 
     @property
     def state(self) -> LimitState:
@@ -203,8 +203,8 @@ class Limits:
         """Store the settings from the code, and return the names that were written.
 
         A server does this when it starts. Settings that an operator has set stay until the settings in the
-        code change, and a pause stays too. Settings that an operator set before the code declared the name
-        are not replaced by its first declaration.
+        code change; a pause stays even then. If an operator set the settings before the code declared the
+        name, the first declaration does not replace them.
         """
         written = [one.name for one in self._declared().values() if self._write_code(one)]
         if written:
@@ -215,7 +215,7 @@ class Limits:
 
     def _write_code(self, declared: DeclaredLimit) -> bool:
         if Feature.LIMITS not in self._client.storage.features:
-            return False  # jobs with limits cannot be stored either
+            return False  # jobs with limits cannot be stored anyway
         code = {"template": declared.template, **_settings_json(declared.settings)}
 
         def change(stored: _Stored) -> _Stored:
@@ -236,7 +236,7 @@ class Limits:
     anames = twin(names)
 
     def list(self, prefix: str = "", after: str = "", limit: int = 100) -> list[LimitView]:
-        """Return a page of keys in order: those that start with `prefix` and are greater than `after`.
+        """Return a page of keys that start with `prefix` and are greater than `after`, in order.
 
         The result includes keys that jobs hold or wait for, keys whose rate is in use, and keys with their
         own settings or pause. Names, such as `tenant` for the keys `tenant:7`, are returned by `names`.
@@ -312,10 +312,10 @@ class Limits:
     def line(self, key: str, after: int = 0, limit: int = 50) -> WaitingLine:
         """Return a page of the jobs that wait for a key, in the order of their turns.
 
-        Each job has the keys that hold it and an estimate of its start. The estimate follows from the rates,
-        the number of jobs before it, and the mean run time of the last hour. If no such run has ended, the
-        job instead has the time at which it starts if all jobs before it run until their timeouts. A line has
-        at most 10,000 places.
+        For each job, the page contains the keys that hold it and an estimate of its start. The estimate is
+        computed from the rates, the number of jobs before the job, and the mean run time of the last hour. If
+        no such run has ended, the page instead contains the time at which the job starts if all jobs before
+        it run until their timeouts. A line has at most 10,000 places.
 
         Args:
             key: for example "tenant:7".
@@ -442,7 +442,7 @@ class Limits:
     aset = twin(set)  # noqa: A003 - the method above
 
     def reset(self, name_or_key: str, *, by: str = "operator", origin: str = "code") -> LimitView:
-        """Restore the settings that the code last declared; a limit that it never declared then has none.
+        """Restore the settings that the code last declared; if it never declared any, remove the settings.
 
         Raises:
             ConfigurationError: If the string cannot be a key.
@@ -505,10 +505,11 @@ class Limits:
     aresume = twin(resume)
 
     def spend(self, key: str, cost: int) -> float:
-        """Use this cost of the key's rate, and return the seconds until the key admits one more start.
+        """Use this many units of the key's rate, and return the seconds until the key admits another start.
 
-        Use it for a cost that a job learns only while it runs, such as the tokens of a response. A negative
-        cost gives units back, for example if an estimate was too high. A key without a rate is not changed.
+        Use this method for a cost that becomes known only while a job runs, such as the tokens of a response.
+        A negative cost gives units back, for example if an estimate was too high. A key without a rate is not
+        changed.
 
         Raises:
             ConfigurationError: If the string cannot be a key, or the cost is not an integer.
@@ -561,7 +562,7 @@ class Limits:
     def _give_back(self, key: str) -> None:
         """Reset the used part of the previous rate for the key, or for each key of the name.
 
-        The previous rate then does not keep a key closed.
+        After that, the previous rate cannot keep a key closed.
         """
         storage, after = self._client.storage, ""
         begin = key.partition("/")[0]

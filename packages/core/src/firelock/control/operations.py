@@ -105,7 +105,7 @@ class Operation:
     error: str | None = None  # why it failed
     queue: str | None = None  # for a move: the new queue
     priority: int | None = None  # for a move: the new priority
-    expected: int | None = None  # matching jobs at the start; None if counting needs a search
+    expected: int | None = None  # number of matching jobs at the start; None if counting requires a search
     total_seen: int = 0  # jobs that were read; with `contains`, not all of them match
     changed: int = 0
     skipped: int = 0  # jobs in an unsuitable state, or changed in the meantime
@@ -130,11 +130,11 @@ class Operation:
         return self.verb is not Verb.REQUEUE and self.where.state is None and self.where.is_retrying is None
 
     def is_run_by(self, fence: int) -> bool:
-        """Return whether the holder of the lock with this fence has jobs that remain to be changed."""
+        """Return whether the operation has not ended and the holder of the lock with this fence runs it."""
         return self.is_running and self.fence == fence
 
     def taken_over(self, fence: int) -> Operation:
-        """Return the operation as taken over by the holder of the lock with this fence."""
+        """Return the operation after the holder of the lock with this fence has taken it over."""
         return attrs.evolve(self, fence=fence) if self.is_running else self
 
     def is_meant(self, job: JobRecord) -> bool:
@@ -168,7 +168,7 @@ class Operation:
     def ended(
         self, state: Status, at: datetime, *, error: str | None = None, cancelled_by: str | None = None
     ) -> Operation:
-        """Return the operation at its end; an operation that has ended stays unchanged."""
+        """Return the operation after it has ended; an operation that had already ended stays unchanged."""
         if not self.is_running:
             return self
         return attrs.evolve(
@@ -194,8 +194,8 @@ def read_operation(record: Record) -> Operation:
     """Return the operation of a record.
 
     Fields that this release does not know are kept in `more`. Unknown fields of `where` would change which
-    jobs match. An operation with such fields is therefore shown as failed, with this reason; its record stays
-    unchanged.
+    jobs match. Therefore an operation with such fields is shown as failed for this reason, but its record
+    stays unchanged.
     """
     value = json.loads(record.value)
     unknown = [f"where.{name}" for name in value["where"].keys() - _names(JobFilter)]
@@ -237,8 +237,8 @@ def _names(kind: type[attrs.AttrsInstance]) -> frozenset[str]:
 
 
 KEPT = 200  # ended operations that are kept
-PACE = 3.0  # pause as a multiple of a chunk's duration, so that workers on a busy SQLite file keep their rate
-JOBS_A_SECOND = 2_500  # upper bound for fast chunks, because workers share processors and Redis with it
+PACE = 3.0  # pause, in durations of a chunk, so that workers on a busy SQLite file keep their rate
+JOBS_A_SECOND = 2_500  # upper bound for fast chunks, which share processors and Redis with the workers
 _KIND = "operation"
 _IDS_KIND = "operation_ids"  # ids of requeued jobs, one record per chunk; the outcome is read with them
 _IDS_KEPT = 2_000  # ids per operation; if there are more, the outcome covers only the first jobs
@@ -251,7 +251,7 @@ _LOCK_LIFE = 30.0
 
 @attrs.frozen
 class OperationPage(Paged[Operation]):
-    """A page of operations, newest first; `cursor` is for the next page, and None on the last page."""
+    """A page of operations, newest first; `cursor` selects the next page, and is None on the last page."""
 
     operations: list[Operation]
     cursor: str | None
@@ -294,7 +294,7 @@ class Operations:
             verb: "requeue", "delete" or "move".
             where: the filter. Its `until` becomes the current time unless it is earlier, so that later jobs
                 are not changed and the operation ends.
-            by: who starts the operation.
+            by: the name of the user who starts the operation.
             reason: the reason in the jobs' histories; built from the verb and `by` if it is omitted.
             contains: strings that must be found in a job's stored "argument" string or its last "error" (type
                 and message), ignoring case.
@@ -431,17 +431,17 @@ class Operations:
         wait: Callable[[float], object] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> Operation:
-        """Carry out the operation as far as possible, and return its state after that.
+        """Carry out the operation as far as possible, and return its new state.
 
-        It continues after the last stored chunk of 500 jobs. It returns early, still running, if
-        `should_stop` returns true or if another process runs the operation. Repeating a chunk after a crash
-        does no harm.
+        It continues after the last chunk of 500 jobs whose progress is stored. The method returns before the
+        operation has ended if `should_stop` returns true, or if another process runs the operation. Repeating
+        a chunk after a crash does no harm.
 
         Args:
             operation_id: the id of a stored operation; an ended one is returned unchanged.
             pace: the pause after a chunk, as a multiple of the duration of the chunk, so that workers can
                 continue.
-            jobs_a_second: the most jobs to change per second; the pause is longer if necessary.
+            jobs_a_second: the maximum number of jobs to change per second; the pause is longer if necessary.
             is_meant: called for each job that matches; if it returns false, the job is not changed. Use it
                 for strings that are masked for the user who searches.
             should_stop: called before each chunk.
@@ -496,7 +496,7 @@ class Operations:
         done = ChunkDone(len(page.jobs), len(changed), skipped, missing, tuple(changed))
 
         def advanced(stored: Operation) -> Operation:
-            if stored.fence != operation.fence:  # another process took over: only its progress counts
+            if stored.fence != operation.fence:  # another process took over, so only its progress counts
                 return stored
             after = stored.advanced(done, page.cursor, self._now())
             return after.ended(Status.DONE, self._now()) if page.cursor is None else after
@@ -515,7 +515,7 @@ class Operations:
         return wanted, self._client.storage.apply(wanted) if wanted else []
 
     def _move(self, operation: Operation, job: JobRecord) -> Move:
-        """Return the move of a job, without source states if it does not apply; see `_transition`."""
+        """Return the move of a job; it has no source states if it must not be applied; see `_transition`."""
         is_moved = operation.queue in {None, job.queue} and operation.priority in {None, job.priority}
         seen = lifecycle.WAITING if operation.is_for_any_state else frozenset({job.state})
         return lifecycle.move(
@@ -525,7 +525,7 @@ class Operations:
         )  # fmt: skip
 
     def _transition(self, operation: Operation, job: JobRecord) -> Transition:
-        """Return the change of a job, without source states if it does not apply.
+        """Return the change of a job; it has no source states if it must not be applied.
 
         A job that has left the state in which it was read is not changed, unless it is deleted regardless of
         its state.
@@ -575,7 +575,7 @@ class Operations:
             self._client.storage.delete_record(_KIND, operation_id)
 
     def _expected(self, verb: Verb, where: JobFilter) -> int | None:
-        """Return the number of matching jobs from counts; None for filters by more than state and queue."""
+        """Return the number of matching jobs from the counts; None if the filter has other conditions."""
         if where != JobFilter(state=where.state, queue=where.queue):
             return None
         counts = self._client.storage.counts()

@@ -1,4 +1,4 @@
-"""Checks of open batches that have not changed for a long time: their counts must match their members."""
+"""Checks of open batches that have not changed for a long time, whose counts must match their members."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ class Recurring:
     ) -> Callable[[T], T]:
         """Declare a recurring job, as a decorator of a task.
 
-        A server stores the definition when the server starts; a script stores it with `sync()`.
+        A server stores the definition when the server starts; a script can store it with `sync()`.
         """
         check_recurring_id(recurring_id)
         parsed = parse_schedule(schedule)
@@ -184,14 +184,15 @@ class Recurring:
     ) -> RecurringJob:
         """Change a definition as an operator.
 
-        An edit of a definition from code stays until the definition in the code changes. A run that is due is
-        never lost. If nothing changes, nothing is written.
+        If the code declares the definition, the edit stays in effect until the declaration in the code
+        changes. A run that is due is never lost. If nothing changes, nothing is written.
 
         Args:
             recurring_id: the id of the definition.
-            schedule: a plain string is a cron expression in UTC; a different schedule changes the next due
-                time.
-            arguments: all of them, by name or as a list, checked in the same way as by an enqueue.
+            schedule: the new schedule; a plain string is a cron expression in UTC. A different schedule
+                changes the next due time.
+            arguments: all arguments, by name or as a list; they are checked in the same way as when a job is
+                enqueued.
             queue: the queue of its jobs.
             priority: the priority of its jobs.
             tags: the tags of its jobs, in addition to those that the task derives from the arguments.
@@ -261,9 +262,9 @@ class Recurring:
         """Discard an operator's edit and restore the definition from the code.
 
         If this app declares the definition, the declared version is stored immediately, and the returned
-        `origin` is `code`. Otherwise, the next server that declares it stores it when that server starts, or
-        the next `recur()` does. Until then, the edit stays in effect and `awaits_code` is true. A definition
-        that was not edited does not change.
+        `origin` is `code`. Otherwise, the declared version is stored when a server that declares it next
+        starts, or by the next `recur()`. Until then, the edit stays in effect and `awaits_code` is true. A
+        definition that was not edited does not change.
 
         Raises:
             JobNotFound: If no definition has this id.
@@ -297,7 +298,7 @@ class Recurring:
     ) -> list[Upcoming]:
         """Return the next due times of a definition or a schedule, with notes on clock changes.
 
-        A paused definition has the due times that it would have without the pause.
+        For a paused definition, the result contains the due times that it would have without the pause.
 
         Args:
             what: the id of a definition, or a schedule; not a cron string.
@@ -366,7 +367,7 @@ class Recurring:
         return record
 
     def _known(self, recurring_id: str) -> RecurringRecord:
-        """Return the definition for a run or a change.
+        """Return the definition so that it can be run or changed.
 
         Raises:
             JobConflict: If a newer version of Firelock wrote it.
@@ -395,7 +396,7 @@ class Recurring:
         return self._client.store(self._triggered(recurring_id), self._client.transaction(within))
 
     async def atrigger(self, recurring_id: str, *, within: object | None = None) -> Job[Any]:
-        """`trigger` without blocking the event loop."""
+        """Call `trigger` without blocking the event loop."""
         return await self._client.astore(await in_thread(self._triggered, recurring_id), within)
 
     def _triggered(self, recurring_id: str) -> NewJob:
@@ -403,8 +404,8 @@ class Recurring:
         record = self._known(recurring_id)
         self._client.check_creates_jobs(record.task)
         now = self._client.clock.now()
-        # The id is derived like the ids of scheduled runs. With partitions, all jobs of a definition are then
-        # in one partition, so that one of them can wait for another.
+        # The id is derived in the same way as the ids of scheduled runs. With partitions, all jobs of a
+        # definition are therefore in one partition, so that one of them can wait for another.
         job_id = derived_id("by hand", record.id, self._client.storage.new_ids(1)[0])
         return job_of(record, job_id, now, now, "triggered by hand")
 
@@ -415,7 +416,7 @@ class Recurring:
     apause = twin(pause)
 
     def resume(self, recurring_id: str) -> RecurringJob:
-        """Run the definition again, from its first due time after now; due times in the pause are skipped."""
+        """Run the definition again, from its next due time on; due times during the pause are skipped."""
 
         def resumed(record: RecurringRecord) -> RecurringRecord:
             if not record.is_paused:
@@ -511,7 +512,7 @@ def _with_arguments(client: Client, record: RecurringRecord, arguments: Argument
 
 
 def _declared_admission(client: Client, info: TaskInfo, record: RecurringRecord) -> str | None:
-    """Return the admission that the task declares for the definition's jobs; None if it declares none.
+    """Return the admission that the task declares for the definition's jobs; None if there is none.
 
     Raises:
         ArgumentError: If the arguments cannot form a key.
@@ -526,7 +527,7 @@ def _declared_admission(client: Client, info: TaskInfo, record: RecurringRecord)
 def _unattended(admission: Admission) -> str | None:
     """Return the admission of jobs that no caller creates.
 
-    If their unique key is taken, no caller could receive an error, so a run is skipped instead.
+    If their unique key is taken, there is no caller to receive an error, so the run is skipped instead.
     """
     if admission.unique is not None:
         admission = attrs.evolve(admission, unique=attrs.evolve(admission.unique, raises=False))
@@ -565,7 +566,7 @@ def _with_tags(
 ) -> RecurringRecord:
     """Return the definition with new tags.
 
-    Its tags are those that its task derives from the new arguments, and the other tags as given.
+    Its tags are those that its task derives from the new arguments, and the other tags that were passed.
     """
     if tags is None and before.arguments == after.arguments:
         return after
@@ -610,7 +611,7 @@ def created(
 def definition_of(
     client: Client, call: Call[Any], recurring_id: str, schedule: str | Cron | Every, origin: str
 ) -> RecurringRecord:
-    """Return the definition whose jobs are this call; it has no digest and is not stored yet."""
+    """Return a definition whose jobs make this call; it has no digest and is not stored yet."""
     parsed = parse_schedule(schedule)
     job = client.recurring_arguments(call)
     return RecurringRecord(
@@ -626,7 +627,7 @@ def put_definition(
     """Replace the stored definition; return None if the stored one was changed in the meantime.
 
     If the schedule differs, the next due time is computed again. A run that is due or outstanding is never
-    lost: it happens once, for its own due time, and the due times of the new schedule count from now.
+    lost: it happens once, for its own due time, and the due times of the new schedule are counted from now.
     """
     now = client.clock.now()
     first = schedule_from_json(definition.schedule).next_after(from_micros(now))

@@ -34,7 +34,7 @@ ENDING = "ending"
 
 
 def is_leaving(record: SessionRecord) -> bool:
-    """Return whether the session's worker process was replaced by another one, so it claims no more jobs."""
+    """Return whether the session's worker process was replaced by another one and claims no more jobs."""
     return record.renewal.state in {RETIRED, ENDING}
 
 
@@ -55,7 +55,7 @@ class ServerState(StrEnum):
 
     @property
     def is_listening(self) -> bool:
-        """Whether it claims jobs or is stopping; a stopping server counts, so a deploy raises no alarm."""
+        """Whether it claims jobs or is stopping; a stopping server counts, so a deploy causes no alarm."""
         return self in {ServerState.RUNNING, ServerState.OVERDUE, ServerState.STOPPING}
 
 
@@ -72,7 +72,7 @@ class ServerView:
     name: str
     host: str
     queues: str
-    workers: int  # in replaced worker processes, only workers that run a job are counted
+    workers: int  # number of workers; in replaced worker processes, only those that run a job are counted
     started_at: datetime
     is_alive: bool
     busy: int
@@ -80,7 +80,7 @@ class ServerView:
 
     @property
     def is_lost(self) -> bool:
-        """Whether it was killed or cut off: it no longer runs, and no session's last report was a stop."""
+        """Whether it was killed or cut off, so it no longer runs and no session's last report was a stop."""
         return not self.is_alive and all(one.renewal.state != "stopping" for one in self.sessions)
 
     @property
@@ -134,7 +134,7 @@ class Servers:
     alist = twin(list)  # noqa: A003 - the method above
 
     def order(self, server_id: str, order: str) -> None:
-        """Order a server to claim no more jobs (quiet), to claim again (resume) or to stop (stop).
+        """Order a server to claim no more jobs ("quiet"), to claim jobs again ("resume") or to stop ("stop").
 
         The order takes effect within a heartbeat.
         """

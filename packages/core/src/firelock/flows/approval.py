@@ -1,12 +1,13 @@
-"""Links with which a person answers a signal; each is for one wait of a job, with choices and an expiry time.
+"""Links with which a person answers a signal; each has choices and an expiry time, for one wait of a job.
 
-The storage contains only a hash of the token, along with the answers that the link may send. So the reader of
-a backup cannot use the link, there is no secret key to store, and the deletion of its record revokes the
-link. The holder of a link may answer once, because the first answer to a signal wins. The link does not give
-access to any other page.
+The storage contains only a hash of the token, along with the answers that the link may send. Therefore
+someone who reads a backup cannot use the link, there is no secret key to store, and a link can be revoked by
+deleting its record. The holder of a link may answer once, because the first answer to a signal wins. The link
+does not give access to any other page.
 
-The token is in the fragment of the link. Browsers do not send fragments to a server, so no access log and no
-`Referer` contains the token. Earlier releases put it in the path; such links work until they expire.
+The token is in the fragment of the link. Browsers do not send fragments to a server, so neither an access log
+nor a `Referer` header contains the token. Earlier releases put it in the path; such links work until they
+expire.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ APPROVAL = "approval"  # the kind of the records, and the path of the page
 CHOICES_LIMIT = 20
 TEXT_LIMIT = 500  # maximum number of characters in a question, a choice's label or a name
 _VALUE_LIMIT = 16 * 1_024  # characters of all the answers of one link
-_PRUNED = 100  # maximum number of expired links that each new one deletes
+_PRUNED = 100  # maximum number of expired links that are deleted when a link is created
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}\Z")
 
 
@@ -40,7 +41,7 @@ class ApprovalLink:
 
     job_id: str
     signal: str
-    choices: Mapping[str, str]  # by label: the JSON of its answer
+    choices: Mapping[str, str]  # JSON of the answers, keyed by label
     expires_at: int
     question: str = ""  # for the person who decides
     name: str = ""  # the person for whom the link was made

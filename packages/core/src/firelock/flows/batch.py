@@ -172,7 +172,7 @@ class Batch(PendingJob[BatchCounts]):
         return cast("Job[R2]", self._add([call_of("add", task, args, kwargs)])[0])
 
     async def aadd(self, task: TaskVerbs[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
-        """`add` without blocking the event loop."""
+        """Call `add` without blocking the event loop."""
         call, block = call_of("aadd", task, args, kwargs), self._collecting_block()
         if block is None:
             await self.arequire_visible(lambda: call.options.within)
@@ -191,7 +191,7 @@ class Batch(PendingJob[BatchCounts]):
         return [job for chunk in _chunks(calls) for job in self._add(chunk)]
 
     async def aadd_many(self, calls: Iterable[Call[R2]], /) -> list[Job[R2]]:
-        """`add_many` without blocking the event loop."""
+        """Call `add_many` without blocking the event loop."""
         handles: list[Job[R2]] = []
         for chunk in _chunks(calls):
             handles += await self._aadd(chunk)
@@ -281,8 +281,8 @@ class Batch(PendingJob[BatchCounts]):
         member, regardless of its content; `batches` is the number of such members.
 
         With `deep=True`, the jobs of the batch and of all batches within it are counted instead, and the
-        batches themselves are not. The batches are read one after another: for each batch that contains
-        others, two round trips per 500 of them.
+        batches themselves are not. The batches are read one after another; each batch that contains others
+        requires two round trips per 500 of them.
 
         Args:
             deep: whether jobs of batches within it are counted.
@@ -309,7 +309,7 @@ class Batch(PendingJob[BatchCounts]):
     def members(
         self, *, state: State | str | None = None, limit: int = 50, cursor: str | None = None
     ) -> JobPage:
-        """Return a page of its own members in the order of their addition; a batch within it is a `Batch`.
+        """Return a page of its own members in the order they were added; a batch within it is a `Batch`.
 
         The members of such a batch are read through its own handle. If a state is given, the members are in
         the order in which they entered it.
@@ -365,7 +365,7 @@ class Batch(PendingJob[BatchCounts]):
         after: str | Job[Any] | None = None,
         deep: bool | None = None,
     ) -> AsyncIterator[R2]:
-        """`results` without blocking the event loop: `async for result in batch.aresults(task)`."""
+        """Call `results` without blocking the event loop: `async for result in batch.aresults(task)`."""
         pages = self._pages_of(task, after, deep)
         while (page := await in_thread(next, pages, None)) is not None:
             for record in page:
@@ -461,7 +461,7 @@ class Batch(PendingJob[BatchCounts]):
     async def arequeue(
         self, *, from_step: str | None = None, reason: str = "requeued with its batch"
     ) -> Batch:
-        """`requeue` without blocking the event loop."""
+        """Call `requeue` without blocking the event loop."""
         return await in_thread(self.requeue, from_step=from_step, reason=reason)
 
     def _requeue_failed(self, reason: str) -> int:

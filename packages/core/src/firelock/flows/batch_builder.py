@@ -54,8 +54,8 @@ _MOVED_ON = 4  # a hold is extended when a quarter of its time has passed
 class PendingJob(Job[R]):
     """A job that was added in the block of a batch.
 
-    It is stored at the end of the block, or earlier if the block has many jobs. If another job has its unique
-    key by then, the handle switches to that job.
+    The job is stored at the end of the block, or earlier if the block has many jobs. If another job has its
+    unique key by then, the handle switches to that job.
     """
 
     __slots__ = ("_block",)
@@ -210,7 +210,7 @@ class BatchBlock:
             )
 
     def _pairs(self, runs: Sequence[Sequence[NewJob]]) -> list[_Pair]:
-        """Return pairs of job and handle; the handles of similar jobs share one job, to free the others."""
+        """Return pairs of job and handle; handles of similar jobs share one job, which frees the others."""
         return [(job, PendingJob(self.client, run[0], self, job.id)) for run in runs for job in run]
 
     def add(self, pairs: Sequence[_Pair]) -> list[PendingJob[Any]]:
@@ -224,7 +224,7 @@ class BatchBlock:
         return [handle for _, handle in pairs]
 
     async def aadd(self, pairs: Sequence[_Pair]) -> list[PendingJob[Any]]:
-        """`add` without blocking the event loop."""
+        """Call `add` without blocking the event loop."""
         self._collect(pairs)
         if len(self._waiting) > self._size and not (self.within is not None and self._storing.locked()):
             await self.awaited(self._store)
@@ -276,7 +276,7 @@ class BatchBlock:
             if has_raised:
                 self._drop(batch_id, transaction)
                 return
-            with self._storing:  # the inner batch may end after all its members are stored
+            with self._storing:  # the inner batch can end as soon as all its members are stored
                 self._open.pop(batch_id, None)
                 self._let_go(self._held - self._added_later(0))
             return

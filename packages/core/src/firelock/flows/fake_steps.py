@@ -65,7 +65,7 @@ class FakeRun:
         return False
 
     def lose(self, reason: str, *, is_raised: bool) -> None:
-        """Do nothing: no other process can take the job."""
+        """Do nothing, because no other process can take the job."""
 
     def complete(self, session: object, result: object) -> None:
         """Keep the result; any session is accepted.
@@ -106,10 +106,10 @@ class FakeSteps(JobSteps):
         """Accept any session."""
 
     def _put_within(self, new: Memo, session: object) -> None:
-        """Do nothing: there is no storage."""
+        """Do nothing, because there is no storage."""
 
     async def _aput_within(self, new: Memo, session: object) -> None:
-        """Do nothing: there is no storage."""
+        """Do nothing, because there is no storage."""
 
     def step(self, name: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as its base
         """Return the answer of the test, or the result of the function."""

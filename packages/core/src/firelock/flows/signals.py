@@ -98,7 +98,7 @@ class Signal(Generic[T]):
         """Return the payload of a stored string.
 
         Raises:
-            ArgumentError: If the string is damaged, or does not have the present type of the signal.
+            ArgumentError: If the string is damaged, or does not fit the current type of the signal.
         """
         return cast("T", self._codec.decode_text(text))
 
@@ -110,7 +110,7 @@ class Signal(Generic[T]):
         return self._form().parameters()
 
     def payload_from_text(self, values: Mapping[str, str], /) -> T:
-        """Return the payload of a form's strings, which are given by the names of `parameters`.
+        """Return the payload from the strings of a form, which are keyed by the names in `parameters`.
 
         The strings are read in the same way as `Firelock.arguments_from_text` reads the strings of a task's
         form.
@@ -124,7 +124,7 @@ class Signal(Generic[T]):
     def send(
         self, job: Job[Any] | str, payload: T, /, *, author: str = "", within: object | None = None
     ) -> bool:
-        """Send this answer to the job, which continues with it now, or uses it when it reaches this wait.
+        """Send this answer to the job, which uses it now if it is waiting, or else when it reaches the wait.
 
         Return True if the job keeps this answer, even if the same answer was sent before. Return False if
         another answer or the timeout came first. A failed job keeps the answer for its requeue. The answer
@@ -152,7 +152,7 @@ class Signal(Generic[T]):
     async def asend(
         self, job: Job[Any] | str, payload: T, /, *, author: str = "", within: object | None = None
     ) -> bool:
-        """`send` without blocking the event loop."""
+        """Call `send` without blocking the event loop."""
         if within is None:
             return await in_thread(self._send, job, payload, author, None)
         chosen = self._client.transaction(within)
@@ -217,7 +217,7 @@ class Signal(Generic[T]):
 
         Args:
             job: a handle or an id.
-            choices: the payload that each button sends, by the button's text; at most 20.
+            choices: the payloads that the buttons send, keyed by the text of the button; at most 20.
             expires: an aware datetime, or a timedelta from now, after which the link sends nothing.
             at: the dashboard's URL for a browser: "https://ops.example.com/jobs".
             question: the question on the page, for the person who decides.
@@ -227,7 +227,8 @@ class Signal(Generic[T]):
             ConfigurationError: If `at` is not such a URL, or a choice, its text, the question or the name is
                 not valid.
             ArgumentError: If a payload is not of the type.
-            JobConflict: If the job has succeeded or was deleted, or is a batch: no answer would be received.
+            JobConflict: If the job has succeeded or was deleted, or is a batch, so it would not receive an
+                answer.
             JobNotFound: If no such job is stored.
         """
         job_id = self._job_id(job)
@@ -283,7 +284,7 @@ def why_not_answered(
     """Return why an answer from outside is not accepted, as a sentence; None if it may be sent.
 
     Args:
-        job: the stored job; None if it was not found, which the storage reports itself.
+        job: the stored job; None if it was not found, because the storage reports this itself.
         name: the name of the signal, including its key if it has one.
         value: JSON of the signal's type.
         signal: the signal of that name in an app that has the tasks, from `Firelock.signal_named`.

@@ -1,9 +1,9 @@
 """The memos of a running job (steps, sleeps, signals and called jobs), and the suspension of its run.
 
 Each protocol is written once, as a generator (`_Flow`) that yields a request for each round trip; a thread or
-a coroutine drives it. A wait that has not ended is stored in `JobSteps.wait` and raises `JobSuspended`. Only
-`JobSteps.wait` decides whether a run is suspended, because code of the task can swallow or wrap the
-exception.
+a coroutine runs the generator. A wait that has not ended is stored in `JobSteps.wait` and raises
+`JobSuspended`. Only `JobSteps.wait` decides whether a run is suspended, because code of the task can swallow
+or wrap the exception.
 """
 
 from __future__ import annotations
@@ -157,8 +157,8 @@ class JobSteps:
     def fails_permanently(self, error: BaseException) -> bool:
         """Return whether an error raised by the task makes its job fail without a retry.
 
-        This is true for an error about the wrong use of a step, and for the failure of a called job, even if
-        task groups have wrapped it.
+        This is true if the task used a step incorrectly, or if a job that it called has failed, even if task
+        groups have wrapped the error.
         """
         if isinstance(error, BaseExceptionGroup):
             return all(map(self.fails_permanently, error.exceptions))
@@ -171,7 +171,7 @@ class JobSteps:
                 self._condition.wait(_SLICE)
 
     async def arest(self) -> None:
-        """`rest` without blocking the event loop."""
+        """Call `rest` without blocking the event loop."""
         import asyncio  # noqa: PLC0415 - loaded by now
 
         pause = 0.0
@@ -218,7 +218,7 @@ class JobSteps:
             self._streams.flush_at_last()
 
     async def afinish(self) -> None:
-        """`finish` without blocking the event loop."""
+        """Call `finish` without blocking the event loop."""
         if self._streams is not None:
             await in_thread(self._streams.flush_at_last)
 
@@ -667,7 +667,7 @@ class JobSteps:
         is_used = False
         try:
             yield
-            is_used = not is_within  # the commit of a step within a transaction is unknown
+            is_used = not is_within  # it is unknown whether a step within a transaction was committed
         finally:
             with self._condition:
                 if not is_used:
@@ -758,7 +758,7 @@ class JobSteps:
             raise StepError(why)
         answer: Remembered = yield self._new(memo, replaces=replaces)
         if answer.answer is Applied.REFUSED:
-            yield from self._recall()  # raises an error unless the limits were the reason
+            yield from self._recall()  # raises an error, unless the limits were the reason for the refusal
             raise StepError(self._why_no_room(memo) or _FULL)
         if answer.answer is Applied.MISSING:
             self._lose()
@@ -878,7 +878,7 @@ class JobSteps:
 
 
 class Steps:
-    """`job.within(session)`: steps whose memos are stored by the commit of that transaction."""
+    """The object that `job.within(session)` returns: its steps are stored if that transaction commits."""
 
     def __init__(self, steps: JobSteps, session: object) -> None:
         steps.check_within()
@@ -888,8 +888,8 @@ class Steps:
     def step(self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a step like `JobContext.step`; this transaction commits its work together with its memo.
 
-        So the work is done exactly once, even if a process crashes. From this call on, the job's row is
-        locked until the transaction ends; make this call the last one before the commit.
+        The work is therefore done exactly once, even if a process crashes. From this call on, the job's row
+        is locked until the transaction ends; make this call the last one before the commit.
 
         Raises:
             JobCancelled: If the job no longer belongs to this run; do not catch it, so that the transaction
@@ -901,7 +901,7 @@ class Steps:
     async def astep(
         self, name: str, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """`step` for an async function, with an AsyncSession or AsyncConnection."""
+        """Call `step` for an async function, with an AsyncSession or AsyncConnection."""
         return await self._steps.astep(name, function, args, kwargs, self._session)
 
 

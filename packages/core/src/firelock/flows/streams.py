@@ -33,7 +33,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 
 @attrs.define
 class _Stream:
-    """The output of one stream that is not stored yet."""
+    """The part of a stream's output that is not stored yet."""
 
     parts: list[str] = attrs.Factory(list)
     size: int = 0  # bytes of the parts
@@ -182,7 +182,7 @@ class StreamFlusher:
         self._thread: threading.Thread | None = None
 
     def add(self, streams: EmittedStreams) -> None:
-        """Flush these streams soon."""
+        """Schedule a flush of these streams."""
         if streams in self._waiting:
             return
         with self._condition:

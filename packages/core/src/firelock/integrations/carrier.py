@@ -1,4 +1,4 @@
-"""Tracing data in a job's `meta`, as many entries as fit."""
+"""Storage of tracing data in a job's `meta`, limited to the entries that fit."""
 
 from __future__ import annotations
 

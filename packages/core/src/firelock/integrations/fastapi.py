@@ -1,4 +1,4 @@
-"""FastAPI, Starlette and Litestar: open and close the app with the application; request ids in jobs.
+"""FastAPI, Starlette and Litestar: an app that opens and closes with the application; request ids in jobs.
 
 This module uses only ASGI, so it imports none of the three frameworks.
 """
@@ -47,9 +47,9 @@ def lifespan(
             running jobs have the grace time to end.
         host_loop: whether the server's `async def` jobs run on the application's own event loop. Otherwise
             they run on a separate loop in a thread, where a blocking job does not delay requests.
-        queues: for the server, like `workers` and `async_workers`: see `Firelock.server`.
-        workers: see `queues`.
-        async_workers: see `queues`.
+        queues: for the server; see `Firelock.server`.
+        workers: for the server; see `Firelock.server`.
+        async_workers: for the server; see `Firelock.server`.
 
     Raises:
         ConfigurationError: If an option of the server is given without `server=True`.

@@ -47,8 +47,8 @@ class FlaskJobs(RequestMeta):
     `meta`: see `RequestMeta`.
 
     Args:
-        application: the place of the application for worker processes, as for `flask --app`. The default is
-            `FLASK_APP`, or else `wsgi.py` or `app.py` in the current folder.
+        application: where worker processes find the application, in the form that `flask --app` accepts. The
+            default is `FLASK_APP`, or else `wsgi.py` or `app.py` in the current folder.
         sources: sources of further meta, as for `RequestMeta`: `tenant=lambda: g.get("tenant")`.
     """
 
@@ -58,7 +58,7 @@ class FlaskJobs(RequestMeta):
         super().__init__(**sources)
         self._place = application
         self._application: Flask | None = None
-        self._runs_jobs = False  # if so, the storage of this process has already been chosen
+        self._runs_jobs = False  # whether this process runs jobs, so its storage has already been chosen
 
     # ---- Flask's interface -------------------------------------------------------------------------------
 

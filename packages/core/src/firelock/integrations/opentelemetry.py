@@ -1,4 +1,4 @@
-"""OpenTelemetry: traces from a request to its jobs and to the jobs that these create; metrics.
+"""OpenTelemetry: traces that continue from a request to its jobs and to the jobs that these create; metrics.
 
 This module needs only `opentelemetry-api` (`pip install "firelock[otel]"`). The SDK of the process exports
 spans and metrics; without an SDK they are discarded. Names are those of the messaging conventions in version
@@ -129,7 +129,7 @@ class OpenTelemetry:
         inherited: Mapping[str, str],
         created: Sequence[NewJob],
     ) -> _SendSpan:
-        """Return the span of a call, `send QUEUE`."""
+        """Return the span of a call, which is named `send QUEUE`."""
         queue = calls[0].options.get("queue") or (task.queue if task is not None else None)
         ambient = get_current()
         if inherited and not trace.get_current_span(ambient).get_span_context().is_valid:
@@ -170,7 +170,7 @@ class OpenTelemetry:
 
     @hookimpl
     def job_context(self, job: JobContext) -> _ProcessSpan:
-        """Return the span of a run, `process QUEUE`."""
+        """Return the span of a run, which is named `process QUEUE`."""
         created = propagate.extract(job.meta, Context())
         creation = trace.get_current_span(created).get_span_context()
         links = []
@@ -379,7 +379,7 @@ class _ProcessSpan:
             self._span.set_attribute("error.type", "timeout")
             self._span.set_status(Status(StatusCode.ERROR, reason))
         elif reason and (isinstance(error, JobCancelled) or type(error).__name__ == "CancelledError"):
-            self._span.set_attribute("firelock.cancelled", reason)  # deleted, or the server stops
+            self._span.set_attribute("firelock.cancelled", reason)  # deleted, or the server is stopping
         elif isinstance(error, RateLimited):
             self._span.set_attribute("firelock.rate_limited", str(error))  # not a failure: the job waits
         else:

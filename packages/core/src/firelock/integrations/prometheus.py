@@ -42,8 +42,8 @@ class Prometheus:
     In the processes of `firelock server`, the counters are in memory that the supervisor reads, and
     `/metrics` of the probe port shows the sums of all processes; prometheus-client is not needed there. In
     any other process, such as a web application that only enqueues, the counters are in a registry of
-    prometheus-client, along with your own metrics. A process has one set of counters even if several apps
-    have this plugin, and a registry shows it once.
+    prometheus-client, along with your own metrics. A process has only one set of counters even if several
+    apps have this plugin, and a registry shows this set once.
 
     If `PROMETHEUS_MULTIPROC_DIR` is set and no registry is given, as for a web server with several processes,
     the counters are metrics of prometheus-client itself, which adds up the processes.

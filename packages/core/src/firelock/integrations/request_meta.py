@@ -27,8 +27,8 @@ class RequestMeta:
     that jobs created by a job have it as well. `using(meta=…)` takes precedence.
 
     Args:
-        sources: by key of the meta: a context variable, or a function without parameters. The value None
-            means unknown; any other value is stored as a string.
+        sources: for each key of the meta, a context variable or a function without parameters. The value None
+            means that the value is unknown; any other value is stored as a string.
 
     Raises:
         ConfigurationError: If a source is neither a context variable nor callable.

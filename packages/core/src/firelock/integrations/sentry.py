@@ -1,4 +1,4 @@
-"""Sentry: an event for the error of each failed job, spans for queues, check-ins for recurring jobs.
+"""Sentry: events for the errors of failed jobs, spans for queues, and check-ins for recurring jobs.
 
 This module needs `sentry-sdk` (`pip install "firelock[sentry]"`). Your program must call `sentry_sdk.init`;
 without that call, this plugin does nothing. The plugin does not patch any code.
@@ -65,7 +65,7 @@ class Sentry:
             ended the job.
         monitors: the recurring jobs that have a monitor: True for all, their ids, or False for none. A
             monitor is created by its first check-in, and Sentry might charge for it.
-        margin: how late a run may begin before Sentry reports it as missed; whole minutes.
+        margin: how late a run may begin before Sentry reports it as missed, in whole minutes.
         max_runtime: how long a run may take before Sentry reports it as timed out, if its task has no
             timeout.
 
@@ -103,7 +103,7 @@ class Sentry:
     def enqueue_context(
         self, task: TaskInfo | None, calls: Sequence[TaskCall], created: Sequence[NewJob]
     ) -> _PublishSpan | None:
-        """Return the span of a call, `queue.publish`."""
+        """Return the span of a call, which is named `queue.publish`."""
         if not sentry_sdk.get_client().is_active():
             return None
         return _PublishSpan("enqueue_many" if task is None else calls[0].task, created)
@@ -129,7 +129,7 @@ class Sentry:
 
     @hookimpl
     def job_context(self, job: JobContext, task: TaskInfo) -> _ProcessScope | None:
-        """Return the scope and the transaction of a run, `queue.process`."""
+        """Return the scope and the transaction of a run; the transaction is named `queue.process`."""
         if not sentry_sdk.get_client().is_active():
             return None
         recurring_id = job.recurring_id

@@ -127,8 +127,8 @@ def _is_in_cancelled_batch(storage: Storage, record: JobRecord) -> bool:
 def restoration(client: Client, record: JobRecord, *, reason: str) -> Transition | str:
     """Return the change that undoes the job's delete, or why it is impossible, as the rest of a sentence.
 
-    Reads the job's history, and whether it had continuations. Both might belong to a later delete, so apply
-    the change with `apply_unless_changed`.
+    This function reads the job's history, and whether it had continuations. Both might describe a later
+    delete, so apply the change with `apply_unless_changed`.
     """
     storage = client.storage
     if record.state is not State.DELETED:

@@ -27,15 +27,15 @@ TimeoutOf = Callable[[JobRecord], float | None]
 
 @attrs.frozen
 class KeyWait:
-    """The state of a key that does not admit a job, at the time of the read."""
+    """The state of a key that does not admit a job, as it was read."""
 
     key: str
     running: int  # number of jobs that hold the key
-    concurrent: int | None  # how many jobs may hold the key at the same time; None for no limit
+    concurrent: int | None  # maximum number of jobs that hold the key at the same time; None for no limit
     is_paused: bool
     is_full: bool
     opens_in: int = 0  # micros until its rate allows the job to start; 0 if the rate does not hold it back
-    opens_at: datetime | None = None  # the same point as a time of the storage's clock
+    opens_at: datetime | None = None  # the same time as a datetime, by the storage's clock
     holders: tuple[str, ...] = ()  # ids of the jobs that hold the key, if it is full; at most 100
 
     @property
@@ -68,7 +68,7 @@ def key_waits(storage: Storage, records: Sequence[JobRecord | None], now: int) -
 
 @attrs.frozen
 class HeldHead:
-    """The state of a queue whose first job waits for a limit, at the time of the read."""
+    """The state of a queue whose first job waits for a limit, as it was read."""
 
     count: int  # number of jobs at the head of the queue that wait for limits, at most 100
     first: JobRecord | None  # the first job that waits for a worker instead; None if none was found
@@ -175,7 +175,7 @@ class KeyReads:
         )
 
     def estimate(self, use: LimitUse, ahead: int, run_time: float | None) -> float | None:
-        """Return about when a key admits a job that has `ahead` jobs in front of it; see `start_estimate`."""
+        """Return an estimate of when a key admits a job after `ahead` other jobs; see `start_estimate`."""
         state = self._read(use.key)
         running, next_arrival_at = (0, 0) if state is None else (state.running, state.next_arrival_at)
         settings = settings_for(use.key, self.known)

@@ -1,4 +1,4 @@
-"""Turn calls into jobs and store them: `Client`, which creates jobs and never runs them."""
+"""Turn calls into jobs and store them: `Client`, which creates jobs but never runs them."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ _NO_KEYWORDS: Mapping[str, object] = {}
 
 # Calls that differ only in their arguments become jobs that share all fields after the first three. If the
 # calls have keys, each job also has its own `admission_json`. The fields are passed by position, because
-# keywords would make a bulk enqueue 6 % slower.
+# keyword arguments would make a bulk enqueue 6 % slower.
 _FIELDS = tuple(field.name for field in attrs.fields(NewJob))
 if _FIELDS[:3] != ("id", "task", "arguments"):
     raise TypeError(f"NewJob must begin with id, task and arguments, but begins with {_FIELDS[:3]}.")
@@ -312,17 +312,17 @@ class Client:
     # ---- several jobs ------------------------------------------------------------------------------------
 
     async def acreate_many(self, calls: Sequence[Call[Any]]) -> list[Job[Any]]:
-        """`create_many` without blocking the event loop."""
+        """Call `create_many` without blocking the event loop."""
         return await _awaited(self.create_many, calls)
 
     async def acreate_alike(
         self, info: TaskInfo, options: CallOptions, calls: Iterable[Sequence[object]]
     ) -> list[Job[Any]]:
-        """`create_alike` without blocking the event loop."""
+        """Call `create_alike` without blocking the event loop."""
         return await _awaited(self.create_alike, info, options, calls)
 
     async def acreate_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Job[Any]]:
-        """`create_members` without blocking the event loop."""
+        """Call `create_members` without blocking the event loop."""
         return await _awaited(self.create_members, calls, batch_id)
 
     def create_many(self, calls: Sequence[Call[Any]]) -> list[Job[Any]]:
@@ -367,8 +367,8 @@ class Client:
         first = self._new_job(Call(info, options, positional[0], _NO_KEYWORDS))
         encode, serializer = self.registry.binder(info).encode_text, self.serializer
         # Every call is checked before the first job is stored. Until then, strings are kept instead of jobs,
-        # and the handles of a chunk share one job, because the garbage collector must visit every object that
-        # stays alive.
+        # and the handles of a chunk share one job, so that the garbage collector has fewer living objects to
+        # visit.
         texts = [encode(args, _NO_KEYWORDS, serializer) for args in positional]
         ids = self.storage.new_ids(len(texts))
         within = self.transaction(options.within)
@@ -388,7 +388,7 @@ class Client:
     def _create_keyed(
         self, info: TaskInfo, options: CallOptions, positional: Sequence[tuple[object, ...]]
     ) -> list[Job[Any]]:
-        """Store jobs for `create_alike` that have their own keys, and so their own handles."""
+        """Store jobs for `create_alike` that have their own keys and therefore their own handles."""
         first = self._new_job(Call(info, options, positional[0], _NO_KEYWORDS))
         binder, keys, serializer = self.registry.binder(info), info.keys(options), self.serializer
         start_before = info.start_before if options.start_before is None else options.start_before
@@ -509,7 +509,7 @@ class Client:
             arguments, text = binder.encode_both(call.args, call.kwargs, self.serializer)
         except (
             ArgumentError
-        ):  # search the arguments for outputs only now, so that other calls do not pay for it
+        ):  # search the arguments for outputs only here, so that other calls do not bear the cost
             if not holds_output((*call.args, *call.kwargs.values())):
                 raise
             arguments, text, references = binder.encode_references(call.args, call.kwargs, self.serializer)
@@ -658,7 +658,7 @@ class Client:
         given = call.options.given()
         chosen = self.plugins.job_options(call.info, TaskCall(call.info.name, call.args, call.kwargs, given))
         options = chosen.options
-        if given.keys() & {"delay", "at"}:  # both set the same time, and the caller has set one
+        if given.keys() & {"delay", "at"}:  # both set the due time, and the caller has set one
             options = {name: value for name, value in options.items() if name not in {"delay", "at"}}
         if "meta" in given and options.get("meta") is not None:
             given["meta"] = {**check_meta(options["meta"]), **given["meta"]}
@@ -732,7 +732,7 @@ def _check_keys_without_outputs(
 
 
 def _due_at(options: CallOptions, now: int) -> int | None:
-    """Return when a job with these options is due; None if they set no time.
+    """Return the time when a job with these options is due; None if they do not set a time.
 
     Raises:
         ScheduleError: If the time is not an aware datetime, the delay is not a duration of zero or more, or

@@ -110,5 +110,5 @@ class WrappedClient(Client):
             except BaseException as error:
                 refusal = error
                 raise
-        if refusal is not None:  # a context suppressed the error, but no job can be returned
+        if refusal is not None:  # a context suppressed the error, but there is no job to return
             raise refusal

@@ -73,7 +73,7 @@ class GroupCommit:
                 self._thread = threading.Thread(target=self._run, name="firelock-enqueue", daemon=True)
                 self._thread.start()
             self._waiting.append((job, future))
-            if loop not in self._notifying:  # notify at the end of the turn, to store its jobs together
+            if loop not in self._notifying:  # notify after this turn of the loop, to store its jobs together
                 self._notifying.add(loop)
                 loop.call_soon(self._notify, loop)
         return await future
@@ -120,7 +120,7 @@ class GroupCommit:
             others = [entry for entry in entries if not _is_unique(entry[0])]
             answers = iter(self._store(others) if others else ())
             return [self._store([entry])[0] if _is_unique(entry[0]) else next(answers) for entry in entries]
-        except StorageUnavailable as error:  # sent one by one, each job would wait for the same outage
+        except StorageUnavailable as error:  # otherwise each job would wait for the same outage
             return [another(error) for _ in entries]
         except Exception as error:  # noqa: BLE001 - passed to the awaiting coroutine
             if len(entries) == 1:

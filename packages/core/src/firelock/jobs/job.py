@@ -81,8 +81,8 @@ class Job(Generic[R]):
     `then` joins the caller's transaction. `requeue`, `delete`, `restore` and `move` act immediately: rolling
     back a transaction around them does not undo them.
 
-    `refresh()`, `requeue()`, `delete()`, `move()`, `result()` and their async twins update the handle to the
-    job that they read; nothing else changes it. No property reads the storage. A handle that an enqueue
+    `refresh()`, `requeue()`, `delete()`, `move()`, `result()` and their async versions update the handle with
+    the job that they read; nothing else changes it. No property reads the storage. A handle that an enqueue
     returned shows the job as it was sent to the storage: enqueued, scheduled or awaiting, with no attempt,
     error or server.
 
@@ -193,7 +193,7 @@ class Job(Generic[R]):
     def start_before(self) -> datetime | None:
         """The deadline for its first start; if the job has not started by then, it is deleted.
 
-        None if it has no deadline, or if it runs again.
+        It is None if the job has no deadline, or if it runs again.
 
         If the deadline is a duration that begins when the job becomes enqueued, it is known only after that,
         as last read.
@@ -257,7 +257,7 @@ class Job(Generic[R]):
     def next_due_at(self) -> datetime | None:
         """When it becomes due: after its delay, for a retry, after rescheduling, or when its wait times out.
 
-        None unless it is scheduled, or waits with a timeout.
+        It is None unless the job is scheduled, or waits with a timeout.
         """
         return as_datetime(self._record.due_at)
 
@@ -342,7 +342,7 @@ class Job(Generic[R]):
     def result(self, timeout: float | None = None) -> R:
         """Return the result of the task; wait up to `timeout` seconds, also through retries.
 
-        After that, the handle shows the job as last read, even if an error is raised.
+        Afterwards, the handle shows the job as last read, even if an error was raised.
 
         Raises:
             JobFailed: If the job failed permanently.
@@ -464,7 +464,7 @@ class Job(Generic[R]):
             self._client.access.results.forget(self.id, future)
 
     async def astream(self, name: str = "out", *, after: int = 0) -> AsyncIterator[Chunk]:
-        """`stream` without blocking the event loop: `async for chunk in job.astream()`."""
+        """Call `stream` without blocking the event loop: `async for chunk in job.astream()`."""
         import asyncio  # noqa: PLC0415 - loaded when first used
 
         await in_thread(self._require_committed)
@@ -625,7 +625,7 @@ class Job(Generic[R]):
         return self
 
     def then(self, task: TaskVerbs[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
-        """Store a continuation: it runs after this job has succeeded, or as set with `task.using(on=…)`.
+        """Store a continuation, which runs after this job has succeeded, or as set with `task.using(on=…)`.
 
         It gets this job's `meta`, except for the names that its own call or a plugin sets.
 
@@ -664,7 +664,7 @@ class Job(Generic[R]):
         Raises:
             ConfigurationError: If this job is not a member of the batch, or is debounced and so might never
                 run.
-            DuplicateJob: If the call that returned the handle created no member.
+            DuplicateJob: If the call that returned the handle did not create a member.
             JobNotCommitted: If this job is not stored, and the other job is not in a transaction.
         """
         if batch_id is None:
@@ -705,14 +705,14 @@ class Job(Generic[R]):
             self._read(_STORE_TOGETHER)
 
     async def arequire_visible(self, transaction: Callable[[], object | None]) -> None:
-        """`require_visible` without blocking the event loop."""
+        """Call `require_visible` without blocking the event loop."""
         if self._read_number == _UNCOMMITTED:
             await in_thread(self.require_visible, transaction)
 
     def explain(self, error: JobNotFound) -> None:
         """Raise `JobNotCommitted` if the storage did not find this job because it is not committed.
 
-        Reads the job if the error names it and the handle has never found it committed.
+        This method reads the job if the error names it and the handle has never found it committed.
         """
         if self._read_number == _UNCOMMITTED and self.id in str(error):
             try:
@@ -824,7 +824,7 @@ class Step:
 
     kind: MemoKind
     name: str
-    is_done: bool  # False if it has only begun, so its progress is unknown, or if the job waits for it
+    is_done: bool  # False if it has begun but may not have ended, or if the job waits for it
     at: datetime  # when it was written
     took: timedelta | None  # the duration of its function; None if it was not measured
     attempt: int  # the attempt that wrote it; 0 if it was written from outside the job

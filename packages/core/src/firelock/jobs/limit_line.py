@@ -18,9 +18,9 @@ from firelock.model.state import State
 from firelock.storage import Feature, Storage
 
 _MINUTE = 60 * SECOND
-_WINDOW = 60 * _MINUTE  # micros; the run time is estimated from the runs that ended in this period
+_WINDOW = 60 * _MINUTE  # micros; run times are estimated from the runs that ended in this period
 _ENDS = 2  # the number of a page's jobs whose places in the lines of other keys are read one by one
-_LATEST = 250_000_000_000 * SECOND  # the year 9892; a datetime cannot hold much later times
+_LATEST = 250_000_000_000 * SECOND  # the year 9892; a datetime cannot represent much later times
 _KEYS = 10  # maximum number of keys that a page reads, because each read visits every lane
 _FRONT = 200  # maximum number of jobs in front that are read for a bound
 _BETWEEN = 500  # places that are read in the line of another key, beginning with the page's first job
@@ -50,7 +50,7 @@ class WaitingJob:
     Others overtake a job if the key has room for it, but another key holds it back.
     """
     waits: tuple[KeyWait, ...]  # the keys that do not admit it now
-    # Other keys that admit no job now, so this job cannot take the next free place of the line.
+    # Other keys that do not admit a job now, so this job cannot take the next free place of the line.
     blocked_by: tuple[str, ...]
     is_read: bool  # whether all its keys were read; otherwise there may be more `waits`
     starts_at: datetime | None  # the estimated time at which all its keys admit it; None if unknown
@@ -92,7 +92,7 @@ def read_line(
 
 
 def read_places(storage: Storage, record: JobRecord, now: int, timeout: TimeoutOf) -> list[KeyPlace]:
-    """Return the place of an enqueued job in the line of each of its keys; nothing for any other job.
+    """Return the place of an enqueued job in the line of each of its keys; an empty list for any other job.
 
     This costs four reads per key, and one more. If no job of the task has ended in the last hour, it costs
     one further read per key, and two further reads for up to 200 jobs in front.
@@ -149,7 +149,7 @@ def _to_datetime(at: float | None) -> datetime | None:
 
 
 def _front(storage: Storage, key: str, count: int) -> list[JobRecord]:
-    """Return the first jobs of a line, in its order; none if there are more than 200."""
+    """Return the first jobs of a line, in order; an empty list if there are more than 200."""
     if not 0 < count <= _FRONT:
         return []
     found = storage.get(storage.find_waiting(key, limit=count).ids)

@@ -1,6 +1,6 @@
-"""Wait for jobs to end, and read their results.
+"""Wait until jobs have ended, and read their results.
 
-All waits of an app share the reads, which are done in a thread that starts with the first wait.
+All waits of an app share the reads, which are done in a thread that the first wait starts.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class _Wait:
     def postpone(self, now: float) -> None:
         """Postpone the next read by the growing interval, to a time that other waits share.
 
-        The times are multiples of the longest interval divided by a power of two. So all waits that have
-        reached the longest interval are read together.
+        The times are multiples of the longest interval divided by a power of two. As a result, the jobs of
+        all waits that have reached the longest interval are read together.
         """
         self.interval = min(_LONGEST, self.interval * _GROWTH)
         period = _LONGEST

@@ -23,7 +23,7 @@ class StorageAccess:
     def of(cls, storage: Storage) -> StorageAccess:
         """Return the access object of an app.
 
-        No thread starts before the first await or the first wait for a result.
+        A thread starts only when a job is first awaited, or when a caller first waits for a result.
         """
         return cls(storage, StorageClock(storage), GroupCommit(storage), Results(storage))
 

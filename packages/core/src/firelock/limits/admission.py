@@ -1,27 +1,27 @@
 """The choice of the jobs that may start under their limits.
 
 The row of a limit's key lists the jobs that were claimed under it. Whether such a job still holds the key is
-computed from the job itself. So the end of a job does not have to release its keys, and a key cannot stay
-occupied by mistake.
+computed from the job itself. Therefore a job does not have to release its keys when it ends, and a key cannot
+stay occupied by mistake.
 
-The jobs of a queue that use the same keys wait in one lane, in their order. A claim has room for a number of
-jobs and fills it from the lanes of a queue (`KeyedClaim.take`):
+The jobs of a queue that use the same keys wait in one lane, in their order. A claim can take a limited number
+of jobs, which it chooses from the lanes of a queue (`KeyedClaim.take`). It works in four steps:
 
-1. Find open lanes. The walk through the lanes continues after the lane where the walk of the previous claim
-   ended. It plans one start in each lane whose keys all admit a start. It skips lanes with a key that another
-   claim has locked.
-2. Share the rest of the room. The open lanes get further starts in turn; the lanes with the fewest starts
+1. Find open lanes. The claim walks through the lanes, beginning after the lane at which the previous claim
+   stopped. It plans one start in each lane whose keys all admit a start. It skips lanes with a key that
+   another claim has locked.
+2. Share the remaining starts. The open lanes get further starts in turn; the lanes with the fewest starts
    come first.
 3. Take the planned jobs. Read as many jobs of each lane as planned. If every job costs one unit of its keys
    and is not late, the plan is kept. Otherwise the plan is undone, and the real cost of each job is charged,
    one job after another. Jobs that their keys do not admit stay in their lane.
-4. Repeat. If a lane has fewer jobs than planned, the other open lanes share its room (2). If the cost of a
-   job closes its lane, the walk first searches for lanes that it has not examined yet (1).
+4. Repeat. If a lane has fewer jobs than planned, the other open lanes share its unused starts (2). If the
+   cost of a job closes its lane, the claim first searches for lanes that it has not examined yet (1).
 
-A list of holders can contain jobs that no longer hold the key, but it contains every holder. So the jobs are
-read only if the list would prevent a start, or if it has become long.
+A list of holders contains every job that holds the key, but it can also contain jobs that no longer do. The
+jobs are therefore read only if the list would prevent a start, or if it has become long.
 
-The module contains pure functions, and then `KeyedClaim`, which reads and writes only through the
+The module contains pure functions and the class `KeyedClaim`, which reads and writes only through the
 `KeyedLanes` of a storage. Every storage in Python runs this code; the Redis storage implements the same rules
 in Lua.
 """
@@ -58,13 +58,13 @@ __all__ = [
 
 WINDOW = 256  # lanes that one claim examines
 _FEWEST_READ = 8  # the minimum number of lanes that are read together
-_RECHECK_ABOVE = 64  # with more listed holders, and twice as many as the last check found, the jobs are read
+_RECHECK_ABOVE = 64  # the jobs are read if more holders are listed, and twice as many as the last check found
 _COUNTED = 10_000  # keys for which the number found by the last check is kept
-_PATIENT_WALKS = 32  # walks that wait for locked keys, after a walk found one in every lane
-_IMPATIENT_WALKS = 100  # walks that do not wait for locked keys, after a walk waited in vain
+_PATIENT_WALKS = 32  # number of walks that wait for locked keys after a walk has found one in every lane
+_IMPATIENT_WALKS = 100  # number of walks that do not wait for locked keys after a walk has waited in vain
 _PASSES = 8  # maximum number of walks per claim; costs can close lanes, which requires another walk
 _QUEUES = 1_000  # queues whose position in the walk is kept
-EXAMINED = 1_000  # per kind (with and without limits): jobs that a claim with left-out tasks examines
+EXAMINED = 1_000  # jobs with limits, and jobs without, that a claim with left-out tasks examines
 _BETWEEN = "\n"
 _STRICT = "!"
 
@@ -82,7 +82,8 @@ def keys_of(lane: str) -> list[str]:
 def lane_of(admission: Admission | None) -> str | None:
     """Return the lane of a job, which consists of all its keys; None without limits.
 
-    Apart from their costs, either all jobs of a lane are admitted, or none of them.
+    All jobs of a lane use the same keys, so unless their costs differ, either all of them are admitted or
+    none.
     """
     if admission is None or not admission.limits:
         return None
@@ -223,7 +224,7 @@ class LeavingOut:
 
 
 def examined_share(queues: int) -> int:
-    """Return the number of candidates of each kind per queue that a claim from this many queues examines."""
+    """Return how many candidates of each kind a claim from this many queues examines in each queue."""
     return max(1, EXAMINED // max(1, queues))
 
 
@@ -238,7 +239,7 @@ class LaneCursor:
 
 
 class LaneCursors:
-    """The state of a storage handle between claims: positions of walks, and whether to wait for locks."""
+    """The state that a storage handle keeps between claims: lane positions, and whether to wait for locks."""
 
     def __init__(self) -> None:
         self._of: dict[str, LaneCursor] = {}
@@ -441,8 +442,8 @@ class KeyedClaim(Generic[T]):
     def had_full_key(self, lane: str) -> bool:
         """Return whether a key of this lane was full before, so another claim might have failed.
 
-        Such a claim locked the key and found it full. So the next claim that ends a job of this key also
-        finds that the key was full before that end.
+        Such a claim locked the key and found it full. The next claim that ends a job of this key therefore
+        also finds that the key was full before.
         """
         return not self._had_free_slot.issuperset(keys_of(lane))
 
@@ -517,7 +518,7 @@ class KeyedClaim(Generic[T]):
                 planned[lane] = 1
         return len(reading.lanes), locked
 
-    # ---- 2. share the rest of the room -------------------------------------------------------------------
+    # ---- 2. share the remaining starts -------------------------------------------------------------------
 
     def _share_room(self, queue: str, lanes: Sequence[str], planned: dict[str, int], room: int) -> None:
         """Plan further starts of these lanes in turn while room is left; lanes with the fewest come first."""
@@ -528,7 +529,7 @@ class KeyedClaim(Generic[T]):
         total = {lane: self._taken[queue, lane] + planned.get(lane, 0) for lane in hungry}
         used = [key for lane in hungry for key in self._usages_in(lane)]
         is_apart = len(used) == len(set(used)) and len(set(total.values())) < 2  # noqa: PLR2004 - all alike
-        if is_apart:  # the lanes have no common keys, so whole rounds are planned at once
+        if is_apart:  # the lanes have no common keys, so whole rounds can be planned together
             left = {
                 lane: min(
                     (
@@ -627,7 +628,7 @@ class KeyedClaim(Generic[T]):
             costs = {use.key: use.cost for use in read_admission(head.admission_json).limits}
             if lane in closed:
                 left.append(head)
-            elif head.is_late:  # its unused start can admit a job of a lane that the plan had closed
+            elif head.is_late:  # its unused start can go to a job in a lane that the plan had closed
                 self._refused += 1
                 kept[lane].append(head)
             elif self._try_plan_start(queue, lane, costs):
@@ -789,7 +790,7 @@ _MISSING = object()
 def keyed_room(cursors: LaneCursors, room: int, plain: int) -> int:
     """Return how many jobs with limits a claim may take if `plain` jobs without limits could start.
 
-    Each kind gets half. If the room is odd, the kinds alternate in getting the extra job.
+    Each kind gets half. If the number is odd, the kinds take turns in getting the extra job.
     """
     half = room // 2
     if room % 2 and plain > half:

@@ -65,7 +65,7 @@ def to_unique(unique: Unique | Debounce | Literal[False] | None) -> Unique | Deb
 
 
 def to_start_before(value: timedelta | datetime | None) -> timedelta | datetime | None:
-    """Return a start deadline: a duration since the job became enqueued, or an aware datetime.
+    """Return a start deadline: a duration after the job becomes enqueued, or an aware datetime.
 
     Raises:
         ConfigurationError: The value is neither of them, or the duration is not positive.
@@ -100,7 +100,7 @@ def partition_key_of(admission: Admission) -> str | None:
 class CallAdmission:
     """The limits, unique key and start deadline of one call."""
 
-    text: str | None  # as `write_admission` returns it; None for a call without limits, key and deadline
+    text: str | None  # as `write_admission` returns it; None for a call without limits, key or deadline
     # The key whose partition contains the job, on storages with partitions; see `partition_key_of`.
     colocated_with: str | None
     first_wait: int | None = None  # the delay of a debounced job, in microseconds; None for other jobs
@@ -182,9 +182,9 @@ class KeyMaker:
         return CallAdmission(f"[[{uses}],{unique},{before},{within}]", partition_key, self._first_wait)
 
     def _uses(self, values: Mapping[str, JsonValue]) -> tuple[str, str]:
-        """Return the first key, and the stored string of all keys; the result is cached per arguments."""
+        """Return the first key, and the stored string of all keys; results are cached by their arguments."""
         given = tuple([values.get(name) for name in self._names])
-        for value in given:  # 1, 1.0 and True are equal as dictionary keys, but give different limit keys
+        for value in given:  # 1, 1.0 and True are equal as dictionary keys, but produce different limit keys
             if not (type(value) is int or (type(value) is str and len(value) <= MAX_KEY_LENGTH)):
                 return self._made_uses(values)
         uses = self._known.get(given)
@@ -200,7 +200,7 @@ class KeyMaker:
         for limit in self.limits:
             key = _limit_key(limit.key, values)
             cost, is_strict = _cost(limit, values), isinstance(limit, Limit) and limit.strict
-            if key in uses:  # two templates gave the same key, which is used only once
+            if key in uses:  # two templates produced the same key, which is used only once
                 cost, is_strict = cost + uses[key][0], is_strict or uses[key][1]
             uses[key] = cost, is_strict
         if sum(map(len, uses)) > _MAX_TOGETHER:
@@ -270,7 +270,7 @@ def check_declared(limits: Iterable[Limit | Turns], others: Mapping[str, Limit])
 
 
 def check_known(limits: Iterable[Limit | Turns], declared: Mapping[str, Limit]) -> None:
-    """Check that the settings of limits passed for one call are those that a task declares.
+    """Check that limits passed for one call have the settings that a task declares.
 
     Raises:
         ConfigurationError: A task declares other settings, or no task declares this name.

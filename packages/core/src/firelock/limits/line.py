@@ -56,7 +56,7 @@ def spots(count: CountJobs, lanes: int, after: int, limit: int) -> list[Spot]:
 
 
 def parts_of(found: Sequence[Spot]) -> dict[int, tuple[int, int]]:
-    """Return for each lane the number of jobs to skip, and the number of jobs to read after them."""
+    """Return, for each lane, the number of jobs to skip and the number of jobs to read after them."""
     parts: dict[int, tuple[int, int]] = {}
     for spot in found:
         first, number = parts.get(spot.lane, (spot.rank, 0))

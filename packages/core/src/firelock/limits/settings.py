@@ -1,8 +1,8 @@
 """The settings of a limit: the number of jobs that hold a key at the same time, and the rate of their starts.
 
 Rates use the generic cell rate algorithm (GCRA, ITU-T I.371). It stores one time per key, `next_arrival_at`,
-which the algorithm calls the theoretical arrival time. The starts so far have used the rate up to this time,
-so the next unit is due then. Units within the burst can start earlier.
+which the algorithm calls the theoretical arrival time. Previous starts have used the rate up to this time, so
+the next unit is due then. Units within the burst can be used earlier.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class LimitSettings:
     concurrent: int | None = None  # None for any number
     rate: int | None = None  # units of cost per `per`; None for any number
     per: int = SECOND  # microseconds
-    # The units that can start at the same moment; None for the units of a second, at least 1.
+    # The units that can be used at the same moment; None for the units of a second, at least 1.
     burst: int | None = None
     is_paused: bool = False
     interval: float = attrs.field(init=False, eq=False, repr=False)
@@ -60,7 +60,7 @@ class LimitSettings:
         """Return the time when a key with this next arrival admits a start of this cost.
 
         A start that costs more than a burst waits until the key is completely free, and then uses future
-        units. It therefore starts late, but it never starves.
+        units. Such a job therefore starts late, but it never starves.
         """
         return next_arrival_at - max(0.0, self.burst_units - cost) * self.interval
 

@@ -1,4 +1,4 @@
-"""Threads for blocking calls in asyncio programs, and async twins of blocking verbs (`aget` for `get`)."""
+"""Threads for blocking calls in asyncio programs, and async versions of blocking methods (`aget`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ S = TypeVar("S")
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_THREADS = 16  # for all calls together; a connection pool has about this size
+_THREADS = 16  # for all calls together; about the size of a connection pool
 _IDLE = 10.0  # seconds after which an idle thread ends
 _STALL = 0.1  # one more thread starts if no waiting call has started for this number of seconds
 
@@ -35,7 +35,7 @@ class BlockingCalls:
     the waiting calls could start for a moment.
 
     Args:
-        threads: the number of threads; more are started only if they stall.
+        threads: the number of threads; more are started only if all of them are blocked.
         idle: seconds after which an idle thread ends.
         stall: if no waiting call starts for this number of seconds, one more thread is started.
     """
@@ -183,7 +183,7 @@ async def in_thread(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwar
 
 
 def twin(verb: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
-    """Return the async twin of a method; assign it under the method's name with `a` in front (`aget`)."""
+    """Return the async version of a method; assign it to the method's name with `a` in front (`aget`)."""
 
     async def awaited(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         blocking: Callable[P, R] = getattr(self, name)

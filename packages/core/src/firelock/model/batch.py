@@ -55,7 +55,7 @@ class BatchCounts:
 
     @property
     def progress(self) -> float:
-        """The share of ended members, from 0 to 1; it falls only if members are added or requeued."""
+        """The share of members that have ended, 0 to 1; it falls only if members are added or requeued."""
         return self.ended / self.total if self.total else 1.0
 
 

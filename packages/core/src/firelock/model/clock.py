@@ -6,8 +6,8 @@ keeps a client's timestamps close to the storage's own time without a round trip
 
 A host has three clocks. The wall clock can be set by people and programs. `elapsed_seconds` never goes back,
 and includes the time during which the machine was suspended. CLOCK_MONOTONIC never goes back either, but
-stops during a suspension. If two of them differ, the wall clock was set or the machine was suspended.
-`HostWatch` detects this, and `StorageWatch` detects its effect on the storage's clock.
+stops during a suspension. If two of them advance by different amounts, the wall clock was set or the machine
+was suspended. `HostWatch` detects this, and `StorageWatch` detects its effect on the storage's clock.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _excess(moved: float, *, least: float, most: float) -> float:
 
 @attrs.define(eq=False)
 class HostWatch:
-    """A detector of changes of the wall clock and of suspensions of the machine since the last check.
+    """A detector of wall-clock changes and machine suspensions since the last check.
 
     Each check begins where the last check ended, so slow drift never adds up to a jump.
     """
@@ -194,8 +194,8 @@ class StorageClock:
     _storage: Storage
     _monotonic: Callable[[], float] = elapsed_seconds
     host: HostClocks = attrs.Factory(lambda self: _clocks_of(self._monotonic), takes_self=True)
-    # The reading is always replaced as a whole. If a thread used half of another thread's reading, its time
-    # would be a minute ahead.
+    # The reading is always replaced as a whole. If a thread combined parts of two readings, its time would be
+    # up to a minute ahead.
     _reading: _ClockReading | None = None
     _wall: Callable[[], float] = attrs.field(init=False)
     # This is set after an outage, so that not every call of `now` waits for the storage.

@@ -69,9 +69,9 @@ _PLAIN_JOB = NewJob("", "", "", "", "", 0, State.ENQUEUED, 0)
 def further_fields(*stored: str) -> tuple[Callable[[NewJob], tuple[object, ...]], tuple[object, ...]]:
     """Return a function that returns the further fields of a new job, and its result for a plain job.
 
-    The further fields are all fields except `PLAIN_FIELDS` and `stored`. A storage may store jobs on a short
-    path that stores only these, if the further fields of the jobs are those of a plain job. A field that is
-    added to `NewJob` later is a further field, so no fast path drops it.
+    The further fields are all fields except `PLAIN_FIELDS` and `stored`. If the further fields of the jobs
+    are those of a plain job, a storage may use a fast path that does not store these fields. A field that is
+    added to `NewJob` later is a further field, so a fast path never drops it.
 
     Raises:
         ValueError: If a new job has no such field.
@@ -153,7 +153,7 @@ class HistoryEntry:
     started_at: int | None = None  # None if the attempt had not started, or its start was not stored
     server: str | None = None
     elided: int = 0  # number of omitted entries that this entry replaces
-    due_at: int | None = None  # set if an operator changed a scheduled job: its due time before the change
+    due_at: int | None = None  # the previous due time, if an operator changed a scheduled job
 
 
 @attrs.frozen
@@ -209,7 +209,7 @@ class Standing:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether a session that lost the job, for example by its deletion, may still be running it."""
+        """Whether a session that lost the job, for example to a delete, may still be running it."""
         return self.session is not None and self.state is not State.PROCESSING
 
 
@@ -316,7 +316,7 @@ class Transition:
     result_absent: str | None = None
     expires_at: int | None = None
     is_silent: bool = (
-        False  # no history entry is written, as for a hand-back before the start or a repeated wait
+        False  # whether no history entry is written, as for a hand-back before the start or a repeated wait
     )
     waits_for: str | None = None  # replaces what the job waited for before; see `memo_words`
     parents: tuple[Edge, ...] = ()  # a suspended job waits until all of these have ended
@@ -341,7 +341,7 @@ class Transition:
 
 
 # The fields that every success sets, and those that only a suspension or a requeue sets. If any other field
-# is set, also one that is added later, a success is not plain.
+# is set, including fields that are added later, a success is not plain.
 _OF_SUCCESS = (
     "job_id", "session", "fence", "at", "attempt", "claimed_at", "started_at", "server", "result",
     "result_absent", "expires_at",
@@ -364,7 +364,7 @@ class Move:
     """One guarded change of the queue or priority of a waiting job."""
 
     job_id: str
-    from_states: frozenset[State]  # the job must be in one of these; a subset of `lifecycle.WAITING`
+    from_states: frozenset[State]  # the job must be in one of these states; a subset of `lifecycle.WAITING`
     at: int  # timestamp for the history
     reason: str
     queue: str | None = None  # None: unchanged

@@ -31,7 +31,7 @@ _UNKNOWN_FIRST, _UNKNOWN_LONGEST = 15 * _SECOND, 300 * _SECOND
 
 _OF_A_BATCH = (State.AWAITING, State.SUCCEEDED, State.FAILED)  # for batches only: a changed hold, or an end
 
-# The permitted next states of each state, for an independent check of the functions below and of the
+# The permitted next states of each state. They are an independent check of the functions below and of the
 # histories that storages write.
 ALLOWED: dict[State, frozenset[State]] = {
     before: frozenset(after)
@@ -201,7 +201,7 @@ def snoozed(
     """Return the snooze of a job: the job is scheduled to run again later, and its attempt is given back.
 
     The job is scheduled even if the wait is zero. If it were enqueued directly, it would keep its place ahead
-    of all jobs that have been waiting in the meantime.
+    of all jobs that have waited in the meantime.
     """
     return _end(
         job, holder, State.SCHEDULED, at, started_at, reason=reason, gives_back=True, due_at=at + wait
@@ -357,7 +357,7 @@ class Crashes:
     """The crashes of a job since it was last requeued, according to its history."""
 
     losses: int  # crashes in which it was running when its worker process died or its server was lost
-    alone: str | None  # the reason of the last crash if the worker process ran only this job; otherwise None
+    alone: str | None  # the reason for the last crash if the worker process ran only this job; otherwise None
 
 
 def crashes_of(history: Sequence[HistoryEntry], count: int) -> Crashes:
@@ -573,7 +573,7 @@ def is_legal(before: State, after: State) -> bool:
 
 
 def add_duplicate(entries: Sequence[HistoryEntry], state: State, at: int) -> list[HistoryEntry]:
-    """Return the history with one more changing duplicate call; all duplicate calls share one entry."""
+    """Return the history with one more duplicate call that changed the job; such calls share one entry."""
     last = entries[-1] if entries else None
     count = re.fullmatch(r"([0-9]+) duplicate calls?", (last.reason or "") if last is not None else "")
     number = int(count[1]) + 1 if count else 1

@@ -38,7 +38,7 @@ class UniqueUse:
 
     key: str  # as stored: the name that owns the task's unique keys, a space, and the key
     until: Until = Until.ENDED
-    at_least: int = 0  # minimum microseconds for which the key is taken, from the time when the job took it
+    at_least: int = 0  # minimum duration for which the key is taken after the job took it, in microseconds
     keeps_last: bool = False  # the call's arguments, tags, priority and limits replace those of the job
     raises: bool = False  # the call raises `DuplicateJob`; otherwise it returns the job that has the key
     wait: int | None = None  # microseconds by which a call delays the job, which is debounced
@@ -77,7 +77,7 @@ class KeyState:
 
 @attrs.frozen
 class WaitingJobs:
-    """A section of the line of jobs that wait for a limit's key."""
+    """A part of the line of jobs that wait for a limit's key."""
 
     ids: tuple[str, ...]  # in the order of the line
     place: int | None = None  # number of jobs before the requested job; 10,000 means 10,000 or more
@@ -90,7 +90,7 @@ class UniqueState:
 
     key: str
     job_id: str
-    free_at: int  # until this time the key is taken, whatever happens to the job; 0 if there is no such time
+    free_at: int  # the key is taken until this time, regardless of the job; 0 if there is no such time
 
 
 def write_admission(admission: Admission) -> str | None:

@@ -1,4 +1,4 @@
-"""Memos, which are values that a job keeps by name, and chunks of a job's streams."""
+"""Memos, which are named values that a job keeps, and chunks of a job's streams."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class Memo:
 class NewMemo:
     """A memo to store if no memo of its kind and name exists, or if the existing memo is unfinished.
 
-    The guard: If `session` is set, that session must hold the job with exactly this fence and run it.
-    Otherwise the memo comes from outside the job, which must be neither succeeded nor deleted.
+    As a guard, if `session` is set, that session must hold the job with exactly this fence and run it.
+    Otherwise the memo comes from outside the job, which must not have succeeded or been deleted.
     """
 
     job_id: str

@@ -52,7 +52,7 @@ def check_meta(meta: object) -> Mapping[str, str]:
 def write_meta(meta: Mapping[str, str]) -> str | None:
     """Return the stored string of checked metadata: JSON in the order of keys; None if it is empty.
 
-    Equal metadata gives equal strings.
+    Equal metadata produces equal strings.
 
     Raises:
         ConfigurationError: The string is larger than 2 KiB.

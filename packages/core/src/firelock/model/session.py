@@ -41,7 +41,7 @@ class Claim:
         None  # the earliest due time of a scheduled or recurring job; None if none is known
     )
     is_session_lost: bool = False  # whether the session has ended, so that it cannot claim any jobs
-    # The time when a rate opens for waiting jobs; the current time if more lanes must be examined.
+    # The time when a rate next admits a waiting job; the current time if more lanes must be examined.
     next_claim_at: int | None = None
 
 
@@ -88,7 +88,7 @@ class Renewal:
     cpu_percent: float = 0.0
     stuck_threads: int = 0  # threads occupied by jobs that continue after their timeout
     stuck_coroutines: int = 0  # coroutines of jobs that continue after their timeout
-    parked: int = 0  # ends that wait for a locked row
+    parked: int = 0  # number of ends that wait for a locked row
 
 
 @attrs.frozen
@@ -138,7 +138,7 @@ class Reconciliation:
     is_session_lost: bool
     lost: list[LostClaim]  # claims that the session does not hold, in the order in which they were passed
     unknown: list[ClaimedJob]  # claims of the session in the storage that the worker process did not list
-    busy: list[str] = attrs.Factory(list)  # ids of locked jobs, whose starts were not stored
+    busy: list[str] = attrs.Factory(list)  # ids of locked jobs, whose start times were not stored
 
 
 @attrs.frozen

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 _SECOND = 1_000_000
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
 _TENTH, _FEW = 0.1, 10
-_SHOWN = 101  # characters of a value in a message, which are enough to recognize it
+_SHOWN = 101  # maximum number of characters of a value in a message; enough to recognize the value
 
 
 def printable(text: str) -> str:
@@ -83,7 +83,7 @@ def span(micros: int) -> str:
 
 
 def age(instant: int | None, now: int) -> str:
-    """Return the distance of a time from now: "5 min ago", "in 12 s"."""
+    """Return a time relative to now: "5 min ago", "in 12 s"."""
     if instant is None:
         return ""
     return f"in {span(instant - now)}" if instant > now else f"{span(now - instant)} ago"

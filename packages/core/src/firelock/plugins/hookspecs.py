@@ -2,8 +2,8 @@
 
 A plugin is a module, class or instance with functions that have a hook's name and the mark `@hookimpl`. A
 function takes only the arguments that it needs. Hooks are synchronous, and a hook about several jobs receives
-a sequence. Treat received values as read-only. A hook that no plugin implements costs one check of a boolean.
-`docs/plugins.md` shows a working plugin for each hook.
+a sequence. Treat received values as read-only. If no plugin implements a hook, its only cost is the check of
+a boolean. `docs/plugins.md` shows a working plugin for each hook.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Command:
 
 @hookspec
 def register_hookspecs() -> object:
-    """Define hooks of your own, which other plugins can implement.
+    """Define your own hooks, which other plugins can implement.
 
     Called once per app, after all plugins have loaded and before their hooks are checked.
 
@@ -97,8 +97,8 @@ def register_storages() -> Mapping[str, Callable[[str], Storage]]:  # type: igno
     Called once, when plugins load.
 
     The implementation must return a mapping from scheme to factory. A factory receives the whole URL. It must
-    not do any I/O, and it must import its driver itself. If two plugins offer the same scheme, a
-    `PluginError` stops the start, and so does an exception of the implementation.
+    not do any I/O, and it must import its driver itself. If two plugins offer the same scheme, startup stops
+    with a `PluginError`. An exception raised by the implementation also stops it.
 
     Example:
         @hookimpl
@@ -114,8 +114,8 @@ def register_serializers() -> Mapping[str, Serializer]:  # type: ignore[empty-bo
     Called once, when plugins load.
 
     The implementation must return a mapping from name to serializer. If two plugins offer the same name,
-    a `PluginError` stops the start, and so does an exception of the implementation. The name `json` is
-    reserved.
+    startup stops with a `PluginError`. An exception raised by the implementation also stops it. The name
+    `json` is reserved.
 
     Example:
         @hookimpl
@@ -144,7 +144,7 @@ def register_lock_providers() -> Mapping[str, Callable[[str], LockProvider]]:  #
 def register_commands() -> Sequence[Command]:  # type: ignore[empty-body]
     """Offer commands for the command line.
 
-    Called if the command line receives a command that Firelock does not define, or if it lists all commands.
+    Called if a user runs a command that Firelock does not define, or lists all commands.
 
     The implementation must return a sequence of `Command` objects. A name that is already taken is refused.
     An exception stops the program.
@@ -199,8 +199,8 @@ def job_options(task: TaskInfo, call: TaskCall) -> Mapping[str, object] | None:
     Called once per call, before anything is stored. Not called for a batch, which has no task.
 
     The implementation must return a mapping of options that `using(...)` accepts, or None. The caller's
-    options have precedence, then those of the plugin that runs first. For `meta`, this applies to each name
-    in it. An exception is raised in the caller.
+    options have precedence, followed by those of the plugin that runs first. For `meta`, this applies to each
+    name separately. An exception is raised in the caller.
 
     Example:
         @hookimpl
@@ -213,7 +213,7 @@ def job_options(task: TaskInfo, call: TaskCall) -> Mapping[str, object] | None:
 def enqueue_context(
     task: TaskInfo | None, calls: Sequence[TaskCall], inherited: Mapping[str, str], created: Sequence[NewJob]
 ) -> AbstractContextManager[object] | None:
-    """Wrap the creation of jobs, from before their options are chosen until they are stored or refused.
+    """Wrap the creation of jobs, from the choice of their options until they are stored or refused.
 
     Called in the client's process, once per method that creates jobs: with one call, or with all calls of an
     `enqueue_many`. In the block of a batch, called once per member, or per up to 500 members of an
@@ -278,8 +278,8 @@ def jobs_created(jobs: Sequence[NewJob]) -> None:
     """Observe jobs after they were stored.
 
     Called in the client's process, once per stored group of jobs. In a caller's transaction, the commit can
-    still fail. A duplicate, whose unique key another job has, was not stored and is not included. A batch is
-    included as a job; its `relations.batch` is set. An exception is logged and affects no job.
+    still fail. A duplicate is not included, because it was not stored: another job has its unique key. A
+    batch is included as a job; its `relations.batch` is set. An exception is logged and affects no job.
 
     Example:
         @hookimpl
@@ -357,14 +357,14 @@ def elect_transition(job: ClaimedJob, proposed: Transition) -> Transition | None
 
 @hookspec
 def attempt_failed(job: ClaimedJob, error: BaseException, transition: Transition) -> None:
-    """Observe a failed attempt, with its exception and with what happens to the job next.
+    """Observe a failed attempt, its exception, and the decision about the job.
 
     Called once per failed attempt, in the worker, after everything is decided and before the end is sent to
     the storage. If the job has ended, `transition.to` is `failed` or `deleted`; otherwise the job runs again.
 
     Not called for a task that raises `RateLimited`, for a job that did not start in time, or for a task that
-    raises after its own transaction ended the job: these are not failures. An exception is logged and affects
-    no job.
+    raises an exception after its own transaction ended the job, because these are not failures. An exception
+    is logged and affects no job.
 
     Example:
         @hookimpl
@@ -378,9 +378,9 @@ def attempt_failed(job: ClaimedJob, error: BaseException, transition: Transition
 def jobs_settled(settled: Sequence[Settled]) -> None:
     """Observe attempts whose end the storage has accepted.
 
-    Called in the worker process, in a thread of the plugin, with up to 1,000 ends at a time, in order. The
-    ends wait in a queue. If the hook is slower than the jobs, or if the process is killed, the hook misses
-    some of them.
+    Called in the worker process, in a separate thread for the plugin, with up to 1,000 ends at a time, in
+    order. The ends wait in a queue. If the hook is slower than the jobs, or if the process is killed, the
+    hook misses some of them.
 
     Snoozes, `RateLimited` errors and jobs that did not start in time are included; `transition.reason` has
     the reason. Runs that end in a wait are included too; their `transition.waits_for` is set. An exception is
@@ -411,7 +411,7 @@ def server_started(server: ServerInfo) -> None:
 
 @hookspec
 def server_stopped(server: ServerInfo) -> None:
-    """Observe that a server has ended in an orderly way.
+    """Observe that a server has stopped normally.
 
     Called once per server, in its first worker process, after its jobs have ended or were handed back. An
     exception is logged.
@@ -441,8 +441,8 @@ def worker_process_started(server: ServerInfo) -> None:
 def worker_process_stopped(server: ServerInfo) -> None:
     """Clean up in a process that ran jobs.
 
-    Called once in each worker process and in each job process of `executor="process"` that ends in an orderly
-    way. An exception is logged.
+    Called once in each worker process and in each job process of `executor="process"` that ends normally. An
+    exception is logged.
 
     Example:
         @hookimpl

@@ -111,8 +111,9 @@ class HookResult:
 class Plugins:
     """The plugins of one app.
 
-    Hooks of entry points run first, then those of the app's plugins, and the core's own last. They are
-    registered in the reverse order, because pluggy runs the plugin that was registered last first.
+    The hooks of installed plugins (entry points) run first, then those of the app's plugins, and the core's
+    own last. Plugins are registered in the reverse order, because pluggy runs the plugin that was registered
+    last first.
 
     Args:
         app_plugins: the app's own plugins.
@@ -132,7 +133,7 @@ class Plugins:
         self._hooks = hook_names()
         self._sources: dict[str, tuple[str, str]] = {}
         self._loaded: dict[str, object] = {}
-        self._ordered: dict[str, tuple[pluggy.HookImpl, ...]] = {}  # by hook; filled after all have loaded
+        self._ordered: dict[str, tuple[pluggy.HookImpl, ...]] = {}  # by hook; filled when all have loaded
         self._left_out: set[str] = set()  # by the environment
         self.slow_observers = SlowObservers()
         self._register(_Core(), "core", "firelock", "")
@@ -346,7 +347,7 @@ class Plugins:
         """
         scheme, separator, _ = url.partition("://")
         if not separator:
-            shown = f"…{url[url.rindex('@') :]}" if "@" in url else url  # the part before it may be secret
+            shown = f"…{url[url.rindex('@') :]}" if "@" in url else url  # the part before "@" may be secret
             raise ConfigurationError(
                 f"{shown!r} is not a storage URL; use scheme://…, such as sqlite:///jobs.db or memory://."
             )
@@ -361,7 +362,7 @@ class Plugins:
         return self._make_storage(factory, url, scheme)
 
     def _installation_hint(self, scheme: str) -> str:
-        """Return how to make a scheme available: load plugins that the environment omits, or install one."""
+        """Return how to make a scheme available: load a plugin that the environment omits, or install one."""
         hint = _install_hint(scheme)
         if not self._left_out:
             return hint
@@ -578,8 +579,8 @@ class Plugins:
     def wrong_option(self, chosen: Chosen, error: ConfigurationError) -> ConfigurationError:
         """Return the error for invalid options.
 
-        It names the plugin whose options are invalid on their own. If there is no such plugin, the given
-        error is returned.
+        The error names the plugin whose options are invalid on their own. If there is no such plugin, return
+        the given error.
         """
         for plugin, answer in chosen.answers:
             try:
@@ -733,7 +734,7 @@ class Plugins:
                 continue
             if fits(answer):
                 return name, answer
-            log.error(  # not the value itself: it might contain a job's arguments
+            log.error(  # not the value itself, because it might contain a job's arguments
                 "%s returned an unsuitable value of type %s from %s; continuing as if it had returned None. "
                 "In the plugin, %s. %s",
                 self._place(name), type(answer).__name__, hook, wanted, self._remedy(name),
@@ -839,8 +840,8 @@ class Plugins:
     def call_each(self, hook: str, **arguments: object) -> list[object]:
         """Return the values that all plugins offer, in one list, in the order of calls.
 
-        If a plugin raises an exception, or returns neither an iterable nor None, this is logged and its
-        result is omitted.
+        If a plugin raises an exception, or returns neither an iterable nor None, the problem is logged and
+        the plugin's result is omitted.
 
         Raises:
             PluginError: If no plugin defines this hook.
@@ -1013,7 +1014,7 @@ def _installed(
 
 
 def _changed(place: str) -> tuple[str, int]:
-    """Return an entry of the path with the time of its last change, which an installation updates."""
+    """Return an entry of the Python path with the time of its last change, which an installation updates."""
     place = os.path.abspath(place)  # noqa: PTH100 - done again for each app; links need not be resolved
     try:
         return place, os.stat(place).st_mtime_ns  # noqa: PTH116 - as above
@@ -1044,10 +1045,10 @@ def _has_function(plugin: object, name: str) -> bool:
 def _selection(text: str, installed: Collection[str]) -> Callable[[str], bool]:
     """Return a function that decides whether to load an entry point.
 
-    "sql,redis" loads only these two, "-redis" all except this one, and an empty string all.
+    "sql,redis" loads only these two, "-redis" loads all except this one, and an empty string loads all.
 
-    A name that no installed plugin has is logged but not refused: one environment serves several programs,
-    which do not all have the same plugins.
+    A name that no installed plugin has is logged but not refused, because one environment can serve several
+    programs, which do not all have the same plugins.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
@@ -1063,7 +1064,7 @@ def _selection(text: str, installed: Collection[str]) -> Callable[[str], bool]:
     return lambda name: name not in denied and (not allowed or name in allowed)
 
 
-# The extra that installs each scheme; only extras that this version has.
+# The extra that installs each scheme. Only extras that this version has are listed.
 _EXTRAS = {"sqlite": "sql", "redis": "redis", "rediss": "redis", "unix": "redis"}
 
 

@@ -1,7 +1,8 @@
-"""Observers of ended attempts: each plugin's `jobs_settled` has its own bounded queue and thread.
+"""Observers of ended attempts. The `jobs_settled` hook of each plugin has its own bounded queue and thread.
 
 The dispatcher claims and settles jobs, so it must not wait for a plugin. A hook that only adds to counters
-in memory can be marked with `counts_in_memory`. The dispatcher then calls it directly, and it misses no end.
+in memory can be marked with `counts_in_memory`. The dispatcher then calls it directly, so the hook does not
+miss any ends.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ _Hook = TypeVar("_Hook", bound=Callable[..., object])
 def counts_in_memory(hook: _Hook) -> _Hook:
     """Mark a `jobs_settled` hook that only adds to counters, so that the dispatcher calls it directly.
 
-    Use it only for Firelock's own observers: an observer that waits for anything blocks its worker process.
+    Use it only for Firelock's own observers, because an observer that waits for anything blocks its worker
+    process.
     """
     setattr(hook, _MARK, True)
     return hook
@@ -95,7 +97,7 @@ class _EndQueue:
         self._slow = slow
         self._changed = threading.Condition()
         self._waiting: deque[Settled] = deque()
-        self._held = 0  # ends in the queue or in the current call
+        self._held = 0  # number of ends in the queue or in the current call
         self._called_at: float | None = None  # when the current call began
         self._dropped = self._unlogged = 0
         self._logged_at = -LOG_INTERVAL

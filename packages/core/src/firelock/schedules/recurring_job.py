@@ -1,8 +1,8 @@
 """A stored recurring job: the definition, its origin and its due times.
 
-A definition is a record of the kind `recurring`, whose due time is the time when it fires next. The value of
-the record contains its own version, which firing does not change. Therefore an edit that was begun before a
-firing does not conflict with it.
+A definition is a record of the kind `recurring`. Its due time is the time when it fires next. The value of
+the record contains a separate version, which does not change when the definition fires. Therefore an edit
+does not conflict with a firing in the meantime.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RECURRING = "recurring"
 """The kind of the records that contain definitions."""
 
 _ID_LIMIT = 200
-_OF_CALLS = "call:"  # prefix of the digest of a definition from `recur()`, unlike that of a declaration
+_OF_CALLS = "call:"  # prefix of a digest for a definition from `recur()`; other digests are for declarations
 _RESET = "reset"  # replaces a digest and differs from all digests, so the code's next definition applies
 
 
@@ -76,7 +76,7 @@ class RecurringRecord:
     updated_at: int = 0
     version: int = 0  # of the definition; 0 if it is not stored yet
     timed_at: int = 0  # when the current due times took effect; earlier ones do not count
-    # The progress is written by firing, and kept when the definition is updated.
+    # The progress is written when the definition fires, and kept when it is updated.
     next_at: int | None = None  # None if it never fires again
     last_at: int | None = None  # the last due time that fired
     last_job_id: str | None = None
@@ -182,13 +182,13 @@ class RecurringJob:
 
     @property
     def limits(self) -> tuple[str, ...]:
-        """The limit keys that its jobs hold while they run, for example "tenant:7"; empty if none."""
+        """The limit keys that its jobs hold while they run, for example "tenant:7"; empty without limits."""
         admission = self._admission
         return () if admission is None else tuple(use.key for use in admission.limits)
 
     @property
     def unique_key(self) -> str | None:
-        """The unique key of its jobs, which no other job of the task can have at the same time; or None."""
+        """The unique key of its jobs, which no other job of the task can have at the same time, or None."""
         admission = self._admission
         unique = None if admission is None else admission.unique
         return None if unique is None else unique.key.partition(" ")[2]
@@ -207,7 +207,7 @@ class RecurringJob:
 
     @property
     def skipped(self) -> str | None:
-        """The reason why the last due time did not create a job: another job had its unique key; or None."""
+        """The reason why the last due time did not create a job (another job had its unique key), or None."""
         return self.record.skipped
 
     @property
@@ -310,13 +310,13 @@ def put_recurring(
     """Store the definition with version + 1 if its version is still the stored one (0 for a new definition).
 
     With `keep_progress`, the current stored progress (`next_at` to `error`, and `skipped`) is kept. Return
-    the stored definition. Return None if the version has changed, or if a newer version of Firelock wrote the
-    stored definition.
+    the stored definition, or None if the version has changed or a newer version of Firelock wrote the stored
+    definition.
 
     Args:
         storage: the storage of the definition.
         recurring: the definition to store.
-        keep_progress: whether the change affects neither past nor future due times.
+        keep_progress: whether to keep the progress, because the change does not affect due times.
         read: the definition before the change. If it is passed, None is also returned if the definition was
             removed and added again, or if it has fired in the meantime and the progress is not kept.
     """

@@ -1,4 +1,4 @@
-"""The times at which batches are released: rarely while many members remain, often near the end."""
+"""The times at which batches are released: rarely while many members remain, often when few remain."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 OFTEN, SELDOM, RAREST = 0.020, 0.060, 0.250  # seconds between two releases
 _PAUSE_FACTOR = 12  # the pause after a release, as a multiple of its duration
-_ENDS_PER_SECOND = 20_000  # twice the rate of one database, so that no batch ends before the next release
+_ENDS_PER_SECOND = 20_000  # twice what one database can do, so that no batch ends before the next release
 _FEW = 8  # if members of more batches than this have ended, the counts are not read
 
 
 def rest_after(seconds: float) -> float:
     """Return the pause, in seconds, after a release that took this many seconds.
 
-    Releases take less than a tenth of the time of a worker process, unless the storage is very slow. A batch
+    Unless the storage is very slow, releases take less than a tenth of a worker process's time, and a batch
     ends within 60 ms after its last member is settled.
     """
     return min(SELDOM, max(OFTEN, seconds * _PAUSE_FACTOR))
@@ -34,14 +34,14 @@ class BatchReleases:
 
     A release takes locks, adds up counts and writes them. If members of the same few batches have ended both
     before and after the last release, it is worth reading the number of their remaining members. With this
-    number, the next release is later while many members remain, and soon near the end, even if a release is
-    expensive.
+    number, the next release can be postponed while many members remain, and comes soon when few remain, even
+    if a release is expensive.
     """
 
     _storage: Storage
     _clock: Callable[[], float] = time.monotonic
     _ended: set[str] = attrs.Factory(set)  # batches with members that have ended since the last release
-    _previous: set[str] = attrs.Factory(set)  # batches with members that had ended before it
+    _previous: set[str] = attrs.Factory(set)  # batches with members that had ended before the last release
     _is_urgent: bool = False  # a member has not succeeded, so the others might have to be stopped
     _at: float = 0.0  # monotonic time of the last release
     _rest: float = OFTEN  # pause after it
@@ -67,7 +67,7 @@ class BatchReleases:
         return self.is_needed and self._clock() - self._at >= self.rest
 
     def release(self) -> None:
-        """Release: move the continuations of ended jobs, and update batches whose members have ended.
+        """Move the continuations of ended jobs, and update batches whose members have ended.
 
         Raises:
             StorageError: If a storage call fails; upkeep does the remaining work.

@@ -1,7 +1,7 @@
 """The dispatcher of a worker process: one exchange settles ended jobs and claims new ones.
 
-Claims, settles and reconciliations are sent only from this thread, so they cannot race each other. The only
-exception is an end within the task's own transaction, which is sent where the task runs.
+Claims, settles and reconciliations are sent only from this thread, so there are no races between them. The
+only exception is an end within the task's own transaction, which is sent where the task runs.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _MUCH_LONGER, _TIMES_LONGER = 0.020, 3  # seconds longer than such an exchange, 
 _STALL = 0.2  # seconds after a hand-back; if no worker is free by then, this is not just a short delay
 _CLOCK_SLACK = 0.0005  # seconds after a due time, so that the storage's clock has reached it as well
 _SENDER_GRACE = 2.0  # seconds for the current attempt to store a parked end
-_IMMEDIATE_CLAIMS, _CLAIM_PAUSE = 100, 0.020  # enough for about 25,000 lanes; after that, locks are to blame
+_IMMEDIATE_CLAIMS, _CLAIM_PAUSE = 100, 0.020  # enough for about 25,000 lanes; beyond that, locks are to blame
 _REFUSED = (
     "Job %s was deleted, or given to another server, while it ran; dropping its end, which was refused."
 )
@@ -72,7 +72,7 @@ _IN_STORAGE = frozenset(result for result in Applied if result.is_applied)
 
 
 class DispatcherState(StrEnum):
-    """The activity of the loop in addition to settling. Without a session, it claims nothing in any state."""
+    """The activity of the loop in addition to settling; without a session, it never claims jobs."""
 
     CLAIMING = "claiming"
     QUIET = "quiet"
@@ -105,7 +105,7 @@ class Dispatcher:
     _failing_since: float = 0.0  # monotonic; 0: the last exchange succeeded
     _pause: float = _FIRST_PAUSE  # after the next error
     _reconciled_at: float = attrs.Factory(time.monotonic)
-    _next_claim_at: int | None = None  # storage's time; a claim may then find jobs that the last one missed
+    _next_claim_at: int | None = None  # storage's time; from then on, a claim may find more jobs
     _was_refused: bool = False  # whether the last exchange was refused
     _empty_claims: int = 0  # consecutive claims that were repeated immediately and found nothing
     _needs_release: bool = False  # continuations wait for a release
@@ -149,7 +149,7 @@ class Dispatcher:
     def suspend_and_reconcile(self) -> None:
         """Hold the waiting jobs until a reconciliation shows which jobs the session has lost.
 
-        Call it when jobs of the session were taken from it.
+        Call this method when jobs were taken from the session.
         """
         held_up = self._workers.hold_up()
 
@@ -167,7 +167,7 @@ class Dispatcher:
         self._inbox.order(compare)
 
     def abandon(self, reason: str) -> None:
-        """Hand back all jobs that have not ended. If their runs end later, the storage refuses these ends."""
+        """Hand back all jobs that have not ended. If a run ends later, the storage does not store its end."""
 
         def change() -> None:
             self._settler.collect()
@@ -222,7 +222,7 @@ class Dispatcher:
         return has_ended
 
     def hurry_parked(self) -> None:
-        """Try to store parked ends more often, because the server stops."""
+        """Try to store parked ends more often, because the server is stopping."""
         self._inbox.order(self._settler.parked.hurry_all)
 
     def _enter(self, state: DispatcherState) -> None:
@@ -301,7 +301,7 @@ class Dispatcher:
         self._wait(is_more_likely=is_full)
 
     def _limit(self) -> int:
-        """Return the number of jobs for which there is room."""
+        """Return the number of jobs that can be claimed now."""
         is_claiming = self._state is DispatcherState.CLAIMING and self._holder is not None
         if not is_claiming or not self._context.memory.may_start() or self._has_too_many_parked():
             return 0
@@ -335,7 +335,7 @@ class Dispatcher:
     def _exchange(self, limit: int) -> Exchange:
         """Send the waiting ends and claim up to `limit` jobs, in one round trip.
 
-        If the storage refuses that, only settle, so that no end is lost; the next turn claims.
+        If the storage refuses the exchange, only settle, so that no end is lost; the next turn claims jobs.
         """
         transitions, holder = self._settler.transitions(), self._holder
         if not limit or holder is None:
@@ -362,7 +362,7 @@ class Dispatcher:
         return Exchange(self._settler.apply(transitions), Claim([]))
 
     def _give_out(self, claim: Claim, limit: int) -> bool:
-        """Give the claimed jobs to the workers; return whether the claim got all jobs that it requested."""
+        """Give the claimed jobs to the workers; return whether the claim got as many as it requested."""
         holder = self._holder
         self._next_claim_at = claim.next_claim_at
         if holder is None or not limit:  # nothing was claimed
@@ -384,7 +384,7 @@ class Dispatcher:
             self._settler.held.update((each.job.id, each) for each in claimed)
             try:
                 self._workers.put(claimed)
-            except Exception:  # for example, no thread could be started: no claimed job may be left behind
+            except Exception:  # for example, no thread could be started; no claimed job may be lost
                 running = self._drop(claimed)
                 self._hand_back([each for each in claimed if each.job.id not in running], "not started")
                 raise
@@ -425,7 +425,7 @@ class Dispatcher:
             return min(poll, seconds + _CLOCK_SLACK)
         if not self._empty_claims:
             return 0.0
-        # The last claims were repeated without a pause and found nothing: never claim in a busy loop.
+        # The last claims were repeated without a pause and found nothing; wait now, to avoid a busy loop.
         return min(poll, _CLOCK_SLACK if self._empty_claims <= _IMMEDIATE_CLAIMS else _CLAIM_PAUSE)
 
     def _hand_back_late(self) -> None:
@@ -459,7 +459,7 @@ class Dispatcher:
         since = now - self._reconciled_at
         if since < _OFTENEST or self._holder is None:
             return False
-        # Without jobs, reconcile too, but less often: a storage may have lost an end in a failover.
+        # Without jobs, also reconcile, but less often, because a storage may have lost an end in a failover.
         if since >= self._runtime.settings.heartbeat * (1 if self._settler.held else _IDLE_HEARTBEATS):
             return True
         if self._workers.has_waiting and Feature.NOTIFY not in self._runtime.storage.features:
@@ -472,8 +472,8 @@ class Dispatcher:
     def _reconcile(self) -> None:
         """Compare the jobs held here with those in the storage: stop lost jobs, return unknown ones.
 
-        A job that its run has ended within a transaction of its task is not lost. Its end is counted, and its
-        task may continue after the commit.
+        If a run has ended its own job within a transaction of the task, the job is not lost. The end is
+        counted, and the task may continue after the commit.
         """
         holder = self._holder
         if holder is None:
@@ -493,7 +493,7 @@ class Dispatcher:
         completed: list[EndedRun] = []
         for one, claimed in zip(losses, lost, strict=True):
             run = running.get(claimed.job.id)
-            if run is None:  # a refused end shows the storage that no run is left here
+            if run is None:  # the refusal of an end tells the storage that no run is left here
                 self._settler.hand_back(claimed.job, claimed.holder, "lost before it started")
             elif (completion := _completion_of(run, one)) is not None:
                 completed.append(completed_end(run.job, completion))
@@ -516,9 +516,9 @@ def _is_uncertain(run: Run) -> bool:
 def _completion_of(run: Run, lost: LostClaim) -> Completion | None:
     """Return the success with which the run itself has ended the lost job; None if others took the job.
 
-    The server of the run was notified of the success before its transaction could commit. So a job that is
-    final with the run's fence and without a tail was ended by that transaction. A job that an operator takes
-    out of processing has a tail. A job that does not exist has been removed since, which only happens to
+    The server of the run was notified of the success before its transaction could commit. Therefore, if a job
+    is final, has the run's fence and has no tail, that transaction ended it. A job that an operator takes out
+    of processing has a tail. A job that no longer exists has been pruned since then, which only happens to
     final jobs.
     """
     completion = run.completion
@@ -528,12 +528,12 @@ def _completion_of(run: Run, lost: LostClaim) -> Completion | None:
 
 @attrs.define
 class ClaimAhead:
-    """The number of jobs that may wait here without a free worker: 0 at first, adjusted by observed waits.
+    """The number of jobs that may wait here without a free worker; 0 at first, then adjusted to the waits.
 
-    The number shrinks while it makes exchanges long, because an end waits for the current exchange and then
-    for its own, and if the process is killed in the meantime, the job runs again.
+    The number is reduced while it makes exchanges long. An end waits for the current exchange and then for
+    its own, and if the process is killed in the meantime, the job runs again.
 
-    It is 0 from a hand-back until a worker is free, because the exchange that hands jobs back would claim
+    After a hand-back, it is 0 until a worker is free. Otherwise the exchange that hands jobs back would claim
     them again.
     """
 
@@ -555,18 +555,18 @@ class ClaimAhead:
         return self._stalled_at is not None
 
     def go_on(self) -> None:
-        """Note that a worker is free again. If that took long, the jobs are long, so hold none ahead."""
+        """Note that a worker is free again. If that took a long time, the jobs are long; claim none ahead."""
         if self._stalled_at is not None and self._clock() - self._stalled_at > _STALL:
             self._ahead = 0.0
         self._stalled_at = None
 
     def ran_dry(self) -> None:
-        """Hold more jobs, because workers were idle during a claim that found jobs."""
+        """Claim more jobs ahead, because workers were idle during a claim that found jobs."""
         if not self._is_long:
             self._ahead = min(self.limit, self._ahead * 1.05 + 1)
 
     def exchanged(self, ends: int, seconds: float) -> None:
-        """Note an exchange that stored this many ends; hold fewer jobs if they made it long."""
+        """Note an exchange that stored this many ends; claim fewer jobs ahead if they made it long."""
         if self._short is None or seconds < self._short:
             self._short = seconds
         elif ends <= _FEW_ENDS:
@@ -600,7 +600,7 @@ class _Settler:
     _answer_parked: Callable[[ParkedEnd, Applied], None]  # called in the sender's thread
     _unsent: list[EndedRun] = attrs.Factory(list)
     _back: list[EndedRun] = attrs.Factory(list)  # hand-backs of jobs that never started
-    _uncertain: list[EndedRun] = attrs.Factory(list)  # refused, but their jobs may have ended before
+    _uncertain: list[EndedRun] = attrs.Factory(list)  # refused ends of jobs that may have ended before
     held: dict[str, ClaimedRun] = attrs.Factory(dict)
     parked: ParkedEnds = attrs.field(init=False)
 
@@ -624,7 +624,7 @@ class _Settler:
         self._back.append(EndedRun(job, back))
 
     def drop_all(self) -> None:
-        """Drop everything after the loss of the session: no jobs are held, and hand-backs are not needed."""
+        """Drop everything after a session was lost: it holds no jobs, and hand-backs are not needed."""
         for claimed in self.held.values():
             claimed.is_dropped = True
         self.held.clear()
@@ -643,7 +643,7 @@ class _Settler:
         return [each for each in self.held.values() if (each.job.id, each.job.fence) not in ended]
 
     def beliefs(self, runs: Sequence[Run]) -> list[HeldClaim]:
-        """Return the held jobs for a reconciliation, with the start of long runs if it is not stored yet."""
+        """Return the held jobs for a reconciliation, with the start times of long runs if not stored yet."""
         long_ago = time.monotonic() - _SHOWN_AS_STARTED
         starts = {run.job.id: run.started_at for run in runs if run.started and run.started < long_ago}
         held = [
@@ -654,7 +654,7 @@ class _Settler:
         return held + [HeldClaim(job.id, job.fence) for job in backs if job.id not in self.held]
 
     def note_starts(self, beliefs: Sequence[HeldClaim], busy: Collection[str]) -> None:
-        """Note that these starts are stored, except for busy jobs, so that each is written only once."""
+        """Note that these start times are stored, except for busy jobs, so that each is written only once."""
         for one in beliefs:
             claimed = self.held.get(one.job_id)
             if claimed is None or one.started_at is None or one.job_id in busy:
@@ -679,9 +679,10 @@ class _Settler:
         return not waits and len(self.held) <= self.parked.ended
 
     def _block_keys(self) -> None:
-        """Block the limit keys that ends name, each once; park the ends whose key is locked.
+        """Block each limit key that an end names once; park the ends whose key is locked.
 
-        Keys are blocked before the ends are stored, because an end lets the next job start.
+        Keys are blocked before the ends are stored, because the next job can start as soon as an end is
+        stored.
         """
         untils: dict[str, int] = {}
         for key, until in filter(None, (end.blocks for end in self._unsent)):
@@ -720,7 +721,7 @@ class _Settler:
         return transitions
 
     def apply(self, transitions: list[Transition]) -> list[Applied]:
-        """Settle the ends; if they are refused, settle each alone, so that a bad end affects no other."""
+        """Settle the ends; if they are refused, settle each one alone, so that a bad end affects no other."""
         try:
             return self._runtime.storage.apply(transitions)
         except StorageUnavailable:
@@ -731,7 +732,7 @@ class _Settler:
             return self._apply_poisoned(transitions[0], error)
 
     def _apply_poisoned(self, transition: Transition, error: StorageError) -> list[Applied]:
-        """Settle a job as failed, with the storage's message, because the storage refuses its end."""
+        """Settle a job as failed, with the storage's message, because the storage rejected its end."""
         log.error("The end of job %s cannot be stored: %s", transition.job_id, error)
         if transition.session is None or transition.fence is None:
             return [Applied.REFUSED]
@@ -755,8 +756,8 @@ class _Settler:
     def answered(self, results: Sequence[Applied], batches: BatchReleases) -> bool:
         """Remove the ends that have a result; return whether continuations must be released.
 
-        Also report to `batches` the batches whose members have ended, or were deleted before and have now
-        stopped.
+        Also report to `batches` the batches with members that have ended, or that were deleted earlier and
+        have now stopped.
         """
         ended, self._unsent = self._unsent, []
         back, self._back = self._back, []
@@ -787,7 +788,7 @@ class _Settler:
 
     @property
     def has_busy(self) -> bool:
-        """Whether busy ends wait to be sent again; used between two exchanges."""
+        """Whether busy ends wait to be sent again; called between two exchanges."""
         return bool(self._unsent)
 
     def answered_parked(self, parked: ParkedEnd, result: Applied, batches: BatchReleases) -> bool:
@@ -820,7 +821,7 @@ class _Settler:
                     completion.is_counted = True
                     accepted.append(completed_end(end.job, completion))
                     continue
-            if result in _IN_STORAGE:  # the task's own transaction, if any, was rolled back
+            if result in _IN_STORAGE:  # if the task had its own transaction, it was rolled back
                 accepted.append(end)
                 if end.log_failure is not None:
                     end.log_failure()
@@ -913,8 +914,8 @@ def _freeing(accepted: Iterable[EndedRun]) -> list[EndedRun]:
 def _notify_stopped(sent: Sequence[EndedRun], results: Sequence[Applied], batches: BatchReleases) -> None:
     """Report the batches of jobs whose end was refused to `batches`.
 
-    Most likely, such a job was deleted while this server held it. The refusal means that it has stopped, and
-    its batch may have waited for that: see `Storage.apply`.
+    Most likely, such a job was deleted while this server held it. Its batch may have waited until it stopped,
+    which it has now: see `Storage.apply`.
     """
     refused = zip(sent, results, strict=False)
     texts = {one.job.relations_json for one, result in refused if result is Applied.REFUSED}

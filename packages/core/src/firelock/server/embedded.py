@@ -141,10 +141,10 @@ class EmbeddedServer:
         threading.Thread(target=self.stop, name="firelock-stop").start()
 
     def stop(self, *, grace: float | None = None) -> None:
-        """Give running jobs the grace period, hand the rest back, and stop; a second call does nothing.
+        """Let jobs end within the grace period, hand the rest back, and stop; a second call does nothing.
 
         Raises:
-            ConfigurationError: If the server runs jobs on the event loop that would wait here.
+            ConfigurationError: If the server runs jobs on the event loop that this call would block.
         """
         self._refuse_on_loop()
         with self._stopping:
@@ -186,7 +186,7 @@ class EmbeddedServer:
                 self._running.hurry()
             self._stop_requested.set()
 
-        for number in previous:  # first, so that a signal during the start stops the server normally
+        for number in previous:  # set first, so that a signal during the start stops the server normally
             signal.signal(number, request_stop)
         try:
             self.start()
@@ -199,7 +199,7 @@ class EmbeddedServer:
 
     def __enter__(self) -> Self:
         """Start the server."""
-        self._refuse_on_loop()  # now, because a refusal at the end of the block would leave it running
+        self._refuse_on_loop()  # now, because an error at the end of the block would leave it running
         return self.start()
 
     def __exit__(self, *_: object) -> None:
@@ -316,11 +316,11 @@ class _RunningServer:
             self._sessions.mark("quiet" if order == "quiet" else "running")
 
     def hurry(self) -> None:
-        """Let a stop continue without waiting for jobs."""
+        """Let the stop continue without waiting for jobs."""
         self._process.hurry()
 
     def end(self, grace: float) -> None:
-        """Give running jobs the grace period to end, hand the rest back, and end the session."""
+        """Let running jobs end within the grace period, hand the rest back, and end the session."""
         self._ending.set()
         self._sessions.mark("stopping")
         stuck = self._process.stop(grace)
@@ -369,8 +369,8 @@ def _open_loop(loop: object) -> asyncio.AbstractEventLoop | None:
 def locate_app(app: ServedApp) -> str | None:
     """Return a string by which another process finds this app; None if it is not a global variable.
 
-    The module that created the app comes first, then any other, and the program that runs here last, because
-    importing it runs its top level again.
+    The module that created the app comes first, and then any other module. The program that runs here comes
+    last, because importing it runs its top level again.
     """
     found = _places_of(app)
     if not found and app.holder is not None:

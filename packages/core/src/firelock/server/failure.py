@@ -19,11 +19,11 @@ _MESSAGE_LIMIT = 1_000
 _TRACEBACK_LIMIT = 16 * 1024
 _CHAIN_LIMIT = 10
 _FRAME_LIMIT = 40
-_EQUAL_LIMIT = 3  # frames shown of a recursion, as in Python's own traceback
+_EQUAL_LIMIT = 3  # number of frames shown for a recursion, as in Python's own traceback
 _VARYING = re.compile(r"0x[0-9a-fA-F]+|\d+|'[^']{0,200}'|\"[^\"]{0,200}\"")
 _OWN_MARK, _PLAIN_MARK = "→ ", "  "
 
-# Both the given and the resolved paths, because a frame contains the path by which its module was found.
+# Both the original and the resolved paths, because a frame contains the path by which its module was found.
 _FOREIGN = tuple(
     f"{place}/"
     for path in (
@@ -118,7 +118,7 @@ def _is_own(filename: str) -> bool:
 
 
 def _own_top(trace: traceback.TracebackException) -> str:
-    """Return the innermost application frame as "file:function", usually the first place to check."""
+    """Return the innermost application frame as "file:function"; it is usually the first place to check."""
     own = (frame for frame in reversed(trace.stack) if _is_own(frame.filename))
     return next((f"{Path(frame.filename).name}:{frame.name}" for frame in own), "")
 

@@ -1,10 +1,10 @@
-"""Job counters of a process by queue and task, in memory that outlives the process if its server provides it.
+"""Job counters of a process by queue and task, in memory that outlives the process if a server provides it.
 
-A worker process counts in memory that its supervisor reads, and a later worker process continues there. So no
-counter decreases when a worker process dies. Only one process writes at a time, because no two worker
-processes share such memory; any number of processes can read. A row is written as one copy of numbers that
-only grow. So a reader, or a death during a write, finds each number either as it was before or as it is
-after.
+A worker process counts in memory that its supervisor reads, and a later worker process continues there.
+Therefore no counter decreases when a worker process dies. Only one process writes at a time, because no two
+worker processes share such memory; any number of processes can read. A row is written as a single copy of
+numbers that only grow. Even if the process dies during a write, each number has either its old or its new
+value.
 
 The multiprocess mode of prometheus-client was rejected: it requires a writable folder and an environment
 variable before its first import, and keeps files of every process that has ever existed.
@@ -136,7 +136,7 @@ class JobCounters:
 
     @classmethod
     def shared(cls, descriptor: int) -> Self:
-        """Return counters in the memory of a descriptor, which has no size until a process counts in it.
+        """Return counters in the memory of a descriptor, whose size is 0 until a process counts in it.
 
         Raises:
             OSError: If there is not enough memory.
@@ -187,7 +187,7 @@ class JobCounters:
         self._memory[start : start + len(name)] = name
         place = start + _filled(len(name))
         self._used = place + _ROW.size
-        self._memory[: _HEAD.size] = _HEAD.pack(_LAYOUT, self._used)  # last: this makes the row visible
+        self._memory[: _HEAD.size] = _HEAD.pack(_LAYOUT, self._used)  # last, because it makes the row visible
         row = self._rows[key] = _CounterRow(place, [0.0] * _WIDTH)
         return row
 
@@ -357,7 +357,7 @@ class JobCounting:
 
 
 def count_jobs(*, is_wanted: bool) -> None:
-    """Count the jobs of this server process, if requested, or as soon as an app sets a probe port."""
+    """Count the jobs of this server process if this is requested, or as soon as an app sets a probe port."""
     if is_wanted:
         count_all_jobs()
     else:

@@ -1,11 +1,11 @@
 """A job process, for `executor="process"` and for a job that is suspected of killing its process.
 
-The process imports the app by the name that its server was started with, and reports that it is ready, or why
-it is not. It receives one job after another as a line of JSON, and replies to each with its log lines and its
-transition. If a job ends within a transaction of its task, this is reported before the transaction can
+The process imports the app by the name with which its server was started, and reports that it is ready, or
+why it is not. It receives one job after another as a line of JSON, and replies to each with its log lines and
+its transition. If a job ends within a transaction of its task, this is reported before the transaction can
 commit, and the process waits until its server has noted it. If the process dies, exactly one job is the
-cause; if it dies before it is ready, no job is the cause. If its server dies, the process ends with all
-programs that it started, even in the middle of a job: see `process_groups`.
+cause, or none if it dies before it is ready. If its server dies, the process ends with all programs that it
+started, even in the middle of a job: see `process_groups`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ log = logging.getLogger(__name__)
 
 _NOTED = b"noted\n"  # the server's reply to a completion: the only line that it sends while a job runs
 _ORDERLY_END = 2.0  # seconds for an idle process to end
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.05  # seconds between two checks of it
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.05  # seconds between two checks whether it has ended
 _MEANWHILE = frozenset({"log", "progress", "completed"})  # messages of a process while its job runs
 
 
@@ -113,7 +113,7 @@ class JobProcess:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process runs and continues to run."""
+        """Whether the process is running and will continue to run."""
         return not self._is_killed and not self._has_ended()
 
     def _has_ended(self) -> bool:
@@ -129,7 +129,7 @@ class JobProcess:
         return resident_bytes(self._process.pid)
 
     def let_go(self) -> None:
-        """Close the pipe in a forked copy of the server, because the pipe must end with the server."""
+        """Close the pipe in a forked copy of the server, so that the pipe is closed when the server ends."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._out.fileno(), inheritable=False)
         os.close(nowhere)
@@ -142,7 +142,7 @@ class JobProcess:
             self._process.kill()
 
     def _stop(self, run: Run) -> None:
-        """Kill the process if it still belongs to this run; a late call must not affect the next job."""
+        """Kill the process if it is still used by this run; a late call must not affect the next job."""
         with self._lock:
             if self._current is run:
                 self.kill()
@@ -169,11 +169,11 @@ class JobProcess:
     def run(
         self, run: Run, runner: JobRunner, console: Console, on_start: Callable[[], None] | None = None
     ) -> EndedRun:
-        """Return the end of the run; if the process dies without a reply, the end is a crash.
+        """Return the end of the run; this is a crash if the process dies without a reply.
 
         The run starts when the process has loaded the app. If this fails or takes too long, the job fails
         with the reason, according to its policy, without a crash. If the run is cancelled in the meantime,
-        the job returns to its queue as one that never started.
+        the job returns to its queue as a job that never started.
 
         Args:
             run: prepared, but not started.
@@ -374,7 +374,7 @@ class JobProcessPool:
         self.tidy()
 
     def _spec_for(self, info: TaskInfo) -> JobProcessSpec:
-        """Return the spec for a job of this task; only the tasks of the running script need its module."""
+        """Return the spec for a job of this task; only tasks of the running script need the script."""
         spec, script = self._spec, running_script()
         if script is None:
             return spec
@@ -395,7 +395,7 @@ class JobProcessPool:
 
 @attrs.frozen
 class RunningScript:
-    """The current program, in a form by which another process can find it."""
+    """The current program, in a form with which another process can find it."""
 
     place: str  # the name of its module if it was started by that (`python -m`), otherwise its file
     file: str
@@ -477,8 +477,8 @@ def _read_completion(fields: dict[str, Any]) -> Completion:
 class _Orders:
     """The lines from the server, read by a thread, which notices the end of the pipe during a job too.
 
-    This end means that the server has ended, or no longer needs this process. An idle process then ends
-    normally. A process with a job has lost the right to it, because the job may immediately run again
+    The end of the pipe means that the server has ended, or no longer needs this process. An idle process then
+    ends normally. A process with a job must no longer run it, because the job may immediately run again
     elsewhere.
     """
 
@@ -518,7 +518,7 @@ class _Orders:
             self._is_at_work = False
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield one line after another, until the pipe ends."""
+        """Yield one line after another until the pipe is closed."""
         while (line := self._lines.get()) is not None:
             yield line
 

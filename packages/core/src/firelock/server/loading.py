@@ -1,4 +1,4 @@
-"""Functions that find an app by the name that a server was started with: `module:name` or `file.py:name`.
+"""Functions that find an app by the name with which a server was started: `module:name` or `file.py:name`.
 
 No name from the storage is ever used here. While an app is imported here, its modules must not start a server
 or create jobs, because every process that imports them would do so again.
@@ -38,7 +38,7 @@ _NO_JOBS = (
 def _importing() -> Iterator[None]:
     previous = ServedApp.no_server_reason
     ServedApp.no_server_reason = previous or f"while the app is imported by a command of firelock: {_REMEDY}"
-    importer = threading.get_ident()  # an embedded server imports while other threads handle requests
+    importer = threading.get_ident()  # an embedded server imports modules while other threads handle requests
 
     def forbid_jobs() -> str | None:
         return _NO_JOBS if threading.get_ident() == importer else None

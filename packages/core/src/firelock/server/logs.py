@@ -1,8 +1,8 @@
 """The job fields of log records, and the two formats of a server's own log.
 
-The fields are set by a filter for handlers. It is attached to the handlers that the application has chosen,
-and runs in the thread that logs. A record factory would change every record of the process. A filter on a
-logger does not see the records of the loggers below it.
+The fields are set by a filter for handlers. The filter is attached to the handlers that the application has
+chosen, and runs in the thread that logs. By contrast, a record factory would change every record of the
+process, and a filter on a logger does not receive the records of the loggers below it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class JobFields(logging.Filter):
     Args:
         default: the value outside of a job, for a format such as "%(job_id)s %(message)s". With None, the
             attributes are not set there, for formatters that write every attribute.
-        meta: names of meta values, such as "request_id"; a job without one gets the default.
+        meta: names of meta values, such as "request_id"; a job without such a value gets the default.
 
     Raises:
         ConfigurationError: If every record already has an attribute of that name, or `meta` is a string.
@@ -166,7 +166,7 @@ class JsonLines(logging.Formatter):
 
     The keys are `time`, `level`, `logger`, `message`, and the attributes that `extra=` and filters have set.
     An exception is an object as well: `type`, `message` and `traceback`. For a value that is not plain data,
-    only the type is written, because the string of an object might contain a secret.
+    only the type is written, because the string form of an object might contain a secret.
     """
 
     def format(self, record: logging.LogRecord) -> str:

@@ -1,8 +1,8 @@
-"""Memos of runs share round trips: memos that arrive during one are sent together in the next.
+"""Round trips that runs share to store memos: memos that arrive during one are sent together in the next.
 
-A thread that finds no other thread sending sends all waiting memos. A thread that has waited for long sends
-its memo concurrently with the others, because the cause of the delay may be one of the other memos. Memos of
-coroutines are first collected for one turn of their event loop.
+If no other thread is sending, a thread sends all waiting memos. A thread that has waited for a long time
+sends its own memo concurrently, because another memo may be the cause of the delay. Memos of coroutines are
+first collected for one turn of their event loop.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ SENDER_WAIT = 0.05  # seconds after which a waiting thread sends concurrently wi
 @attrs.define(eq=False)
 class _Request:
     memos: Sequence[NewMemo]
-    is_notified: threading.Event = attrs.Factory(threading.Event)  # it has its result, or may send now
+    is_notified: threading.Event = attrs.Factory(threading.Event)  # its result is set, or it may be sent now
     answer: list[Remembered] | Exception | None = None
-    is_alone: bool = False  # its shared round trip timed out, perhaps because of another memo
+    is_alone: bool = False  # whether its shared round trip timed out, perhaps because of another memo
 
     @property
     def size(self) -> int:
@@ -135,7 +135,7 @@ class MemoCommit:
             self._answer(some)
         finally:
             with self._lock:
-                self._senders -= 1  # if this thread was interrupted, unanswered requests wait again
+                self._senders -= 1  # if this thread was interrupted, requests without a result wait again
                 left = [one for one in some if one.answer is None and not one.is_alone and one is not own]
                 self._waiting[:0] = left
                 notified = [*some, *self._waiting[:1]]
@@ -153,7 +153,7 @@ class MemoCommit:
             if len(some) == 1:
                 some[0].answer = error
                 return
-            for one in some:  # one bad memo must not cause an error for the others
+            for one in some:  # one at a time, because a bad memo must not cause an error for the others
                 self._answer([one])
         else:
             for one in some:
@@ -161,7 +161,7 @@ class MemoCommit:
 
 
 class _LoopMemos:
-    """The memos of one event loop, from one turn or collected while others are sent."""
+    """The memos of one event loop that arrived in one turn, or while others were sent."""
 
     def __init__(self, commit: MemoCommit) -> None:
         self._commit = commit

@@ -1,4 +1,4 @@
-"""The open resources of a worker process or job process: each is opened once and closed at the stop."""
+"""The open resources of a worker process or job process; each is opened once and closed when it stops."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Held:
 
 @attrs.define(eq=False)
 class OpenResources:
-    """The open resources: each is opened at the first request of a job, and shared by all jobs.
+    """The open resources. Each is opened when a job first requests it, and all jobs share it.
 
     After a failure the next job tries again. A resource does not see the context variables of the job that
     opens it, because it outlives that job.
@@ -98,7 +98,7 @@ class OpenResources:
         return value
 
     async def aget(self, resource: Resource) -> Any:  # noqa: ANN401 - any yielded value
-        """Return the open value, in a coroutine; a resource that is not async is opened in a thread.
+        """Return the open value to a coroutine; a resource that is not async is opened in a thread.
 
         If a job is cancelled while it waits, the opening continues for the next job.
 
@@ -124,7 +124,7 @@ class OpenResources:
         return held.opened.result() if held.opened.done() else await asyncio.shield(held.opened)
 
     async def _hold(self, resource: Resource, held: _Held) -> None:
-        """Open, keep open and close in one asyncio task, as task groups and time limits require."""
+        """Open, keep and close the resource in one asyncio task, as task groups and time limits require."""
         import asyncio  # noqa: PLC0415 - loaded by now
 
         try:

@@ -1,4 +1,4 @@
-"""Ends whose rows other transactions have locked: parked, and sent one by one until they are stored.
+"""Parked ends, whose rows other transactions have locked; they are sent one by one until they are stored.
 
 The dispatcher parks an end that the storage reports as busy. The sender, a separate thread, sends each parked
 end in a separate call, so a locked row delays only the end of its own job.
@@ -31,7 +31,7 @@ PARKED_LIMIT = 1_000
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between two attempts to store an end
 _PAUSE_AT_STOP = 0.25  # maximum pause in seconds while the server stops
-_GAP = 0.1  # seconds after an attempt that found a lock, so that such attempts do not keep the storage busy
+_GAP = 0.1  # seconds of pause after an attempt that found a lock, to avoid overloading the storage
 _REPORTED_AFTER = 5.0  # seconds
 
 
@@ -59,7 +59,7 @@ class ParkedEnds:
     _apply: Callable[[list[Transition]], Sequence[Applied]]
     _block_key: Callable[
         [EndedRun], bool
-    ]  # blocks the limit key that the end names; False while it is locked
+    ]  # blocks the limit key that the end names; returns False while it is locked
     _answered: Callable[[ParkedEnd, Applied], None]
     _clock: Callable[[], float] = time.monotonic
     ended: int = 0  # the number of parked ends of jobs that have run
@@ -108,7 +108,7 @@ class ParkedEnds:
                     self._push(parked)
 
     def hurry_all(self) -> None:
-        """Send all now, and at short intervals from now on, because the server stops."""
+        """Send all parked ends now, and at short intervals from now on, because the server is stopping."""
         self._longest_pause, self._gap, self._rests_until = _PAUSE_AT_STOP, 0.0, 0.0
         self.hurry(list(self._parked))
 

@@ -1,7 +1,7 @@
 """The status of a server for monitoring (alive, ready, started, metrics), and the port that serves it.
 
-The status is read from the supervisor's memory. A probe calls neither a hook nor the storage, so probes cost
-nothing, and a hanging storage does not delay any response.
+The status is read from the supervisor's memory. A probe calls neither a hook nor the storage, so probes are
+cheap, and a hanging storage does not delay a response.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _REASONS = {
 }  # fmt: skip
 _PLAIN = "text/plain; charset=utf-8"
 _TIMEOUT = 2.0  # seconds for a whole request and its response
-_CONNECTION_LIMIT = 128  # connections; for one more, the oldest is closed
+_CONNECTION_LIMIT = 128  # maximum number of connections; for one more, the oldest is closed
 _BACKLOG = 256
 _LONGEST_HEAD = 8 * 1024
-_PAUSE = 0.1  # seconds after an error of a connection
+_PAUSE = 0.1  # seconds to pause after a connection error
 
 # ---- status ----------------------------------------------------------------------------------------------
 
@@ -63,15 +63,15 @@ class ProcessStatus:
     )
     has_session: bool = False  # its session is valid, so it may start jobs
     has_begun: bool = False  # whether a process in this place has had a session
-    cpu_seconds: float = 0.0  # of all processes that were in this place
+    cpu_seconds: float = 0.0  # total of all processes that were in this place
     rss_bytes: int = 0
-    starts_in: float = 0.0  # until another one starts, if the process has ended
-    starts: int = 1  # of processes in this place
+    starts_in: float = 0.0  # seconds until another process starts, if this one has ended
+    starts: int = 1  # number of processes started in this place
     crashed_jobs: int = 0  # jobs that ran in a worker process of this place when it died
 
     @property
     def silent_for(self) -> float:
-        """The seconds for which an expected report has been missing; see the setting hang_timeout.
+        """The number of seconds for which an expected report has been missing; see the setting hang_timeout.
 
         A worker process that has imported the app waits for its session, which it gets as soon as the storage
         is available. It reports from then on, so the wait does not count.
@@ -110,7 +110,7 @@ class ServerStatus:
     mode: str  # running, quiet, stopping or hurrying
     processes: tuple[ProcessStatus, ...]  # one per place, in order
     turned: float = 0.0  # since the supervisor's last turn
-    reached: float | None = None  # since the storage last replied; None: not yet
+    reached: float | None = None  # since the storage last replied; None before that
     round_trips: tuple[int, ...] = ()  # renewals, by bucket of ROUND_TRIPS
     round_trip_seconds: float = 0.0  # of all renewals
     hang_timeout: float  # the setting hang_timeout: a process that is silent for longer is considered dead
@@ -131,10 +131,10 @@ class Check:
 
 
 def liveness(status: ServerStatus) -> list[Check]:
-    """Return whether every loop is still running; if not, the server must be restarted.
+    """Return whether every loop is still running; otherwise the server must be restarted.
 
-    A worker process is alive while it is replaced, imports its app, waits for its session or stops. The
-    storage is not checked, because a new process would not reach it either.
+    A worker process counts as alive while it is being replaced, imports its app, waits for its session or
+    stops. The storage is not checked, because a new process could not reach it either.
     """
     loop = _turning("supervisor", status.turned, status.hang_timeout, "")
     return [loop, *(_is_process_alive(process, status) for process in status.processes)]
@@ -175,7 +175,8 @@ def _turning(name: str, turned: float, limit: float, more: str) -> Check:
 def readiness(status: ServerStatus) -> list[Check]:
     """Return whether the server claims jobs.
 
-    It does if the storage accepts claims, at least one session is valid, and the server is not draining.
+    It claims jobs if the storage accepts claims, at least one session is valid, and the server is not
+    draining.
     """
     mode = Check("mode", status.mode == "running", status.mode)
     if status.mode == "quiet":
@@ -344,11 +345,11 @@ class _Caller:
 
 
 class ProbeListener:
-    """A listener that responds to GET and HEAD for a few paths, in a thread; its errors affect nothing else.
+    """A listener, in a thread, that responds to GET and HEAD for a few paths; its errors affect nothing else.
 
-    It listens as soon as it is created. A connection has two seconds in total, and one request. Connections
-    do not wait for each other: a slow connection only occupies its descriptor, and the oldest is closed if
-    there are too many.
+    It listens as soon as it is created. Each connection has two seconds in total, for one request.
+    Connections do not wait for each other: a slow connection only occupies its descriptor, and the oldest
+    connection is closed if there are too many.
 
     Raises:
         ConfigurationError: If the port cannot be used.
@@ -427,7 +428,7 @@ class ProbeListener:
                 connection, _ = self._socket.accept()
             except BlockingIOError:
                 return
-            except OSError:  # no descriptor is left, but an idle connection may occupy one
+            except OSError:  # no descriptor is free, but an idle connection may occupy one
                 if not self._callers:
                     time.sleep(_PAUSE)
                     return

@@ -1,13 +1,14 @@
-"""Process groups of jobs, which end with the worker process that started them, regardless of how it dies.
+"""Process groups of jobs, which end when the worker process that started them dies, regardless of how.
 
-When a worker process dies, the Linux kernel kills its job processes; on other systems they end at the end of
-a pipe. Both affect only the job process itself, not the programs that it has started. A worker process that
-was killed by SIGKILL cannot do anything, and no signal handler runs while a job holds the interpreter. So a
-small separate process, the *guard*, waits for the end of a pipe and then kills the registered groups. The
-guard is this file, run as a program. It does not import any other module of Firelock and uses about 10 MB.
+When a worker process dies, the Linux kernel kills its job processes; on other systems, they end when a pipe
+is closed. Both mechanisms affect only the job process itself, not the programs that it has started. A worker
+process that was killed by SIGKILL cannot do anything, and no signal handler runs while a job holds the
+interpreter. Therefore a small separate process, the *guard*, waits until a pipe is closed and then kills the
+registered groups. The guard is this file, run as a program. It does not import any other module of Firelock
+and uses about 10 MB.
 
-Programs that leave the group, for example with `setsid`, are not killed. Windows has no such groups: only the
-job process itself ends there.
+Programs that leave the group, for example with `setsid`, are not killed. Windows does not have such groups;
+only the job process itself ends there.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ HAS_GROUPS = hasattr(os, "killpg")
 
 
 class GroupGuard:
-    """The process groups of this process, and the guard, which runs while there are any. Thread-safe."""
+    """The process groups of this process, and the guard, which runs while there are groups. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -52,7 +53,7 @@ class GroupGuard:
     def kill(self, group: int) -> None:
         """Kill the remaining processes of the group.
 
-        Call it before the leader is reaped, because that frees the number.
+        Call this before the group's leader is reaped, because its number can be reused after that.
         """
         if not HAS_GROUPS:
             return
@@ -85,7 +86,7 @@ class GroupGuard:
             stderr=subprocess.DEVNULL,
             bufsize=0,
             cwd=os.sep,
-            start_new_session=True,  # so that neither a terminal nor the end of a group affects it
+            start_new_session=True,  # so that neither a terminal nor a killed group affects it
         )
         assert guard.stdin is not None  # noqa: S101 - it is a pipe
         guard.stdin.write(b"".join(b"+%d\n" % group for group in sorted(self._groups)))
@@ -98,7 +99,7 @@ class GroupGuard:
             guard.wait()
 
     def let_go(self) -> None:
-        """Close the pipe in a forked copy of the process, because it must end with the original."""
+        """Close the pipe in a forked copy of the process, so that it is closed when the original ends."""
         guard, self._guard = self._guard, None
         self._lock, self._groups = threading.Lock(), set()
         if guard is not None and guard.stdin is not None:
@@ -118,7 +119,7 @@ def _kill_group(group: int) -> None:
 
 
 def serve(pipe: IO[bytes]) -> None:
-    """When the pipe ends, kill the groups that were added and not removed."""
+    """When the pipe is closed, kill the groups that were added and not removed."""
     groups: set[int] = set()
     for line in pipe:
         change = groups.add if line.startswith(b"+") else groups.discard

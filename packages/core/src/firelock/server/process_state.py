@@ -16,10 +16,10 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def die_with_parent(parent: int) -> None:
-    """On Linux, let the kernel kill this process when its parent dies; other systems rely on a pipe's end.
+    """On Linux, let the kernel kill this process when its parent dies; other systems rely on a closed pipe.
 
     Args:
-        parent: the id of the process that started this one; if it has already ended, exit now.
+        parent: the id of the process that started this one; if that process has already ended, exit now.
     """
     if sys.platform == "linux":  # pragma: no branch - the branch is the platform's
         import ctypes  # noqa: PLC0415 - only for the processes of a server
@@ -33,9 +33,9 @@ def die_with_parent(parent: int) -> None:
 def importing() -> Iterator[None]:
     """Disable garbage collection for the imports in the block; only for the start of Firelock's programs.
 
-    Imports create hardly any garbage, but every 700 objects would start a collection, and more and more of
-    these collections would check all objects. The objects that exist at the end of the block are not checked
-    by later collections either.
+    Imports create hardly any garbage, but every 700 new objects would start a collection, and more and more
+    of these collections would check all objects. The objects that exist at the end of the block are not
+    checked by later collections either.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -103,7 +103,7 @@ def enable_loggers() -> None:
     """Enable Firelock's loggers at their levels; call it after the app was imported.
 
     By default, `dictConfig` and `fileConfig` disable every existing logger. In a process of Firelock itself,
-    that would include all of these loggers, and no line would report a failed job.
+    this would include all of these loggers, so failed jobs would not be logged.
     """
     for name, logger in list(logging.root.manager.loggerDict.items()):
         is_ours = f"{name}.".startswith(("firelock.", "firelock_"))  # including backends and plugins

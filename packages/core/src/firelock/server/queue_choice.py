@@ -21,10 +21,10 @@ class QueueChoice:
     weights: tuple[int, ...] | None = None
 
     def order(self) -> Sequence[str] | None:
-        """Return the queues of the next claim, first to last; None for all queues.
+        """Return the queues of the next claim, in order; None for all queues.
 
-        With weights, a queue is first in proportion to its share. A heavy queue is preferred, and no queue
-        starves.
+        With weights, each queue comes first in proportion to its weight. A queue with a large weight is
+        preferred, but no queue starves.
         """
         if self.names is None or self.weights is None:
             return self.names

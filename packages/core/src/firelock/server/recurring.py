@@ -1,4 +1,4 @@
-"""Creates the jobs of due recurring definitions: once per due time, regardless of the number of servers."""
+"""Creation of the jobs of due recurring definitions: once per due time, however many servers there are."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_RETRY_AFTER = 60 * SECOND  # delay before a definition that cannot be fired is tried again
+_RETRY_AFTER = 60 * SECOND  # delay before a definition that could not be fired is tried again
 _PASS_BY = 15 * SECOND  # delay of a definition written by a newer version, so that others get their turn
 
 
@@ -43,8 +43,8 @@ def fire_due(client: Client, *, limit: int = 100) -> int:
     """Create the jobs of due definitions; return how many definitions fired.
 
     Any number of servers can call this at the same time. If a definition cannot be fired, the reason is
-    stored in it, and it is tried again a minute later for the same due time. The other definitions are fired.
-    A definition that a newer version wrote is left to a server that supports it.
+    stored in it, and it is tried again a minute later for the same due time. The other definitions are fired
+    as usual. A definition that a newer version wrote is left to a server that supports it.
 
     Raises:
         StorageUnavailable: If the storage was unavailable, either twice or for one definition; in the latter
@@ -177,8 +177,8 @@ def _fired_job(record: RecurringRecord, instant: int, now: int, running: JobReco
     """Return the job of one due time.
 
     Its id is derived from the definition and the due time, so it is created once. The id also depends on the
-    creation time of the definition: a definition that was removed and added again creates the jobs of its due
-    times again.
+    creation time of the definition, so a definition that was removed and added again creates the jobs of its
+    due times again.
     """
     job_id = derived_id("recurring", record.id, str(record.created_at), str(instant))
     job = job_of(

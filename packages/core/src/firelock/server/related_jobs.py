@@ -29,9 +29,9 @@ _REMEMBERED = 10_000  # batches and callers
 class RelatedJobs:
     """Checks the batches and callers of a worker process's jobs.
 
-    Each is checked at most once a second while its jobs may start. The only remembered refusal is the one for
-    a cancelled batch, because a cancellation is final. A caller that has ended, or a member that has failed,
-    may have been requeued in the meantime.
+    Each is checked at most once a second while its jobs may start. Only the refusal for a cancelled batch is
+    remembered, because a cancellation is final. By contrast, a caller that has ended, or a member that has
+    failed, may have been requeued in the meantime.
     """
 
     _storage: Storage

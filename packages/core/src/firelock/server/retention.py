@@ -1,4 +1,4 @@
-"""Removal of expired jobs: one worker process per storage does it, in slices, as fast as jobs expire."""
+"""Removal of expired jobs by one worker process per storage, in slices, as fast as jobs expire."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ log = logging.getLogger(__name__)
 LEASE = "firelock:retention"
 """The lock whose holder removes expired jobs."""
 _SLICE = 0.2  # seconds, plus the rest of the current call
-_CALL = 0.05  # seconds that a call may take; others wait for it, for example for the right to write on SQLite
-_FEWEST, _MOST = 100, 500  # jobs per call: with fewer, the round trips would cost more than the jobs
+_CALL = 0.05  # seconds that a call may take; others wait for it, for example to write to SQLite
+_FEWEST, _MOST = 100, 500  # jobs per call; with fewer, the round trips would cost more than the jobs
 _RESTS = (3, 1)  # pauses in durations of the last slice: after the first that left jobs, and after many
 _IN_A_ROW = 5  # slices that left jobs, minus those that did not, after which pauses are one duration shorter
-_SHORTEST_PAUSE = 1.0  # seconds, after a slice that left no jobs
+_SHORTEST_PAUSE = 1.0  # seconds to pause after a slice that left no jobs
 _ORDERS_EVERY = 3_600.0  # seconds between two checks for orders to servers that have ended
 
 
@@ -34,10 +34,10 @@ class Retention:
     Args:
         storage: the storage of the jobs.
         seldom: seconds between two slices if no jobs expire.
-        lease_seconds: seconds after which another process continues if this one does not.
+        lease_seconds: seconds after which another process takes over if this one does not continue.
         ended: returns how many jobs this process has ended; if the number has grown, the next slice starts
             sooner.
-        is_over: returns whether the process stops.
+        is_over: returns whether the process is stopping.
         clock: returns monotonic seconds.
     """
 
@@ -70,7 +70,7 @@ class Retention:
     def _holds_lease(self) -> bool:
         """Acquire or renew the lease and return whether it is held.
 
-        It is renewed in each slice, so a process that has lost it stops removing jobs.
+        The lease is renewed in each slice, so a process that has lost it stops removing jobs.
         """
         held, self._token = self._token, None
         self._token = self._storage.acquire_lock(LEASE, self._owner, self._lease_seconds)
@@ -121,7 +121,7 @@ class Retention:
             forget_orders(self._storage)
 
     def hand_over(self) -> None:
-        """Release the lease at the end of this process, so that the next one does not need to wait."""
+        """Release the lease when this process ends, so that the next one does not need to wait."""
         token, self._token = self._token, None
         if token is None:
             return

@@ -71,8 +71,8 @@ def _folder() -> str | None:
 class ProcessState:
     """The state of a process before its first job.
 
-    Only changes that would break every job are reverted after each job. Other changes may be intended, and
-    other jobs run at the same time, so they are kept.
+    After each job, only changes that would break every job are reverted. Other changes are kept, because they
+    may be intended and because other jobs run at the same time.
     """
 
     _recursion: int = attrs.Factory(sys.getrecursionlimit)
@@ -104,28 +104,29 @@ class CancelKind(StrEnum):
 
     TIMEOUT = "timed out"
     STOP = "server stopping"
-    LOST = "no longer ours"  # deleted, or taken from this session: the storage refuses its end
+    LOST = "no longer ours"  # deleted, or taken from this session; the storage does not store its end
 
 
 @attrs.define(eq=False)
 class Completion:
     """The success that a run wrote within a transaction of its task, which may or may not have committed.
 
-    Only the storage shows whether it has, because the transaction belongs to the task or its framework.
+    Only the storage shows whether it has committed, because the transaction belongs to the task or its
+    framework.
     """
 
     transition: Transition
-    duration: int  # of the run until then, in microseconds
+    duration: int  # duration of the run until then, in microseconds
     frees_children: bool  # continuations or a batch wait for it
     written: float = attrs.Factory(time.monotonic)
-    is_stored: bool | None = None  # whether it is in the storage; None: not checked, or not readable
+    is_stored: bool | None = None  # whether it is in the storage; None if not checked or not readable
     is_counted: bool = False  # whether it was counted as an end of this server; each end is counted once
-    is_due: bool = False  # whether it is so old that the dispatcher was woken to check it
+    is_due: bool = False  # whether the dispatcher was woken to check it because it is old
 
 
 @attrs.define(eq=False)
 class Run:
-    """A run that is under way."""
+    """A run that is in progress."""
 
     job: ClaimedJob
     holder: ClaimHolder
@@ -142,11 +143,11 @@ class Run:
     cancelled_at: float = 0.0  # monotonic time of the call of `cancel`; 0 before that
     is_stuck: bool = False  # whether it continues after its timeout, and this was logged
     ignores_cancellation: bool = (
-        False  # it still runs a grace period after its cancellation, so only its process can end it
+        False  # it continues after its cancellation and the grace period, so it ends only with its process
     )
     stop: Any = None  # ends the run by force; set by executors that can do so
     coroutine: asyncio.Task[Any] | None = None  # the asyncio task that runs it; None in a thread
-    completion: Completion | None = None  # set by `complete`; the latest if an earlier one was rolled back
+    completion: Completion | None = None  # set by `complete`; replaced if an earlier one was rolled back
     runner: JobRunner | None = None
     begun: JobSteps | None = None  # its steps and waits; None for most jobs
 
@@ -158,8 +159,8 @@ class Run:
     def cancel(self, kind: CancelKind, reason: str) -> None:
         """Request the end of the job, by force if its executor can do so. The first reason is kept.
 
-        If an exception in its task has already reported the loss of the job, only its timeout or the stop of
-        its server ends it by force.
+        If an exception in its task has already reported that the job was lost, only a timeout or a server
+        stop ends the job by force.
         """
         with _cancelling:  # several threads may notice a deletion at the same time
             is_first = self.cancelled is None
@@ -191,7 +192,7 @@ class Run:
 
     @property
     def is_suspending(self) -> bool:
-        """Whether the run has reached a wait, and so ends regardless of what its task raises or returns."""
+        """Whether the run has reached a wait; it then ends regardless of what its task raises or returns."""
         return self.begun is not None and self.begun.wait is not None
 
     @property
@@ -250,8 +251,8 @@ class EndedRun:
     duration: int = 0  # microseconds of the run
     completion: Completion | None = None  # set if a transaction of the task has ended the job, or may have
     log_failure: Callable[[], None] | None = None  # logs the failure if the storage accepts the end
-    blocks: tuple[str, int] | None = None  # the limit key, and the time until which it admits no job
-    was_busy: bool = False  # when it was sent for the first time
+    blocks: tuple[str, int] | None = None  # the limit key, and the time until which the key is blocked
+    was_busy: bool = False  # whether its row was locked when it was first sent
 
 
 def _always() -> bool:
@@ -283,7 +284,7 @@ class JobRunner:
     # ---- before the run ----------------------------------------------------------------------------------
 
     def prepare(self, job: ClaimedJob, holder: ClaimHolder) -> Run | EndedRun:
-        """Return the run, ready to start, or its end if it cannot start. Never raises an `Exception`."""
+        """Return the run, ready to start, or its end if it cannot start. Never raise an `Exception`."""
         try:
             is_special = not (job.admission_json is None and job.relations_json is None and job.retry is None)
             if is_special and (part := unread_part(job)) is not None:
@@ -328,7 +329,7 @@ class JobRunner:
             return self.unprepared(job, holder, error)
 
     def unprepared(self, job: ClaimedJob, holder: ClaimHolder, error: Exception) -> EndedRun:
-        """Return the end of a job that an unexpected error kept from starting; it is tried again later."""
+        """Return the end of a job that did not start because of an unexpected error; it is retried later."""
         at, why = self._runtime.clock.now(), describe_error(error)
         return self._put_off(job, lifecycle.unprepared(job, holder, at=at, why=why))
 
@@ -337,10 +338,11 @@ class JobRunner:
         return self._crashed_too_often(job, holder) if job.crashes else self._late(job, holder)
 
     def _late(self, job: ClaimedJob, holder: ClaimHolder) -> EndedRun | None:
-        """Return the end of a job whose deadline for the start has passed; None if it may start.
+        """Return the end of a job whose start deadline has passed; None if the job may start.
 
-        A job that the storage returned as late holds no limit and must not run. The storage decided that by
-        its own clock, so that clock is read if the local estimate is close to the deadline.
+        A job that the storage returned as late holds no limit and must not run. The storage uses its own
+        clock to decide whether a job is late, so that clock is read if the local estimate is close to the
+        deadline.
         """
         admission = job.admission
         if admission is None or job.attempt != 1:
@@ -366,7 +368,7 @@ class JobRunner:
         return EndedRun(job, ended)
 
     def _crashed_too_often(self, job: ClaimedJob, holder: ClaimHolder) -> EndedRun | None:
-        """Return the end of a job that has crashed too often; None if it may start.
+        """Return the end of a job that has crashed too often; None if the job may start.
 
         When a session ends, crashes are counted but no job fails, so the decision is made here. The history
         is read only if the job has crashed that often.
@@ -403,7 +405,7 @@ class JobRunner:
         return EndedRun(job, lifecycle.handed_back(job, holder, at=at, started_at=None, reason=why))
 
     def _stopped(self, job: ClaimedJob, holder: ClaimHolder, why: str) -> EndedRun:
-        """Return the end of a job that must no longer start."""
+        """Return the end of a job that must not start anymore."""
         at = self._runtime.clock.now()
         expires_at = self._runtime.client.retention.until(State.DELETED, at)
         log.info("Job %s is deleted instead of started: %s.", job.id, why, extra={"job_id": job.id})
@@ -459,8 +461,8 @@ class JobRunner:
     def store_start(self, run: Run) -> None:
         """Store that the run has started, which the dispatcher otherwise does after a second.
 
-        This is for a suspect, which might end its whole server sooner. The job runs even if the storage is
-        unavailable.
+        This is for a suspect, which might crash its whole server before that second has passed. The job runs
+        even if the storage is unavailable.
         """
         held = HeldClaim(run.job.id, run.job.fence, started_at=run.started_at)
         try:
@@ -552,7 +554,7 @@ class JobRunner:
     # ---- steps and waits ---------------------------------------------------------------------------------
 
     def begin_steps(self, run: Run) -> None:
-        """Create the steps of the run: one object, whichever thread is first.
+        """Create the steps object of the run; all threads of the run share one object.
 
         Raises:
             StepError: If no other process would see the stored values.
@@ -604,7 +606,7 @@ class JobRunner:
 
     def returned(self, run: Run, result: object) -> EndedRun:
         """Return the end of a run whose task returned."""
-        if run.cancelled is CancelKind.TIMEOUT:  # it ignored the cancellation, but has timed out
+        if run.cancelled is CancelKind.TIMEOUT:  # it ignored the cancellation but has timed out
             return self.raised(run, _timeout_error(run))
         at = self._runtime.clock.now()
         if type(result) is not Snooze:
@@ -664,10 +666,10 @@ class JobRunner:
             self._on_completed(run)
 
     def check_completion(self, run: Run) -> None:
-        """Read from the storage whether the run's own transaction has committed, unless that is known.
+        """Read from the storage whether the run's own transaction has committed, unless this is known.
 
-        If the storage cannot be read, the run is treated as if the transaction had not committed. The storage
-        refuses such an end, and the dispatcher checks it again.
+        If the storage cannot be read, the run is treated as if the transaction had not committed. If it did
+        commit, the storage refuses the end, and the dispatcher checks it again.
         """
         completion = run.completion
         if completion is None or completion.is_stored is not None:
@@ -696,8 +698,8 @@ class JobRunner:
         """Return the end of a run that failed after its own transaction had committed.
 
         The job has succeeded, and its attempt has not failed: nothing is retried, and neither
-        `retry_decision` nor `attempt_failed` is called. The error is logged, because it is reported nowhere
-        else.
+        `retry_decision` nor `attempt_failed` is called. The error is logged, because it is not reported
+        anywhere else.
         """
         assert run.completion is not None  # noqa: S101 - the caller has checked
         log.error(
@@ -717,8 +719,9 @@ class JobRunner:
     def raised(self, run: Run, error: BaseException) -> EndedRun:
         """Return the end of a run whose task raised, was cancelled or timed out.
 
-        The first matching case decides: the server has cancelled the run, the task's own transaction has
-        ended the job, or the task is rate limited. Any other error is a failure; see `_decide`.
+        The first of these cases that applies determines the end: the server has cancelled the run, the task's
+        own transaction has ended the job, or the task is rate limited. Any other error is a failure; see
+        `_decide`.
         """
         match run.cancelled:
             case CancelKind.STOP | CancelKind.LOST if _is_cancellation(error):
@@ -735,7 +738,7 @@ class JobRunner:
         what = describe_error(error)
         if author and decision.reason and ended.transition.reason == decision.reason:
             what = f"{what}; {author} decided: {shorten(' '.join(decision.reason.split()), 200)}"
-        if run.cancelled is CancelKind.LOST or run.is_stuck:  # if its end is refused, it did not fail
+        if run.cancelled is CancelKind.LOST or run.is_stuck:  # if its end is refused, it has not failed
             ended.log_failure = lambda: self._report(ended, what, error)
         else:
             self._report(ended, what, error)
@@ -766,7 +769,7 @@ class JobRunner:
 
         A plugin decides, otherwise the retry policy of the call or task.
 
-        If the policy returns nothing, the default policy decides. No policy is called for an error that every
+        If the policy returns None, the default policy decides. No policy is called for an error that every
         further attempt would raise as well.
         """
         author = ""
@@ -831,13 +834,13 @@ class JobRunner:
             return ended
 
     def passed_over(self, run: Run, reason: str = "lost before it started") -> EndedRun:
-        """Return the end of a dropped run that has not started; it shows the storage that no run is left."""
+        """Return the end of a dropped run that has not started; it tells the storage that no run is left."""
         return self._handed_back(run.job, run.holder, reason)
 
     def abandoned(self, run: Run, reason: str) -> EndedRun:
         """Return the end of a run for which the server cannot wait any longer.
 
-        If it has timed out, it ends with the timeout; otherwise it is handed back.
+        If the run has timed out, it ends with the timeout; otherwise the job is handed back.
         """
         if run.cancelled is CancelKind.TIMEOUT:
             return self.raised(run, JobCancelled(run.context.cancel_reason))
@@ -922,11 +925,12 @@ def completed_end(job: ClaimedJob, completion: Completion) -> EndedRun:
 
 
 def has_succeeded(job: ClaimedJob, record: JobRecord | None) -> bool:
-    """Return whether a run that wrote its success within its own transaction has thereby ended the job.
+    """Return whether a run has ended its job by writing its success within its own transaction.
 
-    A record of None means that the job does not exist. That counts as ended: only final jobs are removed, and
-    a job that was deleted while it ran is found with its tail long before it expires. A deleted job does not
-    count, because after the refusal of an end, nothing shows whether it had succeeded before the delete.
+    A record of None means that the job does not exist, which counts as ended: only final jobs are removed,
+    and a job that was deleted while it ran is found with its tail long before it expires. A deleted job does
+    not count, because after the storage has refused the end, it is unknown whether the job had succeeded
+    before the delete.
     """
     return record is None or (record.state is State.SUCCEEDED and record.fence == job.fence)
 

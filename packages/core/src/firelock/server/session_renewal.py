@@ -1,4 +1,4 @@
-"""Renewal of a server's sessions: one call per heartbeat extends each worker process's right to run."""
+"""Renewal of a server's sessions; one call per heartbeat extends each worker process's right to run jobs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 _MARGIN_SECONDS, _MARGIN_SHARE = 1.0, 0.02
 _QUICK_RETRY = 0.5
-_RELEASE_LIMIT, _RELEASES = 1_000, 20  # jobs per call, and calls after the end of a session
+_RELEASE_LIMIT, _RELEASES = 1_000, 20  # jobs per call, and number of calls after the end of a session
 _CLOCK_CHECK_INTERVAL = 0.5  # seconds between two checks of this host's clocks
 _FIRST_WAITS = (1.5, 3.0)  # seconds; short at the start, because CPU usage needs two reports
 
@@ -41,10 +41,11 @@ ROUND_TRIPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5
 class SessionRenewal:
     """The renewal of a server's sessions. A worker process may start jobs until its last renewal has expired.
 
-    The right to run is counted from before the renewal was sent, minus a margin. So it ends here before
-    another server can consider the session dead. The time for which the machine is suspended counts, because
-    the storage's clock continues in that time. The sessions are renewed within half a second after a
-    suspension, or after the wall clock was set, which might be the storage's own clock.
+    The right to run is measured from just before the renewal is sent, and a margin is subtracted. It
+    therefore ends here before another server can consider the session dead. The time for which the machine is
+    suspended counts, because the storage's clock continues in that time. The sessions are renewed within half
+    a second after a suspension, or after the wall clock was set, because the storage might use the same
+    clock.
     """
 
     _storage: Storage
@@ -99,7 +100,7 @@ class SessionRenewal:
         self.reached_at = time.monotonic()
         with self._lock:
             self._sessions[session.id] = _RenewedSession(session.id, memory, memory.last_report())
-        memory.begin_session()  # before the grant, which must not apply to claims of an earlier session
+        memory.begin_session()  # before the grant, so that claims of an earlier session cannot start
         memory.grant(self._right_from(requested_at))
         return session.id
 
@@ -132,7 +133,7 @@ class SessionRenewal:
         return taken
 
     def _release(self, session_id: str) -> None:
-        """Update the batches whose last running member, deleted before, has stopped with this session."""
+        """Update the batches whose last running member was deleted and has stopped with this session."""
         try:
             for _ in range(_RELEASES):
                 if self._storage.release(_RELEASE_LIMIT) < _RELEASE_LIMIT:
@@ -200,7 +201,7 @@ class SessionRenewal:
         except StorageUnavailable as error:
             if not self._is_failing:
                 log.warning("Sessions could not be renewed; retrying: %s", error)
-        except Exception:  # without this thread, every session would be lost again and again
+        except Exception:  # if this thread ended, every session would be lost again and again
             log.exception("Sessions could not be renewed; retrying.")
         else:
             if self._is_failing:
@@ -238,7 +239,7 @@ class SessionRenewal:
         record = self._storage.get_record(ORDERS, self._server.id)
         if record is None:
             return
-        if record.version != self._order_version:  # otherwise it was carried out but could not be deleted
+        if record.version != self._order_version:  # otherwise it was carried out before, but not deleted
             self._order_version = record.version
             self._obey(record.value)
         self._storage.delete_record(ORDERS, record.key, expected_version=record.version)

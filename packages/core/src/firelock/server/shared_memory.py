@@ -5,14 +5,15 @@ The worker process writes the time of its last report, and the job that each of 
 supervisor also reads this memory after the worker process has died, so nothing in it depends on an orderly
 end.
 
-The memory does not belong to a file, so a full or read-only disk cannot affect it. A worker process is
-another program. So it gets the memory as a descriptor, and sets the size when it knows its number of workers.
+The memory does not belong to a file, so a full or read-only disk cannot affect it. A worker process is a
+separate program, so it gets the memory as a descriptor, and sets the size when it knows its number of
+workers.
 
 Layout, little-endian: right to run (elapsed ns) · number of the session · last report (monotonic ns) · CPU
 time (ns) · memory (bytes) · last turn of the dispatcher (monotonic ns) · the time since which its calls to
 the storage fail (monotonic ns) · the fields of `WorkerCounts`, then 40 bytes per worker: the id of its job,
-or zeros. A number is written by one assignment, which copies it whole. `pack_into` would write zeros first,
-which another process could read.
+or zeros. Each number is written by one assignment, which copies it as a whole. `pack_into` would write zeros
+first, which another process could read.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def share_memory() -> int:
 
 
 def _open_shared_memory() -> int:
-    """Return POSIX shared memory. Its random name is removed immediately, so no other process opens it."""
+    """Return POSIX shared memory. Its random name is removed immediately, so no other process can open it."""
     # The base of multiprocessing.shared_memory, which does not expose the descriptor. Linux does not need it.
     import _posixshmem  # type: ignore[import-not-found]  # noqa: PLC0415
 
@@ -78,7 +79,7 @@ class WorkerCounts:
     busy_coroutines: int = 0
     stuck_threads: int = 0
     stuck_coroutines: int = 0
-    parked: int = 0  # ends that wait for rows locked by other transactions
+    parked: int = 0  # number of ends that wait for rows locked by other transactions
 
     @property
     def busy(self) -> int:
@@ -104,8 +105,8 @@ class SharedMemory:
     """The shared memory of one worker process.
 
     The right to run is measured by `elapsed_seconds`, because the storage's clock continues while the machine
-    is suspended. All other times are of CLOCK_MONOTONIC, so a suspension does not make a worker process seem
-    silent. The processes of a host share both clocks.
+    is suspended. All other times use CLOCK_MONOTONIC, so a worker process does not seem silent after a
+    suspension. All processes of a host share both clocks.
     """
 
     _memory: mmap.mmap
@@ -128,9 +129,9 @@ class SharedMemory:
 
     @classmethod
     def allocate(cls, descriptor: int, workers: int) -> SharedMemory:
-        """Return new memory, all zeros, of a descriptor without a size; for the worker process.
+        """Return new memory, all zeros, for a descriptor without a size; the worker process calls this.
 
-        The memory is reserved now, so a later write cannot run out of it.
+        The memory is reserved now, so that a later write cannot fail for lack of memory.
 
         Raises:
             ConfigurationError: If there is not enough memory.
@@ -175,7 +176,7 @@ class SharedMemory:
         self._write(_RIGHT, until * _NANO)
 
     def begin_session(self) -> None:
-        """Note that the worker process has a new session; it starts no jobs until it has adopted it."""
+        """Note that the worker process has a new session; it must adopt the session before it starts jobs."""
         self._write(_SESSION, self._read(_SESSION) + 1)
 
     def adopt_session(self) -> None:
@@ -234,7 +235,7 @@ class SharedMemory:
         self._memory[place : place + _ID] = job_id.encode().ljust(_ID, b"\0")[:_ID]
 
     def end(self, worker: int) -> None:
-        """Note that the worker runs no job."""
+        """Note that the worker is not running a job."""
         place = _HEAD + worker * _WIDTH
         self._memory[place : place + _ID] = _EMPTY
 

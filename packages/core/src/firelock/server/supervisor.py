@@ -1,8 +1,8 @@
-"""The supervisor: renews a server's sessions and keeps its worker processes running.
+"""The supervisor, which renews a server's sessions and keeps its worker processes running.
 
-It does not import the application and runs no jobs, so a job that blocks an interpreter cannot cause the
-loss of a session. It notices the death of a worker process by its exit, so the jobs of that process return to
-their queues immediately, before the lease expires.
+The supervisor does not import the application or run jobs, so a job that blocks an interpreter cannot cause
+the loss of a session. It notices when a worker process exits, so the jobs of that process return to their
+queues immediately, before the lease expires.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _TICK = 1.0
 _MOST_RETIRED = 4  # maximum number of replaced worker processes per place that still run jobs
 _STOP_MARGIN = 20.0  # seconds after the grace period, when worker processes that have not ended are killed
 _SHORT_LIFE, _LONGEST_PAUSE = 5.0, 30.0
-_DOUBLINGS = 10  # maximum doublings of a pause: enough for the longest pause, and within the range of a float
+_DOUBLINGS = 10  # maximum doublings of a pause; enough for the longest pause, and within the range of a float
 _TRY_AGAIN = 1.0
 _LONG_START = 10.0  # seconds after which the log reports a worker process that has not started
 _NEVER = float("inf")
@@ -83,9 +83,9 @@ class ServerOptions:
     is_verbose: bool = False  # its processes log everything
     log_format: str = LogFormat.TEXT
     log_meta: Sequence[str] = ()  # names of meta values in the log records of a job
-    max_jobs_per_process: int = 0  # 0: use the app's own settings
-    max_memory_per_process: int = 0  # MB; 0: use the app's own settings
-    probe_port: int = 0  # 0: use the app's own settings
+    max_jobs_per_process: int = 0  # 0 to use the app's own settings
+    max_memory_per_process: int = 0  # MB; 0 to use the app's own settings
+    probe_port: int = 0  # 0 to use the app's own settings
     probe_host: str = LOOPBACK
 
 
@@ -106,12 +106,12 @@ class ServerMode(StrEnum):
     RUNNING = "running"
     QUIET = "quiet"
     STOPPING = "stopping"
-    HURRYING = "hurrying"  # a stop that no longer waits for jobs
+    HURRYING = "hurrying"  # stopping without waiting for jobs
 
 
 @attrs.define(eq=False)
 class _Place:
-    """The data of one place, which its worker processes occupy one after the other."""
+    """The data of one place, which worker processes occupy one after another."""
 
     has_begun: bool = False  # whether one of them has had a session
     starts: int = 0
@@ -124,7 +124,7 @@ class _KnownProcess:
     place: int
     popen: subprocess.Popen[bytes]
     descriptor: int  # of the shared memory
-    counters: int  # the descriptor of the memory for its job counts; only this process uses it while it lives
+    counters: int  # descriptor of the memory for its job counts; while it is alive, only this process uses it
     orders: Any  # the writing end of the pipe
     quick_deaths: int  # consecutive quick deaths in its place
     started_at: float = attrs.Factory(time.monotonic)
@@ -132,7 +132,7 @@ class _KnownProcess:
     session: str | None = None
     memory: SharedMemory | None = None  # set when it has imported the app and knows its number of workers
     workers: int = 0
-    replaces: _KnownProcess | None = None  # the process that drains when this one works; None after that
+    replaces: _KnownProcess | None = None  # the process that drains when this one can work; None after that
     is_retired: bool = False  # whether it drains because another process has taken its place
     ends_by: float = _NEVER  # monotonic time at which it is killed
     is_slow: bool = False  # whether its slow start was logged
@@ -169,10 +169,10 @@ class Supervisor:
         self._counters: list[int] = []  # memories in which worker processes have counted jobs
         self._spare_counters: list[
             int
-        ] = []  # no process counts in these now: the next worker process continues there
+        ] = []  # no process counts in these now; the next worker process continues there
         self._watched = (
             threading.Lock()
-        )  # held while a worker process leaves the list and its CPU time is added
+        )  # held while a worker process is removed from the list and its CPU time is added
         self._places = [_Place() for _ in range(options.processes)]
         self._turned_at = time.monotonic()
         self._manager = SystemdNotifier.of_environment()
@@ -225,7 +225,7 @@ class Supervisor:
 
     @staticmethod
     def _do(event: Callable[[], None]) -> None:
-        """Handle the event and log any error: if this loop ended, every worker process would end too."""
+        """Handle the event and log any error, because every worker process would end if this loop ended."""
         try:
             event()
         except Exception:
@@ -352,7 +352,7 @@ class Supervisor:
             if is_first:
                 self._open(ready)
                 self._listen_for_probes(self._settings.probe_port)
-            for line in ready["about"]:  # only the first place reports it, even if another is ready first
+            for line in ready["about"]:  # only the first place reports this, even if another is ready first
                 self._say(line)
             if ready["about"] and self._probes is not None:
                 self._say(f"  probes: {self._probes.url} ({' '.join(self._probes.paths)})")
@@ -425,7 +425,7 @@ class Supervisor:
             log.info("Worker process %d has a new session.", process.popen.pid)
 
     def _replace_session(self, lost: str) -> None:
-        """Replace a lost session: its worker process, if it is alive, gets a new one and drops its claims."""
+        """Replace a lost session; if its worker process is alive, it gets a new one and drops its claims."""
         if self._sessions is None:
             return
         self._sessions.forget(lost)
@@ -492,7 +492,7 @@ class Supervisor:
         os.close(process.descriptor)
         if self._is_stopping:
             if code != EXIT_OK and self._exit_code == EXIT_OK:
-                self._exit_code = EXIT_FAILED  # not a normal end, so the server's end is not normal either
+                self._exit_code = EXIT_FAILED  # not a normal end, so the server's end is not normal
         elif self._sessions is not None:
             self._replace_ended(process, code, was_running=bool(running))
         elif code < 0:  # killed, for example for lack of memory, so it has not reported a reason
@@ -528,7 +528,7 @@ class Supervisor:
         """Replace every worker process with one that imports the current code; retry failed starts now."""
         if (
             self._sessions is None
-        ):  # the first worker process reports for the server and must start undisturbed
+        ):  # the first worker process reports for the server, so its start must not be disturbed
             self._later(self._reload)
             return
         for process in list(self._processes.values()):
@@ -538,8 +538,8 @@ class Supervisor:
     def _replace(self, process: _KnownProcess, why: str) -> None:
         """Start a replacement, one at a time; the replaced process drains when its replacement works.
 
-        In this order, no worker is missing in the meantime, and a worker process whose successor cannot start
-        continues.
+        In this order, no worker is missing in the meantime, and a worker process continues if its successor
+        cannot start.
         """
         if self._is_stopping or process.is_retired or process.popen.poll() is not None:
             return
@@ -554,10 +554,10 @@ class Supervisor:
             self._later(lambda: self._replace(process, why), _LONGEST_PAUSE)
 
     def _retire(self, process: _KnownProcess) -> None:
-        """Let the worker process claim no more jobs and end after its last job.
+        """Make the worker process claim no more jobs and end after its last job.
 
         Its jobs can take as long as they need, until too many other processes have been retired after it.
-        Otherwise, a job that hangs would keep each process that runs it.
+        Without this limit, jobs that hang could keep any number of retired processes alive.
         """
         process.is_retired = True
         self._mark(process)
@@ -618,9 +618,9 @@ class Supervisor:
     def _restart(self, process: _KnownProcess, code: int, *, was_running: bool) -> None:
         """Start another worker process.
 
-        If a job may have killed this one, start it immediately, because crashes are limited. If a process
-        ends before it can run jobs, or soon after that, the next one starts after a growing pause. The
-        duration of its start does not matter.
+        If a job may have killed the previous one, start it immediately, because the number of crashes is
+        limited. If a process ends before it can run jobs, or soon after that, the next one starts after a
+        growing pause. It does not matter how long its start took.
         """
         worked = 0.0 if process.began_at is None else time.monotonic() - process.began_at
         deaths = process.quick_deaths + 1 if worked < _SHORT_LIFE and not was_running else 0
@@ -701,7 +701,7 @@ class Supervisor:
             self._send_order(process, order)
 
     def _stop(self) -> None:
-        """First call: stop in order. Second: hand jobs back immediately. Third: kill the worker processes."""
+        """First call: stop normally. Second: hand jobs back immediately. Third: kill the worker processes."""
         if not self._is_stopping:
             self._stops_at = time.monotonic() + self._settings.grace + _STOP_MARGIN
             if self._sessions is not None:
@@ -765,7 +765,7 @@ def _pipe(undo: contextlib.ExitStack) -> tuple[int, int]:
 def exit_code_of(error: FirelockError) -> int:
     """Return the exit code of a server that cannot start.
 
-    A schema mismatch counts as a usage error, because it stays until a person upgrades or migrates.
+    A schema mismatch counts as a usage error, because it remains until a person upgrades or migrates.
     """
     is_unreachable = isinstance(error, StorageError) and not isinstance(error, SchemaMismatch)
     return EXIT_UNREACHABLE if is_unreachable else EXIT_USAGE

@@ -27,7 +27,7 @@ class SystemdNotifier:
     def of_environment(cls, environment: MutableMapping[str, str] = os.environ) -> Self:
         """Return the manager that the environment names, and remove its address for worker processes.
 
-        A watchdog notification is sent after a third of the time after which the manager would consider this
+        Watchdog notifications are sent at a third of the interval after which the manager would consider this
         process dead.
         """
         address = environment.pop("NOTIFY_SOCKET", None)
@@ -49,8 +49,8 @@ class SystemdNotifier:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
                 connection.settimeout(1.0)
-                # Names in Linux's abstract namespace, outside the file system, begin with a zero byte,
-                # written as @.
+                # Names in Linux's abstract namespace, outside the file system, begin with a zero byte, which
+                # is written as @.
                 connection.connect(
                     "\0" + self._address[1:] if self._address.startswith("@") else self._address
                 )

@@ -1,7 +1,7 @@
 """Upkeep of a worker process: due jobs, lost servers, retention, timeouts, logs and statistics.
 
-Every routine except retention can run in every process at the same time; the storage makes each change once.
-A routine delays only the routines of its own thread.
+Every routine except retention can run in every process at the same time, because the storage makes each
+change only once. A routine delays only the routines in its own thread.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _BATCH = 1_000
-_FIRED_AT_ONCE = 10  # recurring jobs, with one commit each; due jobs wait for at most this many
+_FIRED_AT_ONCE = 10  # recurring jobs, with one commit each; other due jobs wait for at most this many
 _SELDOM = 3  # sweeps per check for rare conditions
 _IDLE_RETENTION = 6  # sweeps per check for expired jobs if none expire
-_LONGEST_DISTRUST = 3  # session timeouts, even if the clock keeps jumping
+_LONGEST_DISTRUST = 3  # maximum number of session timeouts, even if the clock keeps jumping
 _RENEWED_WITHIN = 1.0  # seconds; live servers check their clocks twice as often, and renew after a jump
-_RELEASE_AGAIN = 1.0  # seconds after a release by the dispatcher, which may have skipped locked rows
-_RELEASES = 20  # calls after sessions were lost; the release routine does the rest
+_RELEASE_AGAIN = 1.0  # seconds after a release by the dispatcher, because it may have skipped locked rows
+_RELEASES = 20  # number of calls after sessions were lost; the release routine does the rest
 _SPARE_DESCRIPTORS = 16  # enough for a connection to the storage and the pipes of a job process
 _IGNORED = 2.0  # seconds that a job has to end after its timeout before it is reported
 _LEAST_GRACE = 1.0  # seconds that a cancelled job has to end, if `grace` is shorter
-_COMPLETED = 0.1  # seconds after which a run that its own transaction has ended probably continues
+_COMPLETED = 0.1  # seconds after which a run whose own transaction has ended the job probably continues
 _REPORT, _CONSOLE, _METRICS, _WATCH = 1.0, 0.5, 2.0, 0.1
 _CATALOGUE = 12 * 3_600.0  # seconds; also after the start, because nothing waits for it
 _CATALOGUE_AGAIN = 60.0
@@ -77,7 +77,7 @@ def _describe_returned(taken: Taken) -> str:
 class MinuteRollups:
     """Counts, durations and histograms by minute, task, queue and outcome.
 
-    These are only statistics: counts that a killed worker process had not written yet are missing.
+    These are only statistics; if a worker process is killed, the counts that it had not written yet are lost.
     """
 
     _lock: threading.Lock = attrs.Factory(threading.Lock)
@@ -151,7 +151,7 @@ class _RoutineThread:
                 self._condition.notify()
 
     def end(self) -> None:
-        """Start no further routine; a running routine can check `is_over`."""
+        """Do not start another routine; a running routine can check `is_over`."""
         with self._condition:
             self.is_over = True
             self._condition.notify()
@@ -200,10 +200,10 @@ class Upkeep:
     ended: int = 0  # jobs that this worker process has ended
     metrics: MinuteRollups = attrs.Factory(MinuteRollups)
     _is_worn: bool = False  # `_on_worn` was called
-    _is_first: bool = True  # this server has the oldest session: it handles due jobs without a delay
+    _is_first: bool = True  # this server has the oldest session, so it handles due jobs without a delay
     _trusts_clock_from: float = 0.0  # monotonic time before which no session is declared dead
     _trusting: threading.Lock = attrs.Factory(threading.Lock)
-    _jumped_at: float | None = None  # monotonic; the first clock jump since no session is declared dead
+    _jumped_at: float | None = None  # monotonic time of the jump since which no session is declared dead
     _had_right: bool = True
     _release_pause: float = float("inf")  # seconds, growing until only the routine's own interval is left
     _promote_delay: float = _FIRST_DELAY  # seconds, growing while due jobs are not moved
@@ -212,9 +212,9 @@ class Upkeep:
         storage, sweep = self._runtime.storage, self._runtime.settings.sweep
         self._awake = self._runtime.clock.host.awake
         self._clock_watch = StorageWatch(self._runtime.clock)
-        # Every claim returns the next due time, and every end of a parent calls `release`. These routines are
-        # only a safety net for both, and rare, so that an idle server makes fewer than two storage calls per
-        # second.
+        # Every claim returns the next due time, and `release` is called whenever a parent ends. These
+        # routines are only a safety net for both. They run rarely, so that an idle server makes fewer than
+        # two storage calls per second.
         self._due = _Routine("due", _SELDOM * sweep, self._promote_and_fire)
         self._sweeps = _Routine("sweep", sweep, self._sweep)
         self._releases = _Routine("release", _SELDOM * sweep, self._release)
@@ -255,8 +255,8 @@ class Upkeep:
     def start(self) -> None:
         """Start the routines.
 
-        If the clock was set shortly before, this is not noticed here. So no session is declared dead for a
-        heartbeat, in which every live server renews its session.
+        If the clock was set shortly before, this is not noticed here. Therefore no session is declared dead
+        during the first heartbeat, in which every live server renews its session.
         """
         self._trusts_clock_from = self._awake() + self._runtime.settings.heartbeat
         self._report()
@@ -291,7 +291,7 @@ class Upkeep:
     # ---- due jobs ----------------------------------------------------------------------------------------
 
     def next_due(self, due_at: int | None) -> None:
-        """Run the routine at the due time that the storage has reported, and not only at the next sweep."""
+        """Run the routine at the due time that the storage has reported, instead of at the next sweep."""
         if due_at is None:
             return
         seconds = max(0.0, (due_at - self._runtime.clock.now()) / SECOND)
@@ -329,7 +329,7 @@ class Upkeep:
             self._distrust(check)
         first = self._runtime.storage.oldest_session()
         self._is_first = first is None or first.session.server_id == self._server.id
-        self.contact(is_available=self._context.memory.may_start())  # only a renewed server checks others
+        self.contact(is_available=self._context.memory.may_start())  # checks others only after its renewal
         if check.jumped or self._awake() < self._trusts_clock_from:
             return
         self._jumped_at = None
@@ -347,23 +347,23 @@ class Upkeep:
                     return
 
     def release_again(self) -> None:
-        """Release again within a second, because rows may have been locked at the dispatcher's release."""
+        """Release again within a second, because rows may have been locked when the dispatcher released."""
         self._release_pause = _RELEASE_AGAIN
         self._upkeep.advance(self._releases, time.monotonic() + _RELEASE_AGAIN)
 
     def _release(self) -> float | None:
-        """Move some jobs that wait for ended parents or their batch; a due sweep comes before the rest."""
+        """Move some jobs that wait for ended parents or their batch; a due sweep runs before the rest."""
         if self._runtime.storage.release(_BATCH) >= _BATCH:
             return 0.0
         self._release_pause *= 2
         return self._release_pause if self._release_pause < self._releases.every else None
 
     def _distrust(self, check: StorageClockCheck) -> None:
-        """Note a jump of the storage's clock: no session is declared dead for a full session timeout.
+        """Note a jump of the storage's clock; for a full session timeout, no session is declared dead.
 
-        In this time, all servers can renew. A clock that keeps jumping extends it to at most three timeouts.
-        After that, a second without a jump is enough, because live servers renew in it. Otherwise dead
-        sessions would never be found.
+        In this time, all servers can renew their sessions. A clock that keeps jumping extends the time to at
+        most three timeouts. After that, a second without a jump is enough, because live servers renew their
+        sessions within a second. Without this maximum, dead sessions might never be found.
         """
         timeout, now = self._runtime.settings.session_timeout, self._awake()
         if self._jumped_at is None:
@@ -401,15 +401,15 @@ class Upkeep:
     def _worn_by(self, rss_bytes: int) -> str | None:
         """Return why another worker process must replace this one; None if it can continue.
 
-        As with the memory limit, a process that has run no job is not replaced, because its successor would
-        soon be in the same state.
+        As with the memory limit, a process that has not run a job is not replaced, because its successor
+        would soon be in the same state.
         """
         if self.ended and not has_descriptors(_SPARE_DESCRIPTORS):
             return "is out of file descriptors"
         return self._context.limits.reached(self.ended, rss_bytes)
 
     def _watch(self) -> None:
-        """Cancel jobs that have timed out, and jobs that must not overlap when the right to run has ended."""
+        """Cancel jobs that have timed out, and jobs that must not overlap if the right to run has ended."""
         if self._workers.coroutines is not None:
             self._workers.coroutines.watch()
         now = time.monotonic()
@@ -448,10 +448,10 @@ class Upkeep:
         return now - run.cancelled_at > max(_LEAST_GRACE, self._runtime.settings.grace)
 
     def _note_ignored_cancellation(self, run: Run) -> None:
-        """Request that another worker process replaces this one, which then ends, and the run with it.
+        """Request that another worker process replaces this one; the run ends when this process ends.
 
-        If runs have only timed out, this waits until they occupy half of the workers, because each
-        replacement might cut short long jobs of the processes that were replaced before.
+        If runs have only timed out, the request is made when they occupy half of the workers, because each
+        replacement might cut short long jobs in processes that were replaced earlier.
         """
         run.ignores_cancellation = True
         if run.cancelled is CancelKind.TIMEOUT and not self._workers.are_half_uncancellable():

@@ -53,11 +53,11 @@ log = logging.getLogger("firelock.server.worker_process")  # even if this module
 
 _PROGRAM = "firelock"
 _CANCEL_GRACE = 5.0  # seconds for cancelled jobs to end, before they are handed back while they run
-_LEAST_GRACE = 1.0  # seconds, even in a hurry: a cancelled job that obeys must not run twice at a time
+_LEAST_GRACE = 1.0  # minimum seconds, so that a job that obeys a cancellation never runs twice at a time
 _SETTLE_GRACE = 10.0  # seconds to write the last ends
 _PARKED_GRACE = 1.0  # seconds for ends whose rows are locked, or the rest of the grace period if longer
 _THREAD_GRACE = 0.5
-_DOUBT_PAUSE = 0.05  # minimum seconds between two reconciliations, even if others take many jobs from here
+_DOUBT_PAUSE = 0.05  # minimum seconds between two reconciliations, even if many jobs are taken away
 
 
 @attrs.define(eq=False, slots=False)
@@ -120,7 +120,7 @@ class WorkerProcess:
         self._observers.start()
         self._dispatcher.start(ClaimHolder(session_id, self._server.name))
         self._workers.start()
-        self._upkeep.start()  # after the adoption of the session, because the right to run seems lost before
+        self._upkeep.start()  # after the session was adopted, because the right to run seems lost until then
         log.info("Running jobs from now on.", extra={"session": session_id})
         self._waker.start()
         if Feature.NOTIFY in self._runtime.storage.features:
@@ -144,7 +144,7 @@ class WorkerProcess:
             try:
                 with server_work():
                     has_work = self._runtime.storage.wait(self._queues.names, poll)
-            except Exception as error:  # without this thread, every job would wait for the poll
+            except Exception as error:  # if this thread ended, every job would wait for the next poll
                 if not isinstance(error, StorageError):
                     log.exception("Unexpected error while waiting for work; retrying.")
                 self._is_over.wait(poll)
@@ -161,7 +161,7 @@ class WorkerProcess:
             try:
                 with server_work():
                     are_taken = self._runtime.storage.wait([taken_from(self._session)], poll)
-            except Exception as error:  # without this thread, a delete is noticed a heartbeat later
+            except Exception as error:  # if this thread ended, a delete would be noticed a heartbeat later
                 if not isinstance(error, StorageError):
                     log.exception(
                         "Unexpected error while watching for jobs taken from this session; retrying."
@@ -175,17 +175,17 @@ class WorkerProcess:
     # ---- stop --------------------------------------------------------------------------------------------
 
     def hurry(self) -> None:
-        """Let a stop that is under way continue without waiting for jobs."""
+        """Let a stop that is in progress continue without waiting for jobs."""
         self._is_hurried.set()
 
     def stop(self, grace: float, *, subject: str = "server") -> list[str]:
-        """Stop: claim nothing, give jobs the grace period to end, then cancel them, then hand them back.
+        """Stop claiming; after the grace period, cancel the running jobs, and finally hand them back.
 
         Return the ids of jobs that still run although they were handed back, because threads cannot be ended.
 
         Args:
             grace: seconds that jobs have to end.
-            subject: what stops, for the histories of jobs.
+            subject: the name of what is being stopped, for the histories of jobs.
         """
         dispatcher, deadline = self._dispatcher, time.monotonic() + grace
         dispatcher.quiet(is_quiet=True)
@@ -244,13 +244,13 @@ def _wait_for(is_so: Callable[[], bool], seconds: float) -> None:
 
 def store_declared(app: ServedApp) -> None:
     """Store the recurring jobs and limits that the app's code declares."""
-    app.recurring.sync()  # always, because earlier declarations may have been removed from the code
+    app.recurring.sync()  # always, because the code may no longer contain earlier declarations
     if any(info.limits for info in app.runtime.tasks):
         app.limits.sync()
 
 
 def check_runnable(runtime: Runtime, *, can_be_found: bool) -> None:
-    """Check that the app has tasks with usable signatures, and a process for the tasks that need one.
+    """Check that the app has tasks with usable signatures, and that job processes can be started if needed.
 
     Args:
         runtime: the parts of the app.
@@ -308,7 +308,7 @@ class WorkerProgram:
         server = ServerInfo(options.server_id, options.server_name, str(queues), total, os.getpid())
         about = _about(runtime, server) if options.is_first else []
         if options.is_first:
-            runtime.storage.clock()  # connects, so that an unreachable storage is reported here, in one line
+            runtime.storage.clock()  # connect, so that an unreachable storage is reported here, in one line
             store_declared(app)
         runtime.plugins.worker_process_started(server)
         enable_loggers()  # a plugin may configure logging there
@@ -355,7 +355,7 @@ class WorkerProgram:
             self._reports.write(json.dumps(report) + "\n")
             self._reports.flush()
         except OSError:
-            os._exit(EXIT_FAILED)  # the supervisor has ended, and with it the session
+            os._exit(EXIT_FAILED)  # the supervisor has ended, so the session ends too
 
     def _obey_all(self, process: WorkerProcess, started: Callable[[], None]) -> None:
         """Carry out orders until the supervisor ends, then exit, because the session is no longer renewed.
@@ -385,7 +385,7 @@ class WorkerProgram:
             process.adopt(order["session"])
         elif "retire" in order:
             self._is_retired = True
-            self._stopping.put(float("inf"))  # its last jobs have as much time as they need
+            self._stopping.put(float("inf"))  # its last jobs can take as much time as they need
         elif "stop" in order and self._is_retired:
             _run_after(order["stop"], process.hurry)
         elif "stop" in order:

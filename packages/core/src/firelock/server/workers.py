@@ -1,6 +1,6 @@
-"""Workers: threads for `def` tasks, an event loop for `async def` tasks, job processes where required.
+"""Workers: threads for `def` tasks, an event loop for `async def` tasks, and job processes if required.
 
-`Workers` takes claimed runs and returns how many more jobs it has room for. Each end is added to the
+`Workers` accepts claimed runs and returns how many more jobs it can accept. Each end is added to the
 dispatcher's inbox.
 """
 
@@ -37,19 +37,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FLUSH_SIZE = 100  # number of ends that is worth a separate round trip
+FLUSH_SIZE = 100  # number of ends that are worth a separate round trip
 SUSPECT_CRASHES = 2  # crashes after which a job runs alone
 _MEGABYTE = 1_000_000
-_MOST_AT_ONCE = 500  # maximum jobs of one claim
+_MOST_AT_ONCE = 500  # maximum number of jobs per claim
 _RIGHT_POLL = 0.05
 _LONG_WAIT = 0.050  # seconds that an async job waits here for a place before it is handed back
 _LAST_CANCELLATIONS = 0.2  # seconds for cancelled coroutines to end when their loop stops
 _CLOSING_GRACE = 10.0  # seconds to close the resources on the loop
 _NOTHING: frozenset[str] = frozenset()
-_APART_SECONDS = 60.0  # seconds of separate claims per kind of worker after jobs found no free worker
-PASSING_POLL = 0.25  # seconds between claims that pass over jobs; later jobs may not cause a wake-up
+_APART_SECONDS = 60.0  # seconds for which kinds of workers claim separately after jobs found no free worker
+PASSING_POLL = 0.25  # seconds between claims that pass over jobs, because later jobs may not cause a wake-up
 _REST_FACTOR = 30  # multiple of such a claim's duration for which new work is ignored
-_BLOCKED = 0.7  # seconds without a reply from the event loop after which a warning is logged
+_BLOCKED = 0.7  # seconds for which the event loop does not respond before a warning is logged
 
 
 @attrs.define(eq=False)
@@ -65,7 +65,7 @@ class DispatcherInbox:
     _is_waiting: bool = False
 
     def finish(self, ended: EndedRun, *, is_dry: bool) -> None:
-        """Add an end to settle; wake the dispatcher if there are enough ends or no other job waits."""
+        """Add an end to settle; wake the dispatcher if there are enough ends or no other job is waiting."""
         self.ended.append(ended)
         if is_dry or len(self.ended) >= FLUSH_SIZE:
             self.wake()
@@ -142,10 +142,10 @@ class ProcessLimits:
     memory_bytes: int = 0
 
     def reached(self, ended: int, rss_bytes: int) -> str | None:
-        """Return, in words, the limit that a worker process has reached after this many jobs; None if none.
+        """Return, in words, the limit that a worker process has reached after this many jobs, or None.
 
-        A process that has run no job has not reached the memory limit, because its successor would be as
-        large.
+        The memory limit does not apply to a process that has not run a job, because a new process would be
+        just as large.
         """
         if self.jobs and ended >= self.jobs:
             return f"has run {number_of(ended, 'job')}"
@@ -205,13 +205,13 @@ class Workers:
         self.coroutines = AsyncWorkers(context, coroutines, places, host=loop) if on_loop else None
         self.left_out = _NOTHING  # tasks that the next claim excludes
         self.claims_for_other_next = (
-            False  # whether the other kind of worker also has room, and so gets the next claim
+            False  # whether the other kind of worker also has room and therefore gets the next claim
         )
         self._is_loops_turn = False
-        self._apart_until = 0.0  # monotonic: until then, each kind gets separate claims
+        self._apart_until = 0.0  # monotonic; until then, each kind of worker claims separately
         self._rests_until = 0.0  # monotonic
         self._claiming_since = 0.0
-        self._idle_until: dict[bool, float] = {}  # monotonic; True: threads, False: the loop; no claim before
+        self._idle_until: dict[bool, float] = {}  # by kind (True: threads): monotonic time of the next claim
         self._suspected: set[str] = set()  # tasks with a suspect for which no thread was free
         self._is_mixture_logged = False
         self._both = [each for each in (self.threads, self.coroutines) if each is not None]
@@ -225,7 +225,7 @@ class Workers:
         return [run for each in self._both for run in list(each.running.values())]
 
     def counts(self) -> WorkerCounts:
-        """Return the number of workers of each kind: in all, running a job, and stuck after a timeout."""
+        """Return the number of workers of each kind: in total, running a job, and stuck after a timeout."""
         threads, coroutines = self.threads, self.coroutines
         in_threads = list(threads.running.values())
         on_loop = [] if coroutines is None else list(coroutines.running.values())
@@ -268,7 +268,7 @@ class Workers:
         return min(self._share(for_threads, for_loop), _MOST_AT_ONCE)
 
     def _share(self, for_threads: int, for_loop: int) -> int:
-        """Return how many jobs to claim; set the tasks to exclude: those whose jobs would find no worker."""
+        """Return how many jobs to claim, and exclude the tasks whose jobs would not find a worker."""
         if for_threads:
             self._suspected.clear()
         self.left_out, self.claims_for_other_next = _NOTHING, False
@@ -286,7 +286,7 @@ class Workers:
         return for_threads
 
     def _is_idle(self, *, for_threads: bool) -> bool:
-        """Return whether the last claim for a kind found nothing, so that another one would not either."""
+        """Return whether the last claim for this kind of worker found nothing, as another one would."""
         until = self._idle_until.get(for_threads)
         if until is not None and time.monotonic() >= until:
             del self._idle_until[for_threads]
@@ -301,9 +301,9 @@ class Workers:
     def claimed(self, *, is_full: bool, has_more: bool) -> bool:
         """Note the end of a claim; return whether threads have run out of jobs.
 
-        A claim that excludes tasks may check many jobs and find none. Then the kind of worker for which it
-        was made gets no other claim until new work is reported, which is ignored for some time, or until
-        `PASSING_POLL` has passed.
+        A claim that excludes tasks may check many jobs without finding any that it can claim. There is then
+        no other claim for the same kind of worker until new work is reported, which is ignored for some time,
+        or until `PASSING_POLL` has passed.
 
         Args:
             is_full: the claim got all jobs that it requested.
@@ -311,7 +311,7 @@ class Workers:
         """
         left_out, now = self.left_out, time.monotonic()
         is_for_threads = not left_out or left_out == self._on_loop
-        if left_out and is_full and now < self._apart_until:  # more jobs of that kind wait than have workers
+        if left_out and is_full and now < self._apart_until:  # more jobs of that kind than workers
             self._apart_until = now + _APART_SECONDS
         elif left_out and not has_more:
             self._idle_until[is_for_threads] = now + PASSING_POLL
@@ -329,7 +329,7 @@ class Workers:
 
     @property
     def rest(self) -> float:
-        """The seconds for which new work does not cause a claim."""
+        """The number of seconds for which new work does not cause a claim."""
         return max(0.0, self._rests_until - time.monotonic())
 
     def separate_claims(self) -> None:
@@ -369,7 +369,7 @@ class Workers:
 
     def _runs_on_loop(self, job: ClaimedJob) -> bool:
         info = self._tasks.get(job.task)
-        if info is None or info.is_remote:  # it is put off in any case; use the kind of the claim
+        if info is None or info.is_remote:  # the job is put off in any case, so use the kind of the claim
             return bool(self.left_out) and self.left_out != self._on_loop
         if not info.is_async or self._context.runs_apart(info):
             return False
@@ -383,7 +383,7 @@ class Workers:
         return [claimed for each in self._both for claimed in each.take_back()]
 
     def hold_up(self) -> list[HeldUp]:
-        """Remove and return the jobs that have not started, by worker; they start when put back."""
+        """Remove and return the jobs that have not started, by worker; they start when they are put back."""
         return [(each, each.take_back()) for each in self._both]
 
     def close(self, timeout: float) -> None:
@@ -563,7 +563,7 @@ class AsyncWorkers:
     _is_warned: bool = False
 
     def put(self, claimed: Sequence[ClaimedRun]) -> None:
-        """Start the jobs now; those above the limit start in this order as soon as others have ended."""
+        """Start the jobs now; the jobs above the limit start in order as soon as others have ended."""
         loop = self._loop or self._open()
         now = time.monotonic()
         self._todo.extend((now, claimed_run) for claimed_run in claimed)
@@ -624,7 +624,7 @@ class AsyncWorkers:
         resources = self._context.runner.resources
         if (
             pending := asyncio.all_tasks(loop) - resources.keepers
-        ):  # these jobs were handed back while they ran: cancel them again, then ignore them
+        ):  # these jobs were handed back while they ran; cancel them again, then ignore them
             for task in pending:
                 task.cancel()
             loop.run_until_complete(asyncio.wait(pending, timeout=_LAST_CANCELLATIONS))
@@ -661,7 +661,7 @@ class AsyncWorkers:
     # ---- on the loop -------------------------------------------------------------------------------------
 
     def _start_all(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start the waiting jobs, as far as there are free places and the right to run."""
+        """Start the waiting jobs, if there are free places and the process has the right to run jobs."""
         if not self._context.memory.may_start():
             if not self._is_polling:
                 self._is_polling = True
@@ -700,7 +700,7 @@ class AsyncWorkers:
             self._start_prepared(loop, claimed_run, run, self._free.pop())
 
     def _not_started(self, claimed_run: ClaimedRun, error: Exception) -> EndedRun:
-        """Return an end that removes the job from its session, for any error; no other job is affected."""
+        """Return an end that removes the job from its session after any error; other jobs are unaffected."""
         log.error("Job %s could not be started; it is tried again later.", claimed_run.job.id, exc_info=error)
         return self._context.runner.unprepared(claimed_run.job, claimed_run.holder, error)
 
@@ -741,7 +741,7 @@ class AsyncWorkers:
             return
         run.stop, run.coroutine = lambda: loop.call_soon_threadsafe(task.cancel), task
         if run.cancelled is not None:
-            loop.call_soon(task.cancel)  # after it has started; otherwise its end is never handled
+            loop.call_soon(task.cancel)  # after it has started, because otherwise its end is never handled
 
     def _leave(self, place: int) -> None:
         del self.running[place]
@@ -775,7 +775,7 @@ class AsyncWorkers:
     # ---- monitoring --------------------------------------------------------------------------------------
 
     def watch(self) -> None:
-        """Log once which job blocks the loop for long; called a few times per second."""
+        """Log once which job blocks the loop for a long time; called a few times per second."""
         loop = self._loop
         if loop is None or not self.running:
             self._answered_at = 0.0

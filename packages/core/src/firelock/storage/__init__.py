@@ -1,13 +1,14 @@
 """The API for authors of storages: the contract, and every record that its verbs accept and return.
 
-Read `contract` first: it defines the verbs and their guarantees. `rules` contains what each transition
-writes, and `batches` how the members of a batch are counted. `derived` contains the verbs that can be
-implemented with other verbs; the storages for SQL and Redis are based only on it.
+Read `contract` first: it defines the verbs and their guarantees. `rules` defines which values each transition
+writes, and `batches` defines how the members of a batch are counted. `derived` contains the verbs that can be
+implemented with other verbs; it is the only base of the storages for SQL and Redis.
 
-`table_storage` contains every verb on `tables`, which need not be SQL tables. `relation_tables` and
-`keyed_tables` contain its batches and keys. `row_storage` implements the tables with ordered rows, whose keys
-`short_keys` keeps short. `memory` implements them with dictionaries. `waiting` waits for work, `own_work`
-marks the calls of servers, and `locks` contains the locks that `fire.lock` returns.
+`table_storage` implements every verb on `tables`, which do not need to be SQL tables. `relation_tables` and
+`keyed_tables` contain its code for batches and keys. `row_storage` implements the tables with ordered rows,
+whose keys `short_keys` keeps short. `memory` implements them with dictionaries. `waiting` contains the code
+that waits for work, `own_work` marks the calls of servers, and `locks` contains the locks that `fire.lock`
+returns.
 """
 
 from __future__ import annotations

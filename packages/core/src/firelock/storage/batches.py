@@ -1,8 +1,8 @@
-"""The counts of a batch: the share of each member, and the state that follows from the sum of all shares.
+"""The counts of a batch: each member's share in them, and the batch's state, which follows from their sum.
 
 In the operation that changes a member, a storage records the change of the member's `Share`: the new share
-minus the old one. Later, it adds the recorded changes to the counts. So the end of a job does not lock its
-batch.
+minus the old one. Later, it adds the recorded changes to the counts. Therefore a job can end without locking
+its batch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Share(NamedTuple):
     failed: int = 0
     deleted: int = 0
     batches: int = 0
-    failures: int = 0  # members that failed in this change; a requeue does not reduce the number
+    failures: int = 0  # members that failed in this change; the number is not reduced by a requeue
 
     def less(self, before: Share) -> Share:
         """Return the change from `before` to this share."""
@@ -45,7 +45,7 @@ def share_of(job: JobRecord, *, is_related: bool, is_releasing: bool, is_cancell
     Args:
         job: the member.
         is_related: whether an edge to one of its parents is undecided.
-        is_releasing: whether it has ended and the jobs that wait for it are not decided yet.
+        is_releasing: whether it has ended, but the jobs that wait for it have not been moved yet.
         is_cancelled: whether it is a cancelled batch.
     """
     state = job.state

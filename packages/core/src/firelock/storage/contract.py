@@ -1,7 +1,7 @@
 """The storage contract: one abstract class.
 
-A storage keeps jobs and applies guarded changes. It does not make decisions itself: `lifecycle` makes them,
-and passes them to the storage as data.
+A storage stores jobs and applies guarded changes to them. It does not make decisions itself: `lifecycle`
+makes them, and they are passed to the storage as data.
 
 Every verb must be thread-safe. Verbs accept and return batches, and each call must be one atomic operation,
 unless its docstring says otherwise.
@@ -10,10 +10,10 @@ The storage's own clock decides which jobs are due and which sessions have expir
 timestamps of the storage's own changes. A time supplied by a caller is stored as a timestamp and never used
 to make a decision.
 
-A driver's exception must never leave the storage. Convert it to `StorageUnavailable` (trying again may help)
-or `StorageError` (it will not).
+A driver's exception must never leave the storage. Convert it to `StorageUnavailable` if trying again might
+help, and otherwise to `StorageError`.
 
-`DerivedStorage` implements some verbs with other verbs. See docs/writing-a-storage.md; the kit in
+`DerivedStorage` implements some verbs with other verbs. See docs/writing-a-storage.md. The conformance kit in
 `firelock.testing` tests every promise of the contract.
 """
 
@@ -148,8 +148,8 @@ class Storage(ABC):
         the reason.
 
         **Parents.** An awaiting job must read each of its `parents` in the same operation; a parent can also
-        be earlier in this call. If a parent has ended, its edge is decided immediately, in the same way as
-        `release` does it. Otherwise the parent is marked as having children.
+        be earlier in this call. If a parent has ended, its edge is decided immediately, as `release` would
+        decide it. Otherwise the parent is marked as having children.
 
         **Notification.** Servers that wait for work are notified after the commit.
 
@@ -178,13 +178,13 @@ class Storage(ABC):
         jobs. If the record does not have the expected version, nothing is stored. The result for the record
         is then ALREADY if the record has the new value and due time at the next version, so a lost reply does
         no harm. Otherwise it is REFUSED. With partitions, each job must be in the partition of the record, as
-        jobs with ids of `derived_id` are.
+        jobs with ids from `derived_id` are.
 
         Raises:
             JobNotFound: If a parent or a batch is not stored. Nothing was stored.
             BatchFinished: If a batch has ended or is cancelled. Nothing was stored.
             DuplicateJob: If another job has the unique key of a job, and the key is set to refuse duplicates;
-                or that other job was deleted and still runs. Nothing was stored.
+                or if that other job was deleted and still runs. Nothing was stored.
             ConfigurationError: If the keys of a job are in different partitions. Nothing was stored.
             StorageError: If a job is not in the partition of the record. Nothing was stored.
             UnsupportedFeature: If `within` is given, but the storage does not offer it.
@@ -215,11 +215,12 @@ class Storage(ABC):
         `admission.KeyedClaim` specifies: either all keys of a job admit it, by the settings in the records of
         the kind `limit`, or none of them is changed. If a queue has jobs with limits and jobs without, each
         kind gets half of the claim; the part that one kind does not need goes to the other kind.
-        `next_claim_at` is the time at which a rate opens, or now if some lanes were not examined.
+        `next_claim_at` is the time at which a rate next admits a start, or now if some lanes were not
+        examined.
 
         **Left-out tasks.** A claim with `left_out` must skip the jobs of these tasks, in lanes as well. These
-        jobs keep their places and use no key, and the other jobs come in the same order. Such a claim
-        examines at most 1,000 jobs without limits and 1,000 in lanes (with partitions: per partition),
+        jobs keep their places and do not use any key, and the order of the other jobs stays the same. Such a
+        claim examines at most 1,000 jobs without limits and 1,000 in lanes (with partitions: per partition),
         divided equally among its queues. So it may return fewer jobs than exist. `next_claim_at` is now if it
         left lanes unexamined, unless claims have examined all of them and found nothing.
         """
@@ -238,21 +239,21 @@ class Storage(ABC):
         - the error, if given; its traceback is kept under its attempt;
         - `result` and `result_absent`; both empty if the target state is not succeeded;
         - `enqueued_at` = the storage's time, if the target state is enqueued; but a job whose attempt is
-          given back keeps its `enqueued_at`, and so its place;
+          given back keeps its `enqueued_at` and therefore its place;
         - one history entry, unless the transition is silent.
 
         The history entry of an operator's change (`session` empty) must record the state that the change
-        ended: for a processing job the attempt with its `claimed_at`, `started_at` and server, and for a
-        scheduled job its previous `due_at`.
+        ended: for a processing job, the attempt with its `claimed_at`, `started_at` and server; for a
+        scheduled job, its previous `due_at`.
 
         **Sessions and tails.** A settle (`session` set) clears the session and keeps the fence. An operator's
         change that takes a job out of processing must leave session and fence on the job as a tail. The tail
-        is cleared by the refused settle of the holder, or by the end of the session. A job that is requeued
-        while it has a tail is enqueued, but must not be claimed until the tail is cleared. `ALREADY` is
-        returned only for a settle, and never for a job with a tail.
+        is cleared when the holder's settle is refused, or when the session ends. A job that is requeued while
+        it has a tail is enqueued, but must not be claimed until the tail is cleared. `ALREADY` is returned
+        only for a settle, and never for a job with a tail.
 
         **Unique keys and children.** A requeue from a final state takes the job's unique key again; if
-        another job has the key, the result is TAKEN. The end of a job with children must put it on the
+        another job has the key, the result is TAKEN. When a job with children ends, it must be put on the
         releasing list in the same operation; `release` then moves its children.
 
         **Suspensions.** A suspension to `awaiting` must check in the same operation whether the awaited event
@@ -260,23 +261,23 @@ class Storage(ABC):
         `parents` have ended. An unknown parent counts as ended. These parents are not the parents of a
         continuation: neither `JobRecord.parents` nor `find` returns them. If the event has already happened,
         the job is enqueued at the end of its queue instead, with the reason `Moved.SIGNALLED` or
-        `Moved.PARENT_ENDED`, and with at most one history entry.
+        `Moved.PARENT_ENDED`, and at most one history entry is written.
 
         **`forget_from`** deletes this memo and all later ones (by `place`) in the same operation. The result
         is REFUSED if there is no such memo, or if the job is processing.
 
-        **Members.** The counts of a batch must include a change of a member from the same operation on. The
-        result of such a change can be RELEASE_NEEDED even if the member has no children. These changes are
-        REFUSED: a requeue of a member of a cancelled batch, its restoration to a state that is not final, and
-        the requeue of an awaiting job whose input is missing. The requeue of a member must lock each
-        surrounding batch that fails fast, from the innermost outwards, fold its recorded changes into its
-        counts, and clear `is_stopping`.
+        **Members.** The counts of a batch must include a member's change as soon as the operation is
+        complete. The result of such a change can be RELEASE_NEEDED even if the member has no children. These
+        changes are REFUSED: a requeue of a member of a cancelled batch, its restoration to a state that is
+        not final, and the requeue of an awaiting job whose input is missing. The requeue of a member must
+        lock each surrounding batch that fails fast, from the innermost outwards, fold its recorded changes
+        into its counts, and clear `is_stopping`.
 
         **Batches.** A batch is never enqueued: the result is REFUSED. The delete of a batch that is not
-        deleted cancels the batch. It becomes awaiting with the given reason, even if it had ended, and its
-        hold ends; `release` does the rest. A second delete changes nothing. A transition from awaiting to
-        awaiting writes only `due_at`, under the batch's lock. It is REFUSED if the batch is cancelled, or if
-        the job is not a batch.
+        deleted cancels the batch. The batch becomes awaiting with the given reason, even if it had ended, and
+        its hold ends; `release` then cancels its members and ends it. A second delete changes nothing. A
+        transition from awaiting to awaiting writes only `due_at`, under the batch's lock. It is REFUSED if
+        the batch is cancelled, or if the job is not a batch.
 
         **Order.** Several transitions of one job are applied in order. A refused transition must not affect
         others. For `within`, see `insert`.
@@ -302,7 +303,7 @@ class Storage(ABC):
         for a job that already has this queue and priority; nothing is written then.
 
         Everything else must stay unchanged: state and reason, `changed_at`, `due_at`, `enqueued_at` and the
-        number in the order of insertion, and therefore the place among jobs of the same priority; also
+        number in the order of insertion, and therefore the place among jobs of the same priority; also the
         retries, tail, relations, memos, limits and unique key. The counts of both queues change in the same
         operation, and servers that wait for the new queue are notified after the commit. One history entry is
         written, with the state, `at` and `rules.moved_reason`.
@@ -316,16 +317,16 @@ class Storage(ABC):
         """Do `apply`, then `claim`, in one round trip or one transaction if the storage can.
 
         If one of the two is refused, the other may be refused as well. The caller then repeats each of them
-        separately, so that a bad claim never loses a settle. A BUSY settle must affect neither the claim nor
-        other settles.
+        separately, so that a settle is never lost because of a bad claim. A BUSY settle must affect neither
+        the claim nor other settles.
         """
 
     @abstractmethod
     def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
         """Return True as soon as there may be work, and False after the timeout.
 
-        The result is only a hint, because servers also poll. A wait that returns True without a reason costs
-        an empty claim.
+        The result is only a hint, because servers also poll. If a wait returns True although there is no
+        work, the only cost is an empty claim.
 
         A wake-up must not be lost between a claim that found nothing and the wait. So a wake-up counts from
         the later of two times: the beginning of this handle's last claim of the same queues, and the return
@@ -336,8 +337,8 @@ class Storage(ABC):
         as work.
 
         With `Feature.NOTIFY`, a caller can also wait for `[taken_from(session)]`. Such a wait returns True as
-        soon as others have taken a job of that session out of processing, for example by a delete, and never
-        because of work.
+        soon as another caller has taken a job of that session out of processing, for example by deleting it,
+        and never because there is work.
         """
 
     @abstractmethod
@@ -393,26 +394,26 @@ class Storage(ABC):
 
     @abstractmethod
     def spend(self, key: str, *, cost: int = 0, until: int | None = None) -> int:
-        """Use up this cost of the key's rate, and block the key until this time.
+        """Use this many units of the key's rate, and block the key until this time.
 
         Return the time from which a start of cost 1 is admitted; it is now or earlier if the key is open. A
-        negative cost gives units back, until none are used. If the key has no rate, a positive cost uses
-        nothing, and a negative cost opens the key.
+        negative cost gives units back, until none are used. If the key has no rate, a positive cost has no
+        effect, and a negative cost opens the key.
         """
 
     @abstractmethod
     def block(self, key: str, *, until: int) -> bool:
         """Block the key until this time, as `spend` does.
 
-        If another transaction has locked the key, write nothing and return False. A server calls this
-        before it stores the end of a job that raised `RateLimited`, and must not wait for such a lock.
+        If another transaction has locked the key, write nothing and return False. A server calls this verb
+        before it stores the end of a job that raised `RateLimited`, and it must not wait for such a lock.
         """
 
     @abstractmethod
     def find_keys(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[KeyState]:
         """Return the limit keys with this prefix and above `after`, in order of key, by code points.
 
-        These are the keys that a job holds or waits for, and those whose rate is used and not free yet.
+        These are the keys that a job holds or waits for, and those whose rate is not completely free again.
         """
 
     @abstractmethod
@@ -426,12 +427,12 @@ class Storage(ABC):
         lanes have a fixed order; the jobs of a lane are in the order in which `claim` takes them. `after` is
         the number of jobs to skip.
 
-        With `job_id`, the result also has the place of that job: how many jobs come before it, or None if it
-        does not wait for the key. `limit=0` reads only the place.
+        With `job_id`, the result also contains the place of that job, which is the number of jobs before it,
+        or None if it does not wait for the key. `limit=0` reads only the place.
 
-        To bound the cost, a line has at most 10,000 places, and consists of the first 1,000 lanes with the
-        key and the lane of `job_id`. `is_cut` means that there are more lanes. The line may be read in more
-        than one operation.
+        To bound the cost, a line has at most 10,000 places. It consists of the first 1,000 lanes with the key
+        and the lane of `job_id`. `is_cut` means that there are more lanes. The line may be read in more than
+        one operation.
         """
 
     @abstractmethod
@@ -460,13 +461,13 @@ class Storage(ABC):
         """Compare the claims that a worker process believes it holds with those in the storage; move nothing.
 
         `started_at` is stored for each claim that has one, except for jobs that another transaction has
-        locked. Their ids are returned in `busy`, and the caller sends their starts again.
+        locked. Their ids are returned in `busy`, and the caller sends their start times again.
 
         A held claim is lost unless its job is processing for this session with this fence, whether locked or
         not. Each lost claim is returned with the stored values of its job: its state (None if no such job is
-        stored), the fence of its latest claim, and whether it has a tail, of any session. From these, the
-        worker process can distinguish a job that its own run ended, within a transaction of the task, from
-        one that was deleted, requeued or taken away. Read these values only for lost claims.
+        stored), the fence of its latest claim, and whether it has a tail, regardless of the session. From
+        these values, the worker process can distinguish a job that its own run ended, within a transaction of
+        the task, from one that was deleted, requeued or taken away. Read these values only for lost claims.
 
         The unknown claims are the session's processing jobs and tails that the worker process did not list
         with their current fence. It hands them back with `apply` itself, because only it can determine that
@@ -480,19 +481,19 @@ class Storage(ABC):
 
         Each processing job whose id is in `running` gets crashes + 1, and the reason in its history. The
         others get the reason `Moved.NOT_STARTED` and no history entry. All are enqueued at their old place,
-        and their attempt is given back. If `running` is None, it is unknown which jobs were running, so all
-        get a crash. The session's tails are cleared. The call does nothing if the session is unknown, or if
-        it has ended and does not hold anything.
+        and their attempt is given back. If `running` is None, it is unknown which jobs were running, so a
+        crash is counted for each of them. The session's tails are cleared. The call does nothing if the
+        session is unknown, or if it has ended and does not hold anything.
 
         If other transactions can lock rows of a storage, it must end a session in two phases; a storage that
         divides long work may do so too. First, mark the session as ended, and store `running` and the reason
-        with it. From then on it claims nothing and cannot be renewed. Then release its jobs and tails, a
+        with it. From then on, the session cannot claim jobs or be renewed. Then release its jobs and tails, a
         bounded number per transaction. Skip locked rows without waiting, and count them in `Taken.left`. The
         session is closing (`SessionRecord.is_closing`) until it holds nothing. `orphans` and a further
         `end_session` continue the work; both use the stored `running` and reason and ignore their own.
 
-        Only the row of its job decides whether a settle is accepted. So the end of a job that a closing
-        session still holds is stored, and that job then needs no release.
+        Whether a settle is accepted depends only on the row of its job. A closing session can therefore still
+        store the end of a job that it holds, and that job then does not need to be released.
         """
 
     @abstractmethod
@@ -502,18 +503,21 @@ class Storage(ABC):
         The reason is `Moved.SESSION_LOST`. A session that would live for more than two of its timeouts from
         now also counts as expired, because the storage's clock was set back since its last renewal. At most
         `limit` sessions are ended, each in an operation that checks again whether it has expired. A session
-        whose own record is locked is left to the next call, and must not prevent the end of others.
+        whose own record is locked is left to the next call, and must not prevent other sessions from being
+        ended.
 
-        Closing sessions are continued as well, at most `limit` of them per call, and all of them in turn.
+        The call also continues to end closing sessions, at most `limit` of them per call, and all of them in
+        turn.
 
-        Return a result for each session that was ended. Also return one for each closing session of which a
-        job or a tail was released, or whose end was completed because its caller could not complete it.
+        Return a result for each session that was ended. Also return one for each closing session if a job or
+        a tail of the session was released, or if this call completed its end because the original caller
+        could not.
 
         Args:
             limit: the maximum number of sessions to end, and of closing sessions to continue.
             as_of: the storage's time in microseconds, as the caller last read it. A session ends only if it
-                has expired by the storage's clock and also by this time. So a clock that is set after the
-                caller's reading ends no session. None to use only the storage's clock.
+                has expired by the storage's clock and also by this time. A clock change after the caller's
+                reading therefore does not end any session. Pass None to use only the storage's clock.
         """
 
     @abstractmethod
@@ -526,7 +530,7 @@ class Storage(ABC):
 
     @abstractmethod
     def list_sessions(self) -> list[SessionRecord]:
-        """Return living sessions, and ended ones until `prune` deletes them; oldest first by `started_at`.
+        """Return living sessions, and ended ones until `prune` deletes them, in order of `started_at`.
 
         An ended session keeps its last renewal, whose report shows whether it stopped or was lost. A closing
         session must not be pruned.
@@ -538,9 +542,9 @@ class Storage(ABC):
     def promote(self, limit: int) -> Promotion:
         """Enqueue up to `limit` scheduled jobs that are due by the storage's clock, earliest due time first.
 
-        Their `enqueued_at` is the storage's time, `due_at` becomes empty, and one history entry has the
-        reason `Moved.DUE`. Awaiting jobs that are due are enqueued in the same way: their wait has timed out,
-        and they no longer wait for anything. A batch that is due is cancelled with the reason
+        Their `enqueued_at` is the storage's time, `due_at` becomes empty, and one history entry with the
+        reason `Moved.DUE` is written. Awaiting jobs that are due are enqueued in the same way: their wait has
+        timed out, and they no longer wait for anything. A batch that is due is cancelled with the reason
         `Moved.HOLD_EXPIRED`, because its creator did not extend the hold. Skip jobs that another transaction
         has locked; a later call moves them.
         """
@@ -549,31 +553,32 @@ class Storage(ABC):
     def release(self, limit: int) -> int:
         """Move up to `limit` awaiting children of ended parents as `continuation_target` specifies.
 
-        Return how many were examined; 0 if the releasing list is empty, or if all remaining rows are locked.
+        Return the number of examined children; 0 if the releasing list is empty, or if all remaining rows are
+        locked.
 
         **Locked rows.** The call must never wait for a row that another transaction has locked. A locked
         child is skipped and not counted; its parent stays on the list and is not pruned, and a later call
         moves the child. The same applies to a locked parent, batch or member.
 
-        **Children.** Each edge with a target is decided once. A child with several parents is enqueued by its
-        last edge, and deleted by the first edge whose target is deleted. A child that keeps waiting gets
-        `waiting_reason`. A released child gets one history entry with the reason of `Moved.PARENT_ENDED`. A
-        child that is deleted here puts its own children on the releasing list. Its retention is that of its
-        parent (`expires_at` − `ended_at`; forever if the parent is kept forever). A child that is a batch is
-        opened by its last edge instead of being enqueued, and cancelled instead of being deleted. A parent
-        that was requeued before its turn leaves the list, and its next end puts it there again.
+        **Children.** Each edge with a target is decided once. A child with several parents is enqueued when
+        its last edge is decided, or deleted as soon as an edge is decided whose target is deleted. A child
+        that keeps waiting gets `waiting_reason`. A released child gets one history entry with the reason of
+        `Moved.PARENT_ENDED`. A child that is deleted here puts its own children on the releasing list. Its
+        retention is that of its parent (`expires_at` − `ended_at`; forever if the parent is kept forever). A
+        child that is a batch is opened instead of being enqueued, and cancelled instead of being deleted. A
+        parent that was requeued before its turn leaves the list, and is put there again when it next ends.
 
-        **Batches** whose counts have changed are decided next. Lock the batch first, and skip it if it is
-        locked by another transaction. With a later statement, fold its recorded changes into its counts. Then
-        `batches.end_of` is its state: a batch that is held or has not opened stays open, unless it is
-        cancelled.
+        **Batches** whose counts have changed are decided next. Lock the batch first, and skip it if another
+        transaction has locked it. In a later statement, fold its recorded changes into its counts.
+        `batches.end_of` then computes its state: a batch that is held or has not opened stays open, unless it
+        is cancelled.
 
         - A batch that ends gets `ended_at` = the storage's time, a history entry, and the `expires_at` of its
           `BatchRules.keeps`. Its reason is that of its cancellation, or `batch_failure_reason` if it failed.
         - A batch that had ended and is open again becomes awaiting with `Moved.REOPENED` and one history
           entry. This entry is written even if the batch immediately ends in another state.
-        - If the batch has `fails_fast`, a failure since the last fold sets `is_stopping`. The end of the
-          batch clears it.
+        - If the batch has `fails_fast`, a failure since the last fold sets `is_stopping`. It is cleared when
+          the batch ends.
 
         **Members** are moved last, under the lock of their batch, up to the limit:
 
@@ -583,8 +588,8 @@ class Storage(ABC):
         - If the batch has opened, members that waited for the opening are enqueued with `Moved.BATCH_OPENED`,
           or scheduled if their `nominal_at` is in the future.
 
-        The same call must also process what these changes make possible, up to the limit: for example the
-        children of a batch that has ended, and its outer batches.
+        The same call must also process further changes that these changes make possible, up to the limit: for
+        example, those of the children of a batch that has ended, and of its outer batches.
         """
 
     @abstractmethod
@@ -596,7 +601,7 @@ class Storage(ABC):
 
         **Kept jobs.** A member is kept as long as its batch and all outer batches. A result is kept while a
         job that has not ended still needs it as an input. A called job is kept until its caller has ended.
-        The `expires_at` of such a job is postponed, to that of the batch that is kept longest, or by an hour.
+        The `expires_at` of such a job is postponed to that of the batch that is kept longest, or by an hour.
 
         **Waiting jobs.** A job on the releasing list must stay until its children were released. Children
         that still wait for a pruned job are deleted first, with the reason of `Moved.PARENT_GONE` and the
@@ -624,9 +629,9 @@ class Storage(ABC):
 
         The time is `due_at` if the filter has `by_due`, which finds only scheduled jobs; otherwise
         `changed_at` if it has a state; otherwise `created_at`. Jobs with the same time are in order of id.
-        Newest first means the largest time and the largest id first, so with `by_due` the jobs that are due
-        last come first. `since` and `until` apply to the same time. `tag` matches exactly, and `id_prefix`
-        matches a prefix.
+        "Newest first" means that the largest time and the largest id come first, so with `by_due` the jobs
+        that are due last come first. `since` and `until` apply to the same time. `tag` matches exactly, and
+        `id_prefix` matches a prefix.
 
         A cursor is opaque and belongs to one filter and direction. It must stay valid while jobs appear and
         disappear; an invalid cursor raises `StorageError`. A storage may limit its search for rare jobs. So a

@@ -1,4 +1,4 @@
-"""Storage verbs that are implemented with other verbs; a storage overrides those that it can do faster.
+"""Storage verbs that are implemented with other verbs; a storage can override them with faster ones.
 
 Locks, metrics, logs and progress are stored in versioned records, which are changed by compare-and-set.
 """
@@ -38,7 +38,7 @@ _T = TypeVar("_T")
 
 
 class DerivedStorage(Storage):
-    """Every verb that can be implemented with other verbs. An override must have the same effects."""
+    """Implementations of the verbs that need only other verbs. An override must have the same effects."""
 
     def __init__(self) -> None:
         self._polls = Waiting()
@@ -105,7 +105,7 @@ class DerivedStorage(Storage):
     def _change_record(
         self, kind: str, key: str, change: Callable[[Record | None], tuple[str | None, _T]]
     ) -> _T:
-        """Change a record by compare-and-set; repeat this until no other change intervenes.
+        """Change a record by compare-and-set; repeat this until no other change has intervened.
 
         If `change` returns None as the new value, the record stays unchanged.
         """
@@ -122,7 +122,7 @@ class DerivedStorage(Storage):
     def prune_derived(self, pruned: Sequence[str], now: int, limit: int) -> None:
         """Delete the records of pruned jobs, old rollups and old locks; called by a storage's `prune`.
 
-        Locks are checked at most once an hour. Such a call reads every lock.
+        Locks are checked at most once an hour; a call that checks them reads every lock.
         """
         for job_id in pruned:
             self.delete_record("log", job_id)
@@ -234,7 +234,7 @@ class DerivedStorage(Storage):
         if known is None:
             self.put_record(
                 "stream", job_id, "{}", expected_version=0
-            )  # before the first chunk, so that `prune` finds it
+            )  # stored before the first chunk, so that `prune` finds it
         added: dict[str, int] = {chunk.stream: 0 for chunk in chunks}
         for chunk in chunks:
             key = f"{job_id} {chunk.stream} {chunk.offset:020d}"

@@ -59,7 +59,7 @@ def take_keyed(
     now: int,
     freed: Mapping[str, Sequence[str]],
 ) -> tuple[list[StoredJob], int | None]:
-    """Return the jobs to claim from these queues, some of which have lanes, and when to claim again.
+    """Return the jobs to claim from these queues, some of which have lanes, and the time of the next claim.
 
     The queues are in the order in which they are served: one after another, or in turn.
     """
@@ -96,7 +96,7 @@ def ready_of(
 
 
 def take_one(tables: Tables, row: StoredJob, *, now: int) -> StoredJob | None:
-    """Return this enqueued job out of turn if its keys admit it; the start then uses its keys."""
+    """Return this enqueued job out of turn if its keys admit it, and charge its start to the keys."""
     claim = KeyedClaim(_JobLanes(tables, row), LaneCursors(), now, freed={})
     heads = claim.take(row.record.queue, 1)
     claim.finish()
@@ -176,7 +176,7 @@ class _TableLanes:
 
 
 class _JobLanes(_TableLanes):
-    """A queue in which only this job waits."""
+    """The lanes of a queue in which only this job waits."""
 
     def __init__(self, tables: Tables, row: StoredJob) -> None:
         super().__init__(tables)
@@ -312,7 +312,7 @@ def _strict_holders(tables: Tables, row: KeyRow) -> Iterable[JobRecord]:
 
 
 def holder_facts(job: JobRecord) -> HolderFacts:
-    """Return the values of a job that was claimed under a key, except the place where it waits."""
+    """Return the facts about a job that was claimed under a key, except the place where it waits."""
     return HolderFacts(job.session is not None, job.is_final)
 
 
@@ -411,7 +411,7 @@ class UniqueKeys:
 
 
 def facts_of(job: JobRecord) -> JobFacts:
-    """Return the values of a job that decide whether it has its unique key."""
+    """Return the fields of a job that determine whether it has its unique key."""
     return JobFacts(
         job.state, job.attempt, job.crashes, job.session is not None, job.enqueued_at,
         job.admission or Admission(),

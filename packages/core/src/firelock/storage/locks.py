@@ -1,8 +1,8 @@
 """Distributed locks with fencing tokens, which are renewed while they are held.
 
-A lock that is based only on time makes it unlikely, but not impossible, that two processes hold it at the
-same time. The fence makes an old holder detectable: pass `lock.fence` to every system that must reject an old
-holder.
+A lock that is based only on time makes it unlikely, but not impossible, that two processes hold the lock at
+the same time. The fence makes it possible to detect an old holder: pass `lock.fence` to every system that
+must reject one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NAMES_KEPT = 10_000
 
 
 class LockProvider(Protocol):
-    """A provider of locks. Every storage is one, and a plugin can supply another provider; see `Storage`."""
+    """A provider of locks. Every storage is a provider, and a plugin can supply others; see `Storage`."""
 
     def acquire_lock(self, name: str, owner: str, ttl_seconds: float) -> int | None:
         """Return a fencing token, or None while another owner holds the lock."""
@@ -46,12 +46,12 @@ class LockProvider(Protocol):
 class Lock:
     """A lock that is held inside a `with` block. It is not reentrant; create one per use.
 
-    Entering waits up to `timeout` seconds and then raises `LockTimeout`. While the lock is held, it is
-    renewed each time a third of its `ttl` has passed. If the lock was lost, leaving the block raises
+    Entering the block waits up to `timeout` seconds and then raises `LockTimeout`. While the lock is held, it
+    is renewed each time a third of its `ttl` has passed. If the lock was lost, leaving the block raises
     `LockLost`, unless another exception is already being raised.
 
-    With `slots`, this number of holders can hold the lock at the same time: each holds one of the locks
-    `name#0`, `name#1` and so on, whichever is free. Fences of different slots must not be compared.
+    With `slots`, this number of holders can hold the lock at the same time. Each one holds a free lock among
+    `name#0`, `name#1` and so on. Fences of different slots must not be compared.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Lock:
         self._held_name = name
         self._provider = provider
         self._keeper = keeper
-        # This clock must include suspensions of the machine, because the storage's clock also does.
+        # This clock must include suspensions of the machine, as the storage's clock does.
         self._elapsed = elapsed
         self._timeout = timeout
         self._ttl = ttl
@@ -105,7 +105,7 @@ class Lock:
         return self
 
     async def __aenter__(self) -> Self:
-        """Acquire the lock. The wait does not occupy a thread, so that a thread is free for a release."""
+        """Acquire the lock. The wait does not occupy a thread, so that threads stay free for releases."""
         import asyncio  # noqa: PLC0415 - loaded when first used
 
         deadline, waits = self._begin(), _waits()

@@ -59,9 +59,9 @@ class MemoryStorage(TableStorage):
         self._is_closed = False
         self.clock_offset = 0  # microseconds, changed by tests
         self._waiters = _Waiters(self._store.changed, self._may_work)
-        self._lane_news: dict[frozenset[str] | None, int] = {}  # by queues: `lane_news` at the last claim
-        self._taken_seen: dict[str, int] = {}  # by `taken_from` name: its number at the last wait
-        # By queues: the store's `ready_news` at the last claim, if it left out tasks.
+        self._lane_news: dict[frozenset[str] | None, int] = {}  # `lane_news` at the last claim, by queues
+        self._taken_seen: dict[str, int] = {}  # number at the last wait, by `taken_from` name
+        # The store's `ready_news` at the last claim, by queues, if that claim left out tasks.
         self._passed_over: dict[frozenset[str] | None, int] = {}
 
     # ---- handle ------------------------------------------------------------------------------------------
@@ -226,34 +226,34 @@ class Table(Tables):
         self.rows: dict[str, StoredJob] = {}
         self.by_time = Order()  # by created_at
         self.by_state: dict[State, Order] = {state: Order() for state in State}  # by changed_at
-        self._ready: dict[str, Order] = {}  # by queue: jobs without a lane, by place
-        self._lanes: dict[str, dict[str, Order]] = {}  # by queue and lane: jobs by place
+        self._ready: dict[str, Order] = {}  # jobs without a lane, by queue; ordered by place
+        self._lanes: dict[str, dict[str, Order]] = {}  # jobs by queue and lane; ordered by place
         self._lane_names: dict[str, list[str]] = {}  # by queue, sorted
         self._key_rows: dict[str, KeyRow] = {}
         self._unique_rows: dict[str, UniqueRow] = {}
-        self.taken_number = 0  # counts how often others took a job from a session
-        self.taken: dict[str, int] = {}  # by `taken_from` name: this count at the session's last loss
+        self.taken_number = 0  # how often a job was taken from a session by another caller
+        self.taken: dict[str, int] = {}  # this count when the session last lost a job, by `taken_from` name
         self.ready_news = 0  # grows whenever a job without limits may have become able to start
         self.lane_news = 0  # grows whenever a job in a lane may have become able to start
         self._due = Order()  # scheduled and awaiting jobs by due_at
         self._expiring = Order()  # by expires_at
-        self._held: defaultdict[str, dict[str, None]] = defaultdict(dict)  # by session: its jobs and tails
-        # By parent, including ended children.
+        self._held: defaultdict[str, dict[str, None]] = defaultdict(dict)  # jobs and tails by session
+        # The children by parent, including ended ones.
         self._children: defaultdict[str, dict[str, None]] = defaultdict(dict)
-        # By parent: children with undecided edges.
+        # The children with undecided edges, by parent.
         self._waiting: defaultdict[str, dict[str, None]] = defaultdict(dict)
-        self._releasing: dict[str, list[str]] = {}  # by ended parent: children to examine, the last one first
+        self._releasing: dict[str, list[str]] = {}  # children to move, by ended parent; the last one first
         self._members: defaultdict[str, Members] = defaultdict(Members)  # by batch
         self._batch_counts: dict[str, BatchCounts] = {}  # by batch
-        self._changed: dict[str, None] = {}  # batches to examine
+        self._changed: dict[str, None] = {}  # batches whose state might have to change
         self._memos: dict[str, dict[tuple[MemoKind, str], Memo]] = {}  # by job
         self._memo_sums: dict[str, MemoSum] = {}
-        self._inserted = 0  # number of jobs ever inserted: the sequence of the next job
+        self._inserted = 0  # number of jobs ever inserted, which is the sequence of the next job
         self._counts: dict[str, Counter[State]] = {}
         self._sessions: dict[str, StoredSession] = {}
         self._living = Order()  # sessions by started_at
         self._forgettable = Order()  # ended sessions by forget_at
-        self._unfollowed: defaultdict[str, dict[str, None]] = defaultdict(dict)  # by server: ended sessions
+        self._unfollowed: defaultdict[str, dict[str, None]] = defaultdict(dict)  # ended sessions by server
         self._kinds: defaultdict[str, RecordKind] = defaultdict(RecordKind)
         self.has_news = False  # whether waiting servers must be woken
 
@@ -291,7 +291,7 @@ class Table(Tables):
                 self._note_taken(record.session)
 
     def _note_taken(self, session: str) -> None:
-        """Record that another change took a job from the session, which keeps only a tail of it."""
+        """Record that another caller took a job from the session, which keeps only the job's tail."""
         if len(self.taken) > _QUEUE_LISTS:
             self.taken.clear()
         self.taken_number += 1
@@ -677,7 +677,7 @@ class Table(Tables):
         return lanes[lane]
 
     def _leave_line(self, row: StoredJob) -> None:
-        """Remove the job, which was ready, from its order, and delete the order if it is empty."""
+        """Remove a job that was ready from its order, and delete the order if it is empty."""
         queue, lane = row.record.queue, row.lane
         line = self._ready[queue] if lane is None else self._lanes[queue][lane]
         line.drop(row.record.id)
@@ -704,7 +704,7 @@ class Order:
     """Ids sorted by key, then by id; each id occurs at most once.
 
     A dropped id leaves a dead entry in the list. Dead entries are removed when they outnumber the living
-    ones. So a drop costs almost nothing, and the first living entry is found quickly.
+    ones. Therefore a drop costs almost nothing, and the first living entry is found quickly.
 
     The entries before `_head` are all dead, in any order, and never read again. A new first entry replaces
     the last dead entry, so that readers do not pass the others again.

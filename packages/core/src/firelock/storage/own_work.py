@@ -39,8 +39,8 @@ def is_server_work() -> bool:
     """Return whether the storage is called for a server's own work.
 
     Applications can use up all connections, for example with calls that wait for a lock. A server must still
-    be able to renew its sessions, settle and claim, so a storage with a pool keeps a few connections free for
-    this work.
+    be able to renew its sessions and to settle and claim jobs, so a storage with a pool keeps a few
+    connections free for this work.
     """
     return _marks.depth > 0
 

@@ -1,6 +1,6 @@
-"""Batches, their members and memos on `Tables`: their part of each verb of `TableStorage`.
+"""Batches, their members and memos on `Tables`: the code for them in each verb of `TableStorage`.
 
-The transaction that changes a member also changes the counts of its batch. `release` later changes the batch
+The transaction that changes a member also changes the counts of its batch. Later, `release` changes the batch
 as the counts require.
 """
 
@@ -84,7 +84,7 @@ def _update_counts(tables: Tables, row: StoredJob, before: Share) -> None:
 
 
 def _note_if_changed(tables: Tables, batch: StoredJob) -> None:
-    """Put the batch on the list of batches to examine, if its counts might require a change."""
+    """Put the batch on the list of changed batches if its counts might require a new state."""
     counts = counts_of(tables, batch)
     if counts.is_cancelled or counts.is_stopping or batches.end_of(counts) is not batch.record.state:
         tables.note_changed(batch.record.id)
@@ -164,7 +164,7 @@ def _kept_out(row: StoredJob, batch: StoredJob | None) -> StoredJob:
 
 
 def changed(tables: Tables, row: StoredJob, transition: Transition, *, now: int) -> tuple[StoredJob, Applied]:
-    """Apply a suspension or an operator's change like `rules.applied`, after checking related rows."""
+    """Apply a suspension or an operator's change as `rules.applied` does, after checking related rows."""
     if transition.session is not None:
         return _suspended(tables, row, transition, now=now)
     if _is_refused(tables, row, transition):
@@ -182,7 +182,7 @@ def _is_refused(tables: Tables, row: StoredJob, transition: Transition) -> bool:
     """Return whether an operator's change of the job is refused because of related rows."""
     job = row.record
     if transition.to is State.AWAITING:
-        return True  # the change of a hold, but the job is not a batch
+        return True  # the hold would change, but the job is not a batch
     if transition.forget_from is not None and (
         job.state is State.PROCESSING or tables.memo(job.id, *transition.forget_from) is None
     ):
@@ -193,7 +193,7 @@ def _is_refused(tables: Tables, row: StoredJob, transition: Transition) -> bool:
 
 
 def _is_requeue(row: StoredJob, transition: Transition) -> bool:
-    """Return whether an operator's change lets an ended or waiting job with relations run."""
+    """Return whether an operator's change makes an ended or waiting job with relations run."""
     if row.record.relations_json is None:
         return False
     return transition.to is State.ENQUEUED or (transition.to is State.SCHEDULED and row.record.is_final)
@@ -279,7 +279,7 @@ def decide_children(tables: Tables, parent: JobRecord, children: list[StoredJob]
 
 
 def examine(tables: Tables, id: str, room: int, *, now: int) -> int:
-    """Set the batch's state from its counts, and move some of its members; return how many were examined."""
+    """Set the batch's state from its counts and move some of its members; return how many were examined."""
     batch = tables.job(id)
     if batch is None or batch.record.state is State.DELETED:
         return 1

@@ -1,12 +1,14 @@
-"""A complete storage on ordered rows: every verb uses `transact`, which runs code on rows of strings.
+"""A complete storage on ordered rows. Every verb uses `transact`, which runs code on rows of strings.
 
-A job is one row, plus one row without a value for each order in which jobs are searched. `rules` computes how
-a job changes. Locks, logs and everything else that `DerivedStorage` keeps in records is included.
+A job is stored as one row, plus one row without a value for each order in which jobs are searched. `rules`
+computes how a job changes. Locks, logs and everything else that `DerivedStorage` keeps in records are also
+stored in rows.
 
 Keys are strings of at most 500 bytes in UTF-8, without NUL. Names can be longer, so `ShortKeys` splits the
-keys that contain them. A value is a job with its arguments, its result, 100 history entries and 20
-tracebacks, and is as large as the limits in the settings allow. A transaction writes some ten rows for each
-job that it changes. It changes the jobs that were passed to the verb, or the jobs that wait for a pruned job.
+keys that contain them. The value of a job contains its arguments, its result, up to 100 history entries and
+up to 20 tracebacks, so it can be as large as the limits in the settings allow. A transaction writes about ten
+rows for each job that it changes. These are the jobs that were passed to the verb, or the jobs that wait for
+a pruned job.
 """
 
 from __future__ import annotations
@@ -50,10 +52,10 @@ _T = TypeVar("_T")
 
 
 class RowStorage(TableStorage):
-    """Every verb, built from `transact`, `clock` and `close`; including limits and unique keys.
+    """Every verb, including limits and unique keys, built from `transact`, `clock` and `close`.
 
-    It polls: `wait` lasts until its timeout. A storage with notifications of new work overrides `wait`, and
-    any other verb that it can do faster.
+    Servers find new work by polling, because `wait` lasts until its timeout. A storage that can notify
+    servers of new work should override `wait`, and any other verb for which it has a faster implementation.
     """
 
     features = frozenset({Feature.LIMITS, Feature.UNIQUE})
@@ -64,11 +66,12 @@ class RowStorage(TableStorage):
 
     @abstractmethod
     def transact(self, body: Callable[[Rows], _T]) -> _T:
-        """Call the body with the rows, store all its writes or none, and return its result.
+        """Call the body with the rows, store all of its writes or none, and return its result.
 
         Transactions must be serializable: the result must be the same as if they ran one after another. If
-        two transactions conflict, the body of one may be called again, because it uses only the rows that are
-        passed to it. If the body raises an exception, store nothing and raise the exception to the caller.
+        two transactions conflict, the body of one may be called again; this is safe because it uses only the
+        rows that are passed to it. If the body raises an exception, store nothing and raise the exception to
+        the caller.
 
         Raises:
             StorageUnavailable: If the transaction failed, but trying again may help.
@@ -148,7 +151,7 @@ class _Tables(Tables):
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
-        self._named = ShortKeys(rows)  # rows whose keys contain a name, which may be long
+        self._named = ShortKeys(rows)  # rows whose keys contain a name, because names may be long
         self._more: dict[str, Mapping[str, Any]] = {}  # fields of a newer release, by key of the row
 
     def _load(self, key: str, text: str, kind: type[_T]) -> _T:
@@ -391,7 +394,7 @@ class _Tables(Tables):
         return self._up_to("expires/", now, limit, but="releasing/")
 
     def _up_to(self, prefix: str, at: int, limit: int, *, but: str | None = None) -> list[StoredJob]:
-        """Return the first jobs of an order by time, up to a time, except those with a row under `but`."""
+        """Return the first jobs of a time order, up to this time, except those with a row under `but`."""
         found: list[StoredJob] = []
         for place, _ in self.scan(prefix):
             time, _, id = place.partition("/")

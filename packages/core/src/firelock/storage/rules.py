@@ -1,4 +1,4 @@
-"""The rules of the contract as pure functions of stored values, without clock, input or output.
+"""The rules of the contract as pure functions of stored values, without a clock or I/O.
 
 They are for storages that read and write whole jobs, such as `MemoryStorage`. A storage that changes columns
 with its own statements uses only the functions for transitions, lists and queues. It implements the other
@@ -56,7 +56,7 @@ Place = tuple[int, str]
 """The position of a job in a list: its time and its id."""
 
 _T = TypeVar("_T")
-# Matches every time of a `datetime`, but no number that is too large for a database.
+# Matches every time that a `datetime` can represent, but no number that is too large for a database.
 _TIMESTAMP = re.compile(r"-?[0-9]{1,18}")
 _ERRORS_LIMIT = 20
 _HOUR = 3_600 * SECOND
@@ -68,7 +68,7 @@ class StoredJob:
     """The stored data of one job, except its log and its progress."""
 
     record: JobRecord
-    sequence: int  # number in the order of insertion; orders jobs of a queue that are otherwise equal
+    sequence: int  # number in the order of insertion, which decides between otherwise equal jobs of a queue
     pending: tuple[Edge, ...] = ()  # undecided edges to parents
     history: tuple[HistoryEntry, ...] = ()
     attempts: tuple[FailedAttempt, ...] = ()  # failed attempts, with their tracebacks
@@ -97,7 +97,7 @@ class StoredJob:
 
     @property
     def place(self) -> tuple[int, int, int]:
-        """The job's place in its queue; the smallest comes first."""
+        """The job's place in its queue; the smallest place comes first."""
         return -self.record.priority, cast("int", self.record.enqueued_at), self.sequence
 
     @property
@@ -115,7 +115,7 @@ _CLAIMED = [field.name for field in attrs.fields(ClaimedJob) if field.name != "h
 
 
 def _changed(row: StoredJob, entry: HistoryEntry | None = None, **fields: object) -> StoredJob:
-    """Return the job with these fields and one more history entry; keep pending edges only if awaiting."""
+    """Return the job with these fields and the history entry; keep pending edges only if it is awaiting."""
     job = attrs.evolve(row.record, **fields)  # type: ignore[arg-type]  # only this module chooses the fields
     is_awaiting = job.state is State.AWAITING
     history = row.history if entry is None else tuple(bounded_history(row.history, entry))
@@ -170,9 +170,9 @@ def stored(job: NewJob, parents: Iterable[JobRecord], *, sequence: int, now: int
 def followed(child: StoredJob, parent: JobRecord, *, at: int, now: int) -> StoredJob:
     """Return the child after its edges to this parent were decided; `at` is the timestamp of the change.
 
-    The child is enqueued by its last edge, and deleted by the first edge whose target is deleted. If the
-    child keeps waiting although the parent has ended, its reason explains why. If the parent has not ended,
-    the child stays unchanged. A child that is a batch is opened or cancelled instead.
+    The child is enqueued when its last edge is decided, or deleted as soon as an edge is decided whose target
+    is deleted. If the child keeps waiting although the parent has ended, its reason explains why. If the
+    parent has not ended, the child stays unchanged. A child that is a batch is opened or cancelled instead.
     """
     for edge in [edge for edge in child.pending if edge.parent_id == parent.id]:
         target = continuation_target(edge.on, parent.state)
@@ -287,7 +287,7 @@ def waiting_for_batch(row: StoredJob) -> StoredJob:
 
 
 def resumed_member(row: StoredJob, *, now: int) -> StoredJob:
-    """Return a member that waited for its batch to open, in its state after the opening."""
+    """Return a member that waited for its batch to open in its state after the opening."""
     job, reason = row.record, Moved.BATCH_OPENED.value
     fields: dict[str, object] = {"state": State.ENQUEUED, "enqueued_at": now}
     if job.is_batch:
@@ -344,7 +344,7 @@ def entry_of(transition: Transition, job: JobRecord) -> HistoryEntry:
 
 
 def is_holder(job: JobRecord, transition: Transition) -> bool:
-    """Return whether the transition comes from the holder of the job, or needs no holder."""
+    """Return whether the transition comes from the holder of the job, or does not need a holder."""
     return transition.session is None or (transition.session, transition.fence) == (job.session, job.fence)
 
 
@@ -424,8 +424,8 @@ def _refused(row: StoredJob, transition: Transition) -> tuple[StoredJob, Applied
 def taken_back(row: StoredJob, *, crash: str | None, now: int) -> StoredJob:
     """Return the job without its ended session, at its old place in the queue.
 
-    If `crash` is given, it is the reason of a crash, which is counted. A job that is not processing only
-    loses its tail.
+    If `crash` is given, it is the reason for a crash, which is counted. If a job is not processing, only its
+    tail is removed.
     """
     job, entry = row.record, None
     if job.state is not State.PROCESSING:
@@ -569,7 +569,7 @@ def _seal(where: JobFilter, oldest_first: bool) -> str:
 def paged(
     jobs: Iterable[JobRecord], where: JobFilter, *, limit: int, cursor: str | None, oldest_first: bool
 ) -> FoundJobs:
-    """Return the page that `Storage.find` must return; the jobs can be in any order, and each one is read."""
+    """Return the page that `Storage.find` must return; the jobs can be in any order, and all are read."""
     after = None if cursor is None else read_cursor(cursor, where, oldest_first=oldest_first)
     wanted = (job for job in jobs if matches(job, where) and is_in_window(job, where))
     places = ((listed_at(job, where), job.id, job) for job in wanted)
@@ -594,7 +594,7 @@ def earliest(*times: int | None) -> int | None:
 
 
 def checked(stored: Record | None, change: RecordChange) -> Applied:
-    """Return the result for a record on which an insert depends; the insert is done only if it is APPLIED."""
+    """Return the result for a record on which an insert depends; only APPLIED permits the insert."""
     if (stored.version if stored else 0) == change.expected_version:
         return Applied.APPLIED
     wanted = Record(change.kind, change.key, change.value, change.expected_version + 1, change.due_at)

@@ -2,9 +2,9 @@
 
 Many key-value stores limit the length of a key. LMDB, as its Python package is built, accepts 511 bytes; the
 name of a lock alone can have 800. `ShortKeys` splits a key that is too long. A row whose key is the head of
-the long key marks that longer keys exist. The tail becomes a key of its own below a digest of the head, and
-is split again if it is still too long. Keys keep their order, so a scan returns the rows in order of key.
-A key that fits is stored unchanged.
+the long key shows that longer keys exist. The tail becomes a separate key below a digest of the head, and is
+split again if it is still too long. Keys keep their order, so a scan returns the rows in order of key. A key
+that fits is stored unchanged.
 """
 
 from __future__ import annotations

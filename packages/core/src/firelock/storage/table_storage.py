@@ -1,4 +1,4 @@
-"""Every verb on tables: a storage that implements `Tables` gets all verbs, each as one transaction.
+"""Every verb on tables. A storage that implements `Tables` gets all verbs, each as one transaction.
 
 The parts for limits, unique keys, batches and memos are in `keyed_tables` and `relation_tables`. Jobs that
 use none of these do not call them.
@@ -68,7 +68,7 @@ class TableStorage(DerivedStorage):
         self._served = ""  # the queue that had the last turn
         self._reported_due_at: int | None = None  # the next due time that `claim` or `promote` returned last
         self._cursors = LaneCursors()
-        self._freed: dict[str, dict[str, None]] = {}  # by queue: lanes of jobs that this handle has settled
+        self._freed: dict[str, dict[str, None]] = {}  # lanes of jobs that this handle has settled, by queue
         self._idle_after = self._unique_after = ""  # the keys after which the next `prune` continues
 
     @abstractmethod

@@ -26,7 +26,7 @@ class StoredSession:
     record: SessionRecord
     ended_at: int | None = None
     forget_at: int | None = None  # None while it lives
-    is_followed: bool = False  # another session of its server began after its end
+    is_followed: bool = False  # whether another session of its server began after its end
 
 
 @attrs.frozen
@@ -34,7 +34,7 @@ class MemoSum:
     """The number and the size of a job's memos."""
 
     count: int = 0
-    size: int = 0  # of the values, in bytes of UTF-8
+    size: int = 0  # total size of the values, in bytes of UTF-8
     next_place: int = 0  # not reduced when memos are deleted
 
 
@@ -221,7 +221,7 @@ class Tables(ABC):
 
     @abstractmethod
     def unfollowed(self, server_id: str) -> list[StoredSession]:
-        """Return the ended sessions of the server after which no other session of it has begun."""
+        """Return the server's ended sessions after which no other session of the server has begun."""
 
     @abstractmethod
     def forgettable(self, now: int, limit: int) -> list[StoredSession]:
@@ -250,7 +250,7 @@ class Tables(ABC):
 
     @abstractmethod
     def remove_record(self, record: Record) -> None:
-        """Delete the record, but not its version: later records must continue from it."""
+        """Delete the record but keep its version, from which later records must continue."""
 
     def is_paused(self, queue: str) -> bool:
         """Return whether claims skip the queue."""

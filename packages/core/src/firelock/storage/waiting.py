@@ -1,7 +1,7 @@
-"""The waits for work in one process, and the arrivals of work that each wait has not processed yet.
+"""Waits for work in one process, and a record of the work that has arrived for them.
 
 Code that detects new work, including work from other processes, calls `note` with the queues of that work. A
-claim sees all work that arrived before it began, so its beginning is marked. If work arrives between a claim
+claim finds all work that arrived before it began, so its beginning is marked. If work arrives between a claim
 that found nothing and the following wait, the wait ends immediately.
 """
 
@@ -13,11 +13,9 @@ import time
 import weakref
 from collections.abc import Collection, Sequence
 
-ANY_QUEUE = (
-    "*"  # every queue: a due time became earlier, a queue was resumed, or the queue of the work is unknown
-)
+ANY_QUEUE = "*"  # all queues, for an earlier due time, a resumed queue, or work in an unknown queue
 _TAKEN = "taken "  # names of queues contain no space
-_REST = 0.005  # seconds to pause after a wake-up of a wait for `taken_from` names; every arrival wakes it
+_REST = 0.005  # seconds to pause after a wait for `taken_from` names was woken; every arrival wakes it
 _REMEMBERED = 1_000  # queues, and sets of queues, whose last arrival is stored separately
 
 _living: weakref.WeakSet[Waiting] = weakref.WeakSet()
@@ -35,7 +33,8 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
 def taken_from(session: str) -> str:
     """Return the name that the holder of a session's jobs passes to `wait` in place of a queue.
 
-    Such a wait ends when an operator, or the end of a batch, has taken one of the jobs out of processing.
+    Such a wait ends when one of the jobs was taken out of processing by an operator or because its batch
+    ended.
     """
     return _TAKEN + session
 
@@ -56,8 +55,8 @@ class Waiting:
         self.changed = threading.Condition()
         self._number = 0  # number of the last arrival
         self._last_work = 0  # number of the last arrival that concerns queues
-        self._arrived: dict[str, int] = {}  # by queue: number of its last arrival
-        # By queues: number of the last arrival before their last claim.
+        self._arrived: dict[str, int] = {}  # number of the last arrival by queue
+        # The number of the last arrival before the last claim, by queues.
         self._seen: dict[frozenset[str] | None, int] = {}
         self._interrupts = 0
         self._is_ended = False
@@ -102,7 +101,7 @@ class Waiting:
     # ---- waiting -----------------------------------------------------------------------------------------
 
     def is_marked(self, queues: Sequence[str] | None) -> bool:
-        """Return whether a claim of these queues was marked, so that a wait for them misses nothing."""
+        """Return whether a claim of these queues was marked, so that a wait for them misses no work."""
         return _key(queues) in self._seen
 
     def wait(self, queues: Sequence[str] | None, timeout_seconds: float) -> bool:
@@ -151,7 +150,7 @@ class Waiting:
         return any(self._arrived.get(queue, 0) > seen for queue in (*queues, *([ANY_QUEUE] * is_for_queues)))
 
     def sleep(self, seconds: float) -> None:
-        """Return when something may have arrived, after a `rouse`, or after this number of seconds."""
+        """Sleep until something may have arrived, `rouse` is called, or this number of seconds has passed."""
         self.changed.wait(seconds)
 
     def rouse(self) -> None:

@@ -1,4 +1,4 @@
-"""Celery's interface on Firelock, for a program that migrates one import at a time. Experimental.
+"""Celery's interface on Firelock, for programs that migrate one import at a time. Experimental.
 
     from firelock.compat.celery import Celery, chain, crontab, get_task_logger, shared_task
 
@@ -6,9 +6,9 @@
 A feature of Celery without a counterpart raises `NotMapped`, whose message contains the replacement. See
 docs/coming-from-celery.md.
 
-Read `app` first: it contains the app and the tasks. `canvas` contains calls as values, `async_result` their
-results, `beat` the schedules and `config` the settings. `errors` contains the exceptions, and `refused` the
-names without a counterpart.
+Read `app` first: it contains the app and the tasks. `canvas` contains calls that are used as values,
+`async_result` their results, `beat` the schedules and `config` the settings. `errors` contains the
+exceptions, and `refused` the names without a counterpart.
 """
 
 from __future__ import annotations

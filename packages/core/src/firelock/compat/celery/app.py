@@ -83,7 +83,7 @@ class Celery(Refusing):
     The storage is FIRELOCK_STORAGE, or the broker's URL if Firelock has a storage with this scheme.
 
     Args:
-        main: the module's name in the names of tasks, if the module runs as a program.
+        main: the name to use in task names for a module that runs as a program.
         broker: the URL of the broker.
         backend: no effect, because results are stored with the jobs.
         include: the modules that register tasks.
@@ -280,7 +280,7 @@ class Celery(Refusing):
     def _with_result(self) -> Callable[..., Any]:
         def with_result(task: str, parent: str, args: list[Any], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
             """Run a task of a chain with the result of the previous task as its first argument."""
-            if task not in self.tasks:  # such a job waits for another server, like a job of an unknown task
+            if task not in self.tasks:  # the job waits for another server, like a job of an unknown task
                 return Snooze(_UNKNOWN_WAIT, f"task {task!r} is not registered on this server")
             result = self.fire.jobs.get(parent).result(timeout=60)
             return self.tasks[task].run_job(current_job(), (result, *args), kwargs)

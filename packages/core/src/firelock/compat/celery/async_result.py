@@ -1,4 +1,4 @@
-"""Celery's results: find a job by its id, wait for its end, and get its value or its error."""
+"""Celery's results, which find a job by its id, wait until it ends, and return its value or its error."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ class AsyncResult(Refusing):
         disable_sync_subtasks: bool = True,
         **_: object,
     ) -> Any:  # noqa: ANN401 - the function's own type
-        """Wait for the job's end, and return the value that the task returned.
+        """Wait until the job has ended, and return the value that the task returned.
 
         Raises:
             TimeoutError: If the job did not end in time.

@@ -34,7 +34,8 @@ class crontab:  # noqa: N801 - Celery's name
         """Return the schedule that fires at the same times.
 
         Raises:
-            NotMapped: If both day fields are restricted: Celery requires both to match, but cron only one.
+            NotMapped: If both day fields are restricted, because Celery requires both to match, but cron only
+                one of them.
             ScheduleError: If a field is invalid.
         """
         days = (self.day_of_month, self.day_of_week)

@@ -1,4 +1,4 @@
-"""Celery's calls as values, in sequence and in parallel: `task.s(…)`, `chain`, `group`."""
+"""Celery's calls as values (`task.s(…)`), in sequence (`chain`) and in parallel (`group`)."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class CelerySignature(Refusing):
                 f"{self} must not have a countdown or an eta, because it follows another task; let that task "
                 "enqueue it."
             )
-        options["meta"] = options.get("meta") or {EXPIRES: NEVER}  # otherwise it would inherit the parent's
+        options["meta"] = options.get("meta") or {EXPIRES: NEVER}  # otherwise the parent's meta is inherited
         verbs = self.task.verbs
         if not self.immutable:
             inspect.signature(self.task.as_function()).bind(None, *self.args, **self.kwargs)

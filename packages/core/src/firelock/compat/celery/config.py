@@ -27,7 +27,7 @@ _MEANT: Final[Mapping[str, object]] = {
     "task_time_limit": None,
     "timezone": None,
 }
-# Tuning of Celery's own worker, broker and result backend, which do not exist here.
+# Settings that tune Celery's own worker, broker and result backend, which do not exist here.
 _WITHOUT_EFFECT: Final = (
     "beat_", "broker_", "cache_", "control_", "database_", "event_", "redis_", "result_", "security_",
     "worker_", "task_acks_on_", "task_compression", "task_create_missing_", "task_default_delivery_mode",

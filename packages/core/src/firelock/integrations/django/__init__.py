@@ -1,6 +1,6 @@
 """Firelock in a Django project: this package in INSTALLED_APPS, and a block `FIRELOCK` in the settings.
 
-The project's app is created from the block when it is first used. So the modules of any Django app can use
+The project's app is created from the block when it is first used, so the modules of any Django app can use
 `from firelock.integrations.django import fire, task`.
 
 Read `block` and `project` first, then `plugin` with `connections`, `transactions` and `on_commit`. `set_up`

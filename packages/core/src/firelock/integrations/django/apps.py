@@ -95,9 +95,9 @@ def import_tasks(names: Sequence[str]) -> None:
 def _make_tables(using: str, verbosity: int, **_: object) -> None:
     """Create the job tables in `manage.py migrate` as well, if jobs are stored in the migrated database.
 
-    When Django's tests migrate their separate database, the app switches to the storage of tests. The tests
-    flush this database after each TransactionTestCase, which also calls this function. So no job of a test is
-    left for the next test.
+    When Django's tests migrate their separate database, the app switches to the storage for tests. The tests
+    flush this database after each TransactionTestCase, which also calls this function. Therefore no jobs of a
+    test are left for the next test.
     """
     if project_block()[1]:
         return
@@ -110,7 +110,7 @@ def _make_tables(using: str, verbosity: int, **_: object) -> None:
 
 
 def _follow_connection(connection: BaseDatabaseWrapper, **_: object) -> None:
-    """In a process of parallel tests, use this process's own test database for jobs."""
+    """If tests run in parallel processes, use this process's own test database for jobs."""
     follow_test_database(connection.alias)
 
 

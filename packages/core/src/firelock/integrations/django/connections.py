@@ -1,8 +1,8 @@
-"""Django's database connections around jobs: a connection that was closed must not fail a later job.
+"""Django's database connections in jobs: they are checked so that a closed connection does not fail a job.
 
-Django closes old and broken connections when a request begins and ends, but a job is not a request. So this
-module closes them before and after each job. It leaves connections in a transaction open, for example that of
-a test which runs a job.
+Django closes old and broken connections when a request begins and ends, but a job is not a request. Therefore
+this module closes them before and after each job. It does not close a connection in a transaction, for
+example that of a test which runs a job.
 """
 
 from __future__ import annotations

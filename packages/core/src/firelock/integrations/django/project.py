@@ -23,7 +23,7 @@ from firelock.integrations.django.plugin import DjangoPlugin
 from firelock.settings import Settings
 from firelock.storage import CONTRACT, Storage
 
-PLACE = "firelock.integrations.django"  # the app's module; the app is PLACE:fire
+PLACE = "firelock.integrations.django"  # the app's module; the name of the app is PLACE:fire
 
 _CHANGE_BLOCK = "Change FIRELOCK in the settings."
 _NAME_DATABASE = (
@@ -171,7 +171,7 @@ def is_testing() -> bool:
 
 
 def change_storage(*, is_idle: bool = False) -> None:
-    """Make the app use the storage that the block currently specifies; in tests, the storage of tests.
+    """Make the app use the storage that the block currently specifies; in tests, the storage for tests.
 
     Called when settings have changed, and when tests have created their database. Outside of tests, an app
     that the project creates itself keeps its storage. In tests, missing tables are created.
@@ -201,7 +201,7 @@ def empty_test_storage(using: str) -> None:
     alias = database_of_jobs()
     is_in_test_database = block.test_storage == TEST_DATABASE
     if is_in_test_database and alias not in {None, using}:
-        return  # the test database of the jobs is unchanged, or not created yet
+        return  # the test database of the jobs is unchanged, or is not created yet
     change_storage()
     _created[0].storage.clear()
     if not is_in_test_database:

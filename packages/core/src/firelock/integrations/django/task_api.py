@@ -1,4 +1,4 @@
-"""Django's task API under one set of names: `django.tasks` of Django 6, or its backport on Django 5.2.
+"""Django's task API under one set of names, from `django.tasks` in Django 6 or its backport for Django 5.2.
 
 If both are installed, `django.tasks` is used, because its settings and its decorator are Django's own.
 """

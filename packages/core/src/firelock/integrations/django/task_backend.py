@@ -91,9 +91,9 @@ class FirelockTask(Task):  # type: ignore[misc]  # Any: Django has no types
 class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django has no types
     """`TASKS = {"default": {"BACKEND": "firelock.integrations.django.TaskBackend", "QUEUES": […]}}`.
 
-    `OPTIONS` can contain `max_attempts`, `backoff`, `timeout` and other options for all tasks. It can contain
-    the same options by queue in `queues` and by path in `tasks`, and an app other than the project's own in
-    `app`.
+    `OPTIONS` can contain `max_attempts`, `backoff`, `timeout` and other options for all tasks. It can also
+    contain the same options for single queues in `queues` and for single tasks, by path, in `tasks`, and an
+    app other than the project's own in `app`.
 
     Signals are sent with `send_robust`, so an error of a receiver is logged and does not affect the job.
     """
@@ -310,7 +310,8 @@ def _register(task: FirelockTask) -> None:
 
 
 def _register_waiting() -> None:
-    # The lock makes other threads wait until the tasks are registered, not only removed from the list.
+    # The lock makes other threads wait until the tasks are registered, because they are removed from the list
+    # earlier.
     with _registering:
         while _waiting:
             task = _waiting.pop(0)

@@ -1,4 +1,4 @@
-"""Conversion of a job to Django's `TaskResult`: four states, times in the project's form, `TaskError`s."""
+"""Conversion of a job to Django's `TaskResult`, with four states, times in the project's form, and errors."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def shown_micros(at: int | None) -> datetime | None:
 
 
 def aware_instant(run_after: datetime | None) -> datetime | None:
-    """Return `run_after` as an aware time; a naive one is in `TIME_ZONE`."""
+    """Return `run_after` as an aware time; a naive time is interpreted in `TIME_ZONE`."""
     if run_after is not None and timezone.is_naive(run_after):
         run_after = timezone.make_aware(run_after)
     return run_after
@@ -179,7 +179,7 @@ POSITIONAL = "django.positional"  # key in a job's meta: the number of positiona
 def meta_of_call(
     names: Sequence[str], args: Sequence[object], kwargs: Mapping[str, object]
 ) -> dict[str, str] | None:
-    """Return the metadata that distinguishes `f(1, b=2)` from `f(1, 2)`; None if none is needed.
+    """Return the metadata that distinguishes `f(1, b=2)` from `f(1, 2)`; None if this is not needed.
 
     `names` are the parameters that can be positional. A job's arguments are stored by name.
     """

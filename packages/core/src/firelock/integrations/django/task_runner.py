@@ -1,4 +1,4 @@
-"""The code that a server runs for a Django task: the function, Django's signals around it, and retries."""
+"""The code that a server runs for a Django task: the task's function, Django's signals, and retries."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class TaskRunner:
         """Check that the task was declared with the same options as this runner's task.
 
         Raises:
-            InvalidTask: If the options differ, because it would be undefined which of them a job gets.
+            InvalidTask: If the options differ, because it would not be defined which of them apply to a job.
         """
         given, declared = own_options(task), own_options(self.task)
         if given == declared:
@@ -186,7 +186,7 @@ class TaskRunner:
         return (TaskContext(task_result=attempt.result), *args) if self.task.takes_context else args
 
     def _begin(self, job: JobContext) -> AttemptUnderWay:
-        """Return the attempt that begins now, with the results of earlier attempts, which are read."""
+        """Return the attempt that begins now; this reads the results of earlier attempts."""
         result = None
         if job.attempt > 1:
             try:
@@ -325,8 +325,8 @@ def _is_over(job: JobContext, returned: object) -> bool:
 def _is_failure(job: JobContext, error: BaseException) -> bool:
     """Return whether an error is the task's own failure.
 
-    Waits and requests to stop are not failures: the server handles them. In a suspended run, no exception is
-    a failure, because the task might have wrapped the exception that suspended it.
+    Waits and requests to stop are not failures, because the server handles them. In a suspended run, no
+    exception is a failure, because the task might have wrapped the exception that suspended it.
     """
     not_failures = (JobCancelled, JobSuspended, asyncio.CancelledError, GeneratorExit)
     return not isinstance(error, not_failures) and not job.suspended

@@ -81,8 +81,8 @@ def _block_of(connection: Any) -> tuple[int, object] | None:  # noqa: ANN401 - D
 def _mark(connection: Any, depth: int) -> object:  # noqa: ANN401 - Django has no types
     """Return a mark that distinguishes a block from a later one at the same depth.
 
-    It is the block's savepoint, or otherwise the block itself. A savepoint is better, because a decorator
-    enters the same block object for each call.
+    The mark is the block's savepoint or, if there is none, the block itself. A savepoint is better, because a
+    decorator enters the same block object for each call.
     """
     blocks, savepoints = connection.atomic_blocks, connection.savepoint_ids
     if depth >= len(blocks):

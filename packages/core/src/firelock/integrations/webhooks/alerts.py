@@ -1,7 +1,7 @@
 """The events of webhooks: new failures of jobs, and the findings of the app, each reported once.
 
 Only `firelock.control.findings` decides whether something is a problem. Open problems are stored in one
-record that all servers share. So each problem is reported once when it begins and once when it has ended.
+record that all servers share, so each problem is reported once when it begins and once when it has ended.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from firelock.storage import Finding, JobRecord
 
 _SECOND = 1_000_000
-_LAG = 5 * _SECOND  # the end of a job can be stored this much later than its timestamp
+_LAG = 5 * _SECOND  # the end of a job can be stored up to this long after its timestamp
 _PAGE, _MOST_FAILURES = 200, 1_000  # failures that are read per request, and per check
 _MOST_OPEN = 200
 _NAMED = 10  # maximum number of job ids, and of error types, in an event
@@ -76,9 +76,9 @@ class Memory:
 
     checked_at: int = 0
     failures_until: int = 0
-    seen: dict[str, str] = attrs.Factory(dict)  # by queue: the late job with limits that the last check found
+    seen: dict[str, str] = attrs.Factory(dict)  # late jobs with limits that the last check found, by queue
     pending: list[str] = attrs.Factory(list)  # subjects of findings that are reported if they persist
-    open: dict[str, Open] = attrs.Factory(dict)  # by event and subject: "failed shop.charge"
+    open: dict[str, Open] = attrs.Factory(dict)  # by event and subject, such as "failed shop.charge"
     more: dict[str, Any] = attrs.Factory(dict)  # fields of a newer release, which are stored again unchanged
 
     @classmethod
@@ -246,7 +246,7 @@ class _Watch:
             for subject, _ in self._opened(event):
                 if (event, subject) in urgent:
                     continue
-                if event is Event.SERVER_LOST:  # not a recovery: a new server may have the same name
+                if event is Event.SERVER_LOST:  # not a recovery, because a new server may have the same name
                     del self.memory.open[f"{event} {subject}"]
                 else:
                     yield self._over(event, subject, _named(event, subject))
@@ -269,8 +269,8 @@ class _Watch:
     def _is_reported(self, one: Finding, seen: Mapping[str, str]) -> bool:
         """Return whether a finding is reported.
 
-        A limit key is free for a moment between the end of one job and the start of the next. So a late job
-        with limits is reported only if two successive checks find it as the queue's first job.
+        A limit key is free for a moment between the end of one job and the start of the next. Therefore a
+        late job with limits is reported only if two successive checks find it as the queue's first job.
         """
         queue = str(one.values.get("queue", ""))
         if queue in self.rules.left_out:

@@ -1,4 +1,4 @@
-"""One signed request to an address that was checked before, without redirects and within a time limit.
+"""Delivery by one signed request to a checked address, without redirects and within a time limit.
 
 A webhook's URL is as secret as its key, so the errors of this module contain neither.
 """
@@ -143,7 +143,7 @@ def deliver(
     """Send the event, or only its text in the chat field; return the status of the response.
 
     Raises:
-        DeliveryFailed: If the receiver did not respond in time, or requests another try.
+        DeliveryFailed: If the receiver did not respond in time, or requested another try.
         DeliveryRefused: If the receiver returned any other status, such as a redirect, or its address is not
             allowed.
     """

@@ -1,8 +1,8 @@
 """The plugin: the receivers and their events, and the thread that checks for events.
 
-Each check stores the next version of a record, so only one server checks at a time. The events that it finds
-become jobs of a separate queue. A job contains the name of the webhook; its URL and its secret are only in
-the settings.
+Each check stores the next version of a record, so only one server checks at a time. The events that a check
+finds become jobs in a separate queue. A job contains the name of the webhook; its URL and its secret are only
+in the settings.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ class Webhook:
     Args:
         name: the webhook's name, which is shown in its jobs.
         url: an https URL; http is allowed only for this host itself.
-        secret: the key of the signature, at least 16 characters; the receiver has it as well.
+        secret: the key of the signature, at least 16 characters; the receiver must also have it.
         on: the events that the receiver gets; by default all.
         chat_field: the field for the event's text in the body, if the receiver is a chat: "text" for Slack,
-            Mattermost and Google Chat, "content" for Discord. Only the text is sent then.
+            Mattermost and Google Chat, "content" for Discord. In that case, only the text is sent.
         networks: networks with addresses that are not public, such as private or link-local ones, to which
             the webhook may connect.
 
@@ -100,10 +100,10 @@ class Webhooks:
 
     Args:
         hooks: the receivers.
-        latency: how long the first job of a queue may wait if no limit holds it. This is one duration for all
-            queues, or a mapping by queue with "*" for the other queues. It is set on the app, so doctor,
-            dashboard and metrics use it too.
-        margin: how late a recurring job may be fired; also set on the app.
+        latency: how long the first job of a queue may wait if no limit holds it. Pass one duration for all
+            queues, or a mapping by queue with "*" for the other queues. The value is set on the app, so
+            `firelock doctor`, the dashboard and metrics use it too.
+        margin: how late a recurring job may be fired; this value is also set on the app.
         quiet: the minimum time between two reports about failures of the same task. The first failure is
             reported immediately; later failures are counted and reported together.
         interval: the time between two checks. One of the servers does each check, which takes about a dozen
@@ -209,7 +209,7 @@ class Webhooks:
     def check(self) -> list[dict[str, JsonValue]]:
         """Check for events; enqueue a job for each new event and each webhook subscribed to it.
 
-        Servers call this by themselves. Returns the events, or an empty list if another server has checked
+        Servers call this method themselves. Return the events, or an empty list if another server has checked
         within the last half interval.
         """
         app, task = self._app, self._deliver
@@ -226,7 +226,7 @@ class Webhooks:
         turn = storage.put_record(
             *_RECORD, memory.write(), expected_version=0 if record is None else record.version
         )
-        if turn is None:  # another server checks now
+        if turn is None:  # another server is checking now
             return []
         readings = take_readings(app.runtime, knows_tasks=bool(app.tasks()), keep=self._readings)
         findings = list_findings(readings)
@@ -239,7 +239,7 @@ class Webhooks:
             for hook in self._hooks.values()
             if event["event"] in hook.on and (event.get("of") != Event.FINDING or Event.FINDING in hook.on)
         ]
-        if calls:  # before the memory is stored, so an event might be sent twice, but none is lost
+        if calls:  # before the memory is stored, so that an event might be sent twice but is never lost
             app.enqueue_many(calls)
         storage.put_record(*_RECORD, memory.write(), expected_version=turn)
         return events

@@ -1,4 +1,4 @@
-"""Schedules as values, which compute due times without reading a clock.
+"""Schedules, which are values that compute due times without reading a clock.
 
 `Cron` and `Every` are schedules. `schedule.due_instants` returns the due times for which a recurring job must
 run at a given time. Only this package imports croniter, and only when the first cron expression is parsed.

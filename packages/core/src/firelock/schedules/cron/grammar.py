@@ -2,8 +2,8 @@
 
 Each item is checked here, because croniter accepts more than crontab does (hashes, random values, years), and
 its errors do not contain a column. croniter then parses names, ranges and steps, in the forms in which it
-agrees with crontab. Wrapped ranges with a step and ranges of one value are expanded before; test_grammar.py
-contains examples of both.
+agrees with crontab. Wrapped ranges with a step and ranges of one value are expanded before that;
+test_grammar.py contains examples of both.
 """
 
 from __future__ import annotations
@@ -273,7 +273,8 @@ def _expand(expression: str, reads: dict[_Kind, _Read]) -> dict[_Kind, tuple[int
     from croniter import croniter  # noqa: PLC0415 - takes 60 ms, only in programs that use cron expressions
 
     kinds = [kind for kind in (*_KINDS[1:], _SECOND) if kind in reads]  # in croniter's order
-    # croniter must be able to parse a field that has only rules; the values of such a field are not used.
+    # croniter must be able to parse even a field that has only rules; the values of such a field are not
+    # used.
     texts = [",".join(reads[kind].plain) or "*" for kind in kinds]
     try:
         expanded, _ = croniter.expand(" ".join(texts))
@@ -345,7 +346,7 @@ class DayRule(Protocol):
 
 @attrs.frozen
 class LastDay:
-    """`L`, `L-3`: the last day, or this many days before it."""
+    """`L` or `L-3`: the last day of the month, or this many days before it."""
 
     before: int = 0
 
@@ -426,8 +427,8 @@ class LastWeekday:
 
 # ---- description in English ------------------------------------------------------------------------------
 
-_CLOCK_TIMES = 6  # above this number of times, a rule is easier to read
-_RUN = 3  # from this number of consecutive values on, a range is written: "9 to 17" instead of a list
+_CLOCK_TIMES = 6  # with more times than this, a rule is easier to read
+_RUN = 3  # minimum number of consecutive values for a range, such as "9 to 17", instead of a list
 
 
 def describe_fields(fields: CronFields) -> str:
@@ -451,7 +452,7 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _spans(numbers: Sequence[int], words: Sequence[str]) -> str:
-    """Return the words of a sorted list, with ranges of consecutive values: "1, 3 and 9 to 17"."""
+    """Return a sorted list in words, with ranges of consecutive values: "1, 3 and 9 to 17"."""
     runs: list[list[int]] = []
     for at, number in enumerate(numbers):
         if runs and numbers[runs[-1][-1]] == number - 1:

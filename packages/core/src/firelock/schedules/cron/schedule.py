@@ -115,9 +115,9 @@ def _upcoming(schedule: Schedule, after: datetime, count: int) -> list[datetime]
 class Cron:
     """A cron expression in a time zone: five fields, or six with seconds first, or a macro such as `@daily`.
 
-    If a clock change skips a local time of the schedule, it fires at the first time after the gap. If a local
-    time occurs twice, it fires only the first time. If seconds, minutes or hours use `*`, a range or a step,
-    it fires both times.
+    If a clock change skips a local time of the schedule, the schedule fires at the first time after the gap.
+    If a local time occurs twice, it fires only the first time, unless seconds, minutes or hours use `*`, a
+    range or a step; in that case, it fires both times.
 
     Raises:
         ScheduleError: The expression, the zone or an option is invalid, or no date matches.
@@ -172,7 +172,7 @@ class Cron:
         return cls(f"{_time(hour, minute)} {day} {month} *", **options)
 
     def next_after(self, instant: datetime) -> datetime | None:
-        """Return the first due time after `instant`, in UTC; None if no due time follows within 40 years.
+        """Return the first due time after `instant`, in UTC; None if there is none within 40 years.
 
         Raises:
             ScheduleError: `instant` is not aware.
@@ -180,7 +180,7 @@ class Cron:
         return self._timetable.next_after(_require_instant("instant", instant))
 
     def upcoming(self, after: datetime, count: int) -> list[datetime]:
-        """Return the next `count` due times after `after`, in order, or fewer if no more due times follow.
+        """Return the next `count` due times after `after`, in order, or fewer if there are no more.
 
         Raises:
             ScheduleError: `after` is not aware, or `count` is not from 0 to 10,000.
@@ -194,7 +194,7 @@ class Cron:
     def note(self, instant: datetime) -> str | None:
         """Return a description of a clock change's effect on one of the due times; None without an effect.
 
-        For example "02:30 does not exist on 29 March: runs at 03:00".
+        For example, "02:30 does not exist on 29 March: runs at 03:00".
         """
         return self._timetable.note(_require_instant("instant", instant))
 
@@ -355,7 +355,7 @@ class Firing:
 
     instants: list[datetime]  # the due times in order; each becomes one job
     dropped: int  # the number of past due times without a job
-    next_at: datetime | None  # the first due time after now; None if no due time follows
+    next_at: datetime | None  # the first due time after now; None if there is none
 
 
 def due_instants(
@@ -372,9 +372,9 @@ def due_instants(
     `grace` late is not missed. If no due time is missed, all of them run. Otherwise, the schedule's `misfire`
     applies: `once` runs only the latest due time up to now; `all` runs the due times within the grace and the
     newest `misfire_limit` of the missed ones; `skip` runs the due times within the grace. `due` counts as a
-    due time even if the schedule has changed since it was stored. Of the current schedule's due times, only
-    those after `since` count, which is the time when the schedule took effect. If `due` is in the future,
-    nothing runs.
+    due time even if the schedule has changed since it was stored. The due times of the current schedule count
+    only if they are after `since`, the time when the schedule took effect. If `due` is in the future, nothing
+    runs.
 
     Raises:
         ScheduleError: A time is not aware, or the grace is negative or above one hour.
@@ -406,7 +406,7 @@ def _wanted(schedule: Schedule, on_time: int, total: int) -> int:
 
 
 def _newest(schedule: Schedule, wanted: int, due: datetime, start: datetime, now: datetime) -> list[datetime]:
-    """Return the last `wanted` due times up to now, in order, of `due` and the schedule's after `start`."""
+    """Return the last `wanted` due times up to now, in order: `due` and the schedule's after `start`."""
     if wanted == 0:
         return []
     instants: list[datetime] = []
@@ -423,7 +423,7 @@ def _newest(schedule: Schedule, wanted: int, due: datetime, start: datetime, now
 def _start_of(schedule: Schedule, wanted: int, first: datetime, now: datetime) -> datetime:
     """Return a time, `first` or later, after which exactly `wanted` due times follow up to now.
 
-    A second has at most one due time, so moving back by one second at a time reaches every count.
+    Each second has at most one due time, so moving back by one second at a time reaches every count.
     """
     span = _FIRST_LOOK_BACK
     while now - span > first and schedule.count(now - span, now) < wanted:

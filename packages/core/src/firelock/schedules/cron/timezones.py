@@ -35,7 +35,7 @@ class Timetable:
     zone: ZoneInfo
 
     def next_after(self, instant: datetime) -> datetime | None:
-        """Return the first due time after `instant`; None if no due time follows within 40 years."""
+        """Return the first due time after `instant`; None if there is none within 40 years."""
         floor = instant.replace(microsecond=0)
         here = floor.astimezone(self.zone)
         wall = _bare(here) + _SECOND
@@ -67,7 +67,8 @@ class Timetable:
             old, new = change.replace(tzinfo=None) + old_offset, change.replace(tzinfo=None) + new_offset
             total += self.walls.count(wall, old)
             if new > old:
-                # All times in the gap fire once, at its end, unless the schedule fires then anyway.
+                # All times in the gap fire only once, at its end, unless the schedule fires at that time
+                # anyway.
                 swallowed = self.walls.count(max(wall, old), new)
                 total += bool(swallowed and not self.walls.count(new, new + _SECOND))
             wall = new if new > old or self.walls.fields.is_interval else old
