@@ -73,7 +73,7 @@ def _play(scenario, program, folder):
 
 @_on("sqlite", [None])
 def test_scenario_passes(scenario, program, tmp_path):
-    """A deliberate fault loses nothing, blocks no other process, and is recovered from in time."""
+    """After a deliberate fault, nothing is lost, no other process is blocked, and the recovery is in time."""
     _play(scenario, program, tmp_path)
 
 

@@ -66,7 +66,7 @@ def test_free_port_is_reserved_for_one_process():
 
 
 def test_commands_are_found_in_split_data():
-    """Commands are found byte by byte and in one piece, even if they contain line ends."""
+    """Commands are found if data arrives byte by byte or in one piece, even if they contain line ends."""
     sent = b"*2\r\n$3\r\nGET\r\n$4\r\na\r\nb\r\n*1\r\n$4\r\nPING\r\n*1\r\n$4\r\nQU"
     expected = [[b"GET", b"a\r\nb"], [b"PING"]]
 

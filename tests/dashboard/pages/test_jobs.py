@@ -171,7 +171,7 @@ def test_chips_narrow_the_list(client, send, query, numbers):
 
 
 def test_enqueued_jobs_are_listed_oldest_first(client, send):
-    """Jobs are listed in the order in which they wait; the column's head reverses it."""
+    """Jobs are listed in the order in which they wait; the heading of the column reverses it."""
     jobs = [send.enqueue(number).id for number in (1, 2, 3)]
     page = client.get("/jobs?state=enqueued")
 
@@ -418,7 +418,7 @@ def due(fire, send):
 def test_scheduled_jobs_are_listed_by_due_time(client, due):
     """The next due job is first.
 
-    The column's head reverses the order, and the order of changes is still available.
+    The heading of the column reverses the order, and the order of changes is still available.
     """
     soonest = client.get("/jobs?state=scheduled")
     turned = html.unescape(re.search(r'class="sort" href="([^"]+)"', soonest.text)[1])
@@ -491,7 +491,7 @@ def test_export_keeps_the_order_of_the_list(client, due):
 
 @pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
 def test_time_outside_the_calendar_is_refused(client, moment):
-    """A time near the ends of the calendar can have a zone in which it is not representable in UTC."""
+    """A time near the limits of the calendar can have a zone in which it cannot be converted to UTC."""
     for target in ("/jobs?since=", "/jobs?until=", "/api/jobs?since="):
         assert 400 == client.get(f"{target}{quote(moment)}").status
 

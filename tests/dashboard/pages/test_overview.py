@@ -416,7 +416,7 @@ def oldest_of_queue(text, name):
 
 
 def test_banner_contains_the_wait_once(client, fire, task):
-    """The sentence contains the duration in the page's usual format, and no "since" repeats it."""
+    """The sentence contains the duration in the page's usual format, and does not repeat it with "since"."""
     task.enqueue(1)
     fire.storage.clock_offset += 25 * MINUTE
     serve(fire)

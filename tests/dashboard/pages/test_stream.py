@@ -135,7 +135,7 @@ def follow(client, job, offset):
 
 
 def test_job_page_shows_emitted_output(fire, client, job):
-    """There is no panel before the first output; then it shows the escaped text.
+    """There is no panel before the first output; after it, a panel shows the escaped text.
 
     Later text is returned after the last offset.
     """

@@ -436,7 +436,7 @@ def test_invalid_users_raise_on_creation(users, options):
 
 
 def test_token_grants_its_level_without_an_origin(visit):
-    """A program may post without an origin, and its name does not contain the token.
+    """A program may post without an origin, and the visitor's name does not contain the token.
 
     If the browser reports that another page sent the request, a token is not sufficient.
     """

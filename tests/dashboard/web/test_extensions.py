@@ -44,7 +44,10 @@ def browse():
 
 
 def test_plugin_page_is_in_the_navigation(browse):
-    """Every page links to it by its title. Its content is shown in the page frame; plain text is escaped."""
+    """Every page links to the plugin's page by its title.
+
+    Its content is shown in the page frame; plain text is escaped.
+    """
     browser = browse(
         Tenants(
             Page("tenants", "Tenants", lambda visit: Markup("<p>{}</p>").format("<all>")),

@@ -57,7 +57,7 @@ def flow(serve):
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_labels_of_a_flow_stay_inside_their_boxes(flow, open_page, width):
-    """Names of 60 characters, also next to a count, do not make the page scroll sideways."""
+    """Names of 60 characters, even next to a count, do not make the page scroll sideways."""
     served, address = flow
     page = open_page(served)
     page.set_viewport_size({"width": width, "height": 900})

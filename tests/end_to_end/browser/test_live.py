@@ -84,7 +84,7 @@ def test_numbers_change_without_a_stream(stocked, mail, serve, open_page):
 
 
 def test_page_of_a_running_job_is_updated(stocked, tasks, served, open_page):
-    """The job's state, progress and log are updated, and finally its end."""
+    """The job's state, progress and log are updated, and finally the end of the job is shown."""
     job = tasks.work.using(queue="now").enqueue(4)
     page = open_page(served, f"/jobs/{job.id}")
     badge = page.locator("#region-head .badge")

@@ -269,7 +269,7 @@ def every(pause, act):
 def forgetting(ledger, pids):
     """Allow repeats of everything that these processes run in the block, with continuous ledger events.
 
-    The effects of data that the storage lost are visible only later, and the processes continue until then.
+    The effects of lost data become visible only later, and the processes continue until then.
     """
 
     def mark():
@@ -299,7 +299,7 @@ class Feed:
     _failed: list[BaseException] = attrs.field(factory=list)
 
     def run(self):
-        """Store jobs until stopped; exactly the acknowledged ones count."""
+        """Store jobs until stopped; only acknowledged jobs count."""
         task = self.fire.task(name="work", remote=True)(stub)
         answered, is_refused = time.monotonic(), False
         try:
@@ -336,7 +336,7 @@ class Feed:
 
 
 def stub(seconds: float) -> int:
-    """Stand for the task `work`."""
+    """Represent the task `work`."""
 
 
 @contextmanager

@@ -19,7 +19,7 @@ _SESSIONS = 5  # for how many session timeouts a job blocks
 
 @scenario("paused-servers", "F08", full=Size(40, 60), short=Size(30, 1))
 def paused_servers(place, size):
-    """A server is stopped for three session timeouts, then continues: its late ends are refused.
+    """A server is stopped for three session timeouts and then continues. Its late ends are refused.
 
     By then another server has the jobs, with newer fences. The stopped server continues with a new session.
     """
@@ -103,7 +103,7 @@ def _open_runs(events):
 
 @scenario("block-interpreter", "F11", full=Size(40, 10), short=Size(20, 1))
 def block_interpreter(place, size):
-    """A job blocks its process's interpreter for five session timeouts: its jobs do not count as lost."""
+    """A job blocks its process's interpreter for five session timeouts. Its jobs do not count as lost."""
     seconds = _SESSIONS * _QUICK["session_timeout"]
     with stage(place, **_QUICK) as on:
         on.serve(2, app="blocking")
@@ -120,7 +120,7 @@ def block_interpreter(place, size):
 
 @scenario("block-event-loop", "F12", full=Size(40, 10), short=Size(20, 1))
 def block_event_loop(place, size):
-    """A coroutine blocks the event loop for five session timeouts: nothing is lost, a warning names it."""
+    """A coroutine blocks the event loop for five session timeouts. Nothing is lost; a warning names it."""
     seconds = _SESSIONS * _QUICK["session_timeout"]
     warned = []
     with stage(place, **_QUICK) as on:

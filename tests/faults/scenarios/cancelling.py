@@ -88,7 +88,7 @@ class _Callers:
 
 @scenario("cancellations", "F53", full=Size(0, 100_000), short=Size(0, 3_000), schemes=["redis"])
 def cancellations(place, size):
-    """Coroutines are cancelled during calls: none gets another's result, and no connection is left open.
+    """Coroutines are cancelled during calls. None gets another's result, and no connection is left open.
 
     There are `rounds` calls, fifty of them concurrently.
     """

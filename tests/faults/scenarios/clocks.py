@@ -35,10 +35,10 @@ _EACH_SECOND = Every(timedelta(seconds=1))
 
 @scenario("wrong-clocks", "F09", full=Size(60, 20), short=Size(40, 1), schemes=["redis"])
 def wrong_clocks(place, size):
-    """One server's wall clock is an hour ahead and fast, another's is behind and slow: no harm is done.
+    """One server's wall clock is an hour ahead and fast, another's is behind and slow. No harm is done.
 
-    There are `rounds` kills, while recurring jobs fire every second. The bound of recovery holds, and each
-    time fires once.
+    There are `rounds` kills, while recurring jobs fire every second. The bound on recovery holds, and each
+    due time fires once.
     """
     chance = random.Random(9)
     wrong = [_with_clock(place, **one) for one in _WRONG]
@@ -116,7 +116,7 @@ _LIBRARIES = ("libfaketime.so.1", "faketime/libfaketime.so.1")
 
 @scenario("set-clock", "F56", full=Size(4, 10), short=Size(4, 1), schemes=["sqlite"])
 def set_clock(place, size):
-    """The wall clock of the host is set under two running servers: no session is lost, no job runs twice.
+    """The wall clock of the host is set while two servers run. No session is lost, and no job runs twice.
 
     It is set forward by ten minutes, back by twenty and forward by five, `rounds` times, each time while
     `jobs` jobs run. Then a server that runs jobs is killed right after the clock was set back, and the other
@@ -219,10 +219,10 @@ _JUMP = 300 * SECOND
 
 @scenario("clock-jumps", "F10", full=Size(30, 10), short=Size(20, 1))
 def clock_jumps(place, size):
-    """The storage's clock jumps back five minutes, and forward: no time fires twice, no job runs twice.
+    """The storage's clock jumps back five minutes, and forward. No due time fires twice; no job runs twice.
 
-    The hook that storages have for tests moves it, under two servers in this process. No session is
-    considered lost in either case. This is repeated `rounds` times, with `jobs` jobs.
+    The hook that storages have for tests moves the clock, while two servers run in this process. No session
+    is considered lost in either case. This is repeated `rounds` times, with `jobs` jobs.
     """
     place = attrs.evolve(place, timings={**place.timings, "FIRELOCK_KEEP_DELETED": "0"})
     ledger = place.ledger()

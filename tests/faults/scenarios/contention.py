@@ -63,7 +63,7 @@ class _Storm:
             self.errors.append(error)
 
     def insert(self, chance):
-        """Store jobs, unless there are many."""
+        """Store jobs, unless many exist already."""
         storage = self.fire.storage
         if self.fire.jobs.counts().by_state.get(State.ENQUEUED, 0) > 2_000:
             time.sleep(0.02)
@@ -118,7 +118,7 @@ class _Storm:
 
 @scenario("deadlock-storm", "F27", full=Size(0, 60), short=Size(0, 4), schemes=SQL)
 def deadlock_storm(place, size):
-    """Sixteen claimers, operators, retention and the scheduler use the same rows: no caller sees an error.
+    """Sixteen claimers, operators, retention and the scheduler use the same rows. No caller sees an error.
 
     The scenario takes `rounds` seconds. At the end, the counts match the rows.
     """
@@ -184,7 +184,7 @@ _LOCK = "SELECT id FROM firelock_jobs WHERE state IN (:processing, :enqueued) LI
 
 @scenario("external-locks", "F28", full=Size(300, 10), short=Size(150, 1), schemes=SQL)
 def external_locks(place, size):
-    """Another program locks rows of waiting and running jobs for longer than any wait: no job is repeated.
+    """Another program locks rows of waiting and running jobs for longer than any wait. No job is repeated.
 
     There are at least `jobs` jobs. The rows are locked `rounds` times for three seconds.
     """

@@ -148,7 +148,7 @@ _GARBAGE = {
 
 @scenario("corrupt-rows", "F42", full=Size(20_000, 20), short=Size(200, 1), schemes=["sqlite"])
 def corrupt_rows(place, size):
-    """Each column of some waiting jobs is overwritten with garbage: other jobs run, lists can be read.
+    """Each column of some waiting jobs is overwritten with garbage. Other jobs run, and lists can be read.
 
     There are `rounds` rows for each column among the rows of `jobs` good jobs.
     """

@@ -28,7 +28,7 @@ PATIENT = {"session_timeout": 10.0, "heartbeat": 1.0}  # longer than a restart t
 
 @scenario("restart-database", "F21", full=Size(0, 50), short=Size(0, 3), schemes=SQL)
 def restart_database(place, size):
-    """The server ends under load and is restarted: with a normal stop, an immediate stop, or a kill, in turn.
+    """In turn, the server is stopped normally, stopped immediately or killed under load, and then restarted.
 
     This is repeated `rounds` times, with a session that outlives each restart.
     """
@@ -71,7 +71,7 @@ def _end_somehow(database, number):
 
 @scenario("kill-connections", "F22", full=Size(4_000, 2), short=Size(400, 2), schemes=SQL)
 def kill_connections(place, size):
-    """An operator ends connections, `rounds` per second: nothing is lost or repeated, and work continues.
+    """An operator ends `rounds` connections per second. Nothing is lost or repeated, and work continues.
 
     The scenario runs `jobs` jobs of 10 ms without this, and as many with it.
     """
@@ -140,7 +140,7 @@ def _kill_one(connection, chance):
 
 @scenario("no-connections-left", "F25", full=Size(600, 10), short=Size(100, 3), schemes=SQL)
 def no_connections_left(place, size):
-    """Other programs use every free connection: connected processes continue, others get a clear error.
+    """Other programs use every free connection. Connected processes continue; others get a clear error.
 
     The scenario uses `jobs` jobs and takes `rounds` seconds.
     """
@@ -205,7 +205,7 @@ def _is_let_in(url):
 
 @scenario("small-pools", "F39", full=Size(1_000, 2), short=Size(150, 1), schemes=SQL)
 def small_pools(place, size):
-    """A server with twenty workers has pools of one connection, then of two: no worker waits for ever.
+    """A server with twenty workers has a pool of one connection, then of two. No worker waits forever.
 
     There are `jobs` jobs for each pool of up to `rounds` connections.
     """

@@ -30,7 +30,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @scenario("full-disk", "F35", full=Size(0, 3), short=Size(0, 1), schemes=["sqlite", "postgresql"])
 def full_disk(place, size):
-    """The disk is full: enqueue reports this, nothing is lost or damaged, and work continues with free space.
+    """The disk is full. Enqueue reports it, nothing is lost or damaged, and work continues with free space.
 
     This is repeated `rounds` times, on a small disk in memory, which only root may mount.
     """

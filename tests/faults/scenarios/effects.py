@@ -20,7 +20,7 @@ _SPAN = 0.02  # seconds that a job takes before its transaction, and after it
     schemes=["sqlite", "postgresql", "mysql"],
 )  # fmt: skip
 def complete_within(place, size):
-    """Tasks end in the transaction of their effect: each effect happens exactly once, although runs repeat.
+    """Tasks end in the transaction of their effect. Each effect happens exactly once, although runs repeat.
 
     There are `jobs` jobs at the start, and more to keep two servers busy. There are `rounds` kills at random
     times, of a worker process or of a whole server in turn.

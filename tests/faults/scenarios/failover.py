@@ -75,7 +75,7 @@ def _is_followed(primary):
 
 @scenario("standby-takes-over", "F23", full=Size(0, 3), short=Size(0, 1), schemes=["postgresql"])
 def standby_takes_over(place, size):
-    """The primary is killed while its standby is stopped: with a synchronous standby nothing is lost.
+    """The primary is killed while its standby is stopped. With a synchronous standby, nothing is lost.
 
     With an asynchronous standby, the changes that it did not have are lost and counted. Each case is repeated
     `rounds` times. The URL contains both hosts and requests a host that accepts writes.

@@ -153,7 +153,7 @@ class Feed:
 
 @scenario("kill-flows", "F55", full=Size(20_000, 20), short=Size(40, 1))
 def kill_flows(place, size):
-    """`kill -9` of servers, worker processes and clients, some at named points, with batches and signals.
+    """`kill -9` ends servers, worker processes and clients, some at named points, with batches and signals.
 
     `jobs` is the number of members, in batches of 40. For every ten members there is a job with steps, and
     for every twenty a race between a signal and a timeout. `rounds` is the number of deaths at each of the
@@ -291,7 +291,7 @@ class Judge:
         return [event for event in self.events if event.what == what]
 
     def died_after(self, event, until=float("inf")):
-        """Return whether the event's process died after it, and before a time."""
+        """Return whether the event's process died after the event and before a time."""
         return self._end_of(event) <= until
 
     def _end_of(self, event):

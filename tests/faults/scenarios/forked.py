@@ -12,10 +12,10 @@ from tests.faults.scenarios.base import Size, scenario
 
 @scenario("forks", "F52", full=Size(20, 100), short=Size(5, 4))
 def forks(place, size):
-    """Forks by os.fork and multiprocessing while threads enqueue and a server runs: each fork works.
+    """A process forks in two ways while its threads enqueue and a server runs. Each fork works.
 
-    There are `rounds` forks, each of which stores three times `jobs` jobs, awaits, locks and waits for the
-    results.
+    There are `rounds` forks by os.fork and multiprocessing, each of which stores three times `jobs` jobs,
+    awaits, locks and waits for the results.
     """
     codes = run_program(place, "forking_server", size.rounds, size.jobs)
     assert codes == [0] * size.rounds, codes

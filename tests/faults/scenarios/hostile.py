@@ -38,9 +38,10 @@ _KINDS = {
 
 @scenario("hostile-python", "F41", full=Size(5, 1), short=Size(1, 1))
 def hostile_python(place, size):
-    """Jobs raise anything, break streams, limits, the loop and the environment: later jobs are unaffected.
+    """Jobs raise anything, and break streams, limits, the loop and the environment.
 
-    They run in threads, on the event loop and in job processes, with `jobs` probes after each.
+    Later jobs are unaffected. They run in threads, on the event loop and in job processes, with `jobs` probes
+    after each.
     """
     with stage(place, grace=1) as on:
         (server,) = on.serve(app="hostile", workers=2)

@@ -36,7 +36,7 @@ def kill_one(on, pid, *dying):
 
 @scenario("kill-servers", "F01", full=Size(20_000, 200), short=Size(600, 3))
 def kill_servers(place, size):
-    """`kill -9` of whole servers at random times, with two servers, each replaced immediately.
+    """`kill -9` ends whole servers at random times. Each of the two servers is replaced immediately.
 
     There might be no other server to take over, so the recovery is reported and not checked.
     """
@@ -64,7 +64,7 @@ def kill_servers(place, size):
 
 @scenario("kill-servers-in-turn", "F01", full=Size(60, 200), short=Size(60, 1))
 def kill_servers_in_turn(place, size):
-    """`kill -9` of whole servers at intervals that always let another one take over: the bound holds."""
+    """`kill -9` ends whole servers at intervals that let another one take over. The recovery bound holds."""
     chance = random.Random(2)
     with stage(place) as on:
         on.enqueue(size.jobs, lambda: chance.uniform(0.05, 0.3))
@@ -93,7 +93,7 @@ def _all_run(on, servers, chance):
 
 @scenario("kill-worker-processes", "F02", full=Size(20_000, 200), short=Size(600, 4))
 def kill_worker_processes(place, size):
-    """`kill -9` of one of two worker processes: its jobs run again before the session would expire."""
+    """`kill -9` ends one of two worker processes. Its jobs run again before the session would expire."""
     chance = random.Random(3)
     with stage(place, session_timeout=_LEASE) as on:
         on.enqueue(size.jobs, 0.01)
@@ -126,7 +126,7 @@ def _every_child_runs(on, server):
 
 @scenario("kill-supervisors", "F03", full=Size(120, 50), short=Size(60, 1))
 def kill_supervisors(place, size):
-    """`kill -9` of the supervisor alone: its child processes end within 2 s, another server takes over.
+    """`kill -9` ends only the supervisor. Its child processes end within 2 s, and another server takes over.
 
     Some of the jobs run in job processes. There are enough workers that the jobs of two servers never occupy
     the last one. Otherwise a recovered job would wait for it.
@@ -180,7 +180,7 @@ def left_over(place):
 
 @scenario("host-failure", "F01", full=Size(40, 4), short=Size(6, 3))
 def host_failure(place, size):
-    """All processes are killed together, repeatedly, while the same jobs run: no job fails because of this.
+    """All processes are killed together, repeatedly, while the same jobs run. No job fails because of this.
 
     Jobs that ran when the host was lost twice are suspects and run alone, each in a job process.
     """
@@ -206,9 +206,10 @@ def host_failure(place, size):
 
 @scenario("crash-points", "F04", full=Size(1_000, 12), short=Size(6, 2))
 def crash_points(place, size):
-    """A server with a client dies before or after the n-th call of each method; another finishes the rest.
+    """A server with a client dies before or after the n-th call of each method.
 
-    `jobs` is the maximum number of points, and `rounds` is the maximum number of calls per method.
+    Another one finishes the rest. `jobs` is the maximum number of points, and `rounds` is the maximum number
+    of calls per method.
     """
     results = run_program(place, "crashing", size.jobs, size.rounds)
     wrong = [result for result in results if result[2]]

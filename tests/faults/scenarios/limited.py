@@ -50,9 +50,10 @@ def _stubs(fire: Firelock):
 
 @scenario("kill-limited", "F54", full=Size(20_000, 200), short=Size(300, 2))
 def kill_limited(place, size):
-    """`kill -9` of servers, three at a time, with limited, rated and unique jobs: no limit is exceeded.
+    """`kill -9` ends servers, three at a time, that run jobs with limits, rates and keys.
 
-    Two fifths of the jobs hold two keys, two fifths have a rate, and one fifth are calls for unique jobs.
+    No limit is exceeded. Two fifths of the jobs hold two keys, two fifths have a rate, and one fifth are
+    calls for unique jobs.
     """
     chance = random.Random(5)
     with stage(place) as on:
@@ -134,8 +135,8 @@ def _most(periods, key):
 def claim_spans(events):
     """Return the times between which each rated job was claimed: the claim's timestamp and the run's start.
 
-    A claim reads the storage's clock before it commits, and a run starts after the commit. Both times are of
-    the host's clock, because the ledger's clock is not adjusted when the host's is.
+    A claim reads the storage's clock before it commits, and a run starts after the commit. Both times are
+    from the host's clock, because the ledger's clock is not adjusted when the host's is.
     """
     notes = [event.note.split() for event in events if event.what == "start" and event.note.endswith(" api")]
     return [(int(claimed) / 1_000_000, int(started) / 1_000_000) for claimed, started, *_ in notes]

@@ -22,10 +22,10 @@ _MILLISECONDS = 0.004
 
 @scenario("kill-locked", "F57", full=Size(20_000, 200), short=Size(200, 2))
 def kill_locked(place, size):
-    """`kill -9` while random rows are locked for 20 s every 30 s, and expired jobs are removed.
+    """`kill -9` ends servers while random rows are locked for 20 s every 30 s, and expired jobs are removed.
 
-    There are jobs with limits, batches with a continuation, and jobs with steps, on three servers. On SQLite
-    another program holds a write transaction for as long. Redis has no row locks.
+    There are jobs with limits, batches with a continuation, and jobs with steps, on three servers. On SQLite,
+    another program holds a write transaction for the same time instead. Redis has no row locks.
     """
     chance, is_short = random.Random(57), size.rounds <= 2
     hold, rest = (1.5, 0.2) if is_short else (_HOLD, _REST)

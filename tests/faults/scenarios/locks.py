@@ -17,7 +17,7 @@ _SLACK = 0.3
 
 @scenario("lock-holders", "F49", full=Size(8, 200), short=Size(8, 3))
 def lock_holders(place, size):
-    """Holders of a lock are killed or paused past its expiry: fences only grow, and two never have it.
+    """Holders of a lock are killed, or paused past its expiry. Fences only grow, and two never hold the lock.
 
     There are `jobs` contenders, each of which holds the lock for up to a quarter of its lifetime.
     """

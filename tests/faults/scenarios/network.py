@@ -57,7 +57,7 @@ def _limit_of(place):
 
 @scenario("short-partitions", "F13", full=Size(400, 200), short=Size(60, 3), schemes=NETWORKED)
 def short_partitions(place, size):
-    """A server is disconnected for half a session, repeatedly: nothing is repeated, no session is lost.
+    """A server is disconnected for half a session, repeatedly. Nothing is repeated, and no session is lost.
 
     This is repeated `rounds` times, each time with at least `jobs` jobs.
     """
@@ -86,7 +86,7 @@ def _lives_for(on):
 
 @scenario("long-partitions", "F14", full=Size(4, 40), short=Size(3, 1), schemes=NETWORKED)
 def long_partitions(place, size):
-    """A server is disconnected for three session timeouts: another takes its jobs, its late ends are refused.
+    """A server is disconnected for three session timeouts. Another takes its jobs; late ends are refused.
 
     `jobs` jobs of each kind run when it is disconnected: ordinary jobs, which continue, and jobs that must be
     cancelled when their server may have lost them. This is repeated `rounds` times.
@@ -146,7 +146,7 @@ def _leads(events, ids):
 
 @scenario("half-open", "F18", full=Size(100, 60), short=Size(40, 3), schemes=["redis", "mysql"])
 def half_open(place, size):
-    """Connections silently pass nothing: calls end in time, and work continues after the reset.
+    """Connections silently stop passing data. Calls end in time, and work continues after the reset.
 
     This takes `rounds` seconds, with a time limit of one second per call.
     """
@@ -193,7 +193,7 @@ def _refused_after(fire):
 
 @scenario("lost-replies-to-enqueue", "F15", full=Size(10_000, 2), short=Size(200, 2), schemes=NETWORKED)
 def lost_replies_to_enqueue(place, size):
-    """Replies to enqueues are lost: jobs sent again with the same id are stored once and run once.
+    """Replies to enqueues are lost. Jobs that are sent again with the same id are stored and run only once.
 
     There are `jobs` jobs. The reply to one insert in `rounds` is lost, including replies to repeated inserts.
     """
@@ -236,7 +236,7 @@ def _is_inserted(fire, job):
 
 @scenario("lost-replies-to-claim", "F16", full=Size(20_000, 2_000), short=Size(300, 20), schemes=NETWORKED)
 def lost_replies_to_claim(place, size):
-    """Replies to claims are lost: the jobs are detected as unknown and handed back, and none runs twice.
+    """Replies to claims are lost. The jobs are detected as unknown and handed back, and none runs twice.
 
     At least `rounds` replies are lost, with at least `jobs` jobs.
     """
@@ -245,7 +245,7 @@ def lost_replies_to_claim(place, size):
 
 @scenario("lost-replies-to-settle", "F17", full=Size(20_000, 2_000), short=Size(300, 20), schemes=NETWORKED)
 def lost_replies_to_settle(place, size):
-    """Replies to ends are lost: the ends are sent again and recognized as repeats, and no job runs twice.
+    """Replies to ends are lost. The ends are sent again and recognized as repeats, and no job runs twice.
 
     At least `rounds` replies are lost, with at least `jobs` jobs.
     """
@@ -302,7 +302,7 @@ def _lose_replies(place, size, matches, chance):
 
 @scenario("lost-reply-to-one-claim", "F16", full=Size(20, 100), short=Size(10, 2), schemes=_REDIS)
 def lost_reply_to_one_claim(place, size):
-    """The reply to one claim is lost: its jobs run within a heartbeat or a second.
+    """The reply to one claim is lost. Its jobs run within a heartbeat or a second.
 
     `jobs` jobs are claimed each time, `rounds` times.
     """
@@ -340,7 +340,7 @@ _LINES = {
 
 @scenario("slow-connections", "F19", full=Size(1_000, 10), short=Size(30, 1), schemes=NETWORKED)
 def slow_connections(place, size):
-    """The line is slow, thin, or passes single bytes: no session is lost, nothing is repeated.
+    """The line is slow or thin, or passes single bytes. No session is lost, and nothing is repeated.
 
     The scenario runs `jobs` jobs of 10 ms on each line. With a database, the session timeout is 15 s.
     """
@@ -366,7 +366,7 @@ _MESSAGE = b"$7\r\nmessage\r\n"
 
 @scenario("lost-notifications", "F51", full=Size(200, 1), short=Size(6, 1), schemes=_REDIS)
 def lost_notifications(place, size):
-    """Notifications arrive, arrive twice, or do not arrive, or subscribing fails: only the wait changes.
+    """Notifications arrive once, twice or not at all, or subscribing fails. Only the waiting time changes.
 
     The scenario runs `jobs` jobs for each case, one by one.
     """

@@ -41,9 +41,10 @@ _PERSISTENCE = {
 
 @scenario("kill-redis", "F29", full=Size(0, 20), short=Size(0, 1), schemes=_REDIS)
 def kill_redis(place, size):
-    """`kill -9` of the server under load: nothing is lost with an append-only file, other losses are counted.
+    """`kill -9` ends the server under load.
 
-    This is repeated `rounds` times for each kind of persistence: for each command, every second, and none.
+    With an append-only file nothing is lost; other losses are counted. This is repeated `rounds` times for
+    each kind of persistence: for each command, every second, and none.
     """
     return [line for kind in _PERSISTENCE for line in _kill_redis(place, kind, size.rounds)]
 
@@ -78,7 +79,7 @@ def _kill_redis(place, kind, rounds):
 
 @scenario("sentinel-failover", "F30", full=Size(0, 20), short=Size(0, 1), schemes=_REDIS)
 def sentinel_failover(place, size):
-    """The primary dies while its replicas are stopped: with `durability=replicated` nothing is lost.
+    """The primary dies while its replicas are stopped. With `durability=replicated`, nothing is lost.
 
     Without it, acknowledged data that the replicas did not have is lost and counted. Each case is repeated
     `rounds` times. The servers have persistence, because a server that came back empty could become the
@@ -139,7 +140,7 @@ def _await_stalled(on, feed, *, is_refused):
 
 @scenario("move-slots", "F31", full=Size(0, 64), short=Size(0, 2), schemes=_REDIS)
 def move_slots(place, size):
-    """Slots of a cluster move under load, keys first: no client sees an error, nothing is lost or repeated.
+    """Slots of a cluster move under load, keys first. No client sees an error; nothing is lost or repeated.
 
     The scenario moves `rounds` slots of three nodes with sixteen partitions.
     """
@@ -174,7 +175,7 @@ def _first(texts):
 
 @scenario("kill-primaries", "F31", full=Size(0, 20), short=Size(0, 1), schemes=_REDIS)
 def kill_primaries(place, size):
-    """`kill -9` of a cluster's node under load, its replica takes over: nothing acknowledged is lost.
+    """`kill -9` ends a cluster's node under load, and its replica takes over. No acknowledged data is lost.
 
     This is repeated `rounds` times, with `durability=replicated`.
     """
@@ -208,9 +209,10 @@ def kill_primaries(place, size):
 
 @scenario("full-memory", "F32", full=Size(2_000, 5), short=Size(300, 1), schemes=_REDIS)
 def full_memory(place, size):
-    """The memory is full: enqueue reports this, while jobs end, sessions live, and queues pause and resume.
+    """The memory is full.
 
-    This is repeated `rounds` times, while `jobs` jobs wait.
+    Enqueue reports this, while jobs end, sessions continue, and queues pause and resume. This is repeated
+    `rounds` times, while `jobs` jobs wait.
     """
     drained = []
     refused = 0
@@ -259,7 +261,7 @@ def _assert_refused(on):
 
 @scenario("script-flush", "F33", full=Size(10_000, 500), short=Size(600, 20), schemes=_REDIS)
 def script_flush(place, size):
-    """SCRIPT FLUSH repeatedly under load: no client sees an error.
+    """SCRIPT FLUSH is sent repeatedly under load. No client sees an error.
 
     This is repeated `rounds` times while at least `jobs` jobs run.
     """

@@ -18,7 +18,7 @@ _CRASHES = 3
 
 @scenario("poison", "F40", full=Size(5_000, 45), short=Size(300, 3))
 def poison(place, size):
-    """Jobs that exit, abort, overflow, fork or run out of memory, among good ones: only these jobs fail.
+    """Jobs exit, abort, overflow, fork or run out of memory among good jobs. Only these jobs fail.
 
     There are `jobs` good jobs and `rounds` poisonous jobs of nine kinds, on one server with two worker
     processes.

@@ -40,7 +40,7 @@ class _Pair:
 
 @scenario("continuations", "F46", full=Size(20_000, 1), short=Size(400, 1))
 def continuations(place, size):
-    """Continuations are attached while parents run, fail, are deleted and requeued: each ends in one way.
+    """Continuations are attached while parents run, fail, are deleted and requeued. Each ends in one way.
 
     There are `jobs` pairs.
     """
@@ -103,7 +103,7 @@ def _wrong_fate(on, pair, starts):
 
 @scenario("expiring-parents", "F46", full=Size(10_000, 1), short=Size(200, 1))
 def expiring_parents(place, size):
-    """Continuations are attached to parents that are pruned soon after their end: each has the right end.
+    """Continuations are attached to parents that are pruned soon after they end. Each ends in the right way.
 
     There are `jobs` pairs.
     """
@@ -149,7 +149,7 @@ class _Actions:
 
 @scenario("operators", "F48", full=Size(2_000, 100_000), short=Size(120, 2_000))
 def operators(place, size):
-    """Deletions and requeues race the workers: histories are legal, the last action counts, no runs overlap.
+    """Deletions and requeues race with workers. Histories are legal; the last action counts; no runs overlap.
 
     There are `rounds` actions on `jobs` jobs.
     """

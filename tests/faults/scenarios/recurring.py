@@ -24,7 +24,7 @@ _SERVERS = 3
 
 @scenario("kill-recurring", "F43", full=Size(50, 120), short=Size(10, 4))
 def kill_recurring(place, size):
-    """Definitions fire every second while servers are killed every two seconds: one job for each time.
+    """Definitions fire every second while servers are killed every two seconds. Each due time gets one job.
 
     No time is missed. There are `jobs` definitions for `rounds` seconds on three servers.
     """
@@ -96,7 +96,7 @@ _MISSED = [
 
 @scenario("scheduler-down", "F45", full=Size(0, 20), short=Size(0, 2))
 def scheduler_down(place, size):
-    """No server fires for an hour of the storage's clock: each misfire policy creates the expected jobs."""
+    """No server fires for an hour of the storage's clock. Each misfire policy creates the expected jobs."""
     fire = Firelock(place.storage, settings=place.settings)
 
     @fire.task(name="tick")

@@ -17,7 +17,7 @@ _TURNS = 5  # good and bad turns, because the load of a machine changes
 
 @scenario("connection-resets", "F20", full=Size(4_000, 1), short=Size(500, 1), schemes=NETWORKED)
 def connection_resets(place, size):
-    """Every connection is reset five times a second: nothing is lost or repeated, and work continues.
+    """Every connection is reset five times a second. Nothing is lost or repeated, and work continues.
 
     The scenario runs `jobs` jobs of 10 ms without resets and as many with resets, in five turns each. If a
     test connection takes more than 20 ms to connect and read the clock, the machine is busy, and the interval

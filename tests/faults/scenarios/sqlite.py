@@ -12,7 +12,7 @@ _LOG_LIMIT = 16 * _MIB  # maximum size of the write-ahead log when no reader kee
 
 @scenario("kill-writers", "F36", full=Size(0, 1_000), short=Size(0, 10), schemes=["sqlite"])
 def kill_writers(place, size):
-    """`kill -9` of a process during a write: the file is intact each time, nothing acknowledged is lost."""
+    """`kill -9` ends a process during a write. The file is intact each time; no acknowledged data is lost."""
     figures = run_program(place, "sqlite_writers", "kill", size.rounds, 0)
     assert figures["damaged"] == 0, figures
     assert figures["lost"] == [], figures
@@ -24,7 +24,7 @@ def kill_writers(place, size):
 
 @scenario("busy-file", "F37", full=Size(16, 30), short=Size(6, 3), schemes=["sqlite"])
 def busy_file(place, size):
-    """Many clients and a server, a long reader, and a program that locks the file for a third of the time.
+    """Clients and a server share a file with a long reader and a program that locks it a third of the time.
 
     The scenario runs `jobs` clients for `rounds` seconds.
     """
@@ -52,7 +52,7 @@ def busy_file(place, size):
     "damaged-log", "F38", full=Size(60, 1_200, seed=38), short=Size(16, 24, seed=38), schemes=["sqlite"]
 )
 def damaged_log(place, size):
-    """The write-ahead log of a copy is cut, damaged or removed: commits before the damage are kept.
+    """The write-ahead log of a copy is cut, damaged or removed. Commits before the damage are kept.
 
     There are `rounds` copies of logs of about `jobs` commits, selected by the seed. Then a server uses one of
     the copies.

@@ -17,7 +17,10 @@ _ONCE_RUN = (1, 0, 0)  # attempt, retries, crashes of a job whose interrupted ru
 
 @scenario("rolling-restart", "F05", full=Size(4_000, 200), short=Size(300, 3))
 def rolling_restart(place, size):
-    """TERM to one server after another under load, each after its successor started: nothing is repeated."""
+    """Servers get TERM one after another under load, each after its successor started.
+
+    Nothing is repeated.
+    """
     chance = random.Random(5)
     exits = []
     with stage(place) as on:
@@ -46,7 +49,7 @@ def _stop(on, server, number=signal.SIGTERM):
 
 @scenario("exceed-grace-time", "F06", full=Size(4, 60), short=Size(2, 1))
 def exceed_grace_time(place, size):
-    """TERM with jobs longer than the grace time: they are handed back, keep their attempt and soon run again.
+    """TERM arrives while jobs exceed the grace time. They are handed back, keep their attempt and rerun soon.
 
     There are `jobs` jobs of each kind: in threads, on the event loop, and in job processes.
     """
@@ -88,7 +91,7 @@ def _pauses(on, ids):
 
 @scenario("ignored-stop", "F06", full=Size(4, 20), short=Size(2, 1))
 def ignored_stop(place, size):
-    """TERM with threads that ignore it: jobs are handed back, the server ends, late ends are refused."""
+    """Threads ignore TERM. Their jobs are handed back, the server ends, and late ends are refused."""
     exits = []
     with stage(place, grace=0.2) as on:
         for _ in range(size.rounds):
@@ -108,7 +111,10 @@ def ignored_stop(place, size):
 
 @scenario("stop-then-kill", "F07", full=Size(60, 100), short=Size(20, 1))
 def stop_then_kill(place, size):
-    """TERM, then KILL a second later, as impatient orchestrators do: nothing is lost, running jobs repeat."""
+    """KILL follows a second after TERM, as with impatient orchestrators.
+
+    Nothing is lost; running jobs repeat.
+    """
     chance = random.Random(7)
     workers = 4
     with stage(place) as on:
