@@ -30,7 +30,7 @@ _QUEUE = re.compile(r"[a-z0-9_.-]{1,64}\Z")
 _PRIORITY = 100
 _TIMEOUT_LIMIT = 366 * 86_400.0
 _MOST_HOST_LOSSES = 1_000
-_KEEP_LIMIT = 3_650 * 86_400.0  # as in the settings
+_KEEP_LIMIT = 3_650 * 86_400.0  # the same limit as in the settings
 MOST_SOURCES = 100  # maximum number of jobs that one job can wait for; a batch can group more jobs
 
 
@@ -255,7 +255,7 @@ class Executor(StrEnum):
     """The place where a task's jobs run."""
 
     AUTO = "auto"  # `def` in a thread, `async def` on the event loop of the worker process
-    PROCESS = "process"  # in a separate process: for CPU-bound work and work that must be killable
+    PROCESS = "process"  # in a separate process, for CPU-bound work and work that must be killable
 
 
 class OnRisk(StrEnum):

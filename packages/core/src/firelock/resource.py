@@ -25,11 +25,11 @@ _PLACED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.VAR_POSITI
 class Resource:
     """A declared resource, with the function that opens and closes it."""
 
-    name: str  # of the decorated function
+    name: str  # the name of the decorated function
     is_async: bool  # whether it is opened on the event loop that runs async jobs
     context: Callable[..., AbstractContextManager[Any] | AbstractAsyncContextManager[Any]]
     needs: Mapping[str, Resource]  # the resources that its function uses, keyed by parameter
-    replacements: list[object] = attrs.Factory(list)  # for tests: the last one replaces the opened value
+    replacements: list[object] = attrs.Factory(list)  # set by tests; the last one replaces the opened value
 
 
 class UnopenedResource:

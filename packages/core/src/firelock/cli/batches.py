@@ -33,7 +33,7 @@ _COLUMNS = (
     Column("WAITING", is_number=True),
     Column("CREATED", is_whole=True),
 )
-_WITHIN_COLUMN = Column("WITHIN")  # the name of the outer batch; only on a page with inner batches
+_WITHIN_COLUMN = Column("WITHIN")  # the name of the outer batch; shown only on a page with inner batches
 _MEMBERS = (Column("ID", is_whole=True), Column("STATE", is_whole=True), Column("TASK"), Column("REASON"))
 _SHOWN, _MAX_PAGES = 20, 5
 _WITHIN = 1_000  # maximum number of inner batches that are read for the counts of a batch

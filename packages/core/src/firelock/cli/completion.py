@@ -71,7 +71,7 @@ class CommandNode:
     path: str  # "firelock jobs list"
     flags: Sequence[Flag]
     commands: Mapping[str, str]  # summaries of the subcommands, by name
-    value: Suggestions  # for the first argument
+    value: Suggestions  # suggestions for the first argument
 
 
 def nodes(parser: argparse.ArgumentParser, path: str = "firelock") -> Iterator[CommandNode]:

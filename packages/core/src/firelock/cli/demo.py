@@ -405,7 +405,7 @@ class Moment:
     length: float
     by_state: Mapping[State, int]
     running: Sequence[tuple[JobRecord, Progress | None]]
-    events: Sequence[Happened]  # since the previous moment
+    events: Sequence[Happened]  # events since the previous moment
     is_last: bool
 
 

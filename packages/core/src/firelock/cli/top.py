@@ -88,7 +88,7 @@ class Snapshot:
 
     now: int  # the storage's time; all times are in microseconds
     states: Mapping[State, int]
-    ended: Mapping[str, int]  # in the last full minute, by outcome
+    ended: Mapping[str, int]  # jobs that ended in the last full minute, by outcome
     queues: Sequence[QueueView]
     waits: Mapping[str, int]  # when the oldest enqueued job of each queue began to wait
     held: Mapping[str, int]  # jobs at the head of each queue that limits hold; counted up to 100

@@ -117,7 +117,7 @@ class Sampled:
     apart: Sequence[tuple[str, str, str]] = ()  # a task, and two of its keys that cannot be in one partition
     failures: Sequence[FailureGroup] = ()  # the largest groups of failed jobs
     has_failed_batch: bool = False  # whether the failed jobs include a batch
-    muted_causes: frozenset[str] = frozenset()  # fingerprints; only read if there are failed jobs
+    muted_causes: frozenset[str] = frozenset()  # fingerprints; read only if there are failed jobs
 
 
 @attrs.frozen
@@ -134,8 +134,8 @@ class Readings:
     storage: Sequence[Finding] = ()  # the storage's findings about itself
     waiting: Waiting = attrs.Factory(Waiting)
     sampled: Sampled = attrs.Factory(Sampled)
-    lately: Mapping[str, EndedRuns] = attrs.Factory(dict)  # by task, for the last 15 minutes
-    usually: Mapping[str, EndedRuns] = attrs.Factory(dict)  # by task, for the last 24 hours
+    lately: Mapping[str, EndedRuns] = attrs.Factory(dict)  # ends of the last 15 minutes, by task
+    usually: Mapping[str, EndedRuns] = attrs.Factory(dict)  # ends of the last 24 hours, by task
     running: Sequence[JobRecord] = ()  # the first 100 jobs that have run for 10 minutes or more
     muted: Mapping[str, float] = attrs.Factory(dict)  # share of a task's failures whose causes are muted
     thresholds: Thresholds = attrs.Factory(Thresholds)

@@ -65,11 +65,11 @@ class LimitSource(StrEnum):
 class LimitState(StrEnum):
     """Whether a key admits jobs and, if it does not, the reason."""
 
-    PAUSED = "paused"  # until it is resumed
+    PAUSED = "paused"  # it is paused until it is resumed
     CLOSED = "closed"  # its concurrency or its rate is 0
-    BLOCKED = "blocked"  # until a time that `RateLimited` has set
+    BLOCKED = "blocked"  # it is blocked until a time that `RateLimited` has set
     RATE = "rate"  # its rate is used up
-    FULL = "full"  # as many jobs hold it as it allows
+    FULL = "full"  # it is held by as many jobs as it allows
     HELD = "held"  # it admits jobs, but another key of its waiting jobs does not
     WAITING = "waiting"  # it admits jobs, but they wait for a worker or for a key that was not read
     OPEN = "open"  # it admits jobs, and no job waits
@@ -80,7 +80,7 @@ class LimitName:
     """A limit name, or one key that has its own record, with its current settings."""
 
     name: str  # "tenant/openai" for the template "tenant:{tenant_id}/openai"
-    template: str | None  # as in the code; None if no server has stored it
+    template: str | None  # the template in the code; None if no server has stored it
     settings: LimitSettings  # times in microseconds; the properties below have readable values
     code: LimitSettings | None  # the settings that the code last declared; None if it never declared any
     source: LimitSource

@@ -78,7 +78,7 @@ class Outcome:
     """The states of the jobs that an operation requeued: a snapshot, stored after all of them have ended."""
 
     checked: int  # number of jobs whose state was read; only the first jobs if there are very many
-    by_state: Mapping[State, int]  # by current state; states without jobs are left out
+    by_state: Mapping[State, int]  # number of jobs by current state, without empty states
     missing: int = 0  # jobs that were pruned in the meantime
 
     @property
@@ -103,8 +103,8 @@ class Operation:
     ended_at: datetime | None = None
     cancelled_by: str | None = None
     error: str | None = None  # why it failed
-    queue: str | None = None  # for a move: the new queue
-    priority: int | None = None  # for a move: the new priority
+    queue: str | None = None  # the new queue, for a move
+    priority: int | None = None  # the new priority, for a move
     expected: int | None = None  # number of matching jobs at the start; None if counting requires a search
     total_seen: int = 0  # jobs that were read; with `contains`, not all of them match
     changed: int = 0
@@ -112,7 +112,7 @@ class Operation:
     missing: int = 0  # pruned in the meantime
     first_ids: tuple[str, ...] = ()  # the ids of the first ten changed jobs
     cursor: str | None = None  # the cursor of the next page
-    outcome: Outcome | None = None  # only for a requeue; stored by the first query after all jobs have ended
+    outcome: Outcome | None = None  # set only for a requeue, by the first query after all jobs have ended
     fence: int = 0  # the fence of the lock of the last process that ran it
     more: str | None = None  # fields of a newer release, as JSON; kept unchanged
 

@@ -43,7 +43,7 @@ class ApprovalLink:
     signal: str
     choices: Mapping[str, str]  # JSON of the answers, keyed by label
     expires_at: int
-    question: str = ""  # for the person who decides
+    question: str = ""  # the question to the person who decides
     name: str = ""  # the person for whom the link was made
 
 

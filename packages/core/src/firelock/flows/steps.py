@@ -100,7 +100,7 @@ class Wait:
 
     kind: MemoKind
     name: str
-    reason: str  # for people
+    reason: str  # a readable reason
     due_at: int | None = None
     parents: tuple[Edge, ...] = ()
 
@@ -147,7 +147,7 @@ class JobSteps:
         self._used: set[tuple[MemoKind, str]] = set()  # names that this run has completed or begun
         self._tried: set[str] = set()  # steps of this run in transactions that may not have committed
         self._running = 0
-        self._tasks: set[object] = set()  # of the asynchronous steps
+        self._tasks: set[object] = set()  # the asyncio tasks of asynchronous steps
         self._total = 0  # total size of the values of `_memos`, in bytes
         self._permanent_errors: list[BaseException] = []
         self.wait: Wait | None = None  # if set, the run must be suspended

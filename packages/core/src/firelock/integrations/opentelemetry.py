@@ -56,7 +56,7 @@ DURATION_BUCKETS: Final = (
 
 _SCHEMA = f"https://opentelemetry.io/schemas/{CONVENTIONS}"
 _SYSTEM = "firelock"
-_LONGEST_CHILD = timedelta(hours=1)  # since the job's creation; a longer trace is not useful
+_LONGEST_CHILD = timedelta(hours=1)  # maximum time since the job's creation; a longer trace is not useful
 
 
 class Correlation(StrEnum):

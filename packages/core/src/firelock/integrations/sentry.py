@@ -378,7 +378,7 @@ class _ProcessScope:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, RateLimited):  # not a failure: the job waits
+        if isinstance(error, RateLimited):  # not a failure, because the job waits
             kind = error = trace = None
         if self._span is not None:
             self._span.set_status("ok" if error is None else "internal_error")

@@ -108,7 +108,7 @@ def waits_words(waits: Iterable[KeyWait]) -> str | None:
 class Lasting:
     """The maximum durations of the runs under a key, in micros."""
 
-    left: tuple[float, ...]  # for each run that holds the key, the remaining time until its timeout
+    left: tuple[float, ...]  # the remaining time until the timeout of each run that holds the key
     timeout: float | None  # the longest timeout; None if a job has none
 
 
@@ -120,7 +120,7 @@ class KeyReads:
     now: int
     states: dict[str, KeyState | None] = attrs.Factory(dict)
     known: dict[str, LimitSettings] = attrs.Factory(dict)
-    holders: dict[str, list[JobRecord]] = attrs.Factory(dict)  # by key: the jobs that hold it
+    holders: dict[str, list[JobRecord]] = attrs.Factory(dict)  # the holders of each key
 
     @property
     def are_many(self) -> bool:

@@ -118,7 +118,7 @@ class Client:
             known = ", ".join(sorted(self.serializers))
             near = did_you_mean(serializer, self.serializers)
             raise ConfigurationError(f"Serializer {serializer!r} is unknown. {near}Installed: {known}.")
-        self.serializer = self.serializers[serializer]  # for new jobs
+        self.serializer = self.serializers[serializer]  # the serializer of new jobs
         self.retention = retention
         self.use(StorageAccess.of(storage))
 

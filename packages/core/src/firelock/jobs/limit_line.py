@@ -54,7 +54,7 @@ class WaitingJob:
     blocked_by: tuple[str, ...]
     is_read: bool  # whether all its keys were read; otherwise there may be more `waits`
     starts_at: datetime | None  # the estimated time at which all its keys admit it; None if unknown
-    starts_by: datetime | None  # the same, if all jobs in front time out; only if `starts_at` is unknown
+    starts_by: datetime | None  # the same, if all jobs in front time out; set only if `starts_at` is unknown
 
 
 @attrs.frozen(kw_only=True)
@@ -166,7 +166,7 @@ class _Bounds:
     def __init__(self, keys: KeyReads, records: Sequence[JobRecord], timeout: TimeoutOf) -> None:
         self._keys, self._records, self._timeout = keys, records, timeout
         self._lasting: dict[str, Lasting] = {}  # by key
-        self._ends: defaultdict[str, list[float]] = defaultdict(list)  # by key: latest ends of jobs in front
+        self._ends: defaultdict[str, list[float]] = defaultdict(list)  # latest ends of jobs in front, by key
         self._passed: list[float] = []  # latest end times of the overtaken jobs
 
     def by_key(
@@ -231,7 +231,7 @@ class _Page:
         shared = [one for one in keys[0] if one != key and all(one in of for of in keys)]
         wanted = dict.fromkeys([key, *shared, *(one for of in keys for one in of)])
         self._readable = frozenset(list(wanted)[:_KEYS])
-        self._places: dict[str, dict[str, int]] = {}  # by key, then job id: the job's place in the key's line
+        self._places: dict[str, dict[str, int]] = {}  # places in the line of each key, by job id
         self._shared = {one: self._ends(one, records) for one in shared}
         self._last = max(1, len(records) - 1)
         self._bounds: _Bounds | None = None  # None if the starts are estimated from run times

@@ -52,7 +52,7 @@ class Observation:
 class _Wait:
     """A job that callers wait for, and the time of its next read."""
 
-    read_at: float  # by the clock of `Results`
+    read_at: float  # time by the clock of `Results`
     interval: float = _FIRST_INTERVAL  # seconds until the read after that
     futures: list[Future[Observation]] = attrs.Factory(list)
 

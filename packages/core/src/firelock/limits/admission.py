@@ -141,8 +141,8 @@ class LaneReading:
     """Lanes of a queue that have waiting jobs, with the settings and stored rows of their keys."""
 
     lanes: Sequence[str]
-    settings: Mapping[str, LimitSettings]  # by key or name, if a record exists
-    rows: Mapping[str, KeyRow]  # by key, if a row is stored; only this claim may write them
+    settings: Mapping[str, LimitSettings]  # stored settings by key or name
+    rows: Mapping[str, KeyRow]  # stored rows by key; only this claim may write them
     busy: Collection[str] = ()  # keys that others have locked
 
 
@@ -232,7 +232,7 @@ def examined_share(queues: int) -> int:
 class LaneCursor:
     """The position at which the walk through a queue's lanes continues."""
 
-    at: str = ""  # after this lane
+    at: str = ""  # the lane after which the walk continues
     empty_rounds: int = 0  # number of times that walks without a result have passed the last lane
     # The same count since a claim that left out tasks last found a job.
     empty_rounds_leaving_out: int = 0
@@ -246,7 +246,7 @@ class LaneCursors:
         self.patient_walks = 0  # number of walks that wait for locked keys
         self._impatient_walks = 0  # number of walks that must not start to wait
         self.is_extra_plain = False  # whether the next extra job is one without limits: see `take_shares`
-        self._holders_counted: dict[str, int] = {}  # by key: how many jobs held it when they were last read
+        self._holders_counted: dict[str, int] = {}  # number of holders by key, as last counted
 
     def of(self, queue: str) -> LaneCursor:
         """Return the cursor of the queue."""
@@ -373,13 +373,13 @@ class KeyedClaim(Generic[T]):
         self._left_out, self._share = left_out, share
         self._leaving_out: dict[str, LeavingOut] = {}  # by queue
         self._ended, self._freed = frozenset(ended), freed or {}
-        self._usages: dict[str, KeyUsage | None] = {}  # by key; None for a key without a limit
-        self._usages_by_lane: dict[str, dict[str, KeyUsage]] = {}  # by lane and key, without unlimited keys
+        self._usages: dict[str, KeyUsage | None] = {}  # usages by key; None for a key without a limit
+        self._usages_by_lane: dict[str, dict[str, KeyUsage]] = {}  # usages by lane and limited key
         self._has_timed_keys = False  # whether a key can open merely because time passes
         self._had_free_slot: set[str] = set()  # keys that had a free slot before this transaction
         self._busy: set[str] = set()  # keys that other claims have locked
         self._settings: dict[str, LimitSettings] = {}
-        self._taken: Counter[tuple[str, str]] = Counter()  # by queue and lane: jobs that this claim has taken
+        self._taken: Counter[tuple[str, str]] = Counter()  # jobs taken by this claim, by queue and lane
         # Lanes (by queue and lane) that have no more jobs, or whose last job was not admitted.
         self._closed_lanes: set[tuple[str, str]] = set()
         self._refused = 0  # jobs that were not started as planned, because of cost or lateness

@@ -14,7 +14,7 @@ from firelock.model.text import shown
 
 MAX_CONCURRENT = 1_000
 MAX_KEY_LENGTH = 100
-DIGEST_LENGTH = 20  # of the string that replaces the end of a value that is too long, including its "~"
+DIGEST_LENGTH = 20  # length of the string that replaces the end of a long value, including its "~"
 _MAX_NUMBER = 1_000_000_000
 _LONGEST = timedelta(days=366)
 

@@ -310,7 +310,7 @@ class Transition:
     gives_back: bool = False  # the attempt does not count: attempt − 1
     retries: int | None = None  # new value; None: unchanged
     crashes: int | None = None  # new value; None: unchanged
-    due_at: int | None = None  # for `scheduled`
+    due_at: int | None = None  # due time of a scheduled job
     error: ErrorInfo | None = None  # replaces the last error; its traceback is kept under `attempt`
     result: str | None = None
     result_absent: str | None = None
@@ -377,7 +377,7 @@ class Settled:
 
     job: ClaimedJob
     transition: Transition
-    duration: int  # of the run, in microseconds; 0 if it never started
+    duration: int  # duration of the run, in microseconds; 0 if it never started
 
 
 @attrs.frozen

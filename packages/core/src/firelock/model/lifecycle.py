@@ -483,7 +483,7 @@ class PreviousState:
     """The state of a deleted job before it was deleted."""
 
     state: State
-    due_at: int | None = None  # only for a scheduled job
+    due_at: int | None = None  # set only for a scheduled job
 
     @property
     def refusal(self) -> str | None:

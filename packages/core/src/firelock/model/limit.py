@@ -26,10 +26,10 @@ class LimitUse:
 class Until(StrEnum):
     """The time until which a job keeps its unique key; the value is the stored string."""
 
-    STARTED = "started"  # until it is claimed
-    ENDED = "ended"  # until it has succeeded, failed or was deleted, and no server is still running it
-    SUCCEEDED = "succeeded"  # as above, but a failed job keeps it
-    DUE = "due"  # while it is scheduled and has never been claimed: a debounced job
+    STARTED = "started"  # until the job is claimed
+    ENDED = "ended"  # until the job has succeeded, failed or was deleted, and no server is still running it
+    SUCCEEDED = "succeeded"  # as above, but a failed job keeps the key
+    DUE = "due"  # while the job is scheduled and has never been claimed; for debounced jobs
 
 
 @attrs.frozen

@@ -18,11 +18,11 @@ class MemoKind(StrEnum):
     CALL = "call"  # a call of another job
 
 
-MEMOS_LIMIT = 1_000  # per job
-MEMO_BYTES = 256 * 1_024  # per value, in UTF-8
-MEMOS_BYTES = 4 * 1_024 * 1_024  # for all values of a job
-CHUNK_BYTES = 16 * 1_024  # per chunk of a stream
-STREAM_BYTES = 4 * 1_024 * 1_024  # per stream
+MEMOS_LIMIT = 1_000  # maximum number of memos per job
+MEMO_BYTES = 256 * 1_024  # maximum size of a value, in UTF-8
+MEMOS_BYTES = 4 * 1_024 * 1_024  # maximum total size of a job's values
+CHUNK_BYTES = 16 * 1_024  # maximum size of a chunk of a stream
+STREAM_BYTES = 4 * 1_024 * 1_024  # maximum size of a stream
 
 _OFFSETS_PER_RUN = 1 << 32
 

@@ -41,7 +41,7 @@ class FailureGroup:
 
     fingerprint: str
     type: str
-    message: str  # of the newest of these jobs
+    message: str  # the error message of the newest of these jobs
     task: str
     count: int
     newest_at: int
@@ -76,7 +76,7 @@ class Finding:
     """A problem and its fix."""
 
     severity: Severity
-    code: str  # of the rule that found the problem: docs/findings.md lists all of them
+    code: str  # code of the rule that found the problem; docs/findings.md lists all codes
     what: str  # one or two sentences
     advice: str
     subject: str = "storage"  # the subject of the finding: "queue mail", "server web-1"

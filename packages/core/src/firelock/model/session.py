@@ -117,7 +117,7 @@ class LostClaim:
 
     held: HeldClaim  # as the worker process reported it
     state: State | None = None  # None if the job is not stored
-    fence: int = 0  # of the job's latest claim
+    fence: int = 0  # the fence of the job's latest claim
     has_tail: bool = False  # whether a session may still be running it: see `Standing.is_stopping`
 
     @property

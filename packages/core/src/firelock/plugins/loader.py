@@ -134,7 +134,7 @@ class Plugins:
         self._sources: dict[str, tuple[str, str]] = {}
         self._loaded: dict[str, object] = {}
         self._ordered: dict[str, tuple[pluggy.HookImpl, ...]] = {}  # by hook; filled when all have loaded
-        self._left_out: set[str] = set()  # by the environment
+        self._left_out: set[str] = set()  # plugins that the environment leaves out
         self.slow_observers = SlowObservers()
         self._register(_Core(), "core", "firelock", "")
         for name, own in of_process.items():

@@ -41,7 +41,7 @@ class Origin(StrEnum):
 
     CODE = "code"  # declared by `@fire.recurring`
     CALL = "call"  # written by `task.recur(…)`
-    EDITED = "code, edited"  # from the code, but changed by an operator since
+    EDITED = "code, edited"  # from the code, but an operator has changed it
     CREATED = "created here"  # created by an operator; not in the code
 
 
@@ -70,11 +70,11 @@ class RecurringRecord:
     meta_json: str | None = None
     is_paused: bool = False
     origin: str = "call"  # call: by recur(); code: declared; operator: edited or created by hand
-    code_digest: str | None = None  # of the code's definition that was stored last
+    code_digest: str | None = None  # digest of the code's definition that was last stored
     is_gone: bool = False  # whether it was declared in the code but no longer is
     created_at: int = 0
     updated_at: int = 0
-    version: int = 0  # of the definition; 0 if it is not stored yet
+    version: int = 0  # version of the definition; 0 if it is not stored yet
     timed_at: int = 0  # when the current due times took effect; earlier ones do not count
     # The progress is written when the definition fires, and kept when it is updated.
     next_at: int | None = None  # None if it never fires again
@@ -83,7 +83,7 @@ class RecurringRecord:
     dropped: int = 0  # the total number of missed due times that were dropped
     error: str | None = None  # the reason why the last firing failed
     # These fields are written only if they are not None, so that older versions can read other definitions.
-    admission_json: str | None = None  # of its jobs
+    admission_json: str | None = None  # the admission of its jobs, as stored
     skipped: str | None = None  # the reason why the last due time did not create a job; part of the progress
     newer: str | None = None  # the value as stored if this release cannot read a field of it
     more: str | None = None  # fields of a newer release, as JSON; kept unchanged

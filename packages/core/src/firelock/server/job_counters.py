@@ -65,7 +65,7 @@ class EndedAttempt:
     is_retried: bool
     is_crashed: bool  # its job process died
     seconds: float  # the duration of its run
-    waited: float  # from becoming enqueued to its start
+    waited: float  # seconds from becoming enqueued to its start
 
     @classmethod
     def of(cls, settled: Settled) -> Self | None:

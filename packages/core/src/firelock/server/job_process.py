@@ -71,7 +71,7 @@ class JobProcessSpec:
     """The parameters with which a job process is started."""
 
     app_spec: str  # the name of the app
-    server: ServerInfo  # for hooks
+    server: ServerInfo  # the server, as passed to hooks
     storage: str | None = None  # a URL that replaces the app's own storage
     imports: tuple[str, ...] = ()  # modules with more tasks
     log_format: str = LogFormat.TEXT  # the format of its server's log
@@ -256,7 +256,7 @@ class JobProcess:
             elif "progress" in reply:
                 console.progress(run.job.id, *reply["progress"])
             elif "completed" in reply:
-                if reply["run"] == [run.job.id, run.job.fence]:  # not from a thread left by an earlier job
+                if reply["run"] == [run.job.id, run.job.fence]:  # not from a thread of an earlier job
                     run.completion = _read_completion(reply["completed"])
                 self._out.write(_NOTED)
                 self._out.flush()
@@ -312,7 +312,7 @@ class JobProcessPool:
         self._spec = spec
         self._keep = keep or os.cpu_count() or 1
         self._lock = threading.Lock()
-        self._idle: list[JobProcess] = []  # in the order of their last use
+        self._idle: list[JobProcess] = []  # the processes in the order of their last use
         self._lent = 0
         self.surplus: list[JobProcess] = []  # the processes that `tidy` closes
         self._starter: ThreadPoolExecutor | None = None

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     _Waiting: TypeAlias = tuple[NewMemo, asyncio.Future[Remembered]]
 
-_MEMOS, _BYTES = 100, 1_000_000  # per round trip; a larger single request is sent as it is
+_MEMOS, _BYTES = 100, 1_000_000  # maximum per round trip; a larger single request is sent anyway
 SENDER_WAIT = 0.05  # seconds after which a waiting thread sends concurrently with others
 
 

@@ -40,11 +40,11 @@ class OpenResources:
     """
 
     _lock: threading.Lock = attrs.Factory(threading.Lock)
-    _values: dict[Resource, Future[Any]] = attrs.Factory(dict)  # of resources that are not async
+    _values: dict[Resource, Future[Any]] = attrs.Factory(dict)  # values of the sync resources
     entered: list[tuple[Resource, AbstractContextManager[Any], Context]] = attrs.Factory(list)
     """The resources that `close` must close."""
     _held: dict[Resource, _Held] = attrs.Factory(dict)
-    _held_open: list[_Held] = attrs.Factory(list)  # in the order of opening
+    _held_open: list[_Held] = attrs.Factory(list)  # async resources, in the order in which they were opened
 
     @property
     def has_async(self) -> bool:

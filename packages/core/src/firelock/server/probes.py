@@ -52,14 +52,14 @@ class ProcessStatus:
 
     place: int  # starting at 0
     pid: int | None = None  # None if the process has ended and another one is about to start
-    age: float = 0.0  # since its process started
+    age: float = 0.0  # duration since its process started
     has_loaded: bool = False  # whether it has imported the app
-    waited: float | None = None  # since its first session began; None before that
+    waited: float | None = None  # duration since its first session began; None before that
     workers: WorkerCounts = NO_WORKERS  # zeros before the first report
-    silence: float | None = None  # since its last report; None before the first
-    turned: float | None = None  # since its dispatcher's last turn; None before the first
+    silence: float | None = None  # duration since its last report; None before the first
+    turned: float | None = None  # duration since its dispatcher's last turn; None before the first
     failing: float | None = (
-        None  # since the storage began to refuse its claims and ends; None if it accepts them
+        None  # duration since the storage began to refuse its claims and ends; None if it accepts them
     )
     has_session: bool = False  # its session is valid, so it may start jobs
     has_begun: bool = False  # whether a process in this place has had a session
@@ -109,10 +109,10 @@ class ServerStatus:
     name: str
     mode: str  # running, quiet, stopping or hurrying
     processes: tuple[ProcessStatus, ...]  # one per place, in order
-    turned: float = 0.0  # since the supervisor's last turn
-    reached: float | None = None  # since the storage last replied; None before that
-    round_trips: tuple[int, ...] = ()  # renewals, by bucket of ROUND_TRIPS
-    round_trip_seconds: float = 0.0  # of all renewals
+    turned: float = 0.0  # duration since the supervisor's last turn
+    reached: float | None = None  # duration since the storage last replied; None before that
+    round_trips: tuple[int, ...] = ()  # number of renewals by bucket of ROUND_TRIPS
+    round_trip_seconds: float = 0.0  # total time of all renewals
     hang_timeout: float  # the setting hang_timeout: a process that is silent for longer is considered dead
     heartbeat: float
 
@@ -374,7 +374,7 @@ class ProbeListener:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._socket, selectors.EVENT_READ)
         self._selector.register(self._woken, selectors.EVENT_READ)
-        self._callers: dict[int, _Caller] = {}  # by descriptor, the oldest first
+        self._callers: dict[int, _Caller] = {}  # connections by descriptor, oldest first
         self._thread = threading.Thread(target=self._run, name="firelock-probes", daemon=True)
         self._thread.start()
 

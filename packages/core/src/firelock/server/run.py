@@ -267,8 +267,8 @@ class JobRunner:
     _console: Console
     has_right: Callable[[], bool] = _always  # whether jobs may continue; see `SharedMemory.may_start`
     _in_place: int = IN_PLACE
-    _is_apart: bool = False  # in a job process, with its own connection
-    _on_completed: Callable[[Run], None] | None = None  # in a job process: notifies its server
+    _is_apart: bool = False  # whether it runs in a job process, with its own connection
+    _on_completed: Callable[[Run], None] | None = None  # set in a job process, where it notifies the server
     _nothing: dict[str, tuple[str | None, str | None]] = attrs.Factory(dict)
     _waits: dict[str, tuple[int, int, int]] = attrs.Factory(dict)  # put-off jobs: attempt, retries, crashes
     resources: OpenResources = attrs.Factory(OpenResources)
@@ -989,7 +989,7 @@ def _timeout_error(run: Run, cause: BaseException | None = None) -> TimeoutError
 def _is_cancellation(error: BaseException) -> bool:
     if isinstance(error, JobCancelled):
         return True
-    if isinstance(error, BaseExceptionGroup):  # from a task group
+    if isinstance(error, BaseExceptionGroup):  # as raised by a task group
         return all(map(_is_cancellation, error.exceptions))
     asyncio = sys.modules.get("asyncio")  # if the module is not loaded, its error cannot have been raised
     return asyncio is not None and isinstance(error, asyncio.CancelledError)

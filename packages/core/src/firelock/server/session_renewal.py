@@ -62,7 +62,7 @@ class SessionRenewal:
     _is_failing: bool = False
     reached_at: float | None = None  # when the storage last replied, in monotonic seconds
     round_trips: list[int] = attrs.Factory(lambda: [0] * (len(ROUND_TRIPS) + 1))  # renewals, by bucket
-    round_trip_seconds: float = 0.0  # of all renewals
+    round_trip_seconds: float = 0.0  # total time of all renewals
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -257,7 +257,7 @@ class _RenewedSession:
     id: str
     memory: SharedMemory
     sent: Report  # the last report of the worker process that was sent
-    cpu_percent: float = 0.0  # of one processor, between the last two reports that were sent
+    cpu_percent: float = 0.0  # share of one processor between the last two reports that were sent
     leaving: str = ""  # its state if its worker process was replaced
 
     def renewal(self, state: str) -> Renewal:

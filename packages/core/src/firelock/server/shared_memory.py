@@ -94,7 +94,7 @@ NO_WORKERS = WorkerCounts()
 class Report:
     """The last report of a worker process about itself."""
 
-    at: float  # in monotonic seconds; 0 before the first report
+    at: float  # time of the report in monotonic seconds; 0 before the first one
     workers: WorkerCounts
     cpu_seconds: float  # CPU time since its process started
     rss_bytes: int  # its memory; 0 if the system does not report it

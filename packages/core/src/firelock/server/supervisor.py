@@ -97,7 +97,7 @@ class WorkerProcessOptions(ServerOptions):
     server_id: str
     server_name: str
     is_first: bool  # whether it must describe the server, because no worker process has done so yet
-    counts_jobs: bool = False  # even without a plugin, because /metrics of the probe port shows the counts
+    counts_jobs: bool = False  # whether to count jobs without a plugin, because /metrics shows the counts
 
 
 class ServerMode(StrEnum):
@@ -115,7 +115,7 @@ class _Place:
 
     has_begun: bool = False  # whether one of them has had a session
     starts: int = 0
-    cpu_seconds: float = 0.0  # of the worker processes that have ended
+    cpu_seconds: float = 0.0  # total of the worker processes that have ended
     crashed_jobs: int = 0
 
 
@@ -123,7 +123,7 @@ class _Place:
 class _KnownProcess:
     place: int
     popen: subprocess.Popen[bytes]
-    descriptor: int  # of the shared memory
+    descriptor: int  # the descriptor of the shared memory
     counters: int  # descriptor of the memory for its job counts; while it is alive, only this process uses it
     orders: Any  # the writing end of the pipe
     quick_deaths: int  # consecutive quick deaths in its place
@@ -136,7 +136,7 @@ class _KnownProcess:
     is_retired: bool = False  # whether it drains because another process has taken its place
     ends_by: float = _NEVER  # monotonic time at which it is killed
     is_slow: bool = False  # whether its slow start was logged
-    is_killed: bool = False  # by this supervisor
+    is_killed: bool = False  # whether this supervisor has killed it
 
     def kill(self) -> None:
         """Kill its process."""

@@ -49,7 +49,7 @@ _IGNORED = 2.0  # seconds that a job has to end after its timeout before it is r
 _LEAST_GRACE = 1.0  # seconds that a cancelled job has to end, if `grace` is shorter
 _COMPLETED = 0.1  # seconds after which a run whose own transaction has ended the job probably continues
 _REPORT, _CONSOLE, _METRICS, _WATCH = 1.0, 0.5, 2.0, 0.1
-_CATALOGUE = 12 * 3_600.0  # seconds; also after the start, because nothing waits for it
+_CATALOGUE = 12 * 3_600.0  # seconds between two updates, and before the first, which is not urgent
 _CATALOGUE_AGAIN = 60.0
 _FIRST_DELAY = 0.01
 _LATER = (0.020, 0.080)  # seconds that all servers but one wait after a due time before they check
@@ -423,7 +423,7 @@ class Upkeep:
             completion = run.completion
             if completion is not None and not completion.is_due and now - completion.written > _COMPLETED:
                 completion.is_due = True
-                self._context.inbox.wake()  # to check whether its job has ended, while the task continues
+                self._context.inbox.wake()  # check whether its job has ended, while the task continues
             if run.is_stopped and not run.is_stuck and _ignores_timeout(run, now):
                 run.is_stuck = True
                 log.warning(

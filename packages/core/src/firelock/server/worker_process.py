@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from firelock.runtime import Runtime, ServedApp
 
-log = logging.getLogger("firelock.server.worker_process")  # even if this module is the program
+log = logging.getLogger("firelock.server.worker_process")  # even if this module runs as the program
 
 _PROGRAM = "firelock"
 _CANCEL_GRACE = 5.0  # seconds for cancelled jobs to end, before they are handed back while they run

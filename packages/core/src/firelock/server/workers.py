@@ -554,7 +554,7 @@ class AsyncWorkers:
     running: dict[int, Run] = attrs.Factory(dict)
     _loop: asyncio.AbstractEventLoop | None = None
     _thread: threading.Thread | None = None
-    _todo: deque[tuple[float, ClaimedRun]] = attrs.Factory(deque)  # with the time since which it waits
+    _todo: deque[tuple[float, ClaimedRun]] = attrs.Factory(deque)  # jobs, with the time since which they wait
     _is_polling: bool = False
     _is_waking: bool = False
     _is_closing: bool = False

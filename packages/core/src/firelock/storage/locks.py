@@ -83,7 +83,7 @@ class Lock:
         self._ttl = ttl
         self._owner = new_id()
         self._ends_at = 0.0
-        self._is_held = False  # from the acquisition until the block is left
+        self._is_held = False  # whether the lock was acquired and the block has not been left
         self._is_lost = False
 
     @property

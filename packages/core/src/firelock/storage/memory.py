@@ -224,11 +224,11 @@ class Table(Tables):
 
     def __init__(self) -> None:
         self.rows: dict[str, StoredJob] = {}
-        self.by_time = Order()  # by created_at
-        self.by_state: dict[State, Order] = {state: Order() for state in State}  # by changed_at
+        self.by_time = Order()  # jobs by created_at
+        self.by_state: dict[State, Order] = {state: Order() for state in State}  # jobs by changed_at
         self._ready: dict[str, Order] = {}  # jobs without a lane, by queue; ordered by place
         self._lanes: dict[str, dict[str, Order]] = {}  # jobs by queue and lane; ordered by place
-        self._lane_names: dict[str, list[str]] = {}  # by queue, sorted
+        self._lane_names: dict[str, list[str]] = {}  # sorted lanes by queue
         self._key_rows: dict[str, KeyRow] = {}
         self._unique_rows: dict[str, UniqueRow] = {}
         self.taken_number = 0  # how often a job was taken from a session by another caller
@@ -236,15 +236,15 @@ class Table(Tables):
         self.ready_news = 0  # grows whenever a job without limits may have become able to start
         self.lane_news = 0  # grows whenever a job in a lane may have become able to start
         self._due = Order()  # scheduled and awaiting jobs by due_at
-        self._expiring = Order()  # by expires_at
+        self._expiring = Order()  # jobs by expires_at
         self._held: defaultdict[str, dict[str, None]] = defaultdict(dict)  # jobs and tails by session
         # The children by parent, including ended ones.
         self._children: defaultdict[str, dict[str, None]] = defaultdict(dict)
         # The children with undecided edges, by parent.
         self._waiting: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._releasing: dict[str, list[str]] = {}  # children to move, by ended parent; the last one first
-        self._members: defaultdict[str, Members] = defaultdict(Members)  # by batch
-        self._batch_counts: dict[str, BatchCounts] = {}  # by batch
+        self._members: defaultdict[str, Members] = defaultdict(Members)  # members by batch
+        self._batch_counts: dict[str, BatchCounts] = {}  # counts by batch
         self._changed: dict[str, None] = {}  # batches whose state might have to change
         self._memos: dict[str, dict[tuple[MemoKind, str], Memo]] = {}  # by job
         self._memo_sums: dict[str, MemoSum] = {}

@@ -60,7 +60,7 @@ _T = TypeVar("_T")
 _TIMESTAMP = re.compile(r"-?[0-9]{1,18}")
 _ERRORS_LIMIT = 20
 _HOUR = 3_600 * SECOND
-_FOLLOWED_STAYS, _DEAD_STAYS = _HOUR, 24 * _HOUR  # after the end of a session
+_FOLLOWED_STAYS, _DEAD_STAYS = _HOUR, 24 * _HOUR  # how long ended sessions are kept
 
 
 @attrs.frozen

@@ -35,7 +35,7 @@ class MemoSum:
 
     count: int = 0
     size: int = 0  # total size of the values, in bytes of UTF-8
-    next_place: int = 0  # not reduced when memos are deleted
+    next_place: int = 0  # the place of the next memo; not reduced when memos are deleted
 
 
 class Tables(ABC):

@@ -36,7 +36,7 @@ class FreshConnections(ThreadSensitiveContext):
         """Close connections that have become stale since this thread's last job, and clear query logs."""
         for connection in connections.all(initialized_only=True):
             if not connection.force_debug_cursor:  # unless a test is counting queries
-                connection.queries_log.clear()  # with DEBUG, it would grow to thousands of entries
+                connection.queries_log.clear()  # with DEBUG, the log would grow to thousands of entries
         close_stale_connections()
 
     def __exit__(self, _kind: _Kind, _error: BaseException | None, _lines: TracebackType | None) -> None:

@@ -30,7 +30,7 @@ _NAME_DATABASE = (
     'Set FIRELOCK = {"database": "default", …}, or use DjangoPlugin(database="default") in your app.'
 )
 
-_followed: dict[str, str] = {}  # by alias: the URL of the test database that the app last switched to
+_followed: dict[str, str] = {}  # URL of the test database to which the app last switched, by alias
 _copied: set[str] = set()  # the test databases that have been prepared for copying
 _created: list[Firelock] = []  # at most one, as a process has one set of settings
 _is_creating = False  # whether the thread that holds the lock is creating the app
@@ -232,7 +232,7 @@ def follow_test_database(alias: str) -> None:
         return
     try:
         url = url_of_test_database(alias)
-    except ConfigurationError:  # not created yet or unusable, which empty_test_storage reports
+    except ConfigurationError:  # it is not created yet or unusable; empty_test_storage reports this
         return
     if url != _followed.get(alias):
         _followed[alias] = url

@@ -71,7 +71,7 @@ class FirelockTask(Task):  # type: ignore[misc]  # Any: Django has no types
 
     max_attempts: int | None = None  # including the first attempt
     backoff: Backoff | timedelta | float | str | None = None
-    timeout: timedelta | float | None = None  # for each run
+    timeout: timedelta | float | None = None  # maximum duration of each run
     keep: timedelta | float | None = None  # how long succeeded jobs and their results are kept
     tags: Sequence[str] | None = None  # tags can contain parameters: "order:{order_id}"
     executor: str | None = None  # "process" runs the task in a separate process

@@ -28,7 +28,7 @@ _PAGE, _MOST_FAILURES = 200, 1_000  # failures that are read per request, and pe
 _MOST_OPEN = 200
 _NAMED = 10  # maximum number of job ids, and of error types, in an event
 _FORGOTTEN = 7 * 24 * 3_600 * _SECOND
-_BATCH = f"{BATCH_TASK} "  # with a batch's name appended, the subject of failed batches
+_BATCH = f"{BATCH_TASK} "  # prefix of the subject of failed batches, before the batch's name
 
 
 class Event(StrEnum):
@@ -78,7 +78,7 @@ class Memory:
     failures_until: int = 0
     seen: dict[str, str] = attrs.Factory(dict)  # late jobs with limits that the last check found, by queue
     pending: list[str] = attrs.Factory(list)  # subjects of findings that are reported if they persist
-    open: dict[str, Open] = attrs.Factory(dict)  # by event and subject, such as "failed shop.charge"
+    open: dict[str, Open] = attrs.Factory(dict)  # keyed by event and subject, such as "failed shop.charge"
     more: dict[str, Any] = attrs.Factory(dict)  # fields of a newer release, which are stored again unchanged
 
     @classmethod

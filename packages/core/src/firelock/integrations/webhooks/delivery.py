@@ -29,8 +29,8 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 TIMESTAMP, SIGNATURE = "Firelock-Timestamp", "Firelock-Signature"
-_SECONDS = 20.0  # for the whole request
-_CONNECT_SECONDS = 5.0  # for each address
+_SECONDS = 20.0  # time limit of the whole request
+_CONNECT_SECONDS = 5.0  # time limit per address
 _VERSION = "v1="
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _TRY_AGAIN = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
