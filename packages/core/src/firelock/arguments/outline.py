@@ -34,7 +34,7 @@ _TYPES: Final[Mapping[str, object]] = {
 
 @attrs.frozen
 class ParameterOutline:
-    """The type of a task's parameter, as far as it can be expressed in JSON."""
+    """The type of a task's parameter, to the extent that JSON can express it."""
 
     name: str  # as stored; `*name` and `**name` for the variable parameters
     type: str  # the form in JSON: "str", "int", "date", …, "list", "dict" or "any"

@@ -315,7 +315,7 @@ class Limits:
         For each job, the page contains the keys that hold it and an estimate of its start. The estimate is
         computed from the rates, the number of jobs before the job, and the mean run time of the last hour. If
         no such run has ended, the page instead contains the time at which the job starts if all jobs before
-        it run until their timeouts. A line has at most 10,000 places.
+        it run until their timeouts. Only the first 10,000 waiting jobs are included.
 
         Args:
             key: for example "tenant:7".
@@ -344,7 +344,7 @@ class Limits:
     aline = twin(line)
 
     def places(self, job_id: str) -> builtins.list[KeyPlace]:
-        """Return the place of an enqueued job in the line of each of its keys; empty for other jobs.
+        """Return the place of an enqueued job for each of its keys; an empty list for other jobs.
 
         Raises:
             JobNotFound: If no such job is stored.

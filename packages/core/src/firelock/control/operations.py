@@ -431,7 +431,7 @@ class Operations:
         wait: Callable[[float], object] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> Operation:
-        """Carry out the operation as far as possible, and return its new state.
+        """Carry out as much of the operation as possible, and return its new state.
 
         It continues after the last chunk of 500 jobs whose progress is stored. The method returns before the
         operation has ended if `should_stop` returns true, or if another process runs the operation. Repeating

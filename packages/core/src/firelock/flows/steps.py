@@ -213,7 +213,7 @@ class JobSteps:
             return self._streams
 
     def finish(self) -> None:
-        """Store the emitted output; it cannot be stored after the end of the run."""
+        """Store the emitted output; it cannot be stored after the run has ended."""
         if self._streams is not None:
             self._streams.flush_at_last()
 

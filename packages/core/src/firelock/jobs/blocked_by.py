@@ -40,7 +40,7 @@ class KeyWait:
 
     @property
     def is_behind(self) -> bool:
-        """Whether the key has room, but not for all the jobs in front of this one."""
+        """Whether the key admits a job, but not all the jobs in front of this one."""
         return self.is_full and self.concurrent is not None and self.running < self.concurrent
 
     def __str__(self) -> str:
@@ -138,7 +138,7 @@ class KeyReads:
         Args:
             record: the job; None for a job that is not stored.
             ahead: by key, how many jobs come before it in the key's line. A key that would admit one job
-                might not have room for all of them.
+                might not admit all of them.
             among: the keys to read; None for all.
         """
         if record is None or record.state is not State.ENQUEUED or record.admission is None:
@@ -203,10 +203,10 @@ class KeyReads:
 
         Args:
             use: the job's use of the key.
-            ahead: how many jobs come before it in the line of the key.
+            ahead: how many jobs wait for the key before it.
             runs: the maximum durations of the runs under the key.
-            ends: the latest possible end times of the known jobs before it. They can be later than the line
-                of the key requires, because other keys hold these jobs.
+            ends: the latest possible end times of the known jobs before it. They can be later than this key
+                requires, because other keys hold these jobs.
         """
         state = self._read(use.key)
         settings = settings_for(use.key, self.known)

@@ -23,12 +23,12 @@ _ENDS = 2  # the number of a page's jobs whose places in the lines of other keys
 _LATEST = 250_000_000_000 * SECOND  # the year 9892; a datetime cannot represent much later times
 _KEYS = 10  # maximum number of keys that a page reads, because each read visits every lane
 _FRONT = 200  # maximum number of jobs in front that are read for a bound
-_BETWEEN = 500  # places that are read in the line of another key, beginning with the page's first job
+_BETWEEN = 500  # places that are read for another key, beginning with the page's first job
 
 
 @attrs.frozen(kw_only=True)
 class KeyPlace:
-    """The place of a job in the line of one of its keys."""
+    """The place of a job among the jobs that wait for one of its keys."""
 
     key: str
     ahead: int | None  # the number of jobs before it, at most 10,000; None if it does not wait for the key
@@ -43,14 +43,14 @@ class WaitingJob:
     """A job that waits for a limit's key."""
 
     job: JobRecord
-    place: int  # the number of jobs before it in the line of the key
+    place: int  # the number of jobs before it that wait for the key
     turn: int | None
     """Like `place`, but without the overtaken jobs of this page; None for an overtaken job.
 
     Others overtake a job if the key has room for it, but another key holds it back.
     """
     waits: tuple[KeyWait, ...]  # the keys that do not admit it now
-    # Other keys that do not admit a job now, so this job cannot take the next free place of the line.
+    # Other keys that do not admit a job now, so this job cannot start next.
     blocked_by: tuple[str, ...]
     is_read: bool  # whether all its keys were read; otherwise there may be more `waits`
     starts_at: datetime | None  # the estimated time at which all its keys admit it; None if unknown
@@ -70,10 +70,10 @@ class WaitingLine:
 def read_line(
     storage: Storage, key: str, now: int, *, after: int, limit: int, timeout: TimeoutOf
 ) -> WaitingLine:
-    """Return a page of the line of a key.
+    """Return a page of the jobs that wait for a key.
 
-    The number of reads is bounded. They return the line, its jobs, ten keys, the run times of the last hour
-    and, in three reads, the places of the jobs in the line of each key that all jobs of the page share. If no
+    The number of reads is bounded. They return the waiting line, its jobs, ten keys, the run times of the
+    last hour and, in three reads, the places of the jobs for each key that all jobs of the page share. If no
     job of these tasks has ended in the last hour, the jobs that hold these keys are read as well.
     """
     found = storage.find_waiting(key, after=after, limit=limit + 1)
@@ -92,7 +92,7 @@ def read_line(
 
 
 def read_places(storage: Storage, record: JobRecord, now: int, timeout: TimeoutOf) -> list[KeyPlace]:
-    """Return the place of an enqueued job in the line of each of its keys; an empty list for any other job.
+    """Return the place of an enqueued job for each of its keys; an empty list for any other job.
 
     This costs four reads per key, and one more. If no job of the task has ended in the last hour, it costs
     one further read per key, and two further reads for up to 200 jobs in front.
@@ -129,7 +129,7 @@ def read_places(storage: Storage, record: JobRecord, now: int, timeout: TimeoutO
 def _held_now(
     keys: KeyReads, record: JobRecord, ahead: Mapping[str, int], among: Collection[str] | None = None
 ) -> list[KeyWait]:
-    """Return the keys that admit no job; if there are none, the keys without room for the jobs in front."""
+    """Return the keys that admit no job; if there are none, those that do not admit all the jobs in front."""
     return keys.waits(record, among=among) or keys.waits(record, ahead, among)
 
 
@@ -184,7 +184,7 @@ class _Bounds:
     ) -> float | None:
         """Return when all keys admit the next job; None if a job in front has no timeout.
 
-        In the line of the key `passed_in`, only jobs that are overtaken as well come after this job.
+        For the key `passed_in`, only jobs that are overtaken as well come after this job.
         """
         bounds = self.by_key(uses, ahead, passed_in).values()
         at = max((NEVER if bound is None else bound for bound in bounds), default=NEVER)
@@ -231,7 +231,7 @@ class _Page:
         shared = [one for one in keys[0] if one != key and all(one in of for of in keys)]
         wanted = dict.fromkeys([key, *shared, *(one for of in keys for one in of)])
         self._readable = frozenset(list(wanted)[:_KEYS])
-        self._places: dict[str, dict[str, int]] = {}  # places in the line of each key, by job id
+        self._places: dict[str, dict[str, int]] = {}  # places of jobs by key and job id
         self._shared = {one: self._ends(one, records) for one in shared}
         self._last = max(1, len(records) - 1)
         self._bounds: _Bounds | None = None  # None if the starts are estimated from run times
@@ -241,7 +241,7 @@ class _Page:
             self._bounds.pass_all(front, self._readable)
 
     def _ends(self, key: str, records: Sequence[JobRecord]) -> tuple[int, int]:
-        """Return the places of the first and the last job of the page in the line of another key.
+        """Return the places of the first and the last job of the page for another key.
 
         The places of the jobs between them are read as well, for at most 500 places from the first one.
         """
@@ -284,7 +284,7 @@ class _Page:
         )  # fmt: skip
 
     def _ahead(self, key: str, row: int, record: JobRecord) -> int:
-        """Return the approximate number of jobs before a row in the line of another key.
+        """Return the approximate number of jobs before a row that wait for another key.
 
         If the jobs of the page do not all share the key, this is a lower bound.
         """

@@ -7,7 +7,7 @@ stay occupied by mistake.
 The jobs of a queue that use the same keys wait in one lane, in their order. A claim can take a limited number
 of jobs, which it chooses from the lanes of a queue (`KeyedClaim.take`). It works in four steps:
 
-1. Find open lanes. The claim walks through the lanes, beginning after the lane at which the previous claim
+1. Find open lanes. The claim searches the lanes, beginning after the lane at which the previous search
    stopped. It plans one start in each lane whose keys all admit a start. It skips lanes with a key that
    another claim has locked.
 2. Share the remaining starts. The open lanes get further starts in turn; the lanes with the fewest starts
@@ -16,7 +16,7 @@ of jobs, which it chooses from the lanes of a queue (`KeyedClaim.take`). It work
    and is not late, the plan is kept. Otherwise the plan is undone, and the real cost of each job is charged,
    one job after another. Jobs that their keys do not admit stay in their lane.
 4. Repeat. If a lane has fewer jobs than planned, the other open lanes share its unused starts (2). If the
-   cost of a job closes its lane, the claim first searches for lanes that it has not examined yet (1).
+   cost of a job closes its lane, the claim first searches the lanes that it has not checked yet (1).
 
 A list of holders contains every job that holds the key, but it can also contain jobs that no longer do. The
 jobs are therefore read only if the list would prevent a start, or if it has become long.
@@ -56,15 +56,15 @@ __all__ = [
     "take_shares",
 ]  # fmt: skip
 
-WINDOW = 256  # lanes that one claim examines
+WINDOW = 256  # maximum number of lanes that one claim checks
 _FEWEST_READ = 8  # the minimum number of lanes that are read together
 _RECHECK_ABOVE = 64  # the jobs are read if more holders are listed, and twice as many as the last check found
 _COUNTED = 10_000  # keys for which the number found by the last check is kept
-_PATIENT_WALKS = 32  # number of walks that wait for locked keys after a walk has found one in every lane
-_IMPATIENT_WALKS = 100  # number of walks that do not wait for locked keys after a walk has waited in vain
-_PASSES = 8  # maximum number of walks per claim; costs can close lanes, which requires another walk
-_QUEUES = 1_000  # queues whose position in the walk is kept
-EXAMINED = 1_000  # jobs with limits, and jobs without, that a claim with left-out tasks examines
+_PATIENT_WALKS = 32  # number of searches that wait for locked keys after a search has found one in every lane
+_IMPATIENT_WALKS = 100  # number of searches that do not wait for locked keys after one has waited in vain
+_PASSES = 8  # maximum number of searches per claim; costs can close lanes, which requires another search
+_QUEUES = 1_000  # maximum number of queues whose search position is kept
+EXAMINED = 1_000  # jobs with limits, and jobs without, that a claim with left-out tasks checks
 _BETWEEN = "\n"
 _STRICT = "!"
 
@@ -208,32 +208,32 @@ class KeyedLanes(Protocol[T]):
 
 @attrs.define
 class LeavingOut:
-    """The tasks that a claim leaves out, and the number of a queue's candidates that it may still examine."""
+    """The tasks that a claim leaves out, and the number of a queue's candidates that it may still check."""
 
     tasks: Collection[str]
     remaining: int
 
     def depth(self, parts: int) -> int:
-        """Return the number of candidates that the claim may examine in each of these equal parts."""
+        """Return the number of candidates that the claim may check in each of these equal parts."""
         return max(0, self.remaining // parts)
 
     def examine(self, task: str) -> bool:
-        """Count one examined candidate, and return whether the claim may take a job of its task."""
+        """Count one checked candidate, and return whether the claim may take a job of its task."""
         self.remaining -= 1
         return task not in self.tasks
 
 
 def examined_share(queues: int) -> int:
-    """Return how many candidates of each kind a claim from this many queues examines in each queue."""
+    """Return how many candidates of each kind a claim from this many queues checks in each queue."""
     return max(1, EXAMINED // max(1, queues))
 
 
 @attrs.define
 class LaneCursor:
-    """The position at which the walk through a queue's lanes continues."""
+    """The position at which the search through a queue's lanes continues."""
 
-    at: str = ""  # the lane after which the walk continues
-    empty_rounds: int = 0  # number of times that walks without a result have passed the last lane
+    at: str = ""  # the lane after which the search continues
+    empty_rounds: int = 0  # number of times that searches without a result have passed the last lane
     # The same count since a claim that left out tasks last found a job.
     empty_rounds_leaving_out: int = 0
 
@@ -243,8 +243,8 @@ class LaneCursors:
 
     def __init__(self) -> None:
         self._of: dict[str, LaneCursor] = {}
-        self.patient_walks = 0  # number of walks that wait for locked keys
-        self._impatient_walks = 0  # number of walks that must not start to wait
+        self.patient_walks = 0  # number of searches that wait for locked keys
+        self._impatient_walks = 0  # number of searches that must not start to wait
         self.is_extra_plain = False  # whether the next extra job is one without limits: see `take_shares`
         self._holders_counted: dict[str, int] = {}  # number of holders by key, as last counted
 
@@ -255,7 +255,7 @@ class LaneCursors:
         return self._of.setdefault(queue, LaneCursor())
 
     def note_walk(self, *, is_locked_out: bool) -> None:
-        """Let the next walks wait for locks if this walk found a locked key in every lane."""
+        """Make the next searches wait for locks if this search found a locked key in every lane."""
         if is_locked_out and not self._impatient_walks:
             self.patient_walks = _PATIENT_WALKS + 1
         self.patient_walks = max(0, self.patient_walks - 1)
@@ -355,7 +355,7 @@ class KeyedClaim(Generic[T]):
             holders.
         freed: the lanes of these jobs, by queue.
         left_out: the tasks whose jobs are left out.
-        share: the number of candidates that may be examined in each queue if tasks are left out.
+        share: the number of candidates that may be checked in each queue if tasks are left out.
     """
 
     def __init__(
@@ -396,9 +396,9 @@ class KeyedClaim(Generic[T]):
         for _ in range(_PASSES):
             planned = self._find_open_lanes(queue, room - len(heads), set(open_lanes))
             refused = self._refused
-            is_cut = len(planned) >= room - len(heads)  # the walk might not have examined all lanes
+            is_cut = len(planned) >= room - len(heads)  # the search might not have reached all lanes
             open_lanes += planned
-            # If the cost of a job closes its lane, unexamined lanes come before further starts in the other
+            # If the cost of a job closes its lane, unchecked lanes come before further starts in the other
             # lanes.
             while open_lanes and len(heads) < room and self._refused == refused:
                 self._share_room(queue, open_lanes, planned, room - len(heads) - sum(planned.values()))
@@ -452,8 +452,8 @@ class KeyedClaim(Generic[T]):
     def _find_open_lanes(self, queue: str, room: int, known: Collection[str]) -> dict[str, int]:
         """Return further lanes that admit a start, with one start planned in each, and move the cursor.
 
-        The walk passes through the lanes at most once. It ends when all lanes or `WINDOW` lanes were
-        examined, or when no room is left.
+        The search passes through the lanes at most once. It ends when all lanes or `WINDOW` lanes were
+        checked, or when the claim is full.
         """
         cursor = self._cursors.of(queue)
         start = at = cursor.at
@@ -490,7 +490,7 @@ class KeyedClaim(Generic[T]):
         freed = [lane for lane in dict.fromkeys(self._freed.get(queue, ())) if lane not in planned]
         if freed:
             self._plan_first_starts(queue, self._lanes.read_named_lanes(queue, freed), planned, room, known)
-        # More lanes remain, so claim again now, unless walks have examined all lanes without a result.
+        # More lanes remain, so claim again now, unless searches have checked all lanes without a result.
         cursor.empty_rounds = 0 if planned else cursor.empty_rounds + bool(until)
         if cursor.empty_rounds > 1:
             cursor.empty_rounds = 0
@@ -501,9 +501,9 @@ class KeyedClaim(Generic[T]):
     def _plan_first_starts(
         self, queue: str, reading: LaneReading, planned: dict[str, int], room: int, known: Collection[str]
     ) -> tuple[int, int]:
-        """Plan one start in each lane that admits a start; lanes with a common key share its remaining room.
+        """Plan one start in each lane that admits one; lanes with a common key share its remaining starts.
 
-        Return the number of examined lanes, and how many of them need a key that another claim has locked.
+        Return the number of checked lanes, and how many of them need a key that another claim has locked.
         """
         self._add_usages(reading, room)
         locked = 0
@@ -521,7 +521,7 @@ class KeyedClaim(Generic[T]):
     # ---- 2. share the remaining starts -------------------------------------------------------------------
 
     def _share_room(self, queue: str, lanes: Sequence[str], planned: dict[str, int], room: int) -> None:
-        """Plan further starts of these lanes in turn while room is left; lanes with the fewest come first."""
+        """Plan further starts in turn until the claim is full; lanes with the fewest starts come first."""
         if room <= 0:
             return
         hungry = [lane for lane in lanes if self._returning_holder(queue, lane) is None]

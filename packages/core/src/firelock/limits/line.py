@@ -1,9 +1,9 @@
 """The line of jobs that wait for a limit's key: their order, their places and estimates of their start.
 
-Jobs with the same keys wait in one lane, ordered by priority and age, and the lanes take turns. So the line
-contains the first job of each lane, then the second job of each lane, and so on. A claim can deviate from the
-line, because it begins at the lane where the previous claim ended, and skips lanes that are blocked by
-another of their keys. A place is therefore exact if the key has one lane, and otherwise an approximation.
+Jobs with the same keys wait in one lane, ordered by priority and age, and the lanes take turns. Therefore the
+line contains the first job of each lane, then the second job of each lane, and so on. A claim can deviate
+from the line, because it begins at the lane where the previous claim ended, and skips lanes that are blocked
+by another of their keys. A place is therefore exact if the key has one lane, and otherwise an approximation.
 
 All functions are pure; a storage supplies the lanes and counts their jobs.
 """

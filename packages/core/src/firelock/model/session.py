@@ -28,7 +28,7 @@ class ClaimRequest:
     limit: int  # maximum number of jobs
     session: str
     now: int  # timestamp of the claimed jobs
-    # The tasks whose jobs are not claimed; such a claim examines a bounded number of candidates.
+    # The tasks whose jobs are not claimed; such a claim checks a bounded number of candidates.
     left_out: Collection[str] = ()
 
 
@@ -41,7 +41,7 @@ class Claim:
         None  # the earliest due time of a scheduled or recurring job; None if none is known
     )
     is_session_lost: bool = False  # whether the session has ended, so that it cannot claim any jobs
-    # The time when a rate next admits a waiting job; the current time if more lanes must be examined.
+    # The time when a rate next admits a waiting job; the current time if more lanes must be checked.
     next_claim_at: int | None = None
 
 

@@ -157,7 +157,7 @@ class Run:
         return self.loading_since or self.started
 
     def cancel(self, kind: CancelKind, reason: str) -> None:
-        """Request the end of the job, by force if its executor can do so. The first reason is kept.
+        """Request that the job ends; end it by force if its executor can do so. The first reason is kept.
 
         If an exception in its task has already reported that the job was lost, only a timeout or a server
         stop ends the job by force.
@@ -177,7 +177,7 @@ class Run:
     # ---- for the context of the task ---------------------------------------------------------------------
 
     def complete(self, session: object, result: object) -> None:
-        """Store the success of the job within the transaction of a session."""
+        """Store that the job has succeeded, within the transaction of a session."""
         assert self.runner is not None  # noqa: S101 - its runner has created it
         self.runner.complete(self, session, result)
 

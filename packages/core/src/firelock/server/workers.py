@@ -299,7 +299,7 @@ class Workers:
         return self.left_out
 
     def claimed(self, *, is_full: bool, has_more: bool) -> bool:
-        """Note the end of a claim; return whether threads have run out of jobs.
+        """Note that a claim has ended; return whether threads have run out of jobs.
 
         A claim that excludes tasks may check many jobs without finding any that it can claim. There is then
         no other claim for the same kind of worker until new work is reported, which is ignored for some time,

@@ -216,13 +216,14 @@ class Storage(ABC):
         the kind `limit`, or none of them is changed. If a queue has jobs with limits and jobs without, each
         kind gets half of the claim; the part that one kind does not need goes to the other kind.
         `next_claim_at` is the time at which a rate next admits a start, or now if some lanes were not
-        examined.
+        checked.
 
         **Left-out tasks.** A claim with `left_out` must skip the jobs of these tasks, in lanes as well. These
         jobs keep their places and do not use any key, and the order of the other jobs stays the same. Such a
-        claim examines at most 1,000 jobs without limits and 1,000 in lanes (with partitions: per partition),
-        divided equally among its queues. So it may return fewer jobs than exist. `next_claim_at` is now if it
-        left lanes unexamined, unless claims have examined all of them and found nothing.
+        claim checks at most 1,000 jobs without limits and 1,000 in lanes (with partitions: per partition),
+        divided equally among its queues. It may therefore return fewer jobs than it could claim.
+        `next_claim_at` is now if it left lanes unchecked, unless claims have checked all of them and found
+        nothing.
         """
 
     @abstractmethod
@@ -300,7 +301,7 @@ class Storage(ABC):
         """Move each job whose guard holds to another queue or priority; return one result per move.
 
         The result is REFUSED for a job whose state is not in `from_states`, and for a batch. It is ALREADY
-        for a job that already has this queue and priority; nothing is written then.
+        for a job that already has this queue and priority; in that case, nothing is written.
 
         Everything else must stay unchanged: state and reason, `changed_at`, `due_at`, `enqueued_at` and the
         number in the order of insertion, and therefore the place among jobs of the same priority; also the
@@ -328,9 +329,9 @@ class Storage(ABC):
         The result is only a hint, because servers also poll. If a wait returns True although there is no
         work, the only cost is an empty claim.
 
-        A wake-up must not be lost between a claim that found nothing and the wait. So a wake-up counts from
-        the later of two times: the beginning of this handle's last claim of the same queues, and the return
-        of its last wait for them. If the handle has done neither, it counts from this call.
+        A wake-up must not be lost between a claim that found nothing and the wait. Therefore a wake-up counts
+        from the later of two times: the beginning of this handle's last claim of the same queues, and the
+        return of its last wait for them. If the handle has done neither, it counts from this call.
 
         The wait also returns True if the next due time has become earlier than the one that `claim` or
         `promote` returned last. Jobs that the last claim skipped because it left out their tasks do not count
@@ -553,8 +554,8 @@ class Storage(ABC):
     def release(self, limit: int) -> int:
         """Move up to `limit` awaiting children of ended parents as `continuation_target` specifies.
 
-        Return the number of examined children; 0 if the releasing list is empty, or if all remaining rows are
-        locked.
+        Return the number of processed children; 0 if the releasing list is empty, or if all remaining rows
+        are locked.
 
         **Locked rows.** The call must never wait for a row that another transaction has locked. A locked
         child is skipped and not counted; its parent stays on the list and is not pruned, and a later call
@@ -634,8 +635,9 @@ class Storage(ABC):
         `id_prefix` matches a prefix.
 
         A cursor is opaque and belongs to one filter and direction. It must stay valid while jobs appear and
-        disappear; an invalid cursor raises `StorageError`. A storage may limit its search for rare jobs. So a
-        page can be short or empty and still have a cursor: only a page without a cursor is the last one.
+        disappear; an invalid cursor raises `StorageError`. A storage may limit its search for rare jobs. A
+        page can therefore be short or empty and still have a cursor: only a page without a cursor is the last
+        one.
         """
 
     @abstractmethod
@@ -652,7 +654,7 @@ class Storage(ABC):
 
     @abstractmethod
     def failure_groups(self, limit: int) -> list[FailureGroup]:
-        """Return groups of failed jobs by fingerprint, the largest first; examines the newest 10,000 jobs."""
+        """Return groups of the newest 10,000 failed jobs by fingerprint, the largest group first."""
 
     @abstractmethod
     def record_metrics(self, rollups: Sequence[Rollup]) -> None:

@@ -279,7 +279,7 @@ def decide_children(tables: Tables, parent: JobRecord, children: list[StoredJob]
 
 
 def examine(tables: Tables, id: str, room: int, *, now: int) -> int:
-    """Set the batch's state from its counts and move some of its members; return how many were examined."""
+    """Set the batch's state from its counts and move some of its members; return how many were processed."""
     batch = tables.job(id)
     if batch is None or batch.record.state is State.DELETED:
         return 1

@@ -171,7 +171,7 @@ class TableStorage(DerivedStorage):
         if is_reviving and result is Applied.APPLIED and not after.record.is_final:
             take_again(tables, after.record)
         if row.lane is not None and row.record.session is not None and after.record.session is None:
-            # The session no longer has the job, so the next claim must examine its lane.
+            # The session no longer has the job, so the next claim must check its lane.
             if len(self._freed) > _FREED_QUEUES:
                 self._freed.clear()
             self._freed.setdefault(row.record.queue, {})[row.lane] = None

@@ -115,15 +115,15 @@ class Tables(ABC):
 
     @abstractmethod
     def note_changed(self, batch: str) -> None:
-        """Put the batch on the list of batches to examine, unless it is already on the list."""
+        """Put the batch on the list of changed batches, unless it is already on the list."""
 
     @abstractmethod
     def is_changed(self, batch: str) -> bool:
-        """Return whether the batch is on the list of batches to examine."""
+        """Return whether the batch is on the list of changed batches."""
 
     @abstractmethod
     def next_changed(self) -> str | None:
-        """Remove a batch from the list of batches to examine, and return it; None if the list is empty."""
+        """Remove a batch from the list of changed batches, and return it; None if the list is empty."""
 
     @abstractmethod
     def unswept(self, batch: str, limit: int) -> list[StoredJob]:

@@ -2,7 +2,7 @@
 
 Django's `atomic()` applies to a thread, in which each alias has one connection. If jobs are stored in the
 database of an alias, an enqueue inside its `atomic()` joins the transaction: the job is committed or rolled
-back with the models. With any other storage, an enqueue does not join a transaction by itself.
+back with the models. With any other storage, an enqueue does not join a transaction on its own.
 """
 
 from __future__ import annotations
