@@ -164,7 +164,7 @@ def test_method_name_selects_the_tests_of_its_part(pytester, word):
 
 
 def test_source_of_every_mutation_exists():
-    """The source that the heavy tests change is where their tables expect it."""
+    """The source code that the heavy tests change is in the place that their tables expect."""
     tables = [(mutations(), path_of), (lua_mutations(), script_of)]
 
     lost = [

@@ -36,7 +36,7 @@ with fire.lock("the parent's", ttl=3600):
 
 
 def test_forked_process_works_independently_of_its_parent():
-    """Await, lock, server and result work after a fork.
+    """Awaiting, locks, servers and results work after a fork.
 
     Storage in memory is a copy that belongs to the child. The lock is held for an hour, so that it does not
     expire on a busy machine. The name of the renewing thread shows that it belongs to the child.

@@ -287,7 +287,7 @@ def test_invalid_wait_is_refused(use, wait):
     ],
 )
 def test_invalid_policy_is_refused(make, words):
-    """The error is raised when the policy is created. It contains the value and what to write."""
+    """The error is raised when the policy is created. It contains the value and what to write instead."""
     with pytest.raises(ConfigurationError) as caught:
         make()
 

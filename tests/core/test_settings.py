@@ -16,7 +16,10 @@ DAY = 86_400
 
 @pytest.mark.parametrize("field", attrs.fields(Settings), ids=lambda field: field.name)
 def test_every_setting_has_a_description_and_enforces_its_bounds(field):
-    """The default is allowed. Values outside the bounds or of another type raise an error with the name."""
+    """The default is allowed.
+
+    Values outside the bounds or of another type raise an error with the setting's name.
+    """
     least, most = field.metadata["least"], field.metadata["most"]
 
     assert least <= field.default <= most

@@ -88,7 +88,10 @@ def test_job_actions_return_a_result_per_id(client, fire, send):
 
 
 def test_duration_that_ends_after_the_year_9999_is_refused(client, fire, send):
-    """An end time after the year 9999 is an error that states this; no job is moved and no cause is muted."""
+    """An end time after the year 9999 causes an error with this reason.
+
+    No job is moved; no cause is muted.
+    """
     job = send.schedule(3600, 1)
     due_at = job.next_due_at
     failing = fire.task(name="shop.charge", retry=Retry.never())(lambda: 1 / 0)
@@ -151,7 +154,7 @@ def test_queues_definitions_and_servers_are_changed(client, fire, send):
 
 
 def test_worker_process_is_ended(client, fire, send):
-    """The process is identified by its session, which its jobs contain; the response has both."""
+    """The process is identified by its session, which its jobs contain; the response contains both."""
     job = send.enqueue(1)
     dashboard_worker.Worker(fire).claim()
     session = client.get(f"/api/jobs/{job.id}").json()["session"]

@@ -105,7 +105,7 @@ def test_demo_shows_all_kinds_of_jobs(folder, run):
 
 
 def test_file_of_a_kept_demo_can_be_opened(folder, run):
-    """--keep leaves the file, whose jobs match the output of --json; no server is left alive."""
+    """--keep leaves the file, whose jobs match the output of --json; no server continues to run."""
     ran = run("demo --seconds 3 --keep --json")
 
     answer = ran.json

@@ -73,7 +73,7 @@ def test_silent_server_is_an_error(app):
     ids=["ended", "killed: it never reported a stop", "replaced by another one"],
 )
 def test_lost_server_without_a_successor_is_an_error(app, stops, successor, expected):
-    """A server that was stopped normally, or whose queues another server serves, is part of a deployment."""
+    """A server that was stopped normally, or whose queues another server serves, is not reported."""
     begin_session(app, server="vm:1", queues="mail")
     if stops:
         app.storage.renew([Renewal("s1", state="stopping")])
@@ -128,7 +128,10 @@ def test_jobs_postponed_by_servers_are_an_error(app, wait, lacks):
     [(600, "600 jobs are"), (2_000, "2,000 jobs are"), (2_001, "At least 2,000 jobs are")],
 )
 def test_jobs_are_counted_over_every_page_of_a_sample(app, number, counted):
-    """More jobs than one page are counted; if the sample ends earlier, the finding states "at least"."""
+    """Jobs are counted even if they fill more than one page.
+
+    If the sample ends earlier, the finding states "at least".
+    """
     begin_session(app)
     Firelock(app.storage).task(name="shop.gone")(lambda number: None).enqueue_many(
         [(one,) for one in range(number)]

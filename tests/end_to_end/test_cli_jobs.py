@@ -316,7 +316,7 @@ def test_failures_in_json_contain_the_whole_groups(command, app, causes):
     ],
 )
 def test_failures_are_limited(command, causes, words, fingerprints, is_cut):
-    """The limit applies after the filter, and a cut list prints a hint."""
+    """The limit applies after the filter, and a hint follows a truncated list."""
     ran, text = command(f"{words} --json"), command(words)
 
     assert [one["fingerprint"] for one in ran.json["failures"]] == fingerprints

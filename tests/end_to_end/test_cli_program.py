@@ -266,7 +266,7 @@ def test_invalid_project_file_is_a_usage_error(run, tmp_path, text, message):
     ids=["imported", "made on demand"],
 )
 def test_error_of_the_application_shows_its_own_lines(run, tmp_path, source, lines):
-    """If importing or finding the app raises, the app's own lines are shown; the message is last."""
+    """If importing or finding the app fails, its own lines of the traceback and the message are shown."""
     (tmp_path / "odd_shop.py").write_text(source)
 
     ran = run("queues list --app odd_shop.py:fire")
@@ -653,7 +653,7 @@ def test_version_lists_installed_packages(run, monkeypatch, tmp_path):
 
 
 def test_version_lists_the_packages_of_plugins(run, install):
-    """A support case needs these packages."""
+    """These packages are needed for support requests."""
     install("sweeper", SWEEPER)
 
     text, answer = run("version"), run("version --json")

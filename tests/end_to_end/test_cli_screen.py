@@ -139,7 +139,7 @@ def test_traceback_keeps_its_lines():
 
 @pytest.mark.parametrize(("text", "columns"), [("abc", 3), ("ş", 1), ("日本", 4), ("e\u0301", 1), ("", 0)])
 def test_width_counts_columns(text, columns):
-    """East Asian characters have two columns, and combining characters none."""
+    """East Asian characters take two columns, and combining characters take none."""
     assert width(text) == columns
 
 

@@ -49,7 +49,10 @@ def test_wrong_password_is_reported_without_showing_it(program, password, login,
     "rights", [["+@read"], ["+@read", "+evalsha", "+eval", "+del", "+time"]], ids=["all", "in a script"]
 )
 def test_missing_permission_error_names_the_list_of_commands(program, rights):
-    """The line refers to the list of Firelock's commands. Old servers use other words in a script."""
+    """The line refers to the list of Firelock's commands.
+
+    Old servers word the error differently in a script.
+    """
     with RedisServer(program) as server:
         rights = (*rights, "+@connection", "+info")
         server.call("ACL", "SETUSER", "reader", "on", f">{SECRET}", "~*", *rights)
@@ -162,7 +165,10 @@ def test_unknown_sentinel_service_is_reported(group):
 
 
 def test_evicting_policy_is_refused_before_the_first_job(program):
-    """A policy that evicts would drop jobs. The line names it, the one to set, and the option to allow it."""
+    """A policy that evicts would drop jobs.
+
+    The line contains this policy, the policy to set, and the option that allows eviction.
+    """
     with RedisServer(program, {"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"}) as server:
         line = refusal(server.url(), StorageError)
         careless = Firelock(server.url(options="eviction=allow"))

@@ -95,7 +95,7 @@ def test_single_jobs_take_at_most_three_round_trips_of_a_server(counted, observe
 
 
 def test_idle_server_sends_two_commands_per_second(counted, proxy):
-    """With the default settings, the commands of each group of calls are divided by its period."""
+    """With the default settings, the number of commands per group of calls is divided by its period."""
     storage, settings = counted.fire.storage, Settings()
     storage.begin_session(NewSession("session", "server", "name", "host", 7, 0, 30.0))
     calls_by_period = {

@@ -128,7 +128,7 @@ def test_distributions_of_third_parties_import_public_paths():
 
 
 def test_decision_modules_read_no_clock():
-    """The modules that make decisions receive the time. They never read the clock and open no files."""
+    """The modules that make decisions receive the time. They never read the clock or open files."""
     pure = [source for source in package_sources() if is_pure(source.module)]
 
     reads = [

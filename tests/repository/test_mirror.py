@@ -79,5 +79,8 @@ def test_path_of_a_test_mirrors_its_module():
     ],
 )
 def test_module_is_found_by_the_path_of_its_test(name, module):
-    """The longest name of a module counts, but not a folder elsewhere or part of a word."""
+    """The longest matching name of a module is used.
+
+    A folder elsewhere or a part of a word does not match.
+    """
     assert module_of(name) == module

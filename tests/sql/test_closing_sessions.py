@@ -115,7 +115,7 @@ def test_session_with_unreadable_running_jobs_crashes_all_its_jobs(scene, server
 
 
 def test_doctor_names_jobs_that_stay_locked(scene, lock_job):
-    """A session that has been closing for over a minute is a finding, which names the first of its jobs."""
+    """A session that has been closing for over a minute causes a finding, which names its first job."""
     holder = scene.begin()
     ids = scene.add_many(5)
     scene.claim(holder)

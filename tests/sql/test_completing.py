@@ -363,7 +363,7 @@ class Completing:
     @pytest.mark.parametrize("is_counted", [False, True], ids=["before", "after"])
     @pytest.mark.parametrize("executor", EXECUTORS)
     def test_stop_cancels_the_run_after_its_grace_time(self, bench, executor, is_counted):
-        """The rest of the run has the grace time of a stop and is then cancelled like any run.
+        """The rest of the run gets the grace time of a stop, and is then cancelled like any other run.
 
         The job is counted.
         """

@@ -583,7 +583,7 @@ def test_advice_for_failed_parents_names_the_command_that_works():
 
 
 def test_server_is_named_once_after_several_restarts():
-    """Servers that stopped normally have no finding."""
+    """Servers that stopped normally do not cause a finding."""
     gone = [server("s1", is_alive=False, busy=1, expires_in=-60 * number) for number in range(1, 5)]
     ended = [server(f"e{number}", is_alive=False, state="stopping") for number in range(5)]
 

@@ -170,7 +170,7 @@ def test_every_matching_job_is_changed(fire):
 
 
 def test_failed_jobs_are_requeued_oldest_first(fire):
-    """Jobs that fail again do so after the operation's start, so they do not match and it ends."""
+    """Jobs that fail again do so after the operation's start. They no longer match, so the operation ends."""
     ids = fill(fire, 0, failed=3)
     operation = fire.operations.start("requeue", JobFilter(state=State.FAILED), by="ada")
 

@@ -450,7 +450,7 @@ def test_continuation_waits_for_its_parent(mail, on, words):
 
 
 def test_continuation_has_the_options_of_its_task(mail):
-    """It does not inherit the queue, priority and tags of its parent. It never has a due time."""
+    """A continuation does not inherit its parent's queue, priority and tags, and never has a due time."""
     parent = mail.enqueue("a")
 
     stored = record(parent.then(mail.using(queue="bulk"), "b"))
@@ -687,7 +687,7 @@ def test_use_storage_applies_to_all_parts_of_the_app():
 
 
 def test_use_storage_closes_a_storage_that_the_app_opened(tmp_path):
-    """Its connections are closed, and pending waits for its jobs end.
+    """The connections of the old storage are closed, and pending waits for its jobs end.
 
     This also applies to a storage that itself replaced another one.
     """

@@ -410,7 +410,7 @@ def test_result_with_a_missing_serializer_is_unavailable():
 
 
 def test_outage_during_a_wait_raises_storage_error(adding, fire):
-    """If the storage is unreachable when the timeout ends, the error is not a timeout."""
+    """If the storage is unreachable when the timeout ends, a StorageError is raised instead of a timeout."""
     job = adding.enqueue(1)
     fire.storage.fail_always("get", StorageUnavailable("down"))
 

@@ -103,7 +103,10 @@ def test_every_end_of_an_attempt_is_an_allowed_change(end, crashes):
 
 @every_end
 def test_history_entry_of_an_end_describes_the_attempt(end):
-    """The entry contains its number, times and server. An attempt that never ran has no start time."""
+    """The entry contains the attempt's number, times and server.
+
+    An attempt that never ran has no start time.
+    """
     transition = end_of(claimed(attempt=3, claimed_at=3_000), end)
 
     started = None if end in {"unknown_task", "undecodable"} else STARTED_AT
@@ -220,7 +223,7 @@ def test_first_wait_is_recorded_even_after_a_long_queue_time(nominal_at):
 
 
 def test_reason_contains_the_missing_serializer():
-    """It also contains the server. The wait is as long as for an unknown task."""
+    """The reason also contains the server. The wait is as long as for an unknown task."""
     job = claimed(serializer="encrypted")
 
     transition = lifecycle.unknown_serializer(job, HOLDER, at=AT)

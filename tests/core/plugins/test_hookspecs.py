@@ -676,7 +676,7 @@ def test_attempt_failed_is_called_for_errors_outside_the_task(make_app):
 
 
 def test_configure_app_can_add_tasks(make_app):
-    """The tasks are tasks of the app. An error in the hook prevents the app from starting."""
+    """The added tasks belong to the app. An error in the hook prevents the app from starting."""
     brought = plugin(configure_app=lambda app: app.task(name="brought")(lambda: 7))
 
     app = make_app(brought)

@@ -138,7 +138,7 @@ def test_environment_variable_selects_plugins(install, monkeypatch, selection, l
     ],
 )
 def test_unknown_name_in_the_environment_is_logged(install, monkeypatch, caplog, selection, message):
-    """It is not an error, because programs with different plugins can share an environment."""
+    """An unknown name is not an error, because programs with different plugins can share an environment."""
     install(("acme", "1", FakeEntryPoint("lmdb", Quiet), FakeEntryPoint("tenants", Quiet)))
     monkeypatch.setenv("FIRELOCK_PLUGINS", selection)
 

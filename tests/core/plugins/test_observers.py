@@ -76,7 +76,7 @@ def dropped(name, count, in_all):
 
 
 def test_ends_are_reported_in_order_in_calls_of_limited_size(reports, gate):
-    """Ends that accumulate during a slow call are reported in a few calls after it."""
+    """Ends that accumulate during a slow call are reported afterwards in a few calls."""
     calls = []
     ends = reports(slow=blocked_by(gate, calls))
     ends.report([0])

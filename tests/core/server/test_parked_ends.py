@@ -190,7 +190,7 @@ def test_returned_job_is_parked_if_its_row_is_locked(shop):
 
 
 def test_deleted_job_with_a_parked_end_stops_being_held(shop):
-    """The end is refused, and a requeued job runs again."""
+    """The end is refused, and the job runs again if it is requeued."""
     job = shop.note.enqueue()
     shop.lock(job)
     shop.server.start()

@@ -194,7 +194,10 @@ def test_ready_needs_one_session_and_started_needs_all():
 
 
 def test_status_of_a_worker_process_is_read_from_its_memory():
-    """Values that the process has not reported yet are None. It may run jobs as long as its session lasts."""
+    """Values that the process has not reported yet are None.
+
+    The process may run jobs as long as its session lasts.
+    """
     memory, status = SharedMemory.create(2), ProcessStatus(place=0, pid=7, has_session=True, cpu_seconds=5.0)
     silent = reported(status, memory)
     memory.report(WorkerCounts(2, busy_threads=1), cpu_seconds=2.0, rss_bytes=4096)
@@ -277,7 +280,7 @@ def well():
 
 
 def test_page_is_sent_whole_and_the_connection_is_closed(listen):
-    """The response has its length and type and must not be cached. A query string is ignored."""
+    """The response contains its length and type and must not be cached. A query string is ignored."""
     port = listen({"/a": well})
 
     reply = send(port, b"GET /a?x=1 HTTP/1.1\r\n\r\n")

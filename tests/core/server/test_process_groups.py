@@ -156,7 +156,7 @@ def test_guard_ignores_the_signals_of_a_stop(start, guard):
 
 
 def test_group_that_cannot_be_guarded_is_not_registered(start, guard, monkeypatch):
-    """A group is not registered if the system cannot start the guard, for example."""
+    """For example, the system may be unable to start the guard."""
     process = start()
     with monkeypatch.context() as patched:
         patched.setattr(sys, "executable", "/nowhere/python")

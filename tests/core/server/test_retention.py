@@ -177,7 +177,7 @@ def test_pauses_stay_short_while_jobs_expire_quickly(process):
 
 
 def test_pauses_grow_again_after_a_backlog(process):
-    """Some time after the last slice that left jobs, the pauses of a new backlog start long again."""
+    """Some time after the last slice that left jobs, the pauses of a new backlog are long again."""
     process.lasting(0.001)
     for _ in range(100):
         process.slice()

@@ -109,7 +109,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_memory_can_be_read_after_the_death_of_its_writer(memory):
     """Another program inherits the descriptor and sets the size.
 
-    Its running jobs can be read after its death.
+    The program's running jobs can be read after its death.
     """
     job_id = new_id()
 

@@ -330,7 +330,7 @@ def test_failed_start_of_a_worker_process_is_retried(bench, monkeypatch):
 
 
 def test_server_ends_if_its_first_worker_process_cannot_start(monkeypatch):
-    """The server does not retry its first process, because the cause is a problem of the machine."""
+    """The server does not retry its first process, because the cause is a problem with the machine."""
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     printed = []
 
@@ -602,7 +602,7 @@ def test_retired_process_ended_by_an_operator_has_one_successor(bench):
 
 
 def test_starting_successor_replaces_a_process_ended_by_an_operator(bench):
-    """When the old process ends by order, its successor has no process to retire."""
+    """When the old process ends as ordered, its successor has no process to retire."""
     old = bench.with_session(ECHO)
     bench.read_orders(old)
     bench.supervisor._replace(old, "has 900 MB")
@@ -689,7 +689,7 @@ def test_first_ready_worker_process_opens_the_storage(fresh, tmp_path):
     ],
 )
 def test_server_ends_if_the_storage_cannot_be_used(fresh, url, code, printed):
-    """The server prints the reason in one line and sets the exit code; the worker process does not remain."""
+    """The server prints the reason in one line and sets the exit code; the worker process ends."""
     child = fresh.child("while True: pass")
 
     fresh.supervisor._introduce(child, ready(url))

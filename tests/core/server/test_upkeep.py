@@ -481,7 +481,7 @@ def test_jobs_that_must_not_overlap_end_with_the_right_to_run(scene, caplog):
 
 
 def test_job_does_not_time_out_before_its_process_is_ready(seldom):
-    """The job has not started. If it must not overlap, it still ends with the right to run."""
+    """The job has not started. If it must not overlap, it still ends when the right to run expires."""
     since = time.monotonic() - 60
     run = seldom.run(timeout_seconds=1.0, started=0.0, loading_since=since)
     must_not_overlap = seldom.run(started=0.0, loading_since=since)

@@ -197,7 +197,6 @@ def test_every_batch_counts_its_members_and_ends(seed):
 
 @pytest.mark.parametrize("seed", range(2))
 def test_row_storage_counts_the_same_as_memory(seed):
-    """The same operations lead to the same counts."""
     assert shown(walked(MemoryStorage(), seed)) == shown(walked(DictStorage(), seed))
 
 

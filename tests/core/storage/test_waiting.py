@@ -72,7 +72,7 @@ class Slow(Waiting):
     ids=["work", "interrupt"],
 )
 def test_event_or_interrupt_ends_a_current_wait(end, answer):
-    """Either a new job or an interrupt ends it. An interrupt returns False."""
+    """Either a new job or an interrupt ends the wait. After an interrupt, the wait returns False."""
     waiting, answers = Slow(), []
     thread = threading.Thread(target=lambda: answers.append(waiting.wait(["mail"], 60)))
     thread.start()

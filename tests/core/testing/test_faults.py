@@ -24,7 +24,7 @@ def job(name="a"):
 
 
 def test_method_fails_the_requested_number_of_times(storage):
-    """The requested number of calls raises without an effect, and the next call works."""
+    """The requested number of calls raise an error and have no effect. The next call succeeds."""
     storage.fail_next("insert", times=2)
 
     for _ in range(2):

@@ -229,7 +229,7 @@ def test_pytest_outcome_in_a_task_ends_the_test(shop, tester):
 
 
 def test_log_and_progress_of_a_job_are_stored(shop, tester):
-    """The log and progress of such a job can be read as usual."""
+    """They can be read as usual."""
 
     def speaks(context: JobContext) -> None:
         context.log("half way")

@@ -111,7 +111,7 @@ def test_audit_is_paged(client, fire):
 def test_system_page_shows_storage_settings_and_plugins(client, fire, monkeypatch):
     """The page shows the storage, each setting with its source, and the plugins; a switch is "on" or "off".
 
-    The round trip is the time to read one record, which requires a request to every storage, unlike its
+    The round trip is measured by reading one record, because not every storage needs a request to read its
     clock.
     """
     monkeypatch.setenv("FIRELOCK_POLL", "1")

@@ -150,7 +150,7 @@ def test_requeue_of_many_failed_members_first_opens_the_batch(fire, client, dash
 
 
 def test_members_and_jobs_of_inner_batches_are_counted_separately(fire, client):
-    """The page labels two counts: its own members, with each inner batch as one, and all jobs."""
+    """The page shows two counts: its own members, each inner batch counting as one, and all jobs."""
     outer = new_batch(fire, "outer")
     inner = new_batch(fire, "inner", outer=outer)
     for _ in range(3):

@@ -241,7 +241,7 @@ def test_history_of_a_deleted_running_job_grows(client, fire, send):
 
 
 def test_stopped_run_shows_its_last_activity_instead_of_an_end(client, fire, send):
-    """The delete is not the end of the run.
+    """The deletion does not end the run.
 
     The page shows when the job was ordered to stop, and its last sign of life.
     """

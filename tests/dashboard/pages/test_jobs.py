@@ -181,7 +181,7 @@ def test_enqueued_jobs_are_listed_oldest_first(client, send):
 
 
 def test_row_shows_state_word_and_tags_on_phones(client, send):
-    """The word is next to the queue, where a phone shows it; on wider screens the icon has that label."""
+    """On a phone, the word is next to the queue; on wider screens, it is the label of the icon."""
     send.enqueue(2)
 
     row = client.get("/jobs").text

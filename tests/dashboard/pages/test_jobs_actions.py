@@ -373,7 +373,7 @@ def test_csv_cells_never_begin_like_a_formula(client, fire, text):
 
 @pytest.mark.parametrize("target", ["export?format=xml", "export?format=csv&created=never", "all?verb=purge"])
 def test_invalid_export_is_refused(client, target):
-    """The response is an error before any data is sent; an unknown verb is an error too."""
+    """The response is an error before any data is sent; an unknown verb causes an error too."""
     assert 400 == client.get(f"/jobs/{target}").status
 
 

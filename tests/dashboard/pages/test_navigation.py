@@ -102,7 +102,7 @@ def test_navigation_is_not_a_page(client):
 
 
 def test_section_may_be_any_name_up_to_a_length(client):
-    """An unknown section marks nothing, and a name that is too long is an error."""
+    """For an unknown section, nothing is marked. A name that is too long causes an error."""
     assert 200 == client.get("/navigation?section=%22%3E%3Cscript%3E&part=nav").status
     assert 400 == client.get(f"/navigation?section={'x' * 300}&part=nav").status
 

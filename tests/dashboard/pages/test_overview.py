@@ -157,7 +157,7 @@ def test_regions_are_requested_separately(client, task, part):
 
 
 def test_regions_requested_together_show_one_reading(client, fire, task):
-    """Regions that are requested together are one response, in which navigation, tile and table agree."""
+    """Regions that are requested together are in one response, in which navigation, tile and table agree."""
     task.enqueue(1)
     client.get("/")
     task.enqueue_many([(n,) for n in range(2, 8)])
@@ -543,7 +543,7 @@ def test_depth_chart_shows_the_last_hour_and_links_keep_the_span(client, fire, t
 
 
 def test_day_tiles_draw_the_whole_day(client, fire, task):
-    """Failures of three hours ago are in both the number and the drawing, and the drawing has a caption."""
+    """Failures from three hours ago are included in the number and in the drawing, which has a caption."""
     task.enqueue(1)
     ended(fire, 180, outcome="failed", count=504)
     client.app.history.settle()

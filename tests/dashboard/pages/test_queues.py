@@ -298,7 +298,7 @@ def test_queue_page_shows_its_servers(fire, client, mail):
 
 
 def test_page_of_an_unknown_queue_is_not_found(client):
-    """The response is a 404 with the name."""
+    """The response is a 404 that contains the name."""
     answer = client.get("/queues/nowhere")
 
     assert 404 == answer.status

@@ -154,7 +154,7 @@ def test_tag_result_links_to_its_jobs(fire, client, shop):
 
 
 def test_exact_match_skips_the_search_in_arguments(client, shop):
-    """Arguments of jobs are not searched then; the search is only offered."""
+    """In this case, arguments of jobs are not searched, but a link offers the search."""
     assert ["/jobs?arg=city%3Aizmir"] == found(client, "city:izmir")["Jobs with this argument"]
     assert "Search arguments" in client.get("/search?q=city:izmir").text
 
@@ -186,7 +186,7 @@ def test_batches_and_limit_keys_are_found(client, mail, fire):
 def test_empty_or_unknown_text_has_no_results(client, shop):
     """An empty text and an unknown text have no results.
 
-    A text that is too long or contains a NUL is an error.
+    A text that is too long or contains a NUL causes an error.
     """
     assert {} == found(client, "")
     assert {} == found(client, "nowhere")

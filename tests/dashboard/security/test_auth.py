@@ -315,7 +315,10 @@ class Rule:
 
 
 def test_plugin_decides_before_auth(caplog):
-    """The plugin's result applies. If it has none, auth is called; if it fails, the visitor has no access."""
+    """If the plugin has a result, it applies; otherwise, auth is called.
+
+    If the plugin fails, access is denied.
+    """
     with closing(Firelock("memory://", plugins=[Rule()])) as fire:
         for auth, without in ((lambda _request: "admin", 200), (lambda _request: None, 403)):
             with closing(Browser(Dashboard(fire, auth=auth), peer=("8.8.8.8", 5))) as browser:
@@ -423,7 +426,7 @@ def test_hashes_of_one_password_differ():
     ids=ascii,
 )  # fmt: skip
 def test_invalid_users_raise_on_creation(users, options):
-    """Errors include no users, an empty password, a damaged hash and an unknown level.
+    """Causes are missing users, an empty password, a damaged hash or an unknown level.
 
     The message does not contain the password.
     """
@@ -469,7 +472,10 @@ def test_unknown_tokens_are_refused(sent):
     [{}, {"short": "read"}, {"x" * 16 + "ü": "read"}, {"a b" * 9: "read"}, {TOKEN: "root"}, {5: "read"}],
 )
 def test_invalid_tokens_raise_on_creation(tokens):
-    """Errors include no tokens, a short one and an unknown level; the message does not contain the token."""
+    """Causes are missing tokens, a short token or an unknown level.
+
+    The message does not contain the token.
+    """
     with pytest.raises(ConfigurationError) as error:
         bearer_tokens(tokens)
     assert TOKEN not in str(error.value)
@@ -634,7 +640,7 @@ def test_any_of_in_flask_accepts_login_or_token(app, flask_app):
 
 
 def test_fastapi_dependency_identifies_the_visitor(visit):
-    """The dependency may be plain or async, and the status of its HTTPException is that of the refusal.
+    """The dependency may be plain or async, and a refusal has the status of its HTTPException.
 
     The level is the same for all visitors or depends on what the dependency returned.
     """

@@ -208,7 +208,7 @@ def read_only(seeded):
 
 @pytest.mark.parametrize("route", [route for route in TABLE if route.is_action], ids=lambda route: route.path)
 def test_read_only_dashboard_has_no_actions(read_only, route):
-    """The routes of actions do not exist for any visitor."""
+    """Action routes do not exist for any visitor."""
     assert read_only.post(address(route.path)).status in {404, 405}
 
 

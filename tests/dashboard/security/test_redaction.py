@@ -217,7 +217,7 @@ def test_redact_mapping_applies_by_task():
 
 @pytest.mark.parametrize("more", ["password", ["ok", 5], [""], {"task": "field"}, {"task": None}, 5, [None]])
 def test_invalid_redact_raises_on_creation(more):
-    """Errors include a single name instead of a list, a number and nothing.
+    """Invalid values include a single name instead of a list, a number and None.
 
     The error is raised when the dashboard is created.
     """

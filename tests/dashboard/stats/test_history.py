@@ -211,7 +211,10 @@ def test_task_statistics_include_outcomes_and_durations(history, storage):
 
 
 def test_hours_with_runs_of_a_task_are_counted(history, storage):
-    """Summed hours and single minutes count alike: each hour once, and none before the last 24."""
+    """Summed hours and single minutes are treated alike.
+
+    Each hour counts once, and only the last 24 count.
+    """
     for minute in (-24 * 60, -600, -590, -20, -10, 0, 29):
         storage.record_metrics([rollup(minute)])
     storage.record_metrics([rollup(29, task="charge", outcome="failed")])
@@ -315,7 +318,7 @@ def runs_of(*durations):
     ],
 )
 def test_percentile_bound_respects_the_sum_of_durations(durations, p50, p95):
-    """The bound of a single run is its duration; otherwise it is the largest that sum and buckets allow."""
+    """The bound of a single run is its duration; otherwise, it is the largest value that the data allows."""
     run_sum = runs_of(*durations)
 
     assert pytest.approx(p50, abs=0.001) == run_sum.quantile(0.5)

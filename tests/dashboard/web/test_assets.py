@@ -261,7 +261,7 @@ def test_preferred_encoding_is_chosen(accepted, expected):
     ],
 )
 def test_path_outside_the_table_is_not_found(folder, path):
-    """No path leads out of the table: not upwards, not with another spelling, and not without a hash."""
+    """No path leads out of the table, neither upwards, nor with another spelling, nor without a hash."""
     answer = Assets(folder).response(path, Headers())
 
     assert 404 == answer.status_code

@@ -121,7 +121,7 @@ def test_hidden_region_appears_with_a_new_problem(tmp_path, serve, open_page):
 
 
 def test_live_chart_is_updated(stocked, tasks, served, open_page):
-    """The live chart shows what ended within the last seconds."""
+    """The live chart shows the attempts that ended within the last seconds."""
     page = open_page(served, "/?span=live")
     expect(page.locator("fl-chart canvas")).to_be_visible()
 

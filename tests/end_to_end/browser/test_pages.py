@@ -84,7 +84,10 @@ def test_unknown_page_or_invalid_request_shows_an_error_page(shop, guard, open_p
 
 @pytest.mark.parametrize("route", PAGES)
 def test_axe_finds_no_serious_violations(shop, places, open_context, route):
-    """axe finds nothing critical either, with all rules in light and narrow, and colour rules in dark."""
+    """axe finds no critical violations either.
+
+    All rules are checked in light mode and in a narrow window, and the colour rules in dark mode.
+    """
     context = open_context(shop, bypass_csp=True, reduced_motion="reduce", color_scheme="light")
     page = context.new_page()
     found = []
@@ -174,7 +177,7 @@ def test_row_is_completely_visible_on_a_phone(shop, places, open_context, route)
 
 
 def test_queue_on_a_phone_shows_count_wait_and_button(shop, open_context):
-    """The labels that are in the head of the table on wider screens are next to the figures."""
+    """The labels, which are in the table header on wider screens, are next to the figures."""
     page = open_context(shop).new_page()
     page.set_viewport_size(NARROW)
     page.goto("/queues")

@@ -70,7 +70,7 @@ def test_enter_waits_for_an_exact_name_match(page):
 
 
 def test_enter_opens_an_exact_tag(page, tasks):
-    """One customer's jobs need one step: Ctrl K, the tag, Enter. No list is searched for the tag."""
+    """One customer's jobs are opened in one step: Ctrl K, the tag, Enter. No list is searched for the tag."""
     tasks.add.enqueue(77)
     search_for(page, "order:77")
     page.keyboard.press("Enter")

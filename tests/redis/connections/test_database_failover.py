@@ -20,7 +20,7 @@ _SILENCE = 1.1  # seconds after which an idle connection is checked before its u
 
 
 def test_idle_client_finds_the_new_primary_after_a_failover(program):
-    """A client that was idle during a failover requests the primary from the Sentinels again.
+    """A client that was idle during a failover looks up the primary at the Sentinels again.
 
     The old primary has been restarted and acts as a primary for a moment. The client must not write to it.
     """

@@ -242,7 +242,7 @@ def test_healthy_server_has_no_findings(fields):
     ],
 )  # fmt: skip
 def test_problem_that_prevents_storing_jobs_is_an_error(fields, options, what):
-    """A problem that stops jobs now, when memory is full, or when the primary changes is an error."""
+    """A problem is an error if it stops jobs now, when memory is full, or when the primary changes."""
     assert [(True, what)] == found(fields, options=options)
 
 
@@ -291,7 +291,7 @@ def test_finding_lists_the_affected_nodes():
 
 @pytest.mark.parametrize("partitions", [1, 4])
 def test_finding_counts_jobs_that_were_set_aside(server, partitions):
-    """The finding names the key with their ids, and this key contains them."""
+    """The finding names the key that contains the ids of these jobs."""
     server.empty()
     fire = Firelock(server.url(options=f"partitions={partitions}"))
 

@@ -91,7 +91,7 @@ def test_scripts_use_names_instead_of_positions(name):
 
 
 def test_every_format_is_used_by_a_script():
-    """A format that no script names is read or written somewhere by positions."""
+    """If no script uses the name of a format, some code reads or writes the format by positions."""
     used = {found[1] for text in TEXTS.values() for found in NAMED.finditer(code_of(text))}
 
     assert FORMATS.keys() == used

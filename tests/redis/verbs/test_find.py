@@ -101,7 +101,7 @@ def drawn(chance, jobs):
 @alone_and_parted
 @pytest.mark.parametrize("seed", range(3))
 def test_pages_contain_exactly_the_matching_jobs(scene, seed):
-    """For every filter, the pages contain the same jobs in the same order as a check of each job."""
+    """For every filter, the pages contain the same jobs, in the same order, as if each job were checked."""
     chance = random.Random(seed)
     jobs = [scene.record(id) for id in live(scene, chance)]
 

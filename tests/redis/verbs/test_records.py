@@ -46,7 +46,7 @@ def paused(storage):
 
 
 def test_repeated_put_writes_again(database):
-    """A repeated call writes too, so a following WAIT also covers the first write, whose reply was lost."""
+    """A repeated call writes again, so a following WAIT also covers the first write, whose reply was lost."""
     change, call = RecordChange("kind", "key", "value", 0), database.database.connections.call
 
     def written():

@@ -365,7 +365,7 @@ def test_long_log_lines_are_sent_in_several_script_calls(database, server):
 def test_queue_name_with_white_space_is_refused(database, queue):
     """White space separates the words of a record.
 
-    So such a name is refused, with everything in the same call.
+    Such a name is therefore refused, together with everything else in the same call.
     """
     names = ("default", queue)
     jobs = [NewJob(name or "-", "t", "{}", "json", name, 0, State.ENQUEUED, BASE) for name in names]

@@ -120,7 +120,7 @@ def test_pruned_jobs_and_sessions_leave_only_counters(scene, server):
 
 
 def test_queue_without_jobs_is_forgotten(scene, server):
-    """A queue is counted as long as it has a job, and no longer after its last job was deleted."""
+    """A queue is counted as long as it has a job, but not after its last job was deleted."""
     at = scene.now()
     pruned, kept = scene.add(queue="mail"), [scene.add(queue="default") for _ in range(2)]
     scene.storage.apply([deletes(id, expires_at=at) for id in (pruned, kept[0])])
@@ -373,7 +373,7 @@ def test_script_reads_a_bounded_number_of_bytes(scene, server):
 def test_upkeep_continues_while_memory_is_full(scene, server):
     """The upkeep that drains a full server continues.
 
-    Sessions live and end, due jobs move, and expired jobs are pruned.
+    Sessions continue and end, due jobs move, and expired jobs are pruned.
     """
     at = scene.now()
     holder, other = scene.begin("a"), scene.begin("b", 60.0)

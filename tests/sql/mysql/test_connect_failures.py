@@ -105,7 +105,7 @@ def test_error_wrapped_by_the_engine_is_unwrapped():
 
 
 def test_missing_package_for_a_password_is_named():
-    """PyMySQL raises a RuntimeError for it."""
+    """PyMySQL raises a RuntimeError if the package is missing."""
     failure = read_failure(RuntimeError("'cryptography' package is required for sha256_password"))
 
     assert (failure.meaning, "pymysql[rsa]" in failure.text) == (Meaning.LASTING, True)

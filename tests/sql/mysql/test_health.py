@@ -99,7 +99,7 @@ def test_mysql_is_described_as_untested():
 
 
 def test_description_of_the_server_is_complete(mariadb):
-    """The description contains the version, the durability, and that servers are not notified."""
+    """The description contains the version, the durability, and the fact that servers are not notified."""
     with closing(Firelock(mariadb.url())) as fire:
         description = fire.storage.describe()
         features = fire.storage.features

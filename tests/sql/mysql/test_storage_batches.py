@@ -434,7 +434,7 @@ def test_requeue_in_a_callers_transaction_clears_earlier_failures(scene, holder,
 
 
 def test_batch_does_not_end_before_its_last_member(scene, mariadb):
-    """Other threads add and end members, and two threads fold, all concurrently."""
+    """Other threads add and end members while two threads fold."""
     batch_id, [last] = store_batch(scene)
     holder = scene.begin()
     [running] = scene.claim(holder)

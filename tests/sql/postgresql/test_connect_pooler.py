@@ -49,7 +49,7 @@ def test_pooler_is_detected(pgbouncer):
 def test_polling_because_of_a_pooler_is_logged_once(pgbouncer, caplog):
     """One log line states that servers find work by polling.
 
-    The description, which `doctor` shows, contains it too.
+    The description, which `doctor` shows, states this too.
     """
     with closing(open_url(pgbouncer.url())) as storage, caplog.at_level(logging.INFO, logger="firelock_sql"):
         for _ in range(3):
