@@ -186,7 +186,7 @@ def session(fire, name="session-a"):
     return name
 
 
-def test_worker_process_stopped_before_its_session_ends_properly(child):
+def test_worker_process_stopped_before_it_has_a_session_ends_properly(child):
     """A process without a session holds no jobs."""
     child.send_order('{"stop": 0}')
 
