@@ -57,7 +57,7 @@ class JobContext:
     _console: Console
     _cancelled: bool = False
     cancel_reason: str = ""
-    args: tuple[object, ...] = ()  # decoded, without the context
+    args: tuple[object, ...] = ()  # the decoded arguments, without the context
     kwargs: Mapping[str, object] = attrs.Factory(dict)
     _resources: OpenResources | None = None
     server: str = ""  # the name of the server that runs the job

@@ -297,12 +297,12 @@ class TaskInfo:
     retry: RetryPolicy = attrs.field(factory=Retry, converter=check_retry)
     timeout_seconds: float | None = attrs.field(default=None, converter=to_timeout_seconds)
     keep_seconds: float | None = attrs.field(default=None, converter=to_keep_seconds)  # of succeeded jobs
-    tags: tuple[str, ...] = attrs.field(default=(), converter=to_tags)  # may contain {parameter}
+    tags: tuple[str, ...] = attrs.field(default=(), converter=to_tags)  # tags may contain {parameter}
     aliases: tuple[str, ...] = attrs.field(default=(), converter=to_aliases)
     executor: Executor = attrs.field(default=Executor.AUTO, converter=_to_executor)
     on_risk: OnRisk = attrs.field(default=OnRisk.CONTINUE, converter=_to_on_risk)
     max_host_losses: int = attrs.field(default=MAX_HOST_LOSSES, converter=check_host_losses)
-    is_remote: bool = False  # a stub, which can be enqueued but never runs here
+    is_remote: bool = False  # whether it is a stub, which can be enqueued but never runs here
     is_async: bool = False
     takes_context: bool = False
     resources: Mapping[str, Resource] = attrs.field(

@@ -29,7 +29,7 @@ _APP = re.compile(r" \b(?:your_)?app:fire\b")
 class Called:
     """The form in which this command line was called."""
 
-    program: str  # "firelock", "python manage.py firelock"
+    program: str  # for example "firelock" or "python manage.py firelock"
     find_app: Callable[[], str | None] = lambda: None  # the app's name; "" if commands need no app argument
 
 

@@ -111,7 +111,7 @@ class Place:
 
     file: Path
     is_kept: bool
-    given: str | None = None  # the URL of the user's own storage
+    given: str | None = None  # the URL that the user passed
 
     @property
     def url(self) -> str:
@@ -233,7 +233,7 @@ def _died(server: subprocess.Popen[bytes]) -> Problem:
 
 
 _DECLINES = (82, 9, 6, 3)  # per 100 cards: charged at the first, second or third try, or after a requeue
-_REMINDED = 0.3  # share of the customers
+_REMINDED = 0.3  # share of customers who get a reminder
 _FIRST_ORDERS = 20  # orders without a delay between them
 _PHOTOS_EACH, _REPORT_EACH, _CATALOGUE_EACH = 16, 40, 60  # one of each is created after this many orders
 
@@ -392,7 +392,7 @@ class Happened:
     """An event of a job, with its time in seconds since the start of the demo."""
 
     seconds: float
-    word: str  # a state, or "retry" or "log"
+    word: str  # a state, "retry" or "log"
     task: str
     text: str
 

@@ -13,7 +13,7 @@ from firelock.cli.source import project_table
 if TYPE_CHECKING:
     from firelock.cli.screen import Screen
 
-_LONGEST = 64 * 1024  # bytes of a response
+_LONGEST = 64 * 1024  # maximum number of bytes in a response
 _EVERY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - for requests only
 _OK, _UNAVAILABLE = 200, 503
 

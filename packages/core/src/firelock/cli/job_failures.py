@@ -26,8 +26,8 @@ _COLUMNS = (
     Column("ERROR"),
     Column("NOTE"),
 )
-_MOST = 500  # causes
-_GROUPED = 10_000  # the newest failed jobs that a storage groups
+_MOST = 500  # maximum number of causes
+_GROUPED = 10_000  # number of the newest failed jobs that a storage groups
 _ERROR_LIMIT = 200
 
 

@@ -58,7 +58,7 @@ _COLUMNS = (
     Column("NOTE"),
 )
 _NOTE_LIMIT = 200
-_FIRST = 10  # ids stored in an entry of the audit
+_FIRST = 10  # maximum number of ids stored in an entry of the audit
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

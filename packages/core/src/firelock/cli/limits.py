@@ -39,7 +39,7 @@ _WAITING_COLUMNS = (
     Column("STARTS ABOUT", is_whole=True),
     Column("HELD BY"),
 )
-_FIRST = 10  # waiting jobs that `show` lists
+_FIRST = 10  # number of waiting jobs that `show` lists
 _PAGE_LIMIT = 500
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|[smhd]?)\Z", re.ASCII)
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}

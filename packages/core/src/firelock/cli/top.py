@@ -92,9 +92,9 @@ class Snapshot:
     queues: Sequence[QueueView]
     waits: Mapping[str, int]  # when the oldest enqueued job of each queue began to wait
     held: Mapping[str, int]  # jobs at the head of each queue that limits hold; counted up to 100
-    servers: Sequence[ServerView]  # without lost and ended servers
-    running: Sequence[JobRecord]  # longest-running first
-    failed: Sequence[JobRecord]  # newest first
+    servers: Sequence[ServerView]  # servers, except lost and ended ones
+    running: Sequence[JobRecord]  # running jobs, longest-running first
+    failed: Sequence[JobRecord]  # failed jobs, newest first
 
 
 def read_snapshot(app: Firelock) -> Snapshot:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from firelock.storage import Record
 
 KEPT = 10_000
-PRUNES_EVERY = 250  # new entries between two prunings, counted over all processes
+PRUNES_EVERY = 250  # number of new entries between two prunings, counted over all processes
 _KIND, _COUNT = "audit", "audit_count"
 _TEXT_LIMIT, _TARGET_LIMIT, _DETAIL_LIMIT = 200, 500, 4_096
 
@@ -34,7 +34,7 @@ class AuditEntry:
     id: str  # later entries have smaller ids
     at: datetime
     action: str  # a word for the action, for example "queue.pause"
-    target: str  # the object of the action: a job's id, a queue's name, a count
+    target: str  # the object of the action, such as a job's id, a queue's name or a count
     by: str  # the user, under the name that the caller gave
     origin: str  # where it was done: "dashboard", "cli" or a name chosen by the caller
     detail: Mapping[str, JsonValue] | None  # other facts, never arguments or secrets

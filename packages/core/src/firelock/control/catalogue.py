@@ -49,18 +49,18 @@ class TaskEntry:
     priority: int
     retry: str  # a readable description
     timeout_seconds: float | None
-    executor: str  # auto or process
+    executor: str  # "auto" or "process"
     is_async: bool
     aliases: tuple[str, ...]
-    tags: tuple[str, ...]  # templates, which can contain {parameter}
+    tags: tuple[str, ...]  # templates of tags, which can contain {parameter}
     signature: str  # "create_report(day: str)"; long defaults are shortened
     summary: str  # the first paragraph of the docstring, shortened
-    place: str  # module:line
+    place: str  # the place of the function, as module:line
     version: str  # Firelock's version on that server
     seen_at: datetime | None  # when a server last stored it; None if no server has
     is_registered_here: bool  # whether this app can enqueue it
-    parameters: tuple[ParameterOutline, ...] | None = None  # None: unknown to the server
-    keep_seconds: float | None = None  # retention of succeeded jobs; None: as in the settings
+    parameters: tuple[ParameterOutline, ...] | None = None  # None if the server does not know them
+    keep_seconds: float | None = None  # retention of succeeded jobs; None for that of the settings
     limits: tuple[Limit | Turns, ...] = ()
     unique: Unique | Debounce | None = None
     start_before: timedelta | datetime | None = None

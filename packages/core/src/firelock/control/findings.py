@@ -47,7 +47,7 @@ _HOUR = 60 * _MINUTE
 _WIDEST_SKEW = 2 * _MICROS
 _LOST_LATELY = 60 * _MINUTE
 _LATE_WAIT = 5 * _MINUTE  # a job is overdue this long after its wait has timed out
-_MANY_PAUSED = 100  # jobs that wait because of a pause
+_MANY_PAUSED = 100  # number of jobs that wait because of a pause
 _FORGOTTEN = 60 * _MINUTE  # a limit paused for this long may have been forgotten
 _KEYS = 500  # number of limit keys that are read
 _FEWEST_RUNS = 10  # with fewer runs, a failure rate is meaningless
@@ -59,7 +59,7 @@ _RUNNING = 100  # number of running jobs that are read, oldest start first
 _SAMPLE, _PAGE, _NAMED = 2_000, 500, 5
 _QUEUES, _FIRST_JOBS = 50, 200  # queues whose first job is read; longest-waiting jobs that are read
 _RECURRING = 2_000
-_GROUPS = 20  # failure groups that are read
+_GROUPS = 20  # number of failure groups that are read
 _MANY_FAILED = 100  # minimum number of one task's failed jobs for a finding that reports them
 _SHARED = 200  # a task's newest failures that are read for the share of muted causes
 _CAUSES = "cause"  # the kind of record in which dashboards store the causes of failures and their mutes
@@ -106,7 +106,7 @@ class Sampled:
     first_in_vain: Mapping[str, JobRecord] = attrs.Factory(dict)  # one continuation per failed parent
     flows_in_vain: Mapping[str, str] = attrs.Factory(dict)  # names of these continuations' batches, by id
     batches_in_vain: Sequence[str] = ()  # failed parents that are batches
-    limits: Sequence[LimitView] = ()  # the first 500 keys
+    limits: Sequence[LimitView] = ()  # the first 500 limit keys
     limit_names: Sequence[LimitName] = ()
     unlimited: Mapping[str, int] = attrs.Factory(dict)  # enqueued jobs without limits, by task with limits
     too_costly: Mapping[str, int] = attrs.Factory(dict)  # largest cost by key, if above the key's burst
@@ -208,7 +208,7 @@ def _now(_name: str, read: Callable[[], _T]) -> _T:
 class KeptReadings:
     """A cache that keeps each reading for some seconds, for one thread that reads repeatedly."""
 
-    ages: Mapping[str, float]  # seconds, by the name of the reading; other readings are not kept
+    ages: Mapping[str, float]  # seconds by the name of the reading; other readings are not kept
     monotonic: Callable[[], float] = time.monotonic
     _kept: dict[str, tuple[float, Any]] = attrs.field(factory=dict, init=False)
 

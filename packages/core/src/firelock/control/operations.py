@@ -95,7 +95,7 @@ class Operation:
     verb: Verb
     where: JobFilter  # its `until` is when the operation was started, or earlier
     contains: Mapping[str, str]  # strings to find in "argument" and "error"; empty for none
-    by: str  # who started it
+    by: str  # the user who started it
     reason: str  # the reason in the jobs' histories
     started_at: datetime
     updated_at: datetime  # the time of the last chunk, or of the operation's end
@@ -106,9 +106,9 @@ class Operation:
     queue: str | None = None  # the new queue, for a move
     priority: int | None = None  # the new priority, for a move
     expected: int | None = None  # number of matching jobs at the start; None if counting requires a search
-    total_seen: int = 0  # jobs that were read; with `contains`, not all of them match
+    total_seen: int = 0  # number of jobs that were read; with `contains`, not all of them match
     changed: int = 0
-    skipped: int = 0  # jobs in an unsuitable state, or changed in the meantime
+    skipped: int = 0  # number of jobs in an unsuitable state, or that changed in the meantime
     missing: int = 0  # pruned in the meantime
     first_ids: tuple[str, ...] = ()  # the ids of the first ten changed jobs
     cursor: str | None = None  # the cursor of the next page
@@ -236,14 +236,14 @@ def _names(kind: type[attrs.AttrsInstance]) -> frozenset[str]:
     return frozenset(cast("Mapping[str, object]", attrs.fields_dict(kind)))
 
 
-KEPT = 200  # ended operations that are kept
+KEPT = 200  # number of ended operations that are kept
 PACE = 3.0  # pause, in durations of a chunk, so that workers on a busy SQLite file keep their rate
 JOBS_A_SECOND = 2_500  # upper bound for fast chunks, which share processors and Redis with the workers
 _KIND = "operation"
 _IDS_KIND = "operation_ids"  # ids of requeued jobs, one record per chunk; the outcome is read with them
-_IDS_KEPT = 2_000  # ids per operation; if there are more, the outcome covers only the first jobs
+_IDS_KEPT = 2_000  # maximum number of ids per operation; the outcome covers only these jobs
 _CHUNK = 500
-_CHUNKS = 200  # chunks that are read for an outcome
+_CHUNKS = 200  # maximum number of chunks that are read for an outcome
 _TEXT_LIMIT = 500
 _CONTAINS = ("argument", "error")
 _LOCK_LIFE = 30.0

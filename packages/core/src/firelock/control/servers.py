@@ -24,7 +24,7 @@ _MODES = ("quiet", "resume", "stop")
 _END = "end "  # the prefix of an order to end a session; the session's id follows
 _ORDERS_AT_ONCE = 1_000
 _MICROS = 1_000_000
-_OVERDUE_AFTER = 0.6  # share of the session's timeout; enough time for at least three renewals
+_OVERDUE_AFTER = 0.6  # share of the session's timeout, which is enough for at least three renewals
 
 
 RETIRED = "retired"
@@ -111,7 +111,7 @@ class ServerView:
         """The queues from which it claims jobs, in its order; None for all queues."""
         if self.queues == "*":
             return None
-        return tuple(each.partition(":")[0] for each in self.queues.split(","))  # without weights
+        return tuple(each.partition(":")[0] for each in self.queues.split(","))  # the names without weights
 
     def listens_to(self, queue: str) -> bool:
         """Return whether it claims jobs from this queue when it is not quiet."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 APPROVAL = "approval"  # the kind of the records, and the path of the page
 CHOICES_LIMIT = 20
 TEXT_LIMIT = 500  # maximum number of characters in a question, a choice's label or a name
-_VALUE_LIMIT = 16 * 1_024  # characters of all the answers of one link
+_VALUE_LIMIT = 16 * 1_024  # maximum number of characters of all answers of a link
 _PRUNED = 100  # maximum number of expired links that are deleted when a link is created
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}\Z")
 

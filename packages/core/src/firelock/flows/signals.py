@@ -47,7 +47,7 @@ TIMED_OUT = "timeout"
 """The author of the memo that a job writes itself if no signal is sent in time."""
 
 _NOT_STORED = "Job {job} is not stored: the id is wrong, or it has been pruned."
-_ENDED = frozenset({State.SUCCEEDED, State.DELETED})  # permanently: a failed job can be requeued
+_ENDED = frozenset({State.SUCCEEDED, State.DELETED})  # permanently; a failed job can be requeued
 _LONGEST_NAME = 200
 _LONGEST_AUTHOR = 200
 

@@ -541,7 +541,7 @@ class JobSteps:
             for at, answer in zip(places, answers, strict=True)
             if isinstance(answer, Duplicate)
         }
-        if others:  # another job has the unique key: wait for that job
+        if others:  # another job has the unique key, so wait for that job
             all_ids = [others.get(at, job_id) for at, job_id in enumerate(all_ids)]
             yield from self._name(name, all_ids)
         return all_ids

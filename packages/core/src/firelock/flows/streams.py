@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _EVERY = 0.1  # seconds
-_FULL = 16 * CHUNK_BYTES  # bytes of one run; from this size on, the emitting thread must flush itself
+_FULL = 16 * CHUNK_BYTES  # bytes of one run's unstored output above which the emitting thread must flush
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 
 
@@ -36,8 +36,8 @@ class _Stream:
     """The part of a stream's output that is not stored yet."""
 
     parts: list[str] = attrs.Factory(list)
-    size: int = 0  # bytes of the parts
-    chunks: int = 0  # created so far
+    size: int = 0  # total bytes of the parts
+    chunks: int = 0  # number of chunks created so far
     stored: int = 0  # bytes of this run and earlier ones, as last returned by the storage
     emitted: int = 0  # bytes of this run since then
 
@@ -62,7 +62,7 @@ class EmittedStreams:
         self._sending = threading.Lock()  # allows only one flush at a time, to keep the chunks in order
         self._streams: defaultdict[str, _Stream] = defaultdict(_Stream)
         self._unsent: list[Chunk] = []
-        self._size = 0  # bytes of all streams' parts
+        self._size = 0  # total bytes of all streams' parts
 
     @property
     def has_much(self) -> bool:

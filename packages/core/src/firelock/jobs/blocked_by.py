@@ -17,7 +17,7 @@ from firelock.model.text import span
 from firelock.storage import Feature, Storage
 
 _KIND = "limit"
-_HEAD = 100  # jobs that are checked at the head of a queue
+_HEAD = 100  # number of jobs that are checked at the head of a queue
 _NONE_AHEAD: Mapping[str, int] = {}
 _KEYS = 50  # maximum number of keys that are read for the heads of queues
 

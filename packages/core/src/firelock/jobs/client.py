@@ -73,7 +73,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
-_NO_PLACE = {threading.__file__, thread.__file__}  # first frames of the thread in which an async method runs
+_NO_PLACE = {threading.__file__, thread.__file__}  # files of a thread's first frames
 _is_awaited = ContextVar(
     "firelock_is_awaited", default=False
 )  # whether this thread works for an async method

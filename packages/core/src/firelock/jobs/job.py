@@ -801,7 +801,7 @@ class FailedAttempt(_View):
 class JobLogLine(_View):
     """One line of a job's log."""
 
-    number: int  # ascending within the job; the cursor of pages
+    number: int  # a number that increases within the job; the cursor of pages
     at: datetime
     level: str
     text: str

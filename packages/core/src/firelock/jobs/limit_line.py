@@ -19,7 +19,7 @@ from firelock.storage import Feature, Storage
 
 _MINUTE = 60 * SECOND
 _WINDOW = 60 * _MINUTE  # micros; run times are estimated from the runs that ended in this period
-_ENDS = 2  # the number of a page's jobs whose places in the lines of other keys are read one by one
+_ENDS = 2  # number of a page's jobs whose places for other keys are read one by one
 _LATEST = 250_000_000_000 * SECOND  # the year 9892; a datetime cannot represent much later times
 _KEYS = 10  # maximum number of keys that a page reads, because each read visits every lane
 _FRONT = 200  # maximum number of jobs in front that are read for a bound
@@ -165,7 +165,7 @@ class _Bounds:
 
     def __init__(self, keys: KeyReads, records: Sequence[JobRecord], timeout: TimeoutOf) -> None:
         self._keys, self._records, self._timeout = keys, records, timeout
-        self._lasting: dict[str, Lasting] = {}  # by key
+        self._lasting: dict[str, Lasting] = {}  # maximum run durations by key
         self._ends: defaultdict[str, list[float]] = defaultdict(list)  # latest ends of jobs in front, by key
         self._passed: list[float] = []  # latest end times of the overtaken jobs
 
@@ -226,7 +226,7 @@ class _Page:
         self._keys = KeyReads(storage, now)
         self._run_time = _run_time(storage, {record.task for record in records}, now)
         self._seen: Counter[str] = Counter()
-        self._passed = 0  # overtaken rows before the next one
+        self._passed = 0  # number of overtaken rows before the next one
         keys = [[use.key for use in _uses(record)] for record in records]
         shared = [one for one in keys[0] if one != key and all(one in of for of in keys)]
         wanted = dict.fromkeys([key, *shared, *(one for of in keys for one in of)])

@@ -57,9 +57,9 @@ __all__ = [
 ]  # fmt: skip
 
 WINDOW = 256  # maximum number of lanes that one claim checks
-_FEWEST_READ = 8  # the minimum number of lanes that are read together
+_FEWEST_READ = 8  # minimum number of lanes that are read together
 _RECHECK_ABOVE = 64  # the jobs are read if more holders are listed, and twice as many as the last check found
-_COUNTED = 10_000  # keys for which the number found by the last check is kept
+_COUNTED = 10_000  # maximum number of keys whose last number of holders is kept
 _PATIENT_WALKS = 32  # number of searches that wait for locked keys after a search has found one in every lane
 _IMPATIENT_WALKS = 100  # number of searches that do not wait for locked keys after one has waited in vain
 _PASSES = 8  # maximum number of searches per claim; costs can close lanes, which requires another search
@@ -284,7 +284,7 @@ class KeyUsage:
     settings: LimitSettings
     listed: list[str]  # the holders in its row
     running: int  # the maximum number of jobs that hold it, including planned starts
-    next_arrival_at: float  # including planned starts
+    next_arrival_at: float  # the time up to which its rate is used, including planned starts
     recheck_above: int  # if more holders are listed, the jobs are read, because the list is probably outdated
     returning: str | None = None  # the strict holder if it waits to be claimed again
     returning_in: tuple[str, str] | None = None

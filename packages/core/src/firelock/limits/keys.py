@@ -21,9 +21,9 @@ from firelock.model.limit import Admission, UniqueUse, Until, read_admission, wr
 from firelock.model.text import shown
 
 MAX_LIMITS = 4
-_MAX_TOGETHER = 512  # characters of all limit keys of a job
+_MAX_TOGETHER = 512  # maximum number of characters of all limit keys of a job
 _MAX_COST = 1_000_000_000
-_REMEMBERED = 1_000  # combinations of arguments per task
+_REMEMBERED = 1_000  # maximum number of cached combinations of arguments per task
 
 
 def to_limits(limits: Iterable[Limit | Turns] | None) -> tuple[Limit | Turns, ...]:

@@ -32,7 +32,7 @@ class JobFacts:
     state: State
     attempt: int
     crashes: int
-    is_held: bool  # a session has it, running or as a tail
+    is_held: bool  # whether a session has it, running or as a tail
     enqueued_at: int | None
     admission: Admission
 

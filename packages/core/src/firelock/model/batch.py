@@ -15,7 +15,7 @@ class BatchRules:
     """
 
     name: str  # a display name
-    fails_fast: bool = False  # the first failure stops the remaining members
+    fails_fast: bool = False  # whether the first failure stops the remaining members
     keeps: tuple[int | None, int | None, int | None] = (None, None, None)
     """Microseconds for which the batch is kept after success, failure or deletion; None means forever."""
 
@@ -36,16 +36,16 @@ BATCH_TASK = "firelock:batch"
 class BatchCounts:
     """The counts of a batch's own members at one point in time, without the members of inner batches."""
 
-    total: int = 0  # members; an inner batch counts as one
+    total: int = 0  # number of members; an inner batch counts as one
     active: int = 0  # members that can still change state on their own, or still run although deleted
     waiting: int = 0  # members that wait for another member
     succeeded: int = 0
     failed: int = 0
     deleted: int = 0
-    is_held: bool = False  # its creator is still adding members
-    is_unopened: bool = False  # it has not opened because a job that it waits for has not ended
-    is_cancelled: bool = False  # permanent
-    is_stopping: bool = False  # a member has failed, so the remaining members are being stopped
+    is_held: bool = False  # whether its creator is still adding members
+    is_unopened: bool = False  # whether it has not opened, because a job that it waits for has not ended
+    is_cancelled: bool = False  # whether it was cancelled, which is permanent
+    is_stopping: bool = False  # whether a member has failed, so that the remaining members are being stopped
     batches: int = 0  # members that are batches
 
     @property
@@ -67,7 +67,7 @@ class DeepBatchCounts:
     run, the counts can be off by the number of jobs that changed during the reading.
     """
 
-    total: int  # jobs
+    total: int  # number of jobs
     active: int  # jobs that can still change state on their own, or still run although deleted
     waiting: int  # jobs that wait for another member
     succeeded: int

@@ -261,7 +261,7 @@ class _ClockReading:
 
     at: float  # elapsed seconds
     base: int  # the storage's time, without the offset of a test
-    took: float  # seconds
+    took: float  # duration of the reading, in seconds
     until: float  # elapsed seconds
     wall_least: float  # seconds by which the wall clock is ahead of elapsed seconds, until it is set
     wall_most: float

@@ -53,9 +53,9 @@ class Input:
 class Relations:
     """The relations of a job to other jobs, except the parents for which it waits; usually empty."""
 
-    batch_id: str | None = None  # the batch of which it is a member; never changes
+    batch_id: str | None = None  # the batch of which the job is a member; it never changes
     caller_id: str | None = None  # the job that created it within a step and waits for its result
-    inputs: tuple[Input, ...] = ()  # the results of the parents whose edges have `carries`
+    inputs: tuple[Input, ...] = ()  # the places for the results of parents whose edges have `carries`
     batch: BatchRules | None = None  # set if the job is a batch
     unread: str | None = (
         None  # the stored string, if this release cannot read all of it: see `read_relations`

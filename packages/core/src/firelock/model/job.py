@@ -99,7 +99,7 @@ class ClaimedJob:
     attempt: int  # the number of this attempt, from 1; grows with each claim unless the attempt is given back
     retries: int  # retries scheduled since the creation or the last requeue
     crashes: int  # runs that ended because their process died
-    fence: int  # grows with each claim of this job
+    fence: int  # a number that grows with each claim of this job
     created_at: int
     enqueued_at: int  # when it last became enqueued, by the storage's clock
     claimed_at: int
@@ -135,8 +135,8 @@ class ClaimedJob:
 class ErrorInfo:
     """The failure of an attempt, as strings; exceptions are never rebuilt from it."""
 
-    type: str  # module.Qualname of the exception
-    message: str  # at most 1,000 characters
+    type: str  # the class of the exception, as module.Qualname
+    message: str  # the message, at most 1,000 characters
     fingerprint: str  # the same for failures of the same kind at the same place
     traceback: str | None = None  # limited in size; lines of the application's own frames begin with "→ "
 
@@ -170,7 +170,7 @@ class JobHistory:
     """The history and errors of a job; both lists are empty for an unknown job."""
 
     entries: list[HistoryEntry]  # the creation, then each transition that was not silent
-    errors: list[FailedAttempt]  # oldest first, at most the last 20
+    errors: list[FailedAttempt]  # the last failed attempts, at most 20, oldest first
 
 
 @attrs.frozen
@@ -187,7 +187,7 @@ class Progress:
 class LogLine:
     """One line that a job logged."""
 
-    number: int  # ascends within the job; used as the cursor of a page
+    number: int  # a number that increases within the job; used as the cursor of a page
     at: int
     level: str
     text: str
@@ -249,7 +249,7 @@ class JobRecord(Standing):
     recurring_id: str | None = None
     meta_json: str | None = None
     error: ErrorInfo | None = None  # the last failure, without its traceback
-    result: str | None = None  # serialized; None until succeeded
+    result: str | None = None  # the serialized result; None until the job has succeeded
     result_absent: str | None = None  # the reason why a succeeded job has no result
     parents: tuple[Edge, ...] = ()
     progress: Progress | None = None  # as last reported; stored separately, so `find` may omit it
@@ -307,9 +307,9 @@ class Transition:
     claimed_at: int | None = None
     started_at: int | None = None
     server: str | None = None
-    gives_back: bool = False  # the attempt does not count: attempt − 1
-    retries: int | None = None  # new value; None: unchanged
-    crashes: int | None = None  # new value; None: unchanged
+    gives_back: bool = False  # whether the attempt does not count, so that 1 is subtracted
+    retries: int | None = None  # the new value; None if it does not change
+    crashes: int | None = None  # the new value; None if it does not change
     due_at: int | None = None  # due time of a scheduled job
     error: ErrorInfo | None = None  # replaces the last error; its traceback is kept under `attempt`
     result: str | None = None
@@ -367,8 +367,8 @@ class Move:
     from_states: frozenset[State]  # the job must be in one of these states; a subset of `lifecycle.WAITING`
     at: int  # timestamp for the history
     reason: str
-    queue: str | None = None  # None: unchanged
-    priority: int | None = None  # None: unchanged
+    queue: str | None = None  # the new queue; None if it does not change
+    priority: int | None = None  # the new priority; None if it does not change
 
 
 @attrs.frozen
@@ -393,10 +393,10 @@ class JobFilter:
     recurring_id: str | None = None
     id_prefix: str | None = None
     parent_id: str | None = None  # the continuations of a job
-    since: int | None = None  # inclusive; for the time by which the list is ordered: see `Storage.find`
+    since: int | None = None  # inclusive; refers to the time by which the list is ordered: see `Storage.find`
     until: int | None = None  # exclusive
     is_retrying: bool | None = None
-    by_due: bool | None = None  # True: only scheduled jobs, ordered by `due_at`
+    by_due: bool | None = None  # if True, only scheduled jobs, ordered by `due_at`
     batch_id: str | None = None  # the members of a batch
 
 

@@ -39,9 +39,9 @@ class UniqueUse:
     key: str  # as stored: the name that owns the task's unique keys, a space, and the key
     until: Until = Until.ENDED
     at_least: int = 0  # minimum duration for which the key is taken after the job took it, in microseconds
-    keeps_last: bool = False  # the call's arguments, tags, priority and limits replace those of the job
+    keeps_last: bool = False  # whether the call's arguments, tags, priority and limits replace the job's
     raises: bool = False  # the call raises `DuplicateJob`; otherwise it returns the job that has the key
-    wait: int | None = None  # microseconds by which a call delays the job, which is debounced
+    wait: int | None = None  # set for a debounced job: microseconds by which each call delays it
     max_wait: int | None = None  # the longest delay since the first call, in microseconds
     # Fields of a newer release, as JSON; written back unchanged. The other fields are read by position.
     more: str | None = attrs.field(default=None, kw_only=True)
@@ -79,7 +79,7 @@ class KeyState:
 class WaitingJobs:
     """A part of the line of jobs that wait for a limit's key."""
 
-    ids: tuple[str, ...]  # in the order of the line
+    ids: tuple[str, ...]  # ids of the waiting jobs, in order
     place: int | None = None  # number of jobs before the requested job; 10,000 means 10,000 or more
     is_cut: bool = False  # whether more lanes exist than a line includes, so that places are lower bounds
 

@@ -12,7 +12,7 @@ class Record:
     kind: str
     key: str
     value: str  # a JSON string
-    version: int  # starts at 1; each change adds 1, and it never decreases, even after a delete and a new put
+    version: int  # starts at 1 and increases by 1 with each change; it never decreases, even after a delete
     due_at: int | None = None  # `due_records` returns it from this time on; None for never
 
 
@@ -23,5 +23,5 @@ class RecordChange:
     kind: str
     key: str
     value: str
-    expected_version: int  # 0: no record is stored
+    expected_version: int  # 0 if no record may exist yet
     due_at: int | None = None

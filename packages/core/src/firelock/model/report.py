@@ -29,9 +29,9 @@ class Rollup:
     minute: int  # start of the minute, in microseconds
     task: str
     queue: str
-    outcome: str  # succeeded, failed, deleted, retried, crashed
+    outcome: str  # succeeded, failed, deleted, retried or crashed
     count: int
-    duration: int  # sum, in microseconds
+    duration: int  # total duration, in microseconds
     histogram: tuple[int, ...]  # one count per bucket of DURATION_BUCKETS, and one for longer durations
 
 

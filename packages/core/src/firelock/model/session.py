@@ -25,9 +25,9 @@ class ClaimRequest:
 
     # The queues, in the order in which jobs are claimed; None means all queues in equal shares.
     queues: Sequence[str] | None
-    limit: int  # maximum number of jobs
+    limit: int  # the maximum number of jobs to claim
     session: str
-    now: int  # timestamp of the claimed jobs
+    now: int  # the timestamp of the claimed jobs
     # The tasks whose jobs are not claimed; such a claim checks a bounded number of candidates.
     left_out: Collection[str] = ()
 

@@ -44,7 +44,7 @@ class TaskCall:
     task: str
     args: tuple[object, ...]
     kwargs: Mapping[str, object]
-    options: Mapping[str, object]  # given to `using(...)` and to the method that creates the job
+    options: Mapping[str, object]  # the options passed to `using(...)` and to the method that creates the job
 
 
 @attrs.frozen

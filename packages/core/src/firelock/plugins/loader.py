@@ -56,8 +56,8 @@ T = TypeVar("T")
 
 _SELECTION = "FIRELOCK_PLUGINS"
 
-_SHOWN_NAMES = 10  # plugins named in one message
-_CAUSES = 20  # chained exceptions of one error that are searched for a password
+_SHOWN_NAMES = 10  # maximum number of plugins named in one message
+_CAUSES = 20  # maximum number of chained exceptions that are searched for a password
 # The dashboard defines these hooks. Plugins may implement them even if the dashboard is not installed.
 _DASHBOARD_HOOKS = frozenset({"dashboard_pages", "job_panels", "dashboard_permission"})
 
@@ -918,7 +918,7 @@ class Plugins:
             raise self._wrong(hook, implementation, answer, "return a list, or None")
         try:
             return list(answer)
-        except Exception as error:  # raised by a generator
+        except Exception as error:  # the error was raised by a generator
             raise self._raised(hook, implementation, error) from error
 
     def _called(self, hook: str, implementation: pluggy.HookImpl, arguments: Mapping[str, object]) -> object:

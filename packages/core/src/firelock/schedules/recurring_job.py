@@ -69,7 +69,7 @@ class RecurringRecord:
     retry: str | None = None
     meta_json: str | None = None
     is_paused: bool = False
-    origin: str = "call"  # call: by recur(); code: declared; operator: edited or created by hand
+    origin: str = "call"  # "call" for recur(), "code" for a declaration, "operator" for a manual change
     code_digest: str | None = None  # digest of the code's definition that was last stored
     is_gone: bool = False  # whether it was declared in the code but no longer is
     created_at: int = 0
@@ -85,7 +85,7 @@ class RecurringRecord:
     # These fields are written only if they are not None, so that older versions can read other definitions.
     admission_json: str | None = None  # the admission of its jobs, as stored
     skipped: str | None = None  # the reason why the last due time did not create a job; part of the progress
-    newer: str | None = None  # the value as stored if this release cannot read a field of it
+    newer: str | None = None  # the stored value, if this release cannot read one of its fields
     more: str | None = None  # fields of a newer release, as JSON; kept unchanged
 
     @property

@@ -44,7 +44,7 @@ class BatchReleases:
     _previous: set[str] = attrs.Factory(set)  # batches with members that had ended before the last release
     _is_urgent: bool = False  # a member has not succeeded, so the others might have to be stopped
     _at: float = 0.0  # monotonic time of the last release
-    _rest: float = OFTEN  # pause after it
+    _rest: float = OFTEN  # pause after the last release
     is_needed: bool = False
 
     @property

@@ -102,13 +102,13 @@ class Dispatcher:
     _holder: ClaimHolder | None = None  # None if there is no session
     _is_reachable: bool = True
     _outage: Outage = attrs.Factory(Outage)
-    _failing_since: float = 0.0  # monotonic; 0: the last exchange succeeded
+    _failing_since: float = 0.0  # monotonic time; 0 if the last exchange succeeded
     _pause: float = _FIRST_PAUSE  # seconds to pause after the next error
     _reconciled_at: float = attrs.Factory(time.monotonic)
     _next_claim_at: int | None = None  # storage's time; from then on, a claim may find more jobs
     _was_refused: bool = False  # whether the last exchange was refused
     _empty_claims: int = 0  # consecutive claims that were repeated immediately and found nothing
-    _needs_release: bool = False  # continuations wait for a release
+    _needs_release: bool = False  # whether continuations wait for a release
     _has_parked_too_many: bool = False  # the state that was last logged
 
     def __attrs_post_init__(self) -> None:
@@ -537,7 +537,7 @@ class ClaimAhead:
     them again.
     """
 
-    limit: int  # the maximum
+    limit: int  # the maximum number of jobs
     _clock: Callable[[], float] = time.monotonic
     _ahead: float = 0.0
     _stalled_at: float | None = None  # time of a hand-back since which no worker has been free

@@ -45,7 +45,7 @@ OTHER = "other"
 
 _ENDS = (State.SUCCEEDED, State.FAILED, State.DELETED)
 _CREATED, _RETRIES, _CRASHES, _FINISHED = 0, 1, 2, 3
-_DURATION = _FINISHED + len(_ENDS)  # the buckets, the bucket above them, the sum
+_DURATION = _FINISHED + len(_ENDS)  # start of the buckets, the bucket above them, and the sum
 _WAIT = _DURATION + len(DURATIONS) + 2
 _WIDTH = _WAIT + len(DURATIONS) + 2
 _ROW = struct.Struct(f"<{_WIDTH}d")
@@ -63,7 +63,7 @@ class EndedAttempt:
 
     outcome: State | None  # the final state of the job; None if it runs again
     is_retried: bool
-    is_crashed: bool  # its job process died
+    is_crashed: bool  # whether its job process died
     seconds: float  # the duration of its run
     waited: float  # seconds from becoming enqueued to its start
 
@@ -106,7 +106,7 @@ Counted: TypeAlias = Mapping[tuple[str, str], Sequence[float]]
 
 @attrs.define(eq=False)
 class _CounterRow:
-    place: int  # offset of its numbers
+    place: int  # offset of its numbers in the memory
     numbers: list[float]
 
 

@@ -89,7 +89,7 @@ class JobProcess:
         self._lock = threading.Lock()
         self._current: Run | None = None  # the run whose `stop` may kill the process
         self._is_killed = False
-        self._is_late = False  # killed because it was not ready in time
+        self._is_late = False  # whether it was killed because it was not ready in time
         self._process = subprocess.Popen(  # noqa: S603 - Firelock's own interpreter and module
             [sys.executable, "-m", "firelock.server.job_process", spec.app_spec, str(os.getpid()),
              json.dumps(attrs.asdict(spec.server))],
@@ -435,7 +435,7 @@ class _PipeConsole(Console):
         self._send = send
 
     def log(self, job_id: str, attempt: int, level: str, text: str) -> None:  # noqa: ARG002 - not sent
-        check_level(level)  # here, so that only this job fails
+        check_level(level)  # check here, so that only this job fails
         self._send({"log": [level, str(text)]})
 
     def progress(self, job_id: str, done: float, total: float, message: str | None) -> None:  # noqa: ARG002

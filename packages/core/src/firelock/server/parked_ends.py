@@ -41,8 +41,8 @@ class ParkedEnd:
 
     end: EndedRun
     is_hand_back: bool  # the end is the hand-back of a job that never started
-    since: float  # monotonic
-    next_at: float  # monotonic
+    since: float  # monotonic time since which the end has been parked
+    next_at: float  # monotonic time of the next attempt
     pause: float = _FIRST_PAUSE  # the pause before the attempt after the next one
     is_reported: bool = False  # whether the parked end was logged
     is_dropped: bool = False

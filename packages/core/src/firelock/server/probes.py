@@ -50,7 +50,7 @@ _PAUSE = 0.1  # seconds to pause after a connection error
 class ProcessStatus:
     """The current status of a worker process's place in its server. Durations are in seconds."""
 
-    place: int  # starting at 0
+    place: int  # the number of the place, starting at 0
     pid: int | None = None  # None if the process has ended and another one is about to start
     age: float = 0.0  # duration since its process started
     has_loaded: bool = False  # whether it has imported the app
@@ -61,7 +61,7 @@ class ProcessStatus:
     failing: float | None = (
         None  # duration since the storage began to refuse its claims and ends; None if it accepts them
     )
-    has_session: bool = False  # its session is valid, so it may start jobs
+    has_session: bool = False  # whether its session is valid, so that it may start jobs
     has_begun: bool = False  # whether a process in this place has had a session
     cpu_seconds: float = 0.0  # total of all processes that were in this place
     rss_bytes: int = 0
@@ -108,7 +108,7 @@ class ServerStatus:
 
     name: str
     mode: str  # running, quiet, stopping or hurrying
-    processes: tuple[ProcessStatus, ...]  # one per place, in order
+    processes: tuple[ProcessStatus, ...]  # the processes, one per place, in order
     turned: float = 0.0  # duration since the supervisor's last turn
     reached: float | None = None  # duration since the storage last replied; None before that
     round_trips: tuple[int, ...] = ()  # number of renewals by bucket of ROUND_TRIPS
@@ -123,7 +123,7 @@ class Check:
 
     name: str
     is_ok: bool
-    text: str  # one readable line
+    text: str  # the result as one readable line
 
     def __str__(self) -> str:
         """Return the check as a line of a page."""

@@ -86,7 +86,7 @@ def _fire(client: Client, record: Record, definition: RecurringRecord) -> bool:
     progress, jobs = _firing(client, definition, max(client.clock.now(), record.due_at or 0))
     try:
         inserted = _insert(client, record, progress, jobs)
-    except DuplicateJob as error:  # the job with the key was deleted but still runs: nothing was stored
+    except DuplicateJob as error:  # the job with the key was deleted but still runs, so nothing was stored
         inserted = _insert(client, record, _skipping(definition, progress, [], [error.job_id]), [])
         jobs = []
     if inserted.record is not Applied.APPLIED:

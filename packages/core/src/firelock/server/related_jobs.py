@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from firelock.storage import Storage
 
 CHECK_EVERY = 1.0  # seconds between two checks of the same batch or caller
-_REMEMBERED = 10_000  # batches and callers
+_REMEMBERED = 10_000  # maximum number of cached batches and callers
 
 
 @attrs.define(eq=False)
@@ -37,8 +37,8 @@ class RelatedJobs:
     _storage: Storage
     _serializers: Mapping[str, Serializer]
     _every: float = CHECK_EVERY
-    _checked_at: dict[str, float] = attrs.Factory(dict)  # the time of the last check that its jobs may start
-    _cancelled: set[str] = attrs.Factory(set)  # batches
+    _checked_at: dict[str, float] = attrs.Factory(dict)  # time of the last check whether its jobs may start
+    _cancelled: set[str] = attrs.Factory(set)  # cancelled batches
 
     def refusal(self, relations: Relations) -> str | None:
         """Return why a job must not start (its batch is cancelled, its caller has ended), or None if it may.

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 LEASE = "firelock:retention"
 """The lock whose holder removes expired jobs."""
-_SLICE = 0.2  # seconds, plus the rest of the current call
+_SLICE = 0.2  # duration of a slice in seconds, plus the rest of the current call
 _CALL = 0.05  # seconds that a call may take; others wait for it, for example to write to SQLite
 _FEWEST, _MOST = 100, 500  # jobs per call; with fewer, the round trips would cost more than the jobs
 _RESTS = (3, 1)  # pauses in durations of the last slice: after the first that left jobs, and after many
@@ -49,7 +49,7 @@ class Retention:
     _clock: Callable[[], float] = time.monotonic
     _owner: str = attrs.Factory(new_id)
     _token: int | None = None
-    _chunk: int = 100  # jobs of the next call
+    _chunk: int = 100  # number of jobs for the next call
     _pause: float = _SHORTEST_PAUSE
     _left_jobs: int = 0  # slices that left jobs, minus those that did not; bounded
     _ended_before: int = 0

@@ -117,7 +117,7 @@ class Completion:
 
     transition: Transition
     duration: int  # duration of the run until then, in microseconds
-    frees_children: bool  # continuations or a batch wait for it
+    frees_children: bool  # whether continuations or a batch wait for the job
     written: float = attrs.Factory(time.monotonic)
     is_stored: bool | None = None  # whether it is in the storage; None if not checked or not readable
     is_counted: bool = False  # whether it was counted as an end of this server; each end is counted once
@@ -132,12 +132,12 @@ class Run:
     holder: ClaimHolder
     context: JobContext
     info: TaskInfo
-    args: tuple[Any, ...]  # the context first, if the task takes it
+    args: tuple[Any, ...]  # the arguments, with the context first if the task takes it
     kwargs: dict[str, Any]
     timeout_seconds: float | None
-    started_at: int = 0  # by the storage's clock
-    started: float = 0.0  # monotonic
-    loading_since: float = 0.0  # monotonic: for a run in a job process, which must be ready first
+    started_at: int = 0  # start time by the storage's clock
+    started: float = 0.0  # monotonic start time
+    loading_since: float = 0.0  # monotonic; for a run in a job process, which must first be ready
     cancelled: CancelKind | None = None
     is_stopped: bool = False  # `cancel` was called; the run is not ended by force a second time
     cancelled_at: float = 0.0  # monotonic time of the call of `cancel`; 0 before that
@@ -249,7 +249,7 @@ class EndedRun:
     job: ClaimedJob
     transition: Transition
     duration: int = 0  # microseconds of the run
-    completion: Completion | None = None  # set if a transaction of the task has ended the job, or may have
+    completion: Completion | None = None  # set if a transaction of the task has or may have ended the job
     log_failure: Callable[[], None] | None = None  # logs the failure if the storage accepts the end
     blocks: tuple[str, int] | None = None  # the limit key, and the time until which the key is blocked
     was_busy: bool = False  # whether its row was locked when it was first sent
@@ -270,12 +270,12 @@ class JobRunner:
     _is_apart: bool = False  # whether it runs in a job process, with its own connection
     _on_completed: Callable[[Run], None] | None = None  # set in a job process, where it notifies the server
     _nothing: dict[str, tuple[str | None, str | None]] = attrs.Factory(dict)
-    _waits: dict[str, tuple[int, int, int]] = attrs.Factory(dict)  # put-off jobs: attempt, retries, crashes
+    _waits: dict[str, tuple[int, int, int]] = attrs.Factory(dict)  # attempt, retries, crashes of put-off jobs
     resources: OpenResources = attrs.Factory(OpenResources)
     related: RelatedJobs = attrs.field()
     _lock: threading.Lock = attrs.Factory(threading.Lock)
     _flusher: StreamFlusher | None = None  # set at the first run with steps
-    _memos: MemoCommit | None = None  # likewise
+    _memos: MemoCommit | None = None  # also set at the first run with steps
 
     @related.default
     def _related_jobs(self) -> RelatedJobs:

@@ -120,7 +120,7 @@ class SessionRenewal:
         self.forget(session_id)
         with server_work():
             if self._state == "stopping":
-                with contextlib.suppress(StorageError):  # only for listings; the end is more important
+                with contextlib.suppress(StorageError):  # affects only listings, so the end has priority
                     self._storage.renew([Renewal(session_id, state=self._state)])
             taken = self._storage.end_session(session_id, running, reason=reason)
             self._release(session_id)

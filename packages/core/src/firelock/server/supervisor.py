@@ -79,8 +79,8 @@ class ServerOptions:
     processes: int = 1
     name: str | None = None
     imports: tuple[str, ...] = ()
-    storage: str | None = None  # replaces the app's own storage
-    is_verbose: bool = False  # its processes log everything
+    storage: str | None = None  # a URL that replaces the app's own storage
+    is_verbose: bool = False  # whether its processes log everything
     log_format: str = LogFormat.TEXT
     log_meta: Sequence[str] = ()  # names of meta values in the log records of a job
     max_jobs_per_process: int = 0  # 0 to use the app's own settings
@@ -389,7 +389,7 @@ class Supervisor:
 
     def _begin(self, process: _KnownProcess) -> None:
         if self._sessions is None or process.memory is None or self._is_stopping:
-            return  # the server stops
+            return  # the server is stopping
         process.session = self._sessions.begin(process.memory, pid=process.popen.pid, workers=process.workers)
         if process.is_retired:  # its previous session was lost
             self._mark(process)

@@ -199,7 +199,7 @@ class Upkeep:
     )
     ended: int = 0  # jobs that this worker process has ended
     metrics: MinuteRollups = attrs.Factory(MinuteRollups)
-    _is_worn: bool = False  # `_on_worn` was called
+    _is_worn: bool = False  # whether `_on_worn` was called
     _is_first: bool = True  # this server has the oldest session, so it handles due jobs without a delay
     _trusts_clock_from: float = 0.0  # monotonic time before which no session is declared dead
     _trusting: threading.Lock = attrs.Factory(threading.Lock)
@@ -314,7 +314,7 @@ class Upkeep:
         if next_due_at is None or next_due_at > now or fired or promotion.promoted:
             self._promote_delay = _FIRST_DELAY
             self.next_due(next_due_at)  # while more jobs are due, the routine continues immediately
-        else:  # due by the local clock but not by the storage's, or a definition cannot be fired
+        else:  # jobs are due by the local clock but not by the storage's, or a definition cannot be fired
             self.next_due(now + int(self._promote_delay * SECOND))
             self._promote_delay = min(self._promote_delay * 2, self._due.every)
         if refusal is not None:

@@ -57,7 +57,7 @@ class DispatcherInbox:
     """Messages to the dispatcher from other threads: ends to settle, orders, and reports of work."""
 
     ended: deque[EndedRun] = attrs.Factory(deque)
-    parked: int = 0  # ends that wait for locked rows, as of the dispatcher's last turn
+    parked: int = 0  # number of ends that wait for locked rows, at the dispatcher's last turn
     orders: deque[Callable[[], None]] = attrs.Factory(deque)
     _flag: threading.Event = attrs.Factory(threading.Event)
     _dry: threading.Event = attrs.Factory(threading.Event)  # the last claim got fewer jobs than it requested
@@ -130,8 +130,8 @@ class ClaimedRun:
 
     job: ClaimedJob
     holder: ClaimHolder
-    is_dropped: bool = False  # lost before it started, so it is skipped
-    is_start_stored: bool = False  # its start is stored
+    is_dropped: bool = False  # whether it was lost before it started, so that it is skipped
+    is_start_stored: bool = False  # whether its start is stored
 
 
 @attrs.frozen

@@ -68,7 +68,7 @@ class Storage(ABC):
 
     # The version of the contract for which the storage was written. Each storage class must set a number.
     contract: ClassVar[int]
-    features: frozenset[Feature] = frozenset()  # known before the first verb, and never changed
+    features: frozenset[Feature] = frozenset()  # known before the first verb is called, and never changed
     url: str = ""  # the URL for display, absolute and without a password
     # The URL with which another process can open the storage, including the password, so it is never shown.
     # Empty if no other process can open the storage.

@@ -281,7 +281,7 @@ class LockKeeper:
     """The thread of an app that renews its held locks; it runs while any lock is held."""
 
     def __init__(self) -> None:
-        self._slots: dict[str, int] = {}  # slots per name, for names that were used with slots
+        self._slots: dict[str, int] = {}  # number of slots by name, for names that were used with slots
         self._reset()
 
     def check_slots(self, name: str, slots: int | None) -> None:

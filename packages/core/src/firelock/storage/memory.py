@@ -34,7 +34,7 @@ from firelock.storage.tables import MemoSum, StoredSession, Tables
 from firelock.storage.waiting import Waiting, is_of_taken, taken_from
 
 _WAITS_FOR_TIME = (State.SCHEDULED, State.AWAITING)
-_SPARE = 64  # dead entries of an order that are not worth removing
+_SPARE = 64  # number of dead entries in an order that are not worth removing
 
 _T = TypeVar("_T")
 _QUEUE_LISTS = 1_000  # maximum number of sets of queues whose last claim the handle remembers
@@ -57,7 +57,7 @@ class MemoryStorage(TableStorage):
         self.url = f"memory://{name}"
         self._store = Store.named(name)
         self._is_closed = False
-        self.clock_offset = 0  # microseconds, changed by tests
+        self.clock_offset = 0  # in microseconds; changed by tests
         self._waiters = _Waiters(self._store.changed, self._may_work)
         self._lane_news: dict[frozenset[str] | None, int] = {}  # `lane_news` at the last claim, by queues
         self._taken_seen: dict[str, int] = {}  # number at the last wait, by `taken_from` name

@@ -267,7 +267,7 @@ def decide_children(tables: Tables, parent: JobRecord, children: list[StoredJob]
     for child in children:
         after = rules.followed(child, parent, at=now, now=now)
         if after is child:
-            continue  # it was moved meanwhile
+            continue  # it was moved in the meantime
         if after.record.state is not State.AWAITING or (after.record.is_batch and not after.pending):
             batch = None if after.batch_id is None else tables.job(after.batch_id)
             after = _kept_out(after, batch)

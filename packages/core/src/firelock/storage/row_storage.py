@@ -46,7 +46,7 @@ _LAYOUT_KEY = "layout"
 _DAY = 86_400 * SECOND
 _LONGEST_ID = 64
 _WAITS_FOR_TIME = (State.SCHEDULED, State.AWAITING)
-_PAGE = 200  # rows per read if the number of needed rows is unknown
+_PAGE = 200  # number of rows per read if the number of needed rows is unknown
 
 _T = TypeVar("_T")
 

@@ -73,8 +73,8 @@ class StoredJob:
     history: tuple[HistoryEntry, ...] = ()
     attempts: tuple[FailedAttempt, ...] = ()  # failed attempts, with their tracebacks
     has_memos: bool = False
-    waits_for_batch: bool = False  # the job only waits until its batch opens
-    is_cancelled: bool = False  # the job is a batch that was cancelled, which is final
+    waits_for_batch: bool = False  # whether the job only waits until its batch opens
+    is_cancelled: bool = False  # whether the job is a batch that was cancelled, which is final
 
     @property
     def batch_id(self) -> str | None:

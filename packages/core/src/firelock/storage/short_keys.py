@@ -17,7 +17,7 @@ from firelock.errors import StorageError
 LONGEST_KEY = 500  # bytes of UTF-8
 _MARK = "\U00010000"  # 4 bytes; sorts after the 3 bytes that a whole key can have after the same head
 _LONGEST_WHOLE = LONGEST_KEY - len(_MARK.encode())
-_SURELY_WHOLE = _LONGEST_WHOLE // 4  # characters, each of at most 4 bytes
+_SURELY_WHOLE = _LONGEST_WHOLE // 4  # in characters, each of which has at most 4 bytes
 
 
 class Rows(Protocol):
@@ -110,7 +110,7 @@ class ShortKeys:
             return self._tails(head, rest, start, limit)
         found: list[tuple[str, str]] = []
         if start is not None and not _is_whole(start):
-            head, _ = _cut(start)  # begins with the prefix, which is not split
+            head, _ = _cut(start)  # the head begins with the prefix, which is not split
             found = self._tails(head, "", start, limit)
             start = head + _MARK
         if len(found) < limit:

@@ -25,7 +25,7 @@ class StoredSession:
 
     record: SessionRecord
     ended_at: int | None = None
-    forget_at: int | None = None  # None while it lives
+    forget_at: int | None = None  # None while the session lives
     is_followed: bool = False  # whether another session of its server began after its end
 
 

@@ -16,7 +16,7 @@ from collections.abc import Collection, Sequence
 ANY_QUEUE = "*"  # all queues, for an earlier due time, a resumed queue, or work in an unknown queue
 _TAKEN = "taken "  # names of queues contain no space
 _REST = 0.005  # seconds to pause after a wait for `taken_from` names was woken; every arrival wakes it
-_REMEMBERED = 1_000  # queues, and sets of queues, whose last arrival is stored separately
+_REMEMBERED = 1_000  # maximum number of queues, and sets of queues, whose last arrival is stored separately
 
 _living: weakref.WeakSet[Waiting] = weakref.WeakSet()
 

@@ -819,7 +819,7 @@ class _AutoRetry:
 
     errors: tuple[type[BaseException], ...]
     not_for: tuple[type[BaseException], ...]
-    options: Mapping[str, Any]  # arguments of `retry`
+    options: Mapping[str, Any]  # arguments for `retry`
     backoff: float  # the first wait, in seconds; 0 if waits do not grow
     longest: float
     jitter: bool

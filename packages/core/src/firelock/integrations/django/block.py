@@ -12,7 +12,7 @@ from firelock.errors import ConfigurationError
 from firelock.settings import Settings
 
 _SETTINGS = frozenset(field.name for field in attrs.fields(Settings))
-_OF_AN_APP = ("storage", "serializer", "locks", "plugins")  # arguments of an app
+_OF_AN_APP = ("storage", "serializer", "locks", "plugins")  # names of an app's arguments
 TEST_DATABASE = "database"  # value of `test_storage`: the test database of the alias that stores the jobs
 _EXAMPLE = 'FIRELOCK = {"database": "default"}'
 
@@ -36,14 +36,14 @@ class Block:
 
     storage: str | None = None  # a storage's URL
     database: str | None = None  # an alias of DATABASES: jobs are stored there and join its transactions
-    app: str | None = None  # "shop.jobs:fire", an app that the project creates itself
-    plugins: tuple[object, ...] = ()  # objects, or their dotted paths
+    app: str | None = None  # the name of an app that the project creates itself, such as "shop.jobs:fire"
+    plugins: tuple[object, ...] = ()  # plugin objects, or their dotted paths
     serializer: str = "json"
     locks: str | None = None
     queues: str | None = None  # the queues of `manage.py firelock server`, as for `--queues`
-    autodiscover: tuple[str, ...] = ("tasks", "jobs")  # modules of installed apps that are imported at start
+    autodiscover: tuple[str, ...] = ("tasks", "jobs")  # names of modules to import from installed apps
     test_storage: str = "memory://"  # the storage of jobs in Django's tests: a URL, or TEST_DATABASE
-    settings: Mapping[str, object] = attrs.Factory(dict)  # fields of Settings
+    settings: Mapping[str, object] = attrs.Factory(dict)  # values for fields of Settings
 
 
 def read_block(given: object, *, has_storage: bool = False) -> tuple[Block, list[BlockMistake]]:

@@ -69,7 +69,7 @@ class FirelockTask(Task):  # type: ignore[misc]  # Any: Django has no types
     If an option is None, its value comes from `OPTIONS`: see `task_options`.
     """
 
-    max_attempts: int | None = None  # including the first attempt
+    max_attempts: int | None = None  # the maximum number of attempts, including the first one
     backoff: Backoff | timedelta | float | str | None = None
     timeout: timedelta | float | None = None  # maximum duration of each run
     keep: timedelta | float | None = None  # how long succeeded jobs and their results are kept
@@ -107,7 +107,7 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django has no 
     def __init__(self, alias: str, params: Mapping[str, Any]) -> None:
         super().__init__(alias, params)
         self._read: BackendOptions = read_options(params)
-        self._options: dict[object, TaskOptions] = {}  # computed once
+        self._options: dict[object, TaskOptions] = {}  # options by task, each computed once
 
     @property
     def app(self) -> Firelock:

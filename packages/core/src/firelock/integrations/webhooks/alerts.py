@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _SECOND = 1_000_000
 _LAG = 5 * _SECOND  # the end of a job can be stored up to this long after its timestamp
-_PAGE, _MOST_FAILURES = 200, 1_000  # failures that are read per request, and per check
+_PAGE, _MOST_FAILURES = 200, 1_000  # maximum number of failures that are read per request, and per check
 _MOST_OPEN = 200
 _NAMED = 10  # maximum number of job ids, and of error types, in an event
 _FORGOTTEN = 7 * 24 * 3_600 * _SECOND
@@ -171,7 +171,7 @@ class _Watch:
         if (batch := _batch_name(job)) is not None:
             if (
                 job.relations is not None and job.relations.batch_id is not None
-            ):  # the outer batch fails as well
+            ):  # skip it, because the outer batch fails as well
                 return
             subject = f"{_BATCH}{batch}"
         name = f"{Event.FAILED} {subject}"
