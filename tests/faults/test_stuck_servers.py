@@ -92,7 +92,7 @@ def test_thread_jobs_start_while_earlier_coroutines_wait(app, gate):
 
 
 def test_coroutines_start_while_earlier_thread_jobs_wait(app, gate, caplog):
-    """Two long `def` jobs run, others wait, and `async def` jobs are after them.
+    """Two long `def` jobs run, others wait, and `async def` jobs are queued after them.
 
     A single warning is logged.
     """

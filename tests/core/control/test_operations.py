@@ -557,7 +557,7 @@ def test_outcome_of_a_requeue_is_counted_from_its_jobs(fire):
 
 
 def test_delete_has_no_outcome(fire):
-    """A delete is final. The outcome of an unknown operation is an error."""
+    """A delete is final. Requesting the outcome of an unknown operation raises an error."""
     fill(fire, 2)
     operation = run(fire, deleting(fire))
 

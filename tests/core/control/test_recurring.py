@@ -659,7 +659,7 @@ def test_definition_that_cannot_be_postponed_does_not_block_others(fire, reporti
 
 
 def test_definition_of_a_newer_version_cannot_be_changed(fire, reporting):
-    """An edit would lose its unknown values.
+    """An edit would lose unknown values of the definition.
 
     Code does not change it, operators get an error, and it can be removed.
     """

@@ -162,7 +162,7 @@ def test_parked_end_is_counted_after_it_is_stored(make_shop):
 
 
 def test_parked_ends_are_reported_with_the_session(shop):
-    """The doctor of any program names the server and how many ends it has parked."""
+    """The doctor of any program reports the server and the number of its parked ends."""
     job = shop.note.enqueue()
     shop.lock(job)
     shop.server.start()

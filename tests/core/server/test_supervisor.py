@@ -728,7 +728,7 @@ def test_server_ends_if_its_first_worker_process_ends_early(fresh, code, answer,
 def test_first_worker_process_killed_during_its_start_is_replaced(fresh, caplog):
     """A process that the system killed, for example for lack of memory, is replaced.
 
-    If this happens again, there is a pause. The log contains the end.
+    If this happens again, there is a pause. The log reports the end of the process.
     """
     restarts = []
     for deaths in (0, 3):

@@ -154,7 +154,7 @@ def test_invalid_durations_raise_an_error(make, timeout, ttl):
 
 
 def test_held_lock_is_renewed(locks, make):
-    """A lock is renewed after a third of its lifetime, and not after its block."""
+    """A lock is renewed after a third of its lifetime, but not after its block."""
     with make(ttl=0.6) as lock:
         until(lambda: len(locks.renewals) >= 3)
         was_lost = lock.lost

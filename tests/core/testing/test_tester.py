@@ -438,7 +438,7 @@ def test_failing_an_unknown_task_is_refused(shop, tester):
 
 
 def test_job_survives_the_loss_of_a_server(shop, tester):
-    """The job is enqueued again without having run; a crash is counted and the attempt is not."""
+    """The job is enqueued again without having run; a crash is counted, but the attempt is not."""
     shop.note.enqueue("a")
 
     job = tester.lose_server()

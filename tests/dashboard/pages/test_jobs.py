@@ -117,7 +117,7 @@ def test_row_menu_is_a_link_until_opened(client, send):
     ],
 )  # fmt: skip
 def test_row_menu_contains_the_actions_of_the_state(client, fire, send, state, actions):
-    """The menu is a part of the job's page that is requested alone."""
+    """The menu is a part of the job's page that is requested separately."""
     job = job_in(fire, send, state)
 
     answer = client.part(f"/jobs/{job.id}", "menu")

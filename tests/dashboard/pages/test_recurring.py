@@ -230,7 +230,7 @@ def test_definition_is_shown_in_words(client, nightly):
 
 
 def test_last_runs_are_shown_as_ticks(fire, client, report, nightly):
-    """The last runs are one link with their states, oldest first.
+    """The last runs are shown as one link with their states, oldest first.
 
     The page of the definition links to each run.
     """

@@ -353,7 +353,7 @@ def test_invalid_field_is_named_and_the_form_is_kept(client, fire, order, form, 
 
 
 def test_newest_jobs_of_a_task_show_their_arguments(client, fire, order):
-    """The jobs have their creation times, by which they are ordered."""
+    """The jobs are shown with their creation times, by which they are ordered."""
     order.enqueue(7)
     (job,) = flows.claim(fire)
     flows.end(fire, job, State.FAILED)

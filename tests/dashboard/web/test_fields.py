@@ -52,7 +52,7 @@ def test_get_routes_refuse_unknown_fields(client, route):
 
 @pytest.mark.parametrize("route", routes("POST"))
 def test_actions_refuse_unknown_fields(waiting, client, route):
-    """An unknown field in the form or in the query is an error, and nothing is changed."""
+    """An unknown field in the form or in the query causes an error, and nothing is changed."""
     form, query = (
         client.post(address(route.path), {"zz": "1"}),
         client.post(f"{address(route.path)}?zz=1", {}),

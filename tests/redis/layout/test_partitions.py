@@ -25,7 +25,10 @@ def in_partition(place):
 
 
 def test_claim_finds_work_before_its_notification(scene, server):
-    """A hint about one partition came after its jobs, and none came about the jobs of another partition."""
+    """The hint about one partition arrives after its jobs.
+
+    No hint arrives about another partition with jobs.
+    """
     paused = f"{scene.storage.database.partitions.bases[2]}:paused"
     client, holder = server.client(), scene.begin()
     client.sadd(paused, "default")

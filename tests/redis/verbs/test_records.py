@@ -107,7 +107,7 @@ def test_pause_reaches_every_partition(parted):
 
 @pytest.mark.parametrize("value", ["", "[]", "1", '{"paused": 1}', '{"paused": "true"}', "{"])
 def test_only_a_valid_pause_record_pauses_a_queue(parted, value):
-    """No other value of the record pauses a queue, and neither does another kind or an unstored record."""
+    """A queue is paused by no other value of the record, no other kind of record and no unstored record."""
     put(parted, "mail", value)
     put(parted, "mail", PAUSED, "server_order")
     parted.put_record("queue", "bulk", PAUSED, expected_version=3)

@@ -91,7 +91,7 @@ def test_exchange_takes_two_round_trips(scene, holder, proxy, queues):
 
 
 def test_hand_back_does_not_read_the_clock(scene, holder, proxy):
-    """The jobs keep their old places, so the time is not needed: they are read and written."""
+    """The jobs keep their old places, so the time is not needed. They are only read and written."""
     scene.add_many(MOST)
     back = [hands_back(Running(job, holder)) for job in scene.claim(holder, MOST)]
     before = proxy.traffic

@@ -62,7 +62,7 @@ def race(folds, works):
 
 
 def test_fold_does_not_end_a_batch_with_an_active_member(flow):
-    """One member never ends. Others are added and end in their own transactions, next to two folding threads.
+    """One member never ends. Others are added and end in their own transactions, while two threads fold.
 
     A fold that took changes before it locked the batch would see an end without the earlier addition.
     """
