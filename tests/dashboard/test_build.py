@@ -232,7 +232,7 @@ def test_file_of_an_unlikely_size_is_refused(build, hook, package, modules, size
 
 @pytest.mark.parametrize("name", ["uplot/LICENSE", "htmx.org/dist/htmx.min.js"])
 def test_missing_package_file_is_an_error(build, hook, package, modules, name):
-    """A newer version may have renamed a file; a missing file, even a licence, is an error."""
+    """A newer version may have renamed a file; a missing file, even a licence, causes an error."""
     (package / build.VENDOR / build.STAMP).unlink()
     (modules / name).unlink()
 

@@ -499,7 +499,7 @@ TAKER = """
 
 
 def test_command_of_a_plugin_runs(run, install):
-    """The command has its own and the common arguments, opens the app that these name, and is in the help."""
+    """The command has its own and the common arguments, opens the app that they name, and is in the help."""
     install("sweeper", SWEEPER)
 
     ran = run("--storage memory://swept sweep floor")

@@ -107,7 +107,7 @@ def test_wrong_scheme_for_a_single_server_is_reported(server, url, kind, message
 
 
 def test_foreign_key_with_the_prefix_is_reported(server):
-    """Scripts detect such a key too, although old servers report it with other words."""
+    """Scripts detect such a key too, although old servers report it in other words."""
     server.empty()
     with closing(open_storage(server.url())) as storage:
         storage.migrate()

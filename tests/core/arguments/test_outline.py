@@ -148,7 +148,7 @@ def test_stub_checks_choices_and_leaves_other_checks_to_the_server():
 
 
 def test_outlines_are_stored_in_the_catalogue():
-    """The server stores them, and processes without the code read them."""
+    """The server stores the outlines, and processes without the code read them."""
     url = "memory://outlines"
     with Firelock(url) as fire, Firelock(url) as other:
         fire.task(name="small")(small)

@@ -696,7 +696,7 @@ class Reading(MemoryStorage):
 
 
 def test_number_of_reads_does_not_grow_with_the_page():
-    """The number of reads has a bound, however many customers and keys a page shows."""
+    """The number of reads is bounded, however many customers and keys a page shows."""
     with Firelock(Reading()) as fire:
         limits = [Limit("openai", rate=6, per=60, burst=1), Limit("customer:{customer}", concurrent=1)]
         task = fire.task(name="describe", limits=limits)(describe_customer)

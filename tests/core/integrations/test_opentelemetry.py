@@ -453,7 +453,7 @@ def test_bulk_spans_end_if_the_call_fails(make):
 
 
 def test_spans_of_added_members_contain_the_batch_id(traced):
-    """They also have the usual attributes. This includes members that are added after the block."""
+    """The spans also have the usual attributes. This includes members that are added after the block."""
     work = traced.app.task(name="work")(lambda: None)
 
     with traced.app.batch("three") as batch:

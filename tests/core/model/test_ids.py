@@ -115,7 +115,7 @@ def test_derived_id_does_not_change_between_versions():
 
 
 def test_ids_of_one_call_ascend_and_are_unique():
-    """They are greater than all earlier ids and less than all later ids."""
+    """The ids are greater than all earlier ids and less than all later ids."""
     before = new_id()
 
     many = new_ids(2_000)

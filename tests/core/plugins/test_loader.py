@@ -702,7 +702,7 @@ def test_storage_that_does_not_call_super_init_is_refused():
     ],
 )
 def test_error_for_a_scheme_lists_excluded_plugins(install, monkeypatch, url, selection, message):
-    """It also contains the setting. This applies to storages and lock providers."""
+    """The error also contains the setting. This applies to storages and lock providers."""
     install(("acme", "1", FakeEntryPoint("lmdb", Quiet), FakeEntryPoint("sql", Quiet)))
     monkeypatch.setenv("FIRELOCK_PLUGINS", selection)
 

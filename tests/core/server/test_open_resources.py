@@ -242,7 +242,7 @@ def test_job_process_opens_its_own_resources(tmp_path, monkeypatch):
 def test_async_jobs_run_on_the_event_loop_of_the_host(fire, our_threads):
     """The jobs run in the host's thread, concurrently with its coroutines.
 
-    Their resources are closed on the host's loop at the stop.
+    Their resources are closed on the host's loop when the server stops.
     """
     opened = []
     client = an_async_resource(fire, opened)

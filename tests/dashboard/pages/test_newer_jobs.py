@@ -60,7 +60,7 @@ def test_every_page_shows_an_unreadable_job(fire, client, ids):
 
 
 def test_unreadable_job_can_be_requeued_and_deleted_but_not_copied(fire, ids):
-    """The job can be requeued and deleted; a copy could lack a part of it, so it is refused."""
+    """The job can be requeued and deleted; a copy could lack a part of it, so copying is refused."""
     for name, id in ids.items():
         with pytest.raises(JobConflict, match="this release cannot read its"):
             fire.jobs.copy(id)

@@ -290,7 +290,7 @@ def test_mask_is_refused_as_a_value(client, fire, value):
 
 @pytest.mark.parametrize(("original", "status"), [("gone", 404), ("of another task", 400)])
 def test_run_again_with_a_job_of_another_task_is_refused(client, fire, order, original, status):
-    """A job that is not stored, or that is a job of another task, is an error."""
+    """A job that is not stored, or that is a job of another task, causes an error."""
 
     @fire.task(name="shop.other")
     def other() -> None: ...

@@ -457,7 +457,7 @@ class TestOptionsOfTheBackend:
         assert attempts == result.attempts
 
     def test_timeout_of_the_queue_applies_to_its_jobs(self, tester, tasks, fire):
-        """It also applies if the queue is set only for a single call."""
+        """The timeout also applies if the queue is set only for a single call."""
         results = [
             tasks.add.enqueue(1),
             tasks.add.using(queue_name="mail").enqueue(1),
