@@ -147,7 +147,7 @@ def seconds_between(least: float, most: float) -> Callable[[str], float]:
 
 
 def record_change(app: Firelock, action: str, target: str, **detail: JsonValue) -> None:
-    """Record a command's change in the audit, with the user of the shell."""
+    """Record a command's change in the audit, under the name of the user who ran the command."""
     known = {name: value for name, value in detail.items() if value is not None}
     app.audit.record(action, target, by=user_name(), origin=ORIGIN, detail=known or None)
 

@@ -160,7 +160,7 @@ def _entry_here(client: Client, info: TaskInfo) -> TaskEntry:
 
 
 def stored_timeout(storage: Storage, name: str) -> float | None:
-    """Return the timeout of a task as a server last stored it, in seconds; None if it has none."""
+    """Return the timeout of a task as a server last stored it, in seconds; None without a timeout."""
     record = storage.get_record(_KIND, name)
     return None if record is None else json.loads(record.value)["timeout_seconds"]
 

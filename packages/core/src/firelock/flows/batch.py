@@ -468,7 +468,7 @@ class Batch(PendingJob[BatchCounts]):
         now, number = self._client.clock.now(), 0
         storage = self._client.storage
         where = JobFilter(state=State.FAILED, batch_id=self.id, until=storage.clock() + 1)
-        # `until` excludes members that fail again meanwhile, so that the loop ends.
+        # `until` excludes members that fail again in the meantime, so that the loop ends.
         for page in pages_of(storage, where):
             changes = [
                 lifecycle.requeue(record.id, at=now, reason=reason) for record in page if not record.is_batch

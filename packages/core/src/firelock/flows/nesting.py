@@ -109,7 +109,7 @@ def _batches_within(
     """Yield each batch within the batch, at any depth, with its counts; outer batches come first."""
     for page in _inner_pages(storage, batch_id, counts.batches):
         for inner, its_counts in zip(page, storage.batch_counts([job.id for job in page]), strict=True):
-            if its_counts is not None:  # None if it was pruned meanwhile
+            if its_counts is not None:  # None if it was pruned in the meantime
                 yield inner, its_counts
                 yield from _batches_within(storage, inner.id, its_counts)
 
@@ -161,5 +161,5 @@ def walk_members(
     for inner_page in _inner_pages(storage, batch_id, batches, after if is_within else None):
         all_counts = storage.batch_counts([inner.id for inner in inner_page])
         for inner, counts in zip(inner_page, all_counts, strict=True):
-            if counts is not None and counts.total:  # otherwise it was pruned meanwhile, or has no members
+            if counts is not None and counts.total:  # otherwise it was pruned since, or has no members
                 yield from walk_members(storage, inner.id, task, (), counts.batches)

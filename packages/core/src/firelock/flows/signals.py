@@ -56,8 +56,8 @@ _LONGEST_AUTHOR = 200
 class Signal(Generic[T]):
     """A name and the type of its payload; `job.receive` waits for the signal, and `send` sends it.
 
-    It is created by `fire.signal(name, type)`. The first answer wins: a payload, even if it was sent before
-    the job waited for it, or the timeout.
+    It is created by `fire.signal(name, type)`. The first answer wins. It is a payload, even one that was sent
+    before the job waited for it, or the timeout.
     """
 
     name: str

@@ -825,7 +825,7 @@ class JobSteps:
             pause = min(_LONGEST_PAUSE, pause * 2)
 
     def _wait_in_place(self, seconds: float) -> None:
-        """Wait for this many seconds; raise if the job must stop meanwhile."""
+        """Wait for this many seconds; raise an exception if the job must stop in the meantime."""
         waits = threading.Event()
         while seconds > 0:
             self._check_may_continue(None)

@@ -340,7 +340,7 @@ class Job(Generic[R]):
     arefresh = twin(refresh)
 
     def result(self, timeout: float | None = None) -> R:
-        """Return the result of the task; wait up to `timeout` seconds, also through retries.
+        """Return the result of the task; wait up to `timeout` seconds, even through retries.
 
         Afterwards, the handle shows the job as last read, even if an error was raised.
 

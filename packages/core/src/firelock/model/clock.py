@@ -135,7 +135,7 @@ class _HostReading:
 
 
 def _excess(moved: float, *, least: float, most: float) -> float:
-    """Return how many seconds too far a clock moved (negative: not far enough); 0 without a jump."""
+    """Return how many seconds too far a clock moved (negative if not far enough); 0 without a jump."""
     excess = moved - most if moved > most else min(0.0, moved - least)
     return excess if abs(excess) > _JUMP_SECONDS else 0.0
 

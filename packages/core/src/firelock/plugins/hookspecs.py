@@ -279,7 +279,8 @@ def jobs_created(jobs: Sequence[NewJob]) -> None:
 
     Called in the client's process, once per stored group of jobs. In a caller's transaction, the commit can
     still fail. A duplicate is not included, because it was not stored: another job has its unique key. A
-    batch is included as a job; its `relations.batch` is set. An exception is logged and affects no job.
+    batch is included as a job; its `relations.batch` is set. An exception is logged and does not affect any
+    job.
 
     Example:
         @hookimpl
@@ -364,7 +365,7 @@ def attempt_failed(job: ClaimedJob, error: BaseException, transition: Transition
 
     Not called for a task that raises `RateLimited`, for a job that did not start in time, or for a task that
     raises an exception after its own transaction ended the job, because these are not failures. An exception
-    is logged and affects no job.
+    is logged and does not affect any job.
 
     Example:
         @hookimpl
@@ -384,7 +385,7 @@ def jobs_settled(settled: Sequence[Settled]) -> None:
 
     Snoozes, `RateLimited` errors and jobs that did not start in time are included; `transition.reason` has
     the reason. Runs that end in a wait are included too; their `transition.waits_for` is set. An exception is
-    logged and affects no job.
+    logged and does not affect any job.
 
     Example:
         @hookimpl

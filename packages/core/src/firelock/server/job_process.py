@@ -178,7 +178,7 @@ class JobProcess:
         Args:
             run: prepared, but not started.
             runner: the runner of this process.
-            console: for the log lines of the job.
+            console: receives the log lines of the job.
             on_start: called when the run starts, before the process gets the job.
         """
         run.loading_since = time.monotonic()

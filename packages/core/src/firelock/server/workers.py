@@ -588,7 +588,7 @@ class AsyncWorkers:
         return self.take_back()
 
     def oldest_wait(self) -> float:
-        """Return the wait of the first waiting job, in seconds."""
+        """Return how long the first waiting job has waited, in seconds."""
         try:
             return time.monotonic() - self._todo[0][0]
         except IndexError:

@@ -248,10 +248,10 @@ class Storage(ABC):
         scheduled job, its previous `due_at`.
 
         **Sessions and tails.** A settle (`session` set) clears the session and keeps the fence. An operator's
-        change that takes a job out of processing must leave session and fence on the job as a tail. The tail
-        is cleared when the holder's settle is refused, or when the session ends. A job that is requeued while
-        it has a tail is enqueued, but must not be claimed until the tail is cleared. `ALREADY` is returned
-        only for a settle, and never for a job with a tail.
+        change that takes a job out of processing must leave the session and the fence on the job as a tail.
+        The tail is cleared when the holder's settle is refused, or when the session ends. A job that is
+        requeued while it has a tail is enqueued, but must not be claimed until the tail is cleared. `ALREADY`
+        is returned only for a settle, and never for a job with a tail.
 
         **Unique keys and children.** A requeue from a final state takes the job's unique key again; if
         another job has the key, the result is TAKEN. When a job with children ends, it must be put on the
@@ -315,7 +315,7 @@ class Storage(ABC):
 
     @abstractmethod
     def exchange(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
-        """Do `apply`, then `claim`, in one round trip or one transaction if the storage can.
+        """Do `apply`, then `claim`, in one round trip or one transaction if the storage can do so.
 
         If one of the two is refused, the other may be refused as well. The caller then repeats each of them
         separately, so that a settle is never lost because of a bad claim. A BUSY settle must affect neither

@@ -151,7 +151,7 @@ class Lock:
         return True
 
     async def _atry(self) -> bool:
-        """Try to acquire the lock in a thread; release it again if the coroutine is cancelled meanwhile."""
+        """Try to acquire the lock in a thread; release it if the coroutine is cancelled in the meantime."""
         import asyncio  # noqa: PLC0415 - loaded when first used
 
         mutex = threading.Lock()

@@ -201,7 +201,7 @@ class Store:
 
     @classmethod
     def named(cls, name: str) -> Store:
-        """Return the store that all open handles with this name share; a new one for an empty name."""
+        """Return the store that all open handles with this name share; an empty name gets a new store."""
         if not name:
             return cls()
         with cls._naming:
@@ -220,7 +220,7 @@ class Store:
 
 
 class Table(Tables):
-    """Jobs by id, with the orders that the verbs need; sessions; records by kind."""
+    """Jobs by id, with the orders that the verbs need; also sessions, and records by kind."""
 
     def __init__(self) -> None:
         self.rows: dict[str, StoredJob] = {}
@@ -754,14 +754,14 @@ class Order:
         return None
 
     def after(self, start: Entry | None = None) -> Iterator[Entry]:
-        """Yield the entries after this one, ascending; the order must not change meanwhile."""
+        """Yield the entries after this one, ascending; the order must not change during the iteration."""
         self.first()  # skip the dead entries at the head only once
         entries = self._entries
         begin = self._head if start is None else bisect_right(entries, start, self._head)
         return (entry for place in range(begin, len(entries)) if self._is_living(entry := entries[place]))
 
     def before(self, start: Entry | None = None) -> Iterator[Entry]:
-        """Yield the entries before this one, descending; the order must not change meanwhile."""
+        """Yield the entries before this one, descending; the order must not change during the iteration."""
         entries = self._entries
         head = self._head
         end = len(entries) if start is None else bisect_left(entries, start, head)

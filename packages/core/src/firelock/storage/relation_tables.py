@@ -263,7 +263,7 @@ def _suspended(
 
 
 def decide_children(tables: Tables, parent: JobRecord, children: list[StoredJob], *, now: int) -> int:
-    """Move the children that wait for the parent, as the parent's end requires; return their number."""
+    """Move the children that wait for the parent as the parent's state requires; return their number."""
     for child in children:
         after = rules.followed(child, parent, at=now, now=now)
         if after is child:

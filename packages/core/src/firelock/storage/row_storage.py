@@ -182,7 +182,7 @@ class _Tables(Tables):
         return scan_after(self.rows, prefix, start, reverse=reverse, limit=_PAGE)
 
     def _scan_named(self, prefix: str) -> Iterator[tuple[str, str]]:
-        """Yield every row whose key contains a name and has this prefix; no row may be added meanwhile."""
+        """Yield every row whose key has a name and this prefix; no row may be added in the meantime."""
         start: str | None = None
         while page := self._named.scan(prefix, start=start, limit=_PAGE):
             yield from page

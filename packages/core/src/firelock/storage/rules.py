@@ -616,7 +616,7 @@ def next_in_line(
     """Return up to `limit` waiting items in the order in which `Storage.claim` takes them.
 
     Args:
-        lines: the waiting items of each queue, in order; without paused queues.
+        lines: the waiting items of each queue, in order; paused queues are omitted.
         queues: queues to take from, one after another; None takes one item of each queue in turn.
         limit: the maximum number of items.
         served: if the queues take turns, the queue that had the last turn; the next turn begins after it.

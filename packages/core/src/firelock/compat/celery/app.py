@@ -464,7 +464,7 @@ class Control:
     _app: Celery
 
     def revoke(self, task_id: str, **_: object) -> None:
-        """Delete the job; a running job is requested to stop."""
+        """Delete the job; if it is running, the server cancels it."""
         AsyncResult(task_id, app=self._app).revoke()
 
     def __getattr__(self, name: str) -> NoReturn:

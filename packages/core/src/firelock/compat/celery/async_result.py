@@ -234,7 +234,7 @@ class AsyncResult(Refusing):
     wait = get
 
     def revoke(self, **_: object) -> None:
-        """Delete the job; a running job is requested to stop. Do nothing if the job is already deleted."""
+        """Delete the job; if it is running, the server cancels it. Do nothing if it is already deleted."""
         with contextlib.suppress(JobConflict, JobNotFound):
             self.job.delete()
 
