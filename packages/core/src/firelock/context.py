@@ -416,7 +416,7 @@ class JobContext:
         `run`.
 
         Raises:
-            JobFailed: A job failed after its retries. If several jobs failed, the error is about the first
+            JobFailed: A job failed after its retries. If several jobs failed, the error describes the first
                 of them.
         """
         return self._steps.gather(name, calls)

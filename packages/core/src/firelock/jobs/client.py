@@ -281,7 +281,8 @@ class Client:
     async def astore(self, job: NewJob, within: object | None = None) -> Job[Any]:
         """Store the job unchanged, without blocking the event loop; return the same handle as `store`.
 
-        Without `within`, the job is not stored in a transaction, because code on an event loop is not in one.
+        Without `within`, the job is not stored in a transaction, because code on an event loop does not have
+        one.
 
         Raises:
             DuplicateJob: If another job has the job's unique key, and the key is set to refuse duplicates.
@@ -463,7 +464,7 @@ class Client:
             self.plugins.jobs_created(stored)
 
     def _name_holder(self, error: DuplicateJob, jobs: Sequence[NewJob]) -> None:
-        """Add a handle of the job that has the key to the error; after a single call, it shows the call."""
+        """Add a handle of the job that has the key to the error; for a single call, it shows the call."""
         shows: NewJob | JobRecord | None = jobs[0]
         if len(jobs) > 1:
             with suppress(StorageError):

@@ -197,7 +197,7 @@ class EndObservers:
     """The observers of ended attempts in one worker process.
 
     Args:
-        observers: in the order in which they are called.
+        observers: the observers, in the order in which they are called.
         slow: logs the names of slow observers.
     """
 

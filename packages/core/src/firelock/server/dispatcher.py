@@ -262,7 +262,7 @@ class Dispatcher:
         self._pause = min(longest, max(least, self._pause * 2))
 
     def _note_failing(self, since: float) -> None:
-        """Report to the probes when the storage began to refuse claims and ends; 0 if it accepts them."""
+        """Report to the probes since when the storage has refused claims and ends; 0 if it accepts them."""
         self._failing_since = since
         if self._state is not DispatcherState.STOPPED:  # after a stop, the memory may be unmapped
             self._context.memory.note_failing(since)

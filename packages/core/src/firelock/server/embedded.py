@@ -367,7 +367,7 @@ def _open_loop(loop: object) -> asyncio.AbstractEventLoop | None:
 
 
 def locate_app(app: ServedApp) -> str | None:
-    """Return a string by which another process finds this app; None if it is not a global variable.
+    """Return a string with which another process can find this app; None if it is not a global variable.
 
     The module that created the app comes first, and then any other module. The program that runs here comes
     last, because importing it runs its top level again.

@@ -231,7 +231,7 @@ class Run:
         self.context.cancel(reason)
 
     def _is_current(self) -> bool:
-        """Return whether the run's own coroutine calls this; True in a thread, which has no forced end."""
+        """Return whether the run's own coroutine calls this; True in a thread, where no end can be forced."""
         if self.coroutine is None:
             return True
         import asyncio  # noqa: PLC0415 - loaded by now

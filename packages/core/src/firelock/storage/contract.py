@@ -274,11 +274,11 @@ class Storage(ABC):
         lock each surrounding batch that fails fast, from the innermost outwards, fold its recorded changes
         into its counts, and clear `is_stopping`.
 
-        **Batches.** A batch is never enqueued: the result is REFUSED. The delete of a batch that is not
-        deleted cancels the batch. The batch becomes awaiting with the given reason, even if it had ended, and
-        its hold ends; `release` then cancels its members and ends it. A second delete changes nothing. A
-        transition from awaiting to awaiting writes only `due_at`, under the batch's lock. It is REFUSED if
-        the batch is cancelled, or if the job is not a batch.
+        **Batches.** A batch is never enqueued: the result is REFUSED. Deleting a batch that is not deleted
+        cancels it. The batch becomes awaiting with the given reason, even if it had ended, and its hold ends;
+        `release` then cancels its members and ends it. A second delete changes nothing. A transition from
+        awaiting to awaiting writes only `due_at`, under the batch's lock. It is REFUSED if the batch is
+        cancelled, or if the job is not a batch.
 
         **Order.** Several transitions of one job are applied in order. A refused transition must not affect
         others. For `within`, see `insert`.

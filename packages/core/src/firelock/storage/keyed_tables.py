@@ -104,7 +104,7 @@ def take_one(tables: Tables, row: StoredJob, *, now: int) -> StoredJob | None:
 
 
 class _TableLanes:
-    """Lanes on tables; see `KeyedLanes`. References are job ids, and no other transaction runs meanwhile."""
+    """Lanes on tables; see `KeyedLanes`. References are job ids, and no other transaction is running."""
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables

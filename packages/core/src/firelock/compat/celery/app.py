@@ -85,7 +85,7 @@ class Celery(Refusing):
     Args:
         main: the name to use in task names for a module that runs as a program.
         broker: the URL of the broker.
-        backend: no effect, because results are stored with the jobs.
+        backend: ignored, because results are stored with the jobs.
         include: the modules that register tasks.
         set_as_current: whether shared tasks belong to this app.
         config_source: the source of settings, as for `config_from_object`.
