@@ -140,19 +140,31 @@ def aim(folder, points, times):
     return min(left, key=lambda point: (taken[point], random.random())) if left else None
 
 
-def deaths(folder, but=frozenset()):
-    """Return the process, point and time of each process that killed itself, except processes in `but`."""
-    return [death for death in _deaths(read_ledger(_ledger_of(folder))) if death[0] not in but]
+def note_killed(folder, pids):
+    """Record that these processes are about to be killed, so that their deaths are not those of a timer."""
+    Ledger(_ledger_of(folder)).write("killed", note=" ".join(map(str, pids)))
+
+
+def deaths(folder):
+    """Return the process, point and time of each process that killed itself."""
+    return list(_deaths(read_ledger(_ledger_of(folder))))
 
 
 def _deaths(events):
+    """Yield the process, point and time of each death; a later process can have the id of a dead one."""
     armed = {}
     for event in events:
         if event.what == "armed":
+            if event.pid in armed:
+                yield armed[event.pid]
             point, seconds = event.note.split(" ")
             armed[event.pid] = event.pid, point, event.at + float(seconds)
         elif event.what == "disarmed":
-            del armed[event.pid]
+            armed.pop(event.pid, None)
+        elif event.what == "killed":
+            for pid in map(int, event.note.split(" ")):
+                if pid in armed and event.at < armed[pid][2]:  # the timer had not expired
+                    del armed[pid]
         elif event.what == "point":
             yield event.pid, event.note, event.at
     yield from (death for pid, death in armed.items() if not is_running(pid))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import attrs
 import pytest
 
 from tests.faults.checker import _deaths, _is_explained
-from tests.faults.ledger import Event
+from tests.faults.ledger import Event, Ledger
+from tests.faults.points import deaths
 from tests.faults.scenarios.limited import Call, lateness, twins
 
 
@@ -33,6 +36,35 @@ def test_death_between_two_starts_explains_the_repeat(noted, is_explained):
     deaths = _deaths([event(what, at, note="7") for what, at in noted])
 
     assert _is_explained(event("start", 10.0, pid=7), event("start", 20.0, pid=8), deaths) is is_explained
+
+
+ARMED = ("armed", "claim:within 0.5")
+RUNNING = os.getpid()
+DEAD = 2**22 + 1  # larger than every id of a process
+
+
+@pytest.mark.parametrize(
+    ("pid", "events", "expected"),
+    [
+        (RUNNING, [(1.0, "point", "run")], ["run"]),
+        (RUNNING, [(1.0, *ARMED)], []),  # the timer of a running process has not expired
+        (DEAD, [(1.0, *ARMED)], ["claim:within"]),
+        (DEAD, [(1.0, *ARMED), (1.1, "disarmed", "claim:within")], []),
+        (DEAD, [(1.0, *ARMED), (1.2, "killed", f"7 {DEAD}")], []),
+        (DEAD, [(1.0, *ARMED), (1.6, "killed", f"7 {DEAD}")], ["claim:within"]),  # it was dead already
+        (RUNNING, [(1.0, *ARMED), (9.0, *ARMED), (9.1, "disarmed", "claim:within")], ["claim:within"]),
+        (RUNNING, [(1.0, "killed", f"{RUNNING}"), (9.0, "point", "run")], ["run"]),  # the id is used again
+    ],
+)
+def test_deaths_at_points_are_told_from_kills_and_reused_ids(tmp_path, monkeypatch, pid, events, expected):
+    """A death counts once, even if a process with the same id was killed or lives."""
+    (tmp_path / "points").mkdir()
+    ledger = Ledger(tmp_path / "points")
+    monkeypatch.setattr(os, "getpid", lambda: pid)
+    for at, what, note in events:
+        ledger.write(what, note=note, at=at)
+
+    assert [point for _, point, _ in deaths(tmp_path)] == expected
 
 
 @pytest.mark.parametrize(

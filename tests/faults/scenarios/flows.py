@@ -18,7 +18,7 @@ from firelock.storage import FINAL_STATES, JobFilter, State
 from tests.faults import flow_clients
 from tests.faults.checker import is_legal, stored
 from tests.faults.flow_clients import stubs
-from tests.faults.points import deaths
+from tests.faults.points import deaths, note_killed
 from tests.faults.program import run_program
 from tests.faults.scenarios.base import Size, scenario, stage
 from tests.faults.scenarios.kills import kill_whole, left_over
@@ -71,7 +71,6 @@ class Feed:
     sent: list = attrs.Factory(list)
     requeued: Counter = attrs.Factory(Counter)
     snapshots: Counter = attrs.Factory(Counter)
-    killed: set = attrs.Factory(set)  # processes that others killed
     wrong: list = attrs.Factory(list)  # inexact counts
 
     def __attrs_post_init__(self):
@@ -174,11 +173,9 @@ def kill_flows(place, size):
         on.up(within=120)
         began, killed_at = time.monotonic(), time.monotonic()
         while time.monotonic() - began < enough and (
-            _missing(on, feed, points, size.rounds)
-            or not dying.done()
-            or len(feed.batches) * _MEMBERS < size.jobs
+            _missing(on, points, size.rounds) or not dying.done() or len(feed.batches) * _MEMBERS < size.jobs
         ):
-            assert time.monotonic() - began < most, _missing(on, feed, points, size.rounds)
+            assert time.monotonic() - began < most, _missing(on, points, size.rounds)
             if dying.done():
                 dying.result()
             if on.unfinished() < _AHEAD:
@@ -250,18 +247,18 @@ def _server(on):
 def _kill_one_of(on, servers, feed):
     place = feed.chance.randrange(len(servers))
     victim = servers[place]
-    feed.killed.update((victim.pid, *victim.family()))
+    note_killed(on.place.ledger_folder, (victim.pid, *victim.family()))
     kill_whole(on, victim)
     servers[place] = on.replace(victim, **_SERVER)
 
 
-def _died(on, feed):
+def _died(on):
     """Return the number of processes that killed themselves at each point."""
-    return Counter(point for _, point, _ in deaths(on.place.ledger_folder, feed.killed))
+    return Counter(point for _, point, _ in deaths(on.place.ledger_folder))
 
 
-def _missing(on, feed, points, times):
-    died = _died(on, feed)
+def _missing(on, points, times):
+    died = _died(on)
     return {point: died[point] for point in points if died[point] < times}
 
 
@@ -283,7 +280,7 @@ class Judge:
             if event.what == "kill":
                 for pid in event.note.split(","):
                     self._ends[int(pid)].append(event.at)
-        for pid, _, at in deaths(self.on.place.ledger_folder, self.feed.killed):
+        for pid, _, at in deaths(self.on.place.ledger_folder):
             self._ends[pid].append(at)
 
     def of(self, what):
@@ -417,7 +414,7 @@ def _judged(on, feed):
     kept = [*feed.batches.values(), *feed.orders, *(events[0].job for events in calls.values())]
     illegal = [id for id in kept if not is_legal(on.fire, id)]
     raced = Counter(got.get(id, "stuck") is None for id in feed.racers)
-    at_points = _died(on, feed)
+    at_points = _died(on)
     ends = Counter(str(one.state) for one in swept)
     lines = [
         f"batches {len(feed.batches)}: {dict(states)}, not at rest or miscounted {len(restless)}",
