@@ -19,7 +19,7 @@ def commands(text):
         shlex.split(line.removeprefix(_PROMPT), comments=True)
         for token in tokens(text)
         if token.type == "fence" and token.info.strip() == "console"
-        for line in token.content.splitlines()
+        for line in token.content.replace("\\\n", " ").splitlines()
         if line.startswith(_PROMPT)
     ]
 
