@@ -39,30 +39,29 @@ def test_death_between_two_starts_explains_the_repeat(noted, is_explained):
 
 
 ARMED = ("armed", "claim:within 0.5")
-RUNNING = os.getpid()
-DEAD = 2**22 + 1  # larger than every id of a process
 
 
 @pytest.mark.parametrize(
-    ("pid", "events", "expected"),
+    ("is_running", "events", "expected"),
     [
-        (RUNNING, [(1.0, "point", "run")], ["run"]),
-        (RUNNING, [(1.0, *ARMED)], []),  # the timer of a running process has not expired
-        (DEAD, [(1.0, *ARMED)], ["claim:within"]),
-        (DEAD, [(1.0, *ARMED), (1.1, "disarmed", "claim:within")], []),
-        (DEAD, [(1.0, *ARMED), (1.2, "killed", f"7 {DEAD}")], []),
-        (DEAD, [(1.0, *ARMED), (1.6, "killed", f"7 {DEAD}")], ["claim:within"]),  # it was dead already
-        (RUNNING, [(1.0, *ARMED), (9.0, *ARMED), (9.1, "disarmed", "claim:within")], ["claim:within"]),
-        (RUNNING, [(1.0, "killed", f"{RUNNING}"), (9.0, "point", "run")], ["run"]),  # the id is used again
+        (True, [(1.0, "point", "run")], ["run"]),
+        (True, [(1.0, *ARMED)], []),  # the timer of a running process has not expired
+        (False, [(1.0, *ARMED)], ["claim:within"]),
+        (False, [(1.0, *ARMED), (1.1, "disarmed", "claim:within")], []),
+        (False, [(1.0, *ARMED), (1.2, "killed", "7 {pid}")], []),
+        (False, [(1.0, *ARMED), (1.6, "killed", "7 {pid}")], ["claim:within"]),  # it was dead already
+        (True, [(1.0, *ARMED), (9.0, *ARMED), (9.1, "disarmed", "claim:within")], ["claim:within"]),
+        (True, [(1.0, "killed", "{pid}"), (9.0, "point", "run")], ["run"]),  # the id is used again
     ],
 )
-def test_deaths_at_points_are_told_from_kills_and_reused_ids(tmp_path, monkeypatch, pid, events, expected):
-    """A death counts once, even if a process with the same id was killed or lives."""
+def test_death_counts_once_although_an_id_is_used_again(tmp_path, monkeypatch, is_running, events, expected):
+    """A death by a kill does not count, even if a later process with the same id dies at a point."""
+    pid = os.getpid() if is_running else 2**22 + 1  # larger than the id of any process
     (tmp_path / "points").mkdir()
     ledger = Ledger(tmp_path / "points")
     monkeypatch.setattr(os, "getpid", lambda: pid)
     for at, what, note in events:
-        ledger.write(what, note=note, at=at)
+        ledger.write(what, note=note.format(pid=pid), at=at)
 
     assert [point for _, point, _ in deaths(tmp_path)] == expected
 
