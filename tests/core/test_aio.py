@@ -301,7 +301,7 @@ def test_call_fails_if_no_thread_can_be_started(monkeypatch):
 
 
 def test_blocked_call_does_not_delay_the_end_of_the_interpreter():
-    """The event loop and the interpreter end, although the call never ends."""
+    """The event loop stops and the interpreter exits, although the call never returns."""
     program = """
 import asyncio, threading
 from firelock.model.aio import in_thread

@@ -278,7 +278,7 @@ def test_error_of_the_application_shows_its_own_lines(run, tmp_path, source, lin
 
 
 def test_file_that_is_not_a_database_counts_as_unreachable(run, tmp_path):
-    """The exit code is 3, and the hint recommends the doctor, as for any unreachable storage."""
+    """As for any unreachable storage, the exit code is 3 and the hint is to run `firelock doctor`."""
     (tmp_path / "letter.db").write_text("Dear Sir or Madam, " * 20)
 
     ran = run("queues list --storage sqlite:///letter.db")

@@ -144,7 +144,7 @@ def test_locked_batch_row_does_not_delay_ends_or_other_batches(flow, lock_rows):
 
 
 def test_locked_inner_batch_does_not_delay_members_of_the_outer_one(flow, lock_rows):
-    """A cancelled batch deletes its members. The inner batch follows after its row was unlocked."""
+    """A cancelled batch deletes its members. The inner batch is cancelled as soon as its row is unlocked."""
     outer = flow.batch("outer")
     inner, member = flow.batch("inner", within=outer), flow.member(outer)
     inside = flow.member(inner)

@@ -16,7 +16,7 @@ PLAIN = NewJob("id", "task", "[]", "json", "default", 5, State.ENQUEUED, 7)
 
 
 def test_job_with_an_added_field_is_not_plain():
-    """The field counts as one of the further fields, whatever else a fast path stores."""
+    """A job that uses a field which a later release has added is not stored on a fast path."""
     script = """
 from firelock.storage import NewJob, State, further_fields
 job = NewJob("id", "task", "[]", "json", "default", 5, State.ENQUEUED, 7, note="added")

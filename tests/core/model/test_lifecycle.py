@@ -248,7 +248,7 @@ RUNS, ENDS_TOO = State.ENQUEUED, State.DELETED
     ],
 )  # fmt: skip
 def test_end_of_a_parent_determines_what_happens_to_its_continuations(on, targets):
-    """A continuation that a failure neither starts nor ends waits until the parent is requeued or deleted."""
+    """If the parent fails, a continuation of its success waits until the parent is requeued or deleted."""
     ends = (State.SUCCEEDED, State.FAILED, State.DELETED)
 
     assert targets == tuple(continuation_target(on, parent) for parent in ends)

@@ -350,7 +350,7 @@ def test_long_lock_is_logged_once(sender, caplog):
 
 
 def test_stored_end_is_not_sent_again(sender):
-    """Each end has one result and is then removed."""
+    """An end is removed as soon as the storage has returned a result for it."""
     sender.result = Applied.APPLIED
     for job_id in ("one", "two"):
         sender.parked.park(ended_run(job_id))

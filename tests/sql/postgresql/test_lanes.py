@@ -138,7 +138,7 @@ def test_restored_limit_counts_jobs_that_started_without_it(scene):
 
 
 def test_failed_job_without_limits_causes_no_limit_query(postgresql):
-    """The end of a failed job is not a plain one. The claim after it sends no query for limits."""
+    """A failed job is settled by the general code, and even then the next claim does not query limits."""
     with FaultProxy(postgresql.server.address) as proxy, scene_at(postgresql.url(port=proxy.port)) as scene:
         holder = scene.begin()
         scene.add_many(3 * WARM)

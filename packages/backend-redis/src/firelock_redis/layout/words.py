@@ -314,8 +314,8 @@ class Ended(NamedTuple):
 
     server: str  # JSON
     more: int  # 1 if the session has more jobs
-    running: str  # the value that was given when the end began
-    reason: str  # as given when the end began
+    running: str  # value that was given when the session began to end
+    reason: str  # as given when the session began to end
     crashed: list[str]
     returned: list[str]
 

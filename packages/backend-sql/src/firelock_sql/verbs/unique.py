@@ -317,7 +317,7 @@ def is_taken_from(tx: Transaction, row: JobRow, key: str) -> bool:
 
 
 def take_again(tx: Transaction, row: JobRow, key: str) -> None:
-    """Give the key to the requeued job; the time until which the key stays taken does not change."""
+    """Give the key to the requeued job; the time at which the key becomes free does not change."""
     stored = _read_stored(tx, [key]).get(key)
     free_at = 0 if stored is None else stored.row.free_at
     tx.run(_PUT, **_key_values(key, UniqueRow(row.id, starts_of(row.attempt, row.crashes), free_at)))

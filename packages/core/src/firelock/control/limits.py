@@ -70,7 +70,7 @@ class LimitState(StrEnum):
     BLOCKED = "blocked"  # it is blocked until a time that `RateLimited` has set
     RATE = "rate"  # its rate is used up
     FULL = "full"  # it is held by as many jobs as it allows
-    HELD = "held"  # it admits jobs, but another key of its waiting jobs does not
+    HELD = "held"  # it admits jobs, but its waiting jobs also need another key, which does not
     WAITING = "waiting"  # it admits jobs, but they wait for a worker or for a key that was not read
     OPEN = "open"  # it admits jobs, and no job waits
 
@@ -562,7 +562,7 @@ class Limits:
     def _give_back(self, key: str) -> None:
         """Reset the used part of the previous rate for the key, or for each key of the name.
 
-        After that, the previous rate cannot keep a key closed.
+        After that, no key is blocked by its previous rate.
         """
         storage, after = self._client.storage, ""
         begin = key.partition("/")[0]

@@ -113,7 +113,7 @@ class Operation:
     first_ids: tuple[str, ...] = ()  # the ids of the first ten changed jobs
     cursor: str | None = None  # the cursor of the next page
     outcome: Outcome | None = None  # set only for a requeue, by the first query after all jobs have ended
-    fence: int = 0  # the fence of the lock of the last process that ran it
+    fence: int = 0  # fence of the lock that was held by the last process that ran the operation
     more: str | None = None  # fields of a newer release, as JSON; kept unchanged
 
     @property

@@ -43,7 +43,7 @@ class ServerState(StrEnum):
 
     RUNNING = "running"
     OVERDUE = "overdue"  # it has missed a renewal
-    QUIET = "quiet"  # it claims no jobs, because of an order
+    QUIET = "quiet"  # it was ordered not to claim jobs
     STOPPING = "stopping"
     LOST = "lost"  # its sessions have ended or expired, and it did not report a stop
     ENDED = "ended"  # it has stopped and reported so

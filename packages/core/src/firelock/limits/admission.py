@@ -398,8 +398,8 @@ class KeyedClaim(Generic[T]):
             refused = self._refused
             is_cut = len(planned) >= room - len(heads)  # the search might not have reached all lanes
             open_lanes += planned
-            # If the cost of a job closes its lane, unchecked lanes come before further starts in the other
-            # lanes.
+            # If a job costs too much to start, its lane is closed. Then check the remaining lanes before
+            # another job of a checked lane starts.
             while open_lanes and len(heads) < room and self._refused == refused:
                 self._share_room(queue, open_lanes, planned, room - len(heads) - sum(planned.values()))
                 if not planned:

@@ -100,7 +100,7 @@ class OpenResources:
     async def aget(self, resource: Resource) -> Any:  # noqa: ANN401 - any yielded value
         """Return the open value to a coroutine; a resource that is not async is opened in a thread.
 
-        If a job is cancelled while it waits, the opening continues for the next job.
+        If a job is cancelled while it waits, the resource is still opened, for the next job.
 
         Raises:
             Exception: If opening the resource fails; every job that waited for it gets the same error.

@@ -63,7 +63,7 @@ class ProcessStatus:
     )
     has_session: bool = False  # whether its session is valid, so that it may start jobs
     has_begun: bool = False  # whether a process in this place has had a session
-    cpu_seconds: float = 0.0  # total of all processes that were in this place
+    cpu_seconds: float = 0.0  # total of all processes that have used this place
     rss_bytes: int = 0
     starts_in: float = 0.0  # seconds until another process starts, if this one has ended
     starts: int = 1  # number of processes started in this place

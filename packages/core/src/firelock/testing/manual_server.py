@@ -314,7 +314,7 @@ class ManualServer:
         if completion is not None and self._has_completed(ended, applied):
             ended = completed_end(ended.job, completion)
             applied = Applied.RELEASE_NEEDED if completion.frees_children else Applied.ALREADY
-        # A refused end might be that of the last running member of a cancelled batch.
+        # The job whose end was refused might be the last running member of a cancelled batch.
         while applied in {Applied.RELEASE_NEEDED, Applied.REFUSED} and self._storage.release(_BATCH):
             continue
         error = runner.errors.pop(ended.job.id, None)

@@ -219,7 +219,7 @@ class BatchView(JobView):
 
     @cached_property
     def _awaiting(self) -> list[tuple[JobRecord, bool]]:
-        """The awaiting members, each with whether it waits for another member.
+        """The awaiting members, and for each of them whether it waits for another member.
 
         A member that does not wait for another member can progress by itself.
         """

@@ -591,7 +591,7 @@ class JobView:
         if progress is None or started_at is None:
             return None
         seconds = (progress.at - started_at).total_seconds()
-        if seconds < 1:  # progress within a second shows no speed, so use the time since the start
+        if seconds < 1:  # a second is too short to show the speed, so use the time since the start
             seconds = (self.visit.now - started_at).total_seconds()
         return progress.done / seconds if seconds >= 1 and progress.done > 0 else None
 

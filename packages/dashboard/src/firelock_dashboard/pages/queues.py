@@ -65,7 +65,7 @@ class QueueRow:
 
     view: QueueView
     oldest_at: datetime | None  # when the first job that no limit holds began to wait
-    held: int  # jobs ahead of it that limits hold; at most 100
+    held: int  # number of jobs ahead of it that wait for a limit; at most 100
     held_at: datetime | None  # when the first of these began to wait
     out_per_minute: float
     in_per_minute: float | None  # None until it is known

@@ -5,7 +5,7 @@
 -- A batch is a job with the flag b, and each of its members has the flag m; jobs.lua reads and writes their records.
 -- Keys of a partition:
 --   b:<batch> HASH: its counts and flags, with the names in NUMBERS and MARKS
---   bm:<batch> ZSET: its members by their creation
+--   bm:<batch> ZSET: its members by the times of their creation
 --   changed ZSET: the batches that `release` must check, in the order in which they changed
 -- `release` determines the state of these batches, and sweeps or resumes their members, by their places in bm:. No
 -- member is removed from bm: before the batch has ended.

@@ -298,7 +298,7 @@ class FlowRaceTests(StorageFixtures):
         return storage.release(10)
 
     def test_memo_of_a_lost_run_is_recalled_or_refused(self, flow: FlowScene) -> None:
-        """A memo stored while its run is taken away is either recalled by the next run, or was refused.
+        """A memo that is sent while its run loses the job is either refused or recalled by the next run.
 
         If this fails: a step whose memo was accepted is done again.
         """

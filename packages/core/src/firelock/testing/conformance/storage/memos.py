@@ -399,7 +399,7 @@ class MemoTests(StorageFixtures):
     # ---- time-outs ---------------------------------------------------------------------------------------
 
     def test_wait_ends_at_its_due_time(self, flow: FlowScene) -> None:
-        """A wait with a due time ends at that time: the job is enqueued, and waits for nothing.
+        """A wait with a due time ends at that time: the job is enqueued and no longer waits.
 
         Until then, the next due time includes it.
 
