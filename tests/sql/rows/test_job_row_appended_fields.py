@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.mutating import run_changed
 
-_ENTRY = "before the change\n\n\n@attrs.frozen\nclass FailedAttempt"
+_ENTRY = "changed a scheduled job\n\n\n@attrs.frozen\nclass FailedAttempt"
 _CLAIMED = "    has_memos: bool = attrs.field(default=False, kw_only=True)\n"
 _NOTE = "    note: str | None = None\n"
 
