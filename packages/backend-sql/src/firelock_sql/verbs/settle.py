@@ -161,7 +161,7 @@ def _write(tx: Transaction, row: JobRow, transition: Transition, *, is_resumed: 
     """Change the row according to the transition."""
     job = cast("JobRecord", row)
     if _is_due_sooner(row, transition):
-        tx.woken.add(ANY_QUEUE)  # for servers that sleep until the next due time; see life.py of the tests
+        tx.woken.add(ANY_QUEUE)  # for servers that sleep until the next due time; see life.py in the kit
     entry = None if transition.is_silent else entry_line(rules.entry_of(transition, job))
     # Otherwise the job does not enter a queue. In that case, do not read the clock, because this might take a
     # round trip.

@@ -240,7 +240,7 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
         })  # fmt: skip
         return
     record = job.record()
-    stopping = f", {_note(record, now)}" if record.is_stopping else ""
+    stopping = f", stopping on {record.server}" if record.is_stopping else ""
     screen.line(Cell(f"Job {record.id}", "bold"), "  ", state_cell(record.state), stopping)
     failed = history.errors[-1].attempt if history.errors else None
     end = _end_facts(record, progress, children, failed)
