@@ -211,7 +211,7 @@ def test_parked_ends_are_reported():
     trouble = only(servers=[server(parked=1_000), server("two")])
 
     assert ("parked_ends", False) == (trouble.code, trouble.is_error)
-    assert trouble.what.startswith("Server one cannot store the end of 1,000 jobs")
+    assert trouble.what.startswith("Server one cannot store the outcome of 1,000 jobs")
     assert "long transaction" in trouble.advice
     assert [] == kinds(servers=[server(parked=1_000, is_alive=False, state="stopping")])
 

@@ -67,8 +67,8 @@ def blocked_by(gate, calls):
 def dropped(name, count, in_all):
     """Return the log line about dropped ends."""
     return (
-        f"Plugin '{name}': jobs_settled is slower than the jobs. Ends dropped: {count} ({in_all} in total). "
-        "The jobs are not affected."
+        f"Plugin '{name}': jobs_settled is slower than the jobs. Outcomes dropped: {count} ({in_all} in "
+        "total). The jobs are not affected."
     )
 
 
@@ -122,7 +122,7 @@ def test_dropped_ends_are_summed_up_per_interval(reports, gate, caplog, monkeypa
     monkeypatch.setattr(observers, "LOG_INTERVAL", 0.0)
     gate.set()
 
-    eventually(lambda: "Ends dropped: 9 (10 in total)" in caplog.text, within=LONG)
+    eventually(lambda: "Outcomes dropped: 9 (10 in total)" in caplog.text, within=LONG)
 
 
 def test_blocked_observer_does_not_delay_another(reports, gate):
@@ -180,7 +180,7 @@ def test_close_abandons_a_blocked_observer_and_logs_it(reports, gate, caplog):
     ends.report([4])
 
     assert caplog.messages == [
-        "Plugin 'blocked': the server stopped before jobs_settled had returned; ends not reported: 3.",
+        "Plugin 'blocked': the server stopped before jobs_settled had returned; outcomes not reported: 3.",
         dropped("blocked", 1, 1),
     ]
 

@@ -306,7 +306,7 @@ def test_order_to_end_an_embedded_worker_process_is_ignored(fire, caplog):
 
         fire.servers.end_process(view.sessions[0].session.id)
 
-        until(lambda: "worker process of this server, because it is the application" in caplog.text)
+        until(lambda: "worker process of this server: it runs inside the application" in caplog.text)
         assert "x" == fire.echo.enqueue("x").result(timeout=10)
 
 
@@ -400,7 +400,7 @@ def test_stop_logs_ends_that_could_not_be_stored(make_app, caplog, monkeypatch, 
     server.stop(grace=0)
     answers.set()
 
-    assert "The last ends could not be written, because the storage does not respond." in caplog.text
+    assert "The last outcomes could not be written, because the storage does not respond." in caplog.text
     until(lambda: "firelock-dispatcher" not in our_threads())
 
 

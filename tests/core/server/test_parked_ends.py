@@ -250,7 +250,7 @@ def test_stop_names_the_jobs_whose_ends_are_not_stored(shop, caplog):
     with caplog.at_level(logging.WARNING):
         shop.server.stop(grace=0)
 
-    assert f"The end of job {job.id} was not stored" in caplog.text
+    assert f"The outcome of job {job.id} was not stored" in caplog.text
     assert (job.refresh().state, other.refresh().state) == (State.ENQUEUED, State.SUCCEEDED)
     (record,) = shop.storage.get([job.id])
     assert record.crashes == 0
@@ -346,7 +346,7 @@ def test_long_lock_is_logged_once(sender, caplog):
         until(lambda: sender.answers)
 
     assert caplog.text.count("has waited") == 1
-    assert "The end of job job is stored, after 20 s." in caplog.text
+    assert "The outcome of job job is stored, after 20 s." in caplog.text
 
 
 def test_stored_end_is_not_sent_again(sender):

@@ -277,7 +277,7 @@ def test_invalid_decision_of_a_policy_fails_the_job(crew, caplog):
 
     crew.until_all(State.FAILED, [bad])
     crew.until_all(State.SUCCEEDED, [good])
-    assert "its end could not be created" in bad.refresh().reason
+    assert "its outcome could not be created" in bad.refresh().reason
     assert "TypeError" in caplog.text
 
 
@@ -652,7 +652,7 @@ def test_outage_is_logged_once(crew, caplog):
 
     crew.until_all(State.SUCCEEDED, [job])
     until(lambda: "Storage available again after" in caplog.text)
-    assert 1 == caplog.text.count("Storage unavailable; keeping the ends of jobs and retrying: down")
+    assert 1 == caplog.text.count("Storage unavailable; keeping the outcomes of jobs and retrying: down")
 
 
 def test_longer_pauses_on_a_full_disk_are_logged(crew, caplog):
@@ -676,7 +676,7 @@ def test_refused_claim_does_not_lose_ends(crew, caplog):
     crew.opened.set()
 
     crew.until_all(State.SUCCEEDED, [job])
-    assert "An exchange was refused; settling first, claiming in the next turn." in caplog.text
+    assert "The storage rejected a combined settle and claim; settling first, then claiming." in caplog.text
 
 
 def test_claim_committed_without_a_reply_is_reconciled_next_turn(make_crew):
@@ -740,12 +740,13 @@ def test_end_that_cannot_be_stored_fails_only_its_job(make_crew, caplog, outages
     until(lambda: crew.count(State.SUCCEEDED) + crew.count(State.FAILED) == len(jobs))
 
     poisoned = jobs.pop(3).refresh()
-    assert (State.FAILED, "its end could not be stored: value too long") == (poisoned.state, poisoned.reason)
+    expected = "its outcome could not be stored: value too long"
+    assert (State.FAILED, expected) == (poisoned.state, poisoned.reason)
     assert ("host:a", True, True) == (
         poisoned.server, poisoned.started_at is not None, poisoned.record().expires_at is not None
     )  # fmt: skip
     assert {State.SUCCEEDED} == {job.refresh().state for job in jobs}
-    assert f"The end of job {poisoned.id} cannot be stored: value too long" in caplog.text
+    assert f"The outcome of job {poisoned.id} cannot be stored: value too long" in caplog.text
 
 
 def test_end_that_can_never_be_stored_does_not_block_others(make_crew, caplog):

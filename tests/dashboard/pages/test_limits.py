@@ -342,7 +342,7 @@ def test_job_page_names_every_limit_that_holds_the_job(fire, client, asks):
         == rows(shared)[0][2]
     )
     assert (
-        "The job needs a free place in each of these limits at the same time. Until then, later jobs" in page
+        "The job starts when all of these limits allow it at the same time. Until then, later jobs" in page
     )
     assert "Full: 1 of 1 running. The first job in line also waits for model" in words(own)
     assert "Held by another limit" not in words(own) + words(shared)

@@ -94,7 +94,7 @@ def _meet_full_disk(on, feed, server, filler):
 
 
 def _met(server):
-    return server.log.read_text().count("Storage unavailable; keeping the ends of jobs")
+    return server.log.read_text().count("Storage unavailable; keeping the outcomes of jobs")
 
 
 def _processor_seconds(pids):

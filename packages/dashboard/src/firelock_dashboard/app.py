@@ -377,7 +377,7 @@ class Dashboard(Site):
                     "problem.html", title=title, section="", message=message, code=problem.status
                 )
             except Exception:
-                log.exception("Unexpected error in the page of a problem; sending a page without navigation.")
+                log.exception("Unexpected error while rendering an error page; omitting its navigation.")
         if isinstance(problem, NoSession):
             return self._enter_page(visit, message)
         code = None

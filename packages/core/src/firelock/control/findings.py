@@ -661,7 +661,7 @@ def _check_parked(readings: Readings) -> Iterator[Finding]:
             yield Finding(
                 WARNING,
                 "parked_ends",
-                f"Server {server.name} cannot store the end of {number_of(parked, 'job')}, because other "
+                f"Server {server.name} cannot store the outcome of {number_of(parked, 'job')}, because other "
                 "transactions have locked the rows.",
                 'Its log names the jobs (search for "has locked its row"). Find the long transaction in '
                 "the database and end it; keep transactions that change jobs short.",

@@ -142,7 +142,7 @@ class _EndQueue:
         self._log_dropped(is_last=True)
         if held:
             log.warning(
-                "Plugin %r: the server stopped before jobs_settled had returned; ends not reported: %d.",
+                "Plugin %r: the server stopped before jobs_settled had returned; outcomes not reported: %d.",
                 self._observer.plugin, held,
             )  # fmt: skip
         elif self._thread.is_alive():
@@ -188,8 +188,8 @@ class _EndQueue:
             self._unlogged, self._logged_at = 0, now
             in_all = self._dropped
         log.warning(
-            "Plugin %r: jobs_settled is slower than the jobs. Ends dropped: %d (%d in total). The jobs are "
-            "not affected.", self._observer.plugin, count, in_all,
+            "Plugin %r: jobs_settled is slower than the jobs. Outcomes dropped: %d (%d in total). The jobs "
+            "are not affected.", self._observer.plugin, count, in_all,
         )  # fmt: skip
 
 

@@ -248,7 +248,7 @@ class Dispatcher:
                 log.warning("Storage still unavailable after %.0f min; retrying: %s", lasted / 60, error)
             if self._is_reachable:
                 self._is_reachable = False
-                log.warning("Storage unavailable; keeping the ends of jobs and retrying: %s", error)
+                log.warning("Storage unavailable; keeping the outcomes of jobs and retrying: %s", error)
                 if longest > _LONGEST_PAUSE:
                     log.warning(
                         "The storage logs each refused call, so retries are up to %g s apart.", longest
@@ -316,12 +316,12 @@ class Dispatcher:
             self._has_parked_too_many = has_too_many
             if has_too_many:
                 log.warning(
-                    "%d ends wait for rows that other transactions have locked; claiming no jobs until there "
-                    "are fewer. Check the database for a long transaction.",
+                    "The outcomes of %d jobs wait for rows that other transactions have locked; claiming no "
+                    "jobs until there are fewer. Check the database for a long transaction.",
                     len(self._settler.parked),
                 )
             else:
-                log.info("Fewer than %d ends wait for locked rows; claiming jobs again.", PARKED_LIMIT)
+                log.info("Fewer than %d outcomes wait for locked rows; claiming jobs again.", PARKED_LIMIT)
         return has_too_many
 
     def _answer_parked(self, parked: ParkedEnd, result: Applied) -> None:
@@ -352,7 +352,7 @@ class Dispatcher:
         except StorageUnavailable:
             raise
         except StorageError:
-            log.exception("An exchange was refused; settling first, claiming in the next turn.")
+            log.exception("The storage rejected a combined settle and claim; settling first, then claiming.")
             self._inbox.skip_next_wait()
         was_refused, self._was_refused = self._was_refused, reply is None
         if reply is not None:
@@ -733,13 +733,13 @@ class _Settler:
 
     def _apply_poisoned(self, transition: Transition, error: StorageError) -> list[Applied]:
         """Settle a job as failed, with the storage's message, because the storage rejected its end."""
-        log.error("The end of job %s cannot be stored: %s", transition.job_id, error)
+        log.error("The outcome of job %s cannot be stored: %s", transition.job_id, error)
         if transition.session is None or transition.fence is None:
             return [Applied.REFUSED]
         info = attrs.evolve(describe_failure(error), traceback=None)
         bare = attrs.evolve(
-            transition, to=State.FAILED, reason=f"its end could not be stored: {info.message}", error=info,
-            gives_back=False, retries=None, due_at=None, waits_for=None, parents=(), result=None,
+            transition, to=State.FAILED, reason=f"its outcome could not be stored: {info.message}",
+            error=info, gives_back=False, retries=None, due_at=None, waits_for=None, parents=(), result=None,
             result_absent=None, is_silent=False,
             expires_at=self._runtime.client.retention.until(State.FAILED, transition.at),
         )  # fmt: skip
@@ -749,7 +749,7 @@ class _Settler:
             raise
         except StorageError:
             log.exception(
-                "The failure of job %s cannot be stored either; giving up its end.", transition.job_id
+                "The failure of job %s cannot be stored either; discarding its outcome.", transition.job_id
             )
             return [Applied.REFUSED]
 
@@ -869,7 +869,7 @@ class _Settler:
                 log.info(_REFUSED, end.job.id)
                 continue
             log.info(
-                "Job %s had already succeeded within its own transaction; ignoring the end of its run (%s).",
+                "Job %s had already succeeded within its own transaction; ignoring its outcome here (%s).",
                 end.job.id, end.transition.to,
                 extra={"job_id": end.job.id},
             )  # fmt: skip

@@ -306,8 +306,8 @@ class _RunningServer:
             return
         if session_to_end(order) is not None:
             log.warning(
-                "Ignoring an order to end the worker process of this server, because it is the application. "
-                "Stop the application to end it."
+                "Ignoring the order to end the worker process of this server: it runs inside the "
+                "application. Stop the application instead."
             )
         elif order == "stop":
             self._on_stop()

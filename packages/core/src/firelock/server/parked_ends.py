@@ -139,7 +139,7 @@ class ParkedEnds:
         """Log the jobs whose ends are not stored; called after the last result of the storage."""
         for parked in self.all():
             log.warning(
-                "The end of job %s was not stored: another transaction has locked its row. The job runs "
+                "The outcome of job %s was not stored: another transaction has locked its row. The job runs "
                 "again when this server's session has ended and the lock is released.",
                 parked.end.job.id,
                 extra={"job_id": parked.end.job.id},
@@ -159,7 +159,7 @@ class ParkedEnds:
                     self._send(parked)
                 except Exception:
                     log.exception(
-                        "Unexpected error while sending the end of job %s; sending it again.",
+                        "Unexpected error while sending the outcome of job %s; sending it again.",
                         parked.end.job.id,
                         extra={"job_id": parked.end.job.id},
                     )
@@ -191,7 +191,7 @@ class ParkedEnds:
             else:
                 (result,) = self._apply([parked.end.transition])
         except StorageUnavailable as error:
-            log.debug("The end of job %s cannot be stored yet: %s", parked.end.job.id, error)
+            log.debug("The outcome of job %s cannot be stored yet: %s", parked.end.job.id, error)
             self._put_off(parked)
             return
         if result is Applied.BUSY:
@@ -201,7 +201,7 @@ class ParkedEnds:
         if parked.is_reported:
             seconds = self._clock() - parked.since
             log.info(
-                "The end of job %s is stored, after %.0f s.",
+                "The outcome of job %s is stored, after %.0f s.",
                 parked.end.job.id, seconds,
                 extra={"job_id": parked.end.job.id},
             )  # fmt: skip
@@ -212,8 +212,8 @@ class ParkedEnds:
         if not parked.is_reported and now - parked.since >= _REPORTED_AFTER:
             parked.is_reported = True
             log.warning(
-                "The end of job %s has waited %.0f s because another transaction has locked its row; sending "
-                "it again until the lock is released. Keep transactions that change jobs short.",
+                "The outcome of job %s has waited %.0f s because another transaction has locked its row; "
+                "sending it again until the lock is released. Keep transactions that change jobs short.",
                 parked.end.job.id, now - parked.since,
                 extra={"job_id": parked.end.job.id},
             )  # fmt: skip

@@ -679,7 +679,7 @@ class JobRunner:
         except StorageError as error:
             completion.is_stored = False
             log.warning(
-                "Job %s: cannot read whether its own transaction committed; sending its end as usual: %s",
+                "Job %s: cannot read whether its own transaction committed; sending its outcome as usual: %s",
                 run.job.id, error,
                 extra={"job_id": run.job.id},
             )  # fmt: skip
@@ -827,7 +827,7 @@ class JobRunner:
         except BaseException as broken:
             log.exception("The decision about job %s cannot be applied; failing the job.", run.job.id)
             at = self._runtime.clock.now()
-            decision = RetryDecision.fail(f"its end could not be created: {describe_error(broken)}")
+            decision = RetryDecision.fail(f"its outcome could not be created: {describe_error(broken)}")
             transition = self._transition_of(run, broken, decision, at)
             ended = EndedRun(run.job, transition, max(0, at - run.started_at), run.completion)
             self._report(ended, describe_error(broken), broken)

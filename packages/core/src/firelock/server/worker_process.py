@@ -214,7 +214,7 @@ class WorkerProcess:
         self._is_over.set()
         self._runtime.storage.interrupt()
         if not dispatcher.stop(_SETTLE_GRACE):
-            log.error("The last ends could not be written, because the storage does not respond.")
+            log.error("The last outcomes could not be written, because the storage does not respond.")
         self._drain_observers(deadline)
         self._upkeep.stop(_SETTLE_GRACE)
         self._workers.close(_THREAD_GRACE)
