@@ -152,10 +152,10 @@ class TaskVerbs(Generic[P, R]):
         options = "".join(f", {name}={value!r}" for name, value in self.options.given().items())
         return f"<{type(self).__name__} {self.info.name}{options}>"
 
-    if not TYPE_CHECKING:  # type checkers know which methods exist
+    if not TYPE_CHECKING:  # hidden from type checkers, so that they report unknown methods
 
         def __getattr__(self, name: str) -> NoReturn:
-            """Raise an AttributeError; for a method of another library, it names the replacement.
+            """Raise an AttributeError that, for a method of another library, names the replacement.
 
             Raises:
                 AttributeError: The task has no such attribute.
@@ -185,19 +185,16 @@ class TaskVerbs(Generic[P, R]):
         """Return an object of the same type whose calls use these options instead of the task's own.
 
         Args:
-            queue: the queue, instead of the task's queue.
-            priority: −100…100; within the queue, jobs with a higher priority run first.
-            delay: the delay before the job runs; a timedelta or seconds.
-            at: the time at which the job runs; an aware datetime.
-            tags: plain strings that are added to the task's own tags.
-            on: for continuations and with `after`, how the other job must end: succeeded, failed, deleted or
-                finished.
-            within: your own transaction in the storage's database; the job is committed or rolled back with
+            queue: the queue, instead of the task's queue. priority: −100…100; within the queue, jobs with a
+            higher priority run first. delay: the delay before the job runs; a timedelta or seconds. at: the
+            time at which the job runs; an aware datetime. tags: plain strings that are added to the task's
+            own tags. on: for continuations and with `after`, the required outcome of the other job:
+            succeeded, failed, deleted or finished. within: your own transaction in the storage's database;
+            the job is committed or rolled back with
                 it.
-            timeout: the longest time that a run may take.
-            retry: the retry policy, stored with the job.
-            meta: short strings by name that are stored with the job, at most 2 KiB in total, and available as
-                `JobContext.meta`. They override values with the same names from a plugin, or from the parent
+            timeout: the longest time that a run may take. retry: the retry policy, stored with the job. meta:
+            short named strings that are stored with the job, at most 2 KiB in total, and available as
+            `JobContext.meta`. They override values with the same names from a plugin, or from the parent
                 of a continuation.
             limits: the limits, instead of the task's; [] for none. Their settings must match those that a
                 task declares.
@@ -288,7 +285,7 @@ class TaskVerbs(Generic[P, R]):
         """Add or update the recurring job with this id, schedule and arguments.
 
         Only changed fields are written, and a due run is never lost. The definition is stored immediately,
-        regardless of a transaction around the call.
+        even if the call is made within a transaction.
 
         Raises:
             ScheduleError: The cron expression or the time zone is invalid.
@@ -416,7 +413,7 @@ class Registry:
         return self._limits
 
     def get(self, name: str) -> TaskInfo | None:
-        """Return the task of a stored name or alias; None if no such task is registered."""
+        """Return the task with this stored name or alias; None if no such task is registered."""
         return self._by_name.get(name) or self._aliases.get(name)
 
     def __iter__(self) -> Iterator[TaskInfo]:
@@ -468,7 +465,7 @@ class Registry:
         return codec
 
     def value_codec(self, annotation: object, owner: str, serializer: Serializer) -> ValueCodec:
-        """Return a codec that stores values of an annotation like arguments; errors call the value `owner`.
+        """Return a codec that stores values of this type like arguments; error messages call them `owner`.
 
         Raises:
             TaskError: The annotation is not supported.
@@ -476,7 +473,7 @@ class Registry:
         return ValueCodec(owner, codec_of(annotation, self._converter_once, owner), serializer)
 
     def value_form(self, annotation: object, owner: str) -> ValueForm:
-        """Return the form for a value of an annotation, for example the payload of a signal."""
+        """Return the input form for a value of this type, for example the payload of a signal."""
         return form_of_value(annotation, owner, self._converter_once)
 
     def _converter_once(self) -> Converter:
@@ -485,6 +482,6 @@ class Registry:
                 converter = make_converter()
                 self._configure_converter(converter)
                 self._converter = (
-                    converter  # set last, so that a converter is unused if a plugin cannot configure it
+                    converter  # set last, so that a converter that a plugin failed to configure is never used
                 )
             return self._converter

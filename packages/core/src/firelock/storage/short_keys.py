@@ -1,10 +1,10 @@
 """Rows with keys of any length, stored in rows with short keys.
 
-Many key-value stores limit the length of a key. LMDB, as its Python package is built, accepts 511 bytes; the
-name of a lock alone can have 800. `ShortKeys` splits a key that is too long. A row whose key is the head of
-the long key shows that longer keys exist. The tail becomes a separate key below a digest of the head, and is
-split again if it is still too long. Keys keep their order, so a scan returns the rows in order of key. A key
-that fits is stored unchanged.
+Many key-value stores limit the length of a key. The Python package for LMDB, for example, accepts at most 511
+bytes, but the name of a lock alone can have 800. `ShortKeys` splits a key that is too long. A row whose key
+is the head of the long key shows that longer keys exist. The tail becomes a separate key below a digest of
+the head, and is split again if it is still too long. The order of the keys is preserved, so a scan returns
+the rows ordered by key. A key that fits is stored unchanged.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Protocol
 from firelock.errors import StorageError
 
 LONGEST_KEY = 500  # bytes of UTF-8
-_MARK = "\U00010000"  # 4 bytes; sorts after the 3 bytes that a whole key can have after the same head
+_MARK = "\U00010000"  # 4 bytes; sorts after the (at most 3) bytes that follow the same head in an unsplit key
 _LONGEST_WHOLE = LONGEST_KEY - len(_MARK.encode())
-_SURELY_WHOLE = _LONGEST_WHOLE // 4  # in characters, each of which has at most 4 bytes
+_SURELY_WHOLE = _LONGEST_WHOLE // 4  # number of characters, each of which has at most 4 bytes
 
 
 class Rows(Protocol):
@@ -38,7 +38,7 @@ class Rows(Protocol):
     def scan(
         self, prefix: str, *, start: str | None = None, reverse: bool = False, limit: int
     ) -> list[tuple[str, str]]:
-        """Return up to `limit` rows whose keys begin with the prefix and are longer, in order of code points.
+        """Return up to `limit` rows whose keys start with the prefix and are longer, ordered by code points.
 
         The row whose key is the prefix itself is not included.
 
@@ -55,10 +55,10 @@ class Rows(Protocol):
 def scan_after(
     rows: Rows, prefix: str, start: str | None, *, reverse: bool = False, limit: int
 ) -> list[tuple[str, str]]:
-    """Return the result of `rows.scan`, and check that it does not return its start.
+    """Return the result of `rows.scan`, after checking that it does not contain the row `start`.
 
     Raises:
-        StorageError: If the scan returned the row of its start, so an iteration would never end.
+        StorageError: If the scan returned the row `start`, so that an iteration would never end.
     """
     found = rows.scan(prefix, start=start, reverse=reverse, limit=limit)
     if found and found[0][0] == start:

@@ -1,7 +1,7 @@
-"""Every verb on tables. A storage that implements `Tables` gets all verbs, each as one transaction.
+"""All storage verbs, implemented on tables. A storage that implements `Tables` gets each as one transaction.
 
-The parts for limits, unique keys, batches and memos are in `keyed_tables` and `relation_tables`. Jobs that
-use none of these do not call them.
+The parts for limits, unique keys, batches and memos are in `keyed_tables` and `relation_tables`. They are not
+called for jobs that use none of these.
 """
 
 from __future__ import annotations
@@ -56,19 +56,17 @@ _T = TypeVar("_T")
 
 
 class TableStorage(DerivedStorage):
-    """Every verb on tables, each as one transaction."""
+    """A storage whose verbs work on tables, each as one transaction."""
 
-    _is_initialized = (
-        False  # set by __init__, so that a subclass whose __init__ does not call it can be rejected
-    )
+    _is_initialized = False  # set by __init__, to detect a subclass whose __init__ does not call it
 
     def __init__(self) -> None:
         super().__init__()
         self._is_initialized = True
-        self._served = ""  # the queue that had the last turn
+        self._served = ""  # the queue that was served last
         self._reported_due_at: int | None = None  # the next due time that `claim` or `promote` returned last
         self._cursors = LaneCursors()
-        self._freed: dict[str, dict[str, None]] = {}  # lanes of jobs that this handle has settled, by queue
+        self._freed: dict[str, dict[str, None]] = {}  # for each queue, lanes of jobs settled by this handle
         self._idle_after = self._unique_after = ""  # the keys after which the next `prune` continues
 
     @abstractmethod

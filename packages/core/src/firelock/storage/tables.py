@@ -25,8 +25,8 @@ class StoredSession:
 
     record: SessionRecord
     ended_at: int | None = None
-    forget_at: int | None = None  # None while the session lives
-    is_followed: bool = False  # whether another session of its server began after its end
+    forget_at: int | None = None  # None while the session is alive
+    is_followed: bool = False  # whether its server began another session after this one had ended
 
 
 @attrs.frozen
@@ -55,7 +55,7 @@ class Tables(ABC):
 
     @abstractmethod
     def next_sequence(self) -> int:
-        """Return the number of the next job in the order of insertion."""
+        """Return the sequence number of the next inserted job."""
 
     @abstractmethod
     def ready(self, queue: str, limit: int) -> Iterable[StoredJob]:
@@ -83,7 +83,7 @@ class Tables(ABC):
 
     @abstractmethod
     def key_row(self, key: str) -> KeyRow | None:
-        """Return the row of a limit's key; None if none is stored."""
+        """Return the row of a limit key; None if no row is stored."""
 
     @abstractmethod
     def put_key_row(self, key: str, row: KeyRow | None) -> None:
@@ -91,11 +91,11 @@ class Tables(ABC):
 
     @abstractmethod
     def key_rows(self, prefix: str) -> Iterable[tuple[str, KeyRow]]:
-        """Return the rows of the keys with this prefix, in order of key."""
+        """Return the rows of the keys with this prefix, ordered by key."""
 
     @abstractmethod
     def unique_row(self, key: str) -> UniqueRow | None:
-        """Return the row of a unique key; None if none is stored."""
+        """Return the row of a unique key; None if no row is stored."""
 
     @abstractmethod
     def put_unique_row(self, key: str, row: UniqueRow | None) -> None:
@@ -103,11 +103,11 @@ class Tables(ABC):
 
     @abstractmethod
     def unique_rows(self, prefix: str, after: str, limit: int) -> list[tuple[str, UniqueRow]]:
-        """Return the rows of the keys with this prefix and above `after`, in order of key."""
+        """Return the rows whose keys have this prefix and follow `after`, ordered by key."""
 
     @abstractmethod
     def batch_counts(self, batch: str) -> BatchCounts | None:
-        """Return the stored counts of a batch, whose only flag is `is_stopping`; None for other jobs."""
+        """Return the stored counts of a batch, with `is_stopping` as the only flag; None for other jobs."""
 
     @abstractmethod
     def put_batch_counts(self, batch: str, counts: BatchCounts | None) -> None:
@@ -127,23 +127,23 @@ class Tables(ABC):
 
     @abstractmethod
     def unswept(self, batch: str, limit: int) -> list[StoredJob]:
-        """Return members that have not ended, except batches that are cancelled."""
+        """Return members that have not ended, except cancelled batches."""
 
     @abstractmethod
     def waiting_for_batch(self, batch: str, limit: int) -> list[StoredJob]:
-        """Return members that wait for the opening of the batch."""
+        """Return members that wait until the batch opens."""
 
     @abstractmethod
     def memos(self, job: str) -> list[Memo]:
-        """Return the memos of the job, in order of place."""
+        """Return the memos of the job, ordered by place."""
 
     @abstractmethod
     def memo(self, job: str, kind: MemoKind, name: str) -> Memo | None:
-        """Return the memo of the job with this kind and name; None if none is stored."""
+        """Return the job's memo with this kind and name; None if no such memo is stored."""
 
     @abstractmethod
     def put_memo(self, job: str, memo: Memo) -> None:
-        """Store the memo, in place of an earlier one of its kind and name."""
+        """Store the memo; an earlier memo of the same kind and name is replaced."""
 
     @abstractmethod
     def remove_memo(self, job: str, memo: Memo) -> None:
@@ -159,7 +159,7 @@ class Tables(ABC):
 
     @abstractmethod
     def due(self, now: int, limit: int) -> list[StoredJob]:
-        """Return the scheduled and awaiting jobs that are due, the earliest due time first."""
+        """Return the scheduled and awaiting jobs that are due, ordered by due time."""
 
     @abstractmethod
     def next_due_at(self) -> int | None:
@@ -175,7 +175,7 @@ class Tables(ABC):
 
     @abstractmethod
     def waiting(self, parent: str) -> list[StoredJob]:
-        """Return the jobs whose edge to this parent is not decided."""
+        """Return the jobs whose dependency on this parent is not yet decided."""
 
     @abstractmethod
     def children(self, parent: str) -> list[StoredJob]:
@@ -187,13 +187,13 @@ class Tables(ABC):
 
     @abstractmethod
     def next_releasing(self, limit: int) -> tuple[JobRecord, list[StoredJob]] | None:
-        """Return an ended parent and some children that wait for it; each child once per parent's end."""
+        """Return an ended parent and some waiting children, each of them once per end of the parent."""
 
     @abstractmethod
     def find(
         self, where: JobFilter, place: rules.Place | None, limit: int, *, oldest_first: bool
     ) -> list[JobRecord]:
-        """Return up to `limit` jobs after the place, in order of time; the filter has no `parent_id`."""
+        """Return up to `limit` jobs after the place, ordered by time; the filter has no `parent_id`."""
 
     @abstractmethod
     def counts(self) -> Iterable[tuple[str, State, int]]:
@@ -217,7 +217,7 @@ class Tables(ABC):
 
     @abstractmethod
     def living_sessions(self, limit: int | None = None) -> Iterable[StoredSession]:
-        """Return the living sessions, or the first of them, in order of `started_at` and id."""
+        """Return the living sessions, or only the first ones, ordered by `started_at` and id."""
 
     @abstractmethod
     def unfollowed(self, server_id: str) -> list[StoredSession]:
@@ -238,11 +238,11 @@ class Tables(ABC):
 
     @abstractmethod
     def records(self, kind: str, after: str, limit: int) -> list[Record]:
-        """Return the records of a kind above `after`, in order of key."""
+        """Return the records of a kind whose keys follow `after`, ordered by key."""
 
     @abstractmethod
     def due_records(self, kind: str, now: int, limit: int) -> list[Record]:
-        """Return the records of a kind that are due, the earliest due time first."""
+        """Return the records of a kind that are due, ordered by due time."""
 
     @abstractmethod
     def put_record(self, change: RecordChange) -> int:

@@ -1,4 +1,4 @@
-"""Waits for work in one process, and a record of the work that has arrived for them.
+"""Waiting for work within one process, and a record of the work that has arrived.
 
 Code that detects new work, including work from other processes, calls `note` with the queues of that work. A
 claim finds all work that arrived before it began, so its beginning is marked. If work arrives between a claim
@@ -13,9 +13,9 @@ import time
 import weakref
 from collections.abc import Collection, Sequence
 
-ANY_QUEUE = "*"  # all queues, for an earlier due time, a resumed queue, or work in an unknown queue
-_TAKEN = "taken "  # names of queues contain no space
-_REST = 0.005  # seconds to pause after a wait for `taken_from` names was woken; every arrival wakes it
+ANY_QUEUE = "*"  # means all queues: for an earlier due time, a resumed queue, or work in an unknown queue
+_TAKEN = "taken "  # cannot be part of a queue's name, which contains no spaces
+_REST = 0.005  # seconds to pause after waking a wait for `taken_from` names, because every arrival wakes it
 _REMEMBERED = 1_000  # maximum number of queues, and sets of queues, whose last arrival is stored separately
 
 _living: weakref.WeakSet[Waiting] = weakref.WeakSet()
@@ -33,19 +33,19 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
 def taken_from(session: str) -> str:
     """Return the name that the holder of a session's jobs passes to `wait` in place of a queue.
 
-    Such a wait ends when one of the jobs was taken out of processing by an operator or because its batch
+    Such a wait ends when one of the jobs is taken out of processing, by an operator or because its batch has
     ended.
     """
     return _TAKEN + session
 
 
 def is_of_taken(name: str) -> bool:
-    """Return whether this is a name from `taken_from`, not the name of a queue."""
+    """Return whether this is a name that `taken_from` returned, not the name of a queue."""
     return name.startswith(_TAKEN)
 
 
 class Waiting:
-    """The waits of one handle; a storage with other notifications overrides `poll` and `sleep`."""
+    """The `wait` calls of one handle; a storage with other notifications overrides `poll` and `sleep`."""
 
     def __init__(self) -> None:
         self._begin()
@@ -55,8 +55,8 @@ class Waiting:
         self.changed = threading.Condition()
         self._number = 0  # number of the last arrival
         self._last_work = 0  # number of the last arrival that concerns queues
-        self._arrived: dict[str, int] = {}  # number of the last arrival by queue
-        # The number of the last arrival before the last claim, by queues.
+        self._arrived: dict[str, int] = {}  # for each queue, the number of its last arrival
+        # For each set of queues, the number of the last arrival before its last claim.
         self._seen: dict[frozenset[str] | None, int] = {}
         self._interrupts = 0
         self._is_ended = False
@@ -80,7 +80,7 @@ class Waiting:
             self.rouse()
 
     def mark(self, queues: Sequence[str] | None) -> None:
-        """Mark the beginning of a claim, which sees everything that was noted before."""
+        """Mark the beginning of a claim, which finds all work that was noted before."""
         with self.changed:
             self.poll()
             if len(self._seen) > _REMEMBERED:
@@ -94,7 +94,7 @@ class Waiting:
             self.rouse()
 
     def end(self) -> None:
-        """Make every `wait` return from now on; for a handle's `close`."""
+        """Make every current and future `wait` return; called when the handle is closed."""
         self._is_ended = True
         self.interrupt()
 

@@ -3,8 +3,8 @@
 Names are loaded when they are first used, so that this module can be imported without pytest and hypothesis.
 Read `tester` first, then `private` (its storage), `uncommitted` (the jobs that it hides), `manual_clock` (its
 time), `manual_server` (its server) and `enqueued` (the enqueued jobs). `plugin` is the module that pytest
-loads. `faults` contains a storage that fails on demand, and `waiting` a function that waits for a condition.
-`conformance/` is the kit: `movable_clock` describes the clock that it requires of a storage, and
+loads. `faults` contains a storage that fails on demand, and `waiting` contains a function that waits for a
+condition. `conformance/` is the kit: `movable_clock` describes the clock that it requires of a storage, and
 `test_storage`, `test_locks` and `test_server` run it without a test file.
 """
 

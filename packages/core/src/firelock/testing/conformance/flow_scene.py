@@ -39,9 +39,9 @@ class FlowScene(Scene):
         on: On = On.SUCCEEDED, fails_fast: bool = False,
         keeps: tuple[int | None, int | None, int | None] = (None, None, None), **fields: object,
     ) -> NewJob:  # fmt: skip
-        """Return a batch that is not held, with these fields changed.
+        """Return a batch without a hold, with these fields changed.
 
-        It is a member of the batch `within`, and waits for the jobs `after`, if they are given.
+        If given, `within` is the batch to which it belongs, and `after` are the jobs for which it waits.
         """
         relations = Relations(within, batch=BatchRules(name, fails_fast, keeps))
         parents = tuple(Edge(one, on) for one in after)
@@ -81,7 +81,7 @@ class FlowScene(Scene):
         return batch.id, [one.id for one in members]
 
     def hold(self, batch: str, until: int | None) -> Applied:
-        """Hold the batch until this time, or end its hold if None; return the result."""
+        """Hold the batch until this time, or end its hold if the time is None; return the result."""
         return self.apply(lifecycle.hold(batch, at=self.stamp(), until=until))
 
     def batch_counts(self, batch: str) -> BatchCounts:
@@ -96,7 +96,7 @@ class FlowScene(Scene):
         return one.total, one.active, one.waiting, one.succeeded, one.failed, one.deleted
 
     def settle_all(self, limit: int = 100) -> int:
-        """Release, fold and sweep until nothing is left; return how much was done."""
+        """Call `release` until nothing is left to do; return the sum of its results."""
         return until_none_is_left(lambda: self.storage.release(limit))
 
     def running(self, holder: ClaimHolder, *job_ids: str) -> list[Running]:
@@ -163,7 +163,7 @@ class FlowScene(Scene):
 
 
 def signal(job_id: str, name: str, value: str = '"yes"', author: str = "ada", at: int = STAMP) -> NewMemo:
-    """Return the memo of a signal from outside."""
+    """Return the memo of a signal that is sent from outside the job."""
     return NewMemo(job_id, Memo(MemoKind.SIGNAL, name, value, True, at, author=author))
 
 
@@ -171,7 +171,7 @@ def suspends(
     running: Running, name: str = "approval", *, kind: MemoKind = MemoKind.SIGNAL,
     children: Iterable[str] = (), due_at: int | None = None,
 ) -> Transition:  # fmt: skip
-    """Return the end of a run that waits for this memo without a worker."""
+    """Return the transition of a run that frees its worker and waits for this memo."""
     claimed_at = running.job.claimed_at
     return lifecycle.suspended(
         running.job, running.holder, at=claimed_at + 2 * SECOND, started_at=claimed_at + SECOND,
@@ -181,7 +181,7 @@ def suspends(
 
 
 def sleeps(running: Running, name: str, *, due_at: int) -> Transition:
-    """Return the end of a run that sleeps without a worker until the due time."""
+    """Return the transition of a run that frees its worker and sleeps until the due time."""
     claimed_at = running.job.claimed_at
     return lifecycle.slept(
         running.job, running.holder, at=claimed_at + 2 * SECOND, started_at=claimed_at + SECOND,
@@ -190,7 +190,7 @@ def sleeps(running: Running, name: str, *, due_at: int) -> Transition:
 
 
 def forgets(job_id: str, kind: MemoKind, name: str, *, at: int = STAMP) -> Transition:
-    """Return an operator's requeue of the job, which forgets this memo and all later ones."""
+    """Return an operator's requeue of the job, which deletes this memo and all later ones."""
     return lifecycle.requeue(job_id, at=at, reason="again by ada", forget_from=(kind, name))
 
 
@@ -205,7 +205,7 @@ def call_memo(running: Running, name: str, *children: str) -> NewMemo:
 
 
 def recount(storage: Storage, batch_id: str, records: Iterable[JobRecord]) -> BatchCounts:
-    """Return the counts of a batch from the records of all jobs, provided that no end is left to release.
+    """Return the counts of a batch, computed from all jobs; nothing may be left to release.
 
     This does not use the code that maintains the counts, so that they are not checked against themselves.
     """

@@ -16,7 +16,7 @@ _Test = TypeVar("_Test", bound=Callable[..., object])
 
 
 def requires(feature: Feature) -> Callable[[_Test], _Test]:
-    """Skip the test, and count it as not offered, if the storage does not declare the feature.
+    """Skip the test, and report the feature as not offered, if the storage does not declare it.
 
     A test may be marked more than once. To mark all tests of a part of the kit, set its `needs`.
     """
@@ -29,7 +29,7 @@ def requires(feature: Feature) -> Callable[[_Test], _Test]:
 
 
 def required_features(test: object) -> tuple[Feature, ...]:
-    """Return the features that a test needs; most need none."""
+    """Return the features that a test needs; most tests need none."""
     features: tuple[Feature, ...] = getattr(test, _FEATURES, ())
     return features
 
@@ -38,8 +38,8 @@ class Conformance:
     """The base class of the kit's classes.
 
     A subclass may add tests. It may disable a test only by stating a reason: a test that is overridden, or
-    set to None, without `@pytest.mark.xfail(reason="…")` is refused when the class is created. Two parts of
-    the kit that give two tests the same name are refused too.
+    set to None, without `@pytest.mark.xfail(reason="…")` is refused when the class is created. Two tests with
+    the same name in different parts of the kit are also refused.
     """
 
     verbs: ClassVar[str] = ""
@@ -64,7 +64,7 @@ class Conformance:
 
 
 def words_of(kit: type[Conformance], test: str) -> set[str]:
-    """Return the words, other than its name, by which `-k` finds a test: its part and its verbs."""
+    """Return the words, besides its name, with which `-k` selects a test: its part and its verbs."""
     part = next((base for base in kit.__mro__ if test in vars(base)), kit)
     return {part.__name__.removesuffix("Tests").lower(), *vars(part).get("verbs", "").split()}
 

@@ -1,4 +1,4 @@
-"""Locks: one holder at a time, and a token that distinguishes a late holder from the current one."""
+"""Tests of locks: one holder at a time, and a token that distinguishes a late holder from the current one."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class NamedLock:
 
 
 class LockTests(Conformance):
-    """The requirements of `acquire_lock`, `renew_lock` and `release_lock`."""
+    """The requirements for `acquire_lock`, `renew_lock` and `release_lock`."""
 
     verbs = "acquire_lock renew_lock release_lock"
 
@@ -94,7 +94,7 @@ class LockTests(Conformance):
     def test_held_lock_cannot_be_acquired_by_another_owner(self, lock: NamedLock) -> None:
         """While one owner holds a lock, another owner gets None through every handle.
 
-        If this fails: two processes do work at the same time that only one of them may do.
+        If this fails: two processes simultaneously do work that only one of them may do.
         """
         lock.acquire("ada")
 
@@ -115,8 +115,8 @@ class LockTests(Conformance):
     def test_longest_lock_names_are_distinguished(self, lock: NamedLock, character: str) -> None:
         """Names of 200 characters (up to 800 bytes) are separate locks even if only the last one differs.
 
-        If this fails: a store that limits, cuts or folds names refuses a lock with a long name, or unrelated
-        owners wait for each other.
+        If this fails: a store that limits, truncates or case-folds names refuses a lock with a long name, or
+        unrelated owners wait for each other.
         """
         own = "".join(chr(ord(character) // 256 * 256 + ord(letter)) for letter in lock.name)
         first, second = (
@@ -150,7 +150,7 @@ class LockTests(Conformance):
     def test_token_grows_when_its_owner_acquires_again(self, lock: NamedLock) -> None:
         """An owner that acquires a lock again after a release or an expiry gets a larger token.
 
-        If this fails: work under the first token is taken for work under the second, or an owner that was
+        If this fails: work under the first token is mistaken for work under the second, or an owner that was
         suspended cannot be distinguished from one that kept its lock.
         """
         fences = []
@@ -264,7 +264,7 @@ class LockTests(Conformance):
 
 
 class _Providers:
-    """The handles of a provider, of which a test can open any number."""
+    """The handles of a provider; a test can open any number of them."""
 
     def __init__(self, open_provider: Callable[[], LockProvider]) -> None:
         self._open_provider = open_provider
@@ -294,7 +294,7 @@ class _Providers:
 
 
 def _open_locks(url: str) -> LockProvider:
-    """Return the lock provider at a URL, or the storage at it, which also keeps locks."""
+    """Return the lock provider at a URL, or the storage at this URL, which also provides locks."""
     from firelock.errors import UnknownScheme
     from firelock.plugins.loader import Plugins
 
@@ -306,7 +306,7 @@ def _open_locks(url: str) -> LockProvider:
 
 
 class LockConformance(LockTests):
-    """Tests of a lock provider; define the fixture `lock_url`: a place for locks that nothing else uses.
+    """Tests of a lock provider; define the fixture `lock_url`, at which nothing else stores locks.
 
     A provider without a URL defines `open_provider` instead. All opened handles must reach the same locks, as
     several processes would.

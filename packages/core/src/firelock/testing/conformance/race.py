@@ -24,14 +24,14 @@ ROUNDS = 12
 _CALLS_LIMIT = 5_000
 _DEADLINE = 60.0  # seconds after which a call that has not started or returned counts as hanging
 
-_given_up: list[threading.Thread] = []  # threads of hanging calls, at most from one test: see `Handles`
+_given_up: list[threading.Thread] = []  # threads of hanging calls, from at most one test: see `Handles`
 
 _Answer = TypeVar("_Answer")
 _Other = TypeVar("_Other")
 
 
 def race(calls: Sequence[Callable[[], _Answer]]) -> list[_Answer]:
-    """Return the results of calls that start together, in their order, or raise their first error.
+    """Return the results, in order, of calls that start together, or raise the first error.
 
     Raises:
         AssertionError: If a call has not returned within a minute. Its thread is abandoned.
@@ -102,12 +102,12 @@ def race_two(one: Callable[[], _Answer], other: Callable[[], _Other]) -> tuple[_
 
 
 def race_all(*calls: Callable[[], object]) -> None:
-    """Make calls of any kind that start together; raise their first error."""
+    """Start calls of any kind together; raise the first error."""
     race(calls)
 
 
 def sent(storage: Storage, ends: Sequence[Transition]) -> list[Applied]:
-    """Return the results of these ends; ends of jobs that were locked are sent again, as servers do.
+    """Return the results of these transitions; those of locked jobs are sent again, as servers do.
 
     Raises:
         AssertionError: If a job stayed busy until the deadline.
@@ -123,7 +123,7 @@ def sent(storage: Storage, ends: Sequence[Transition]) -> list[Applied]:
 
 @contextmanager
 def _hasty_switches() -> Iterator[None]:
-    """Make the interpreter switch threads as often as it can, so that short calls interleave too."""
+    """Make the interpreter switch threads as often as possible, so that even short calls interleave."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:

@@ -47,7 +47,7 @@ def urls(config: pytest.Config) -> list[str]:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Let `-k` find a test of the kit by its part, and by the verbs that the part tests."""
+    """Let `-k` select a test of the kit by its part, and by the verbs that the part tests."""
     kit = getattr(item, "cls", None)
     if isinstance(item, pytest.Function) and isinstance(kit, type) and issubclass(kit, Conformance):
         item.extra_keyword_matches |= words_of(kit, item.originalname)

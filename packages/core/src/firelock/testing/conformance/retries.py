@@ -1,4 +1,4 @@
-"""Retry policies: a policy decides about every error, and a decision has no side effects."""
+"""Tests of retry policies: a policy decides about every error, and a decision has no side effects."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class RetryConformance(Conformance):
 
     @pytest.mark.parametrize("error", _ERRORS.values(), ids=_ERRORS)
     def test_policy_decides_about_every_error(self, policy: RetryPolicy, error: BaseException) -> None:
-        """For every error the policy returns a `RetryDecision` or None, and raises nothing.
+        """For every error the policy returns a `RetryDecision` or None, and does not raise an error.
 
         If this fails: an unusual exception in a task fails the job although it has retries left.
         """
@@ -107,7 +107,7 @@ class RetryConformance(Conformance):
 
     @pytest.mark.parametrize("retries", _RETRIES)
     def test_delay_is_from_zero_to_a_year(self, policy: RetryPolicy, retries: int) -> None:
-        """A delay is a timedelta from zero to 365 days, and only a job that runs again has one.
+        """A delay is a timedelta from zero to 365 days, and only decisions to run the job again have one.
 
         If this fails: a job is scheduled in the past, or never runs.
         """

@@ -121,7 +121,7 @@ LONG = 10_000_000.0
 """A session timeout in seconds that no test reaches by chance."""
 
 
-_PAGES_LIMIT = 300  # more pages than any test needs; a list that is longer repeats its pages
+_PAGES_LIMIT = 300  # more pages than any test needs; a longer list must be repeating its pages
 
 
 def error_info(fingerprint: str = "boom", **changes: str | None) -> ErrorInfo:
@@ -190,7 +190,7 @@ class Scene:
         self.handles.advance(seconds)
 
     def open(self, number: int = 2) -> list[Storage]:
-        """Return this number of further handles of the store."""
+        """Return this number of additional handles of the store."""
         return [self.handles.open() for _ in range(number)]
 
     # ---- jobs --------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ class Scene:
             colocate_with = colocate_with or _key_of(admission)
             fields["admission_json"] = write_admission(admission)
         id = self.storage.new_ids(1, colocate_with if isinstance(colocate_with, str) else None)[0]
-        if recurring_id := fields.get("recurring_id"):  # derived, as for a run of a recurring job
+        if recurring_id := fields.get("recurring_id"):  # such an id is derived from that of the recurring job
             id = derived_id(str(recurring_id), id)
         job = NewJob(id, "tasks.run", "[]", "json", "default", 0, State.ENQUEUED, self.stamp())
         return attrs.evolve(job, **fields)  # type: ignore[arg-type]
@@ -256,7 +256,7 @@ class Scene:
         return {state: number for state, number in self.storage.counts().by_state.items() if number}
 
     def found(self, where: JobFilter, *, limit: int = 100, oldest_first: bool = False) -> list[str]:
-        """Return the ids of the whole list.
+        """Return the ids of all jobs in the list.
 
         Pages may be short if the storage has to search for rare jobs.
         """
@@ -292,7 +292,7 @@ class Scene:
     # ---- limits ------------------------------------------------------------------------------------------
 
     def set_limit(self, name: str, **settings: int | None) -> None:
-        """Store the settings of a key, or of all keys of a name; `per` in micros, `paused` 0 or 1."""
+        """Store the settings of a key, or of all keys of a name; `per` is in micros, `paused` is 0 or 1."""
         stored: dict[str, object] = {
             "concurrent": None,
             "rate": None,
@@ -312,13 +312,13 @@ class Scene:
     def take(
         self, holder: ClaimHolder, limit: int = 100, queues: Sequence[str] | None = ("default",)
     ) -> list[Running]:
-        """Claim for the holder's session; return the claimed jobs with their holder."""
+        """Claim jobs for the holder's session; return them with their holder."""
         return [Running(job, holder) for job in self.claim(holder, limit, queues)]
 
     # ---- sessions ----------------------------------------------------------------------------------------
 
     def begin(self, name: str = "a", timeout_seconds: float = LONG) -> ClaimHolder:
-        """Begin a session of this name; return it as a holder of claims."""
+        """Begin a session with this name; return it as a holder of claims."""
         session = NewSession(
             f"session-{name}", f"server-{name}", f"host:{name}", "host", 7, self.stamp(), timeout_seconds,
             4, "*", "1",
@@ -342,7 +342,7 @@ class Scene:
         self, holder: ClaimHolder, ends: Sequence[Transition], limit: int = 5,
         queues: Sequence[str] | None = ("default",),
     ) -> Exchange:  # fmt: skip
-        """Settle these transitions, then claim for the holder's session; return both results."""
+        """Apply these transitions, then claim jobs for the holder's session; return both results."""
         return self.storage.exchange(ends, self.request(holder, limit, queues))
 
     def reconcile(self, holder: ClaimHolder, held: Sequence[HeldClaim]) -> Reconciliation:
@@ -416,9 +416,10 @@ def _key_of(admission: Admission) -> str | None:
 
 
 def _end(end: Callable[..., Transition], running: Running, **fields: object) -> Transition:
-    """Return an end of the claim.
+    """Return a transition that ends the claim.
 
-    Unless the fields state otherwise, it started one second after the claim and ended two seconds after it.
+    Unless the fields state otherwise, the run started one second after the claim and ended two seconds after
+    it.
     """
     claimed_at = running.job.claimed_at
     times = {"at": claimed_at + 2 * SECOND, "started_at": claimed_at + SECOND}
@@ -428,7 +429,7 @@ def _end(end: Callable[..., Transition], running: Running, **fields: object) -> 
 def succeeds(
     running: Running, result: str | None = "1", *, absent: str | None = None, expires_at: int | None = None
 ) -> Transition:
-    """Return the end of a run whose task returned."""
+    """Return the transition of a run whose task returned."""
     return _end(lifecycle.succeeded, running, result=result, result_absent=absent, expires_at=expires_at)
 
 
@@ -442,13 +443,13 @@ def keys_held(jobs: Sequence[ClaimedJob]) -> Counter[str]:
 
 
 def fails(running: Running, error: ErrorInfo | None = None, *, expires_at: int | None = None) -> Transition:
-    """Return the end of a run whose task raised for the last time."""
+    """Return the transition of a run whose task raised an error and has no retries left."""
     error = error or error_info()
     return _end(lifecycle.failed, running, reason="no retries left", error=error, expires_at=expires_at)
 
 
 def gives_up(running: Running, *, expires_at: int | None = None) -> Transition:
-    """Return the end of a run whose task raised for the last time, and whose policy deletes the job."""
+    """Return the transition of a run whose task has no retries left and whose policy deletes the job."""
     error, why = error_info(), "retries exhausted"
     return _end(lifecycle.deleted_by_policy, running, reason=why, error=error, expires_at=expires_at)
 
@@ -458,13 +459,13 @@ def _wait(running: Running, due_at: int | None) -> int:
 
 
 def retries(running: Running, *, due_at: int | None = None, error: ErrorInfo | None = None) -> Transition:
-    """Return the end of a run whose task raised and is retried at the due time, by default immediately."""
+    """Return the transition of a failed run that is retried at the due time, by default immediately."""
     wait, error = _wait(running, due_at), error or error_info()
     return _end(lifecycle.retried, running, wait=wait, reason="retry 1 of 10", error=error)
 
 
 def snoozes(running: Running, *, due_at: int | None = None) -> Transition:
-    """Return the end of a run that requests another run at the due time, by default immediately."""
+    """Return the transition of a run that is snoozed until the due time, by default until now."""
     return _end(lifecycle.snoozed, running, wait=_wait(running, due_at), reason="snoozed")
 
 
@@ -475,7 +476,7 @@ def hands_back(running: Running, *, has_started: bool = False) -> Transition:
 
 
 def crashes(running: Running, *, expires_at: int | None = None) -> Transition:
-    """Return the end of a job whose job process died."""
+    """Return the transition of a job whose job process died."""
     error, why = error_info("crash"), "killed by signal 9"
     return _end(lifecycle.crashed_alone, running, reason=why, error=error, expires_at=expires_at)
 

@@ -1,4 +1,4 @@
-"""Serializers: values come back equal and of the same types; strings they did not write are refused."""
+"""Tests of serializers: values come back equal and of the same types; other strings are refused."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ class SerializerConformance(Conformance):
         assert value == serializer.loads(serializer.dumps(value))
 
     def test_value_above_maximum_depth_is_refused(self, refuses: Callable[[object], None]) -> None:
-        """One more nested container is refused, and so is a list that contains itself.
+        """A value with 65 nested containers is refused, and so is a list that contains itself.
 
         If this fails: a value can be written but not read, or writing never ends.
         """
@@ -221,7 +221,7 @@ class SerializerConformance(Conformance):
 
     @pytest.mark.parametrize("text", _FORGED.values(), ids=_FORGED)
     def test_forged_string_raises_argument_error(self, serializer: Serializer, text: str) -> None:
-        """A string that the serializer would never write raises `ArgumentError`, and nothing else.
+        """A string that the serializer would never write raises `ArgumentError`, and no other error.
 
         If this fails: a damaged row stops a server's loop, or a job runs with other arguments.
         """
@@ -229,9 +229,9 @@ class SerializerConformance(Conformance):
             serializer.loads(text)
 
     def test_damaged_string_raises_argument_error(self, serializer: Serializer) -> None:
-        """A string that was cut short, or that something was appended to, raises `ArgumentError`.
+        """A string that was truncated or extended raises `ArgumentError`.
 
-        If this fails: half of the arguments are taken for all of them.
+        If this fails: some of the arguments are mistaken for all of them.
         """
         text = serializer.dumps({"day": "monday", "ids": [1, 2, 3]})
 
@@ -240,7 +240,7 @@ class SerializerConformance(Conformance):
                 serializer.loads(damaged)
 
     def test_writing_does_not_change_the_value(self, serializer: Serializer) -> None:
-        """Writing a value does not change it, and writing it again gives a string that reads the same.
+        """Writing a value does not change it, and writing it again gives a string with the same value.
 
         The string may be different each time; with encryption it must be.
 

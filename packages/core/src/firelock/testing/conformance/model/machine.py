@@ -80,7 +80,7 @@ class Ground:
 
     def __init__(self) -> None:
         super().__init__()
-        self.jobs: dict[str, NewJob] = {}  # jobs that were stored and not pruned, in order
+        self.jobs: dict[str, NewJob] = {}  # jobs that were stored and not pruned, in the order of insertion
         self.joins: set[str] = (
             set()
         )  # jobs with several parents; the storage may process the parents' ends in any order
@@ -88,7 +88,7 @@ class Ground:
         self.claims: list[Pair] = []
         self.fences: dict[tuple[str, str], int] = {}  # the newest fence of each job, per storage
         self.tokens: list[tuple[str, int, int]] = []  # tokens of the lock: owner, the model's, the storage's
-        self.records: dict[str, JobRecord] = {}  # as of the previous operation
+        self.records: dict[str, JobRecord] = {}  # all records after the previous operation
         self._stamps = count(STAMP, SECOND)
         self._made = count()
 
@@ -97,7 +97,7 @@ class Ground:
         return next(self._stamps)
 
     def due_time(self, hours: int) -> int:
-        """Return a unique time some hours from now, so that the order by due time never has a tie."""
+        """Return a unique time some hours from now, so that no two jobs have the same due time."""
         return self.twin.half_past(hours) + (self.stamp() - STAMP) // SECOND
 
     @staticmethod
@@ -106,17 +106,17 @@ class Ground:
         return things[-1 - number % len(things)] if things else None
 
     def picked_ids(self, numbers: Sequence[int]) -> list[str]:
-        """Return ids of stored jobs, each id once."""
+        """Return ids of stored jobs, without duplicates."""
         ids = list(self.jobs)
         return list(dict.fromkeys(one for number in numbers if (one := self.pick(ids, number))))
 
     def new_job(self, queue: int = 0, **fields: object) -> NewJob:
-        """Return a job with a unique priority, so that the order of a queue is never a tie."""
+        """Return a job with a unique priority, so that the order of each queue is unambiguous."""
         number = next(self._made)
         parents = fields.get("parents", ())
         assert isinstance(parents, tuple)
         id = self.twin.real.new_ids(1, _COLOCATED_WITH)[0]
-        if recurring_id := fields.get("recurring_id"):  # derived, as for a run of a recurring job
+        if recurring_id := fields.get("recurring_id"):  # such an id is derived from that of the recurring job
             id = derived_id(str(recurring_id), id)
         job = NewJob(
             id, f"task{number % 3}", f"[{number}]",
@@ -203,23 +203,23 @@ class JobRules(Ground):
 
     @rule(limit=st.integers(1, 3), settles=_ends, queues=_queues)
     def work(self, limit: int, settles: _Ends, queues: list[str] | None) -> None:
-        """Let the newest worker process end claims, mostly its own, and claim new jobs."""
+        """Let the newest worker process settle claims, mostly its own, and claim new jobs."""
         self._exchange(self.holders[-1], queues, limit, settles)
 
     @rule(limit=st.integers(1, 3), name=st.sampled_from(_ENDS))
     def work_on(self, limit: int, name: str) -> None:
-        """Let the newest worker process end its newest claim and claim new jobs."""
+        """Let the newest worker process settle its newest claim and claim new jobs."""
         self._exchange(self.holders[-1], ["mail", "default"], limit, [(0, name, False)])
 
     @rule(pick=PICK, queues=_queues, limit=st.integers(0, 3), settles=_ends)
     def exchange(self, pick: int, queues: list[str] | None, limit: int, settles: _Ends) -> None:
-        """Let any worker process, alive or not, end any claims ever made, and claim new jobs."""
+        """Let any worker process, alive or not, settle any claims ever made, and claim new jobs."""
         holder = self.pick(self.holders, pick)
         if holder is not None:
             self._exchange(holder, queues, limit, settles)
 
     def _exchange(self, holder: ClaimHolder, queues: list[str] | None, limit: int, settles: _Ends) -> None:
-        # The storage chooses which jobs of several queues a small claim takes.
+        # If no queues are named, the storage chooses which jobs a small claim takes.
         limit = limit if queues else _LIMIT
         model_ends, real_ends = self._ends_of(settles)
         now = self.stamp()
@@ -281,7 +281,7 @@ class JobRules(Ground):
 
     @rule(settles=_ends, changes=_changes)
     def apply(self, settles: _Ends, changes: list[tuple[int, str]]) -> None:
-        """Apply ends and operators' changes in one call, and release the jobs that waited for them."""
+        """Settle claims and apply operators' changes in one call, and release the waiting jobs."""
         model, real = self._ends_of(settles)
         for pick, name in changes:
             for job_id in self.picked_ids([pick]):
@@ -318,7 +318,7 @@ class JobRules(Ground):
         return ends.deletes(job_id, at=at, expires_at=None if name == "deletes for good" else at + _KEPT)
 
     def _restore(self, job_id: str, at: int) -> Transition:
-        """Undo a delete by the job's history, if possible; otherwise try to restore the job to its queue."""
+        """Undo a deletion using the history, if possible; otherwise try to restore the job to its queue."""
         previous = lifecycle.previous_state(self.twin.model.history(job_id).entries)
         if previous is None or previous.state not in lifecycle.RESTORABLE:
             return ends.restores(job_id, State.ENQUEUED, at=at)
@@ -355,10 +355,10 @@ class JobRules(Ground):
         pick=PICK, names=st.lists(st.sampled_from(_ENDS), max_size=2), settles=_ends, limit=st.integers(0, 3)
     )
     def work_with_locked_row(self, pick: int, names: list[str], settles: _Ends, limit: int) -> None:
-        """Let the newest worker process work while a claimed job is locked, then do the delayed work.
+        """Let the newest worker process work while a claimed job is locked, and then do the delayed work.
 
-        The model has no locks. It gets the same calls without the busy job, and the calls for the busy job
-        afterwards.
+        The model has no locks. It first gets the same calls without the locked job, and afterwards the calls
+        for this job.
         """
         pair = self.pick([pair for pair in self.claims if pair.id in self.jobs], pick)
         if pair is None:
@@ -423,7 +423,7 @@ class JobRules(Ground):
 
     @rule()
     def release(self) -> None:
-        """Release the jobs that wait for ends, until no such job is left."""
+        """Release jobs whose parents have ended, until no such job is left."""
         for storage in (self.twin.model, self.twin.real):
             for _ in range(_LIMIT):
                 if not storage.release(_LIMIT):
@@ -473,7 +473,7 @@ class SmallRules(Ground):
 
     @rule(key=_NAMES, expected=st.none() | st.integers(0, 3), deletes=st.booleans())
     def record(self, key: str, expected: int | None, deletes: bool) -> None:
-        """Put or delete a record, at any version or at an expected one."""
+        """Store or delete a record, with or without an expected version."""
         if deletes:
             self.twin.call("delete_record", "kind", key, expected_version=expected)
         else:
@@ -501,7 +501,7 @@ class SmallRules(Ground):
 
     @rule(hours=st.none() | st.integers(1, 3), how=st.sampled_from(["as read", "late", "twice"]))
     def fire(self, hours: int | None, how: str) -> None:
-        """Fire the first due definition as a server does: with the read version, an old one, or twice."""
+        """Fire the first due definition as a server does: with the current version, an old one, or twice."""
         due = self.twin.call("due_records", "recurring", 2)
         if not due:
             return
@@ -557,7 +557,7 @@ class SmallRules(Ground):
 
     @rule(pick=PICK, number=st.integers(1, 3))
     def report(self, pick: int, number: int) -> None:
-        """Store log lines, progress and metrics, also for a job that does not exist."""
+        """Store log lines, progress and metrics, including some for a job that does not exist."""
         lines = [LogLine(0, self.stamp(), "INFO", f"line {one}", number) for one in range(number)]
         for job_id in [*self.picked_ids([pick]), "gone"]:
             self._log(job_id, lines, Progress(float(number), 10.0, self.stamp()))
@@ -581,7 +581,7 @@ class SmallRules(Ground):
         limit=st.integers(1, 4), oldest_first=st.booleans(),
     )  # fmt: skip
     def find(self, where: JobFilter, limit: int, oldest_first: bool) -> None:
-        """Read all pages of a list. The storages may differ in the order by time, but not in the jobs."""
+        """Read all pages of a list. The storages must return the same jobs, but the order may differ."""
         self.twin.call(lambda storage: sorted(_walked(storage, where, limit, oldest_first=oldest_first)))
         self.twin.call(
             lambda storage: [(one.fingerprint, one.count, one.newest_at) for one in storage.failure_groups(5)]
@@ -619,7 +619,7 @@ class StorageMachine(JobRules, SmallRules, RuleBasedStateMachine):
         self.begin_session(40)
 
     def teardown(self) -> None:
-        """Compare every history once more at the end."""
+        """Compare every history once more after the last operation."""
         if hasattr(self, "twin"):
             try:
                 self._compare_pasts(list(self.jobs))
@@ -713,8 +713,8 @@ def _may_follow(before: State, after: State) -> bool:
 class LockingMachine(StorageMachine):
     """A machine that also ends sessions while another transaction has locked the row of a job.
 
-    The model has no locks and ends a session in one operation. The storage must reach the same result in
-    two operations: first without the locked job, then with a sweep after the lock has ended.
+    The model has no locks and ends a session in one operation. The storage must reach the same result in two
+    operations: first without the locked job, then with a sweep after the lock is released.
     """
 
     @rule(
@@ -741,7 +741,7 @@ class LockingMachine(StorageMachine):
             taken += [self.twin.real.end_session(session, [], reason="ended again")]
         taken += [one for one in self.twin.real.orphans(_LIMIT) if one.session == session]
         model = self.twin.model.end_session(session, blamed, reason="killed")
-        self.twin.model.orphans(_LIMIT)  # the sweeps have ended expired sessions too
+        self.twin.model.orphans(_LIMIT)  # the sweeps have also ended expired sessions
         for name in ("crashed", "returned"):
             found = [job_id for one in taken for job_id in getattr(one, name)]
             assert sorted(getattr(model, name)) == sorted(found), (
@@ -778,7 +778,7 @@ class LockingMachine(StorageMachine):
         return taken
 
     def _change_both(self, job_id: str, how: str) -> None:
-        """Change the job as an operator, or send its holder's late end, in both storages."""
+        """Change the job as an operator, or send its holder's late result, in both storages."""
         if how in _CHANGES:
             self.twin.call("apply", [self._change(job_id, how)])
         elif how in _ENDS:
@@ -789,9 +789,9 @@ class LockingMachine(StorageMachine):
 
 
 def machine_for(open_handle: Callable[[], Storage], lock_job: LockJob | None = None) -> type[StorageMachine]:
-    """Return the machine for the storage that this function opens again for each run.
+    """Return the machine for a storage; each run opens the storage with this function.
 
-    If `lock_job` is given, which locks the row of a job, some operations are done while rows are locked.
+    If `lock_job`, which locks the row of a job, is given, some operations run while rows are locked.
     """
     own: dict[str, object] = {"open_handle": staticmethod(open_handle)}
     if lock_job is None:
@@ -801,9 +801,9 @@ def machine_for(open_handle: Callable[[], Storage], lock_job: LockJob | None = N
 
 
 def run_machine(machine: type[StorageMachine], *, shrinks: bool = True, runs: int = 100) -> None:
-    """Make this number of short and of long runs, the same each time; fail if a run finds a difference.
+    """Make this number of short and of long runs, the same runs each time; fail if one finds a difference.
 
-    A failing short run is shrunk. A failing long run is reported as it is, because shrinking takes minutes.
+    A failing short run is shrunk. A failing long run is reported unchanged, because shrinking takes minutes.
     If the Hypothesis profile sets the number of examples or operations, the whole profile applies instead.
     """
     if _numbers(settings()) != _numbers(settings.get_profile("default")):

@@ -19,11 +19,11 @@ _Answer = TypeVar("_Answer")
 
 
 def comparable(value: object) -> object:
-    """Return a value in a form that both storages must share: without fences, and with times by the hour.
+    """Return the value without fences and with times rounded down to the hour, to compare both storages.
 
     Each storage may number its fences freely, as long as they grow. Times before `BASE` come from callers and
-    stay exact. Later times come from a storage's clock, or are half-hours, so that the two clocks are never
-    on different sides of an hour.
+    stay exact. Later times come from a storage's clock or are half-hours, so the times of the two storages
+    never fall into different hours.
     """
     kind = type(value)
     if kind in _PLAIN_TYPES:
@@ -85,7 +85,7 @@ class Twin:
         )
 
     def half_past(self, hours: int) -> int:
-        """Return the half-hour this many hours from now, which neither clock shows by chance."""
+        """Return the half-hour this many hours from now; neither clock reaches it by chance."""
         return BASE + (self.hours + hours) * HOUR + HOUR // 2
 
     def call(self, verb: str | Callable[[Storage], object], *arguments: object, **named: object) -> Any:  # noqa: ANN401 - the verb's result
@@ -101,7 +101,7 @@ class Twin:
     def call_each(
         self, on_model: Callable[[Storage], _Answer], on_real: Callable[[Storage], _Answer]
     ) -> None:
-        """Make a separate form of the call on each storage, and check that both results are the same."""
+        """Make a different call on each storage, and check that both results are the same."""
         self.compare(on_model(self.model), on_real(self.real))
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Random operations on nested batches: the members are counted independently, and each end must be justified.
+"""Random operations on nested batches: members are counted independently, and each batch must end correctly.
 
 At any time the counts match the members, and no job runs in a deleted batch. A batch ends when nothing in it
 can continue, and it has succeeded only if no member failed and none waits. An outer batch is open while an
@@ -56,13 +56,13 @@ class BatchGround(SeededOperations):
         return self.random.choice(self.storages)
 
     def new_callbacks(self, batch: str) -> list[NewJob]:
-        """Return the callbacks of the batch: one job for each of its ends."""
+        """Return the callbacks of the batch: one job for each outcome."""
         return [self.flow.new_job(state=State.AWAITING, parents=(Edge(batch, on),)) for on in _CALLBACKS]
 
     def end(self) -> None:
-        """Run all jobs that can run, without further failures.
+        """Run all jobs that can run, without any new failures.
 
-        Then every batch has ended, or waits because of an earlier failure.
+        Afterwards, every batch must have ended, or must be waiting because of an earlier failure.
         """
         for batch in self.batches:
             self.flow.hold(batch, None)
@@ -141,7 +141,7 @@ class BatchGround(SeededOperations):
                 assert not running, f"batch {batch[-4:]} is deleted, but its jobs {running} run"
 
     def _may_release(self, batch: str, records: dict[str, JobRecord]) -> int:
-        """Return the number of ended members whose waiting jobs may not have been released yet."""
+        """Return the number of ended members whose continuations may not have been released yet."""
         parents = {edge.parent_id for job in records.values() for edge in job.parents}
         return sum(job.is_final and job.id in parents for job in self.members(batch, records))
 
@@ -185,7 +185,7 @@ class BatchGround(SeededOperations):
 
 
 def _end_of(counts: BatchCounts) -> State:
-    """Return the end of a batch in which nothing can continue."""
+    """Return the final state of a batch in which nothing can continue."""
     if counts.is_cancelled:
         assert not counts.waiting, f"the batch is cancelled, but members still wait: {counts}"
         return State.DELETED
@@ -197,7 +197,7 @@ class BatchOperations(BatchGround):
 
     def __init__(self, open_handle: Callable[[], Storage], seed: int, handles: int = 2) -> None:
         super().__init__(open_handle, seed, handles)
-        self.lost: list[Running] = []  # lost runs, which may still send their ends
+        self.lost: list[Running] = []  # lost runs, which may still send their results
         self._open()
 
     def perform(self) -> None:
@@ -288,7 +288,7 @@ class BatchOperations(BatchGround):
         self.held += taken
 
     def _end_one(self) -> None:
-        """End a run in some way; the end is refused if the run was lost."""
+        """End a run in a random way; its result is refused if the run was lost."""
         running = self.some(self.held)
         if running is None:
             return
@@ -305,7 +305,7 @@ class BatchOperations(BatchGround):
             self.record(f"signal {job_id[-4:]}: {self.flow.send(job_id, 'approval')}")
 
     def _settle_late(self) -> None:
-        """Send the end of a lost run, which must be refused."""
+        """Send the result of a lost run, which must be refused."""
         running = self.some(self.lost)
         if running is not None:
             result = self.flow.apply(ends.succeeds(running))
@@ -320,7 +320,7 @@ class BatchOperations(BatchGround):
         self.held, self.child = [], self.begin()
 
     def _delete(self) -> None:
-        """Delete a job, mostly one that runs or waits."""
+        """Delete a job, usually one that is running or waiting."""
         job_id = self.some(self.jobs)
         if job_id is not None:
             self.record(f"delete {job_id[-4:]}: {self.flow.apply(ends.deletes(job_id))}")
@@ -339,7 +339,7 @@ class BatchOperations(BatchGround):
         )
 
     def _requeue(self) -> None:
-        """Requeue a job, mostly one that failed."""
+        """Requeue a job, usually one that failed."""
         records = self.stored()
         failed = [job.id for job in records.values() if job.state is State.FAILED and job.id in self.jobs]
         job_id = self.some(failed or self.jobs)
@@ -355,7 +355,7 @@ class BatchOperations(BatchGround):
             assert result is Applied.REFUSED, "a member of a cancelled batch was requeued"
         elif before.state in FINAL_STATES and not any(cancelled):
             assert result.is_applied
-            # A job for which an unopened batch waits may be deleted, which cancels the batch.
+            # If a job for which an unopened batch waits has been deleted, the batch is cancelled.
             is_open = not any(counts.is_unopened for counts in all_counts)
             if is_open and not self._has_branches(around, records):
                 self.settle()
@@ -372,7 +372,7 @@ class BatchOperations(BatchGround):
         return found
 
     def _has_branches(self, around: list[str], records: dict[str, JobRecord]) -> bool:
-        """Return whether another batch within these may end, and fail, after a requeue."""
+        """Return whether these batches contain another batch, which may end and fail after a requeue."""
         inner = [job.id for batch in around for job in self.members(batch, records) if job.is_batch]
         return not set(inner) <= set(around)
 

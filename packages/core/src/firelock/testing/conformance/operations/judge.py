@@ -1,6 +1,7 @@
 """Checks of a claim: an independent implementation of limits, as a pure function of the stored state.
 
-The storage chooses which lane comes first. Therefore a claim is checked by rules, not compared with another.
+The storage chooses which lane comes first. Therefore a claim is checked against rules, not compared with
+another claim.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Keys = tuple[str, ...]
 Place = tuple[str, Keys]
 """A queue, and one of its lanes."""
 
-_SLACK = 60 * SECOND  # tolerance: it is not known exactly when a storage read its clock
+_SLACK = 60 * SECOND  # tolerance, because it is not known exactly when a storage read its clock
 
 
 @attrs.frozen
@@ -38,8 +39,8 @@ class ReadyJob:
 
     id: str
     uses: tuple[LimitUse, ...] = ()
-    is_late: bool = False  # it must be ended without a run
-    keeps: frozenset[str] = frozenset()  # the strict keys that it holds while it waits
+    is_late: bool = False  # whether the job must be ended without a run
+    keeps: frozenset[str] = frozenset()  # strict keys that the job holds while it waits
 
     @property
     def lane(self) -> Keys:
@@ -55,10 +56,10 @@ class Before:
     until: int  # the storage's clock after the claim
     room: int
     queues: Sequence[str]  # the requested queues that are not paused
-    is_ordered: bool  # whether they are taken one after another
-    waiting: Mapping[str, Mapping[Keys, Sequence[ReadyJob]]]  # by queue and lane, in order
-    running: Mapping[str, int]  # by key: the number of jobs that hold it
-    next_arrival_at: Mapping[str, int]  # by key: the time until which its rate is used up, or it is blocked
+    is_ordered: bool  # whether a queue is served only after the earlier ones
+    waiting: Mapping[str, Mapping[Keys, Sequence[ReadyJob]]]  # ready jobs of each queue and lane, in order
+    running: Mapping[str, int]  # for each key, the number of jobs that hold it
+    next_arrival_at: Mapping[str, int]  # for each key, until when its rate is used up or it is blocked
     settings: Mapping[str, KeySettings]  # by key
 
 
@@ -74,8 +75,8 @@ class ClaimAnswer:
 class After:
     """The state after a correct claim."""
 
-    next_arrival_at: dict[str, int]  # by key: the time until which its rate is used up
-    left: frozenset[Place]  # lanes that admit more jobs but got none
+    next_arrival_at: dict[str, int]  # for each key, until when its rate is used up
+    left: frozenset[Place]  # lanes that were skipped although their next job could start
 
 
 class Unjust(AssertionError):
@@ -119,7 +120,7 @@ def judge(before: Before, claim: ClaimAnswer) -> After:
     if len(claim.ids) < before.room and not claim.has_more:
         _say(not open_left, f"lanes still admit jobs although the claim had room: {sorted(open_left)}")
     if not any(job.is_late or 0 in [use.cost for use in job.uses] for job in started):
-        _judge_turns(before, got, open_left)  # late jobs and jobs of cost 0 leave more for later lanes
+        _judge_turns(before, got, open_left)  # late jobs and jobs with cost 0 leave more to later lanes
     if before.is_ordered:
         _judge_queues(before.queues, got, open_left, has_more=claim.has_more)
     if len(before.queues) == 1 and len(claim.ids) == before.room:
@@ -138,14 +139,14 @@ def _rest(jobs: Sequence[ReadyJob], taken: Sequence[ReadyJob]) -> list[ReadyJob]
 
 
 def _judge_order(jobs: Sequence[ReadyJob], taken: Sequence[ReadyJob]) -> None:
-    """Check that the first jobs of a lane start; a job that keeps a strict key may start from any place."""
+    """Check that the first jobs of a lane start; jobs that keep a strict key may start from anywhere."""
     usual = [job for job in jobs if not job.keeps]
     first = [job for job in taken if not job.keeps]
     _say(usual[: len(first)] == first, f"the claimed jobs are not the first of lane {jobs[0].lane}")
 
 
 class _Keys:
-    """The keys after a claim: how many jobs hold them, and until when their rates are used up."""
+    """The keys after a claim: how many jobs hold each key, and until when its rate is used up."""
 
     def __init__(self, before: Before, started: Sequence[ReadyJob]) -> None:
         self._before = before
@@ -182,7 +183,7 @@ class _Keys:
             self._judge_rate(key, settings, costs)
 
     def _only_kept(self, key: str) -> bool:
-        """Return whether the started jobs already held the key; if so, its holders may exceed its limit."""
+        """Return whether the started jobs already held the key; if so, they may exceed its limit."""
         return all(key in job.keeps for job in self._started if key in job.lane)
 
     def _judge_rate(self, key: str, settings: KeySettings, costs: Sequence[int]) -> None:
@@ -205,7 +206,7 @@ class _Keys:
             _say(used + sum(costs) * settings.interval <= end, f"{key} is used faster than its rate")
 
     def admits(self, left: Sequence[ReadyJob]) -> bool:
-        """Return whether the next job of a lane would certainly be admitted."""
+        """Return whether the next job of a lane could certainly start."""
         head = next((job for job in left if job.keeps), left[0])
         return all(self._is_open(use, is_kept=use.key in head.keeps) for use in head.uses)
 
@@ -220,7 +221,7 @@ class _Keys:
 
 
 def _judge_turns(before: Before, got: Mapping[Place, int], open_left: Collection[Place]) -> None:
-    """Check that no lane gets two jobs more than another lane of its queue that admits more jobs."""
+    """Check that no lane gets two jobs more than another lane of its queue whose next job could start."""
     for queue in before.queues:
         most = max((number for (of, lane), number in got.items() if of == queue and lane), default=0)
         for of, lane in open_left:

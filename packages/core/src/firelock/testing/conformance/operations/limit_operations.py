@@ -49,7 +49,7 @@ def _key(name: str) -> str:
 class _Known:
     """Facts about a job that its record does not have."""
 
-    number: int  # its place in the order of insertion
+    number: int  # its position in the order of insertion
     keeps: set[str] = attrs.Factory(set)  # strict keys that the job holds until it has ended
 
 
@@ -151,17 +151,17 @@ class LimitOperations(SeededOperations):
                 change = ends.snoozes(running, due_at=self.scene.now() + HOUR)
             case _:
                 change = ends.hands_back(running)
-        self.scene.apply(change)  # refused if the job was deleted; its tail ends then
+        self.scene.apply(change)  # if the job was deleted, this is refused and removes its tail
 
     def delete(self) -> None:
-        """Delete a job: a running job, which leaves a tail, or a waiting one."""
+        """Delete a running job, which leaves a tail, or a waiting one."""
         job_id = self.some([running.id for running in self.held] + list(self.living))
         if job_id is not None:
             self.record(f"delete {job_id[-4:]}")
             self.scene.apply(ends.deletes(job_id))
 
     def clear_tail(self) -> None:
-        """Send the end of a deleted job, which is refused and removes the job's tail."""
+        """Send the result of a deleted job; it is refused, and the job's tail is removed."""
         states = self.scene.storage.get([running.id for running in self.held])
         tails = [one for one, job in zip(self.held, states, strict=True) if job and job.is_stopping]
         tail = self.some(tails)
@@ -221,7 +221,7 @@ class LimitOperations(SeededOperations):
         self.scene.storage.delete_record("limit", _key(name))
 
     def spend(self) -> None:
-        """Use a rate, give some of it back, or block its key."""
+        """Use up part of a rate, return part of it, or block its key."""
         cost, until = self.random.choice((1, 3, -2, 0)), None
         if cost == 0:
             until = self.scene.now() + self.random.choice((10, 40)) * _MINUTE
@@ -331,7 +331,7 @@ class LimitOperations(SeededOperations):
         return records
 
     def _all_settings(self) -> dict[str, KeySettings]:
-        """Return the settings of each key: its own, otherwise those of the name before the colon."""
+        """Return the settings of each key: its own settings, or else those of the name before the colon."""
         found = {}
         for name in {name for lane in _LANES for name in lane}:
             own = self.settings.get(_key(name), KeySettings())
@@ -345,7 +345,7 @@ class LimitOperations(SeededOperations):
     def _judge_waits(self, before: Before, after: After) -> None:
         """Check that no lane starves.
 
-        A lane that admits jobs is served within as many claims as there are lanes, for each handle.
+        For each handle, a lane whose next job can start is served within as many claims as there are lanes.
         """
         lanes = [(queue, lane) for queue in before.queues for lane in before.waiting.get(queue, {})]
         for place in lanes:
@@ -378,9 +378,9 @@ class LimitOperations(SeededOperations):
                 assert wanted == found, f"find_waiting returns {found} for {key}, expected {wanted}"
 
     def end(self) -> None:
-        """Lift the pauses and check that all waiting jobs run.
+        """Resume the paused queues and check that all waiting jobs run.
 
-        If they do, no ended job still holds a key.
+        This shows that no ended job still holds a key.
         """
         self.record("final check")
         for child in self.children:

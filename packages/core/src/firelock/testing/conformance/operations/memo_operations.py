@@ -1,8 +1,8 @@
 """Random operations on jobs that wait and store memos; a copy of the memos predicts each result.
 
-All runs of a job between two requeues that forget memos see one value per name. The value of an accepted
-signal is the one that is used, and the job that waits for it continues. A call of an old run changes nothing.
-A forgotten memo never returns.
+Between two requeues that delete memos, all runs of a job read the same value for a name. The value of an
+accepted signal is used, and the job that waits for it continues. A call of an old run changes nothing. A
+deleted memo never returns.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from firelock.testing.conformance.scene import HOUR, Running
 
 _NAMES = ("a", "b", "a:2")
 _Key = tuple[MemoKind, str]
-_BEGUN = (MemoKind.SIGNAL, MemoKind.CALL)  # kinds that are begun before they are done
+_BEGUN = (MemoKind.SIGNAL, MemoKind.CALL)  # kinds of memos that can be stored before they are done
 
 
 @attrs.define
@@ -39,12 +39,12 @@ class _Kept:
 class _Foreseen:
     """The expected state of one job."""
 
-    memos: dict[_Key, _Kept] = attrs.field(factory=dict)  # in order of place
+    memos: dict[_Key, _Kept] = attrs.field(factory=dict)  # ordered by place
     waits_for: str | None = None
 
 
 class MemoOperations(SeededOperations):
-    """Operations by which two jobs wait, sleep, store memos, crash, end, forget memos and receive signals."""
+    """Operations in which two jobs wait, sleep, crash, end, store and delete memos, and receive signals."""
 
     def __init__(self, open_handle: Callable[[], Storage], seed: int, handles: int = 2) -> None:
         super().__init__(open_handle, seed, handles)
@@ -129,7 +129,7 @@ class MemoOperations(SeededOperations):
             assert answer is Applied.TAKEN, f"got {answer}, but {before} was already stored"
 
     def _suspend(self) -> None:
-        """Let a run wait for a signal; an old run is refused."""
+        """Let a run wait for a signal; for an old run, this is refused."""
         running, is_old = self._sender()
         if running is None:
             return
@@ -145,7 +145,7 @@ class MemoOperations(SeededOperations):
             assert self.flow_of.state(running.id) is expected
 
     def _sleep(self) -> None:
-        """Let a run sleep; an old run is refused."""
+        """Let a run sleep; for an old run, this is refused."""
         running, is_old = self._sender()
         if running is None:
             return
@@ -155,7 +155,7 @@ class MemoOperations(SeededOperations):
             self.known[running.id].waits_for = "sleep night"
 
     def _end_one(self) -> None:
-        """End a run; the end of an old run is refused."""
+        """End a run; for an old run, this is refused."""
         running, is_old = self._sender()
         if running is None:
             return
@@ -169,7 +169,7 @@ class MemoOperations(SeededOperations):
         return self.some(self.old if is_old else list(self.held.values())), is_old
 
     def _is_settled(self, running: Running, result: Applied, *, is_old: bool) -> bool:
-        """Return whether the run has ended; an old run must be refused."""
+        """Return whether the run has ended; the result of an old run must have been refused."""
         if is_old:
             assert result in (Applied.REFUSED, Applied.ALREADY)
             return False
@@ -216,7 +216,7 @@ class MemoOperations(SeededOperations):
         return record.due_at is not None and record.due_at <= self.flow.now()
 
     def _operate(self) -> None:
-        """Delete a job, or requeue it, perhaps without its memos from one of them on."""
+        """Delete a job, or requeue it, perhaps deleting one of its memos and all later ones."""
         job_id = self._job()
         known, before = self.known[job_id], self.flow_of.state(job_id)
         how = self.random.choice(["requeue", "requeue", "again", "again", "delete"])
@@ -250,7 +250,7 @@ class MemoOperations(SeededOperations):
     }  # fmt: skip
 
     def end(self) -> None:
-        """Check that each job that waits for a signal continues when it is sent."""
+        """Check that each job that waits for a signal continues when the signal is sent."""
         for job_id, known in self.known.items():
             waits_for = known.waits_for or ""
             if waits_for.startswith("signal"):

@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 
 
 class SeededOperations:
-    """A run of random operations on one store, through this number of handles."""
+    """A run of random operations on one store, using this number of handles."""
 
     def __init__(self, open_handle: Callable[[], Storage], seed: int, handles: int = 2) -> None:
         self.random = Random(seed)  # noqa: S311 - must be reproducible
@@ -37,7 +37,7 @@ class SeededOperations:
         self.handles.close()
 
     def run(self, operations: int) -> None:
-        """Perform this number of operations, each of which must keep the rules.
+        """Perform this number of operations, none of which may break a rule.
 
         Raises:
             AssertionError: If an operation breaks a rule; the message has the seed and the last operations.

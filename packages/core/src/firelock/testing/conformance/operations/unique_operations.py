@@ -1,4 +1,4 @@
-"""Random operations on unique keys; the jobs show the holder of each key, which predicts the results."""
+"""Random operations on unique keys; the jobs determine the holder of each key and the expected results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Taking:
 
     job_id: str
     starts: int  # how often the job had started at that time
-    free_at: int  # the time until which the key is taken, whatever happens to the job
+    free_at: int  # the key is taken at least until this time
     created_at: int
 
 
@@ -38,7 +38,7 @@ def _starts(job: JobRecord) -> int:
 
 
 def has_key(job: JobRecord, use: UniqueUse, starts: int, now: int) -> bool:
-    """Return whether, by the rules, a job still has the key that it took after this number of starts."""
+    """Return whether a job should still have the key that it took after this number of starts."""
     is_unstarted = _starts(job) == starts and job.state is not State.PROCESSING
     late = job.admission.start_before if job.admission else None
     if late is not None and late < now and is_unstarted and not starts and job.state is State.ENQUEUED:
@@ -57,7 +57,7 @@ def has_key(job: JobRecord, use: UniqueUse, starts: int, now: int) -> bool:
 class UniqueOperations(SeededOperations):
     """Operations that create, run, end and requeue jobs with one of two keys.
 
-    Each run has its own kind of unique key.
+    Each run uses one kind of unique key.
     """
 
     def __init__(self, open_handle: Callable[[], Storage], seed: int, handles: int = 2) -> None:
@@ -239,7 +239,7 @@ class UniqueOperations(SeededOperations):
         return late is not None and late < self.scene.now() and (job.attempt, job.crashes) == (1, 0)
 
     def end_one(self) -> None:
-        """End a run in some way."""
+        """End a run in a random way."""
         running = self.some(self.held)
         if running is None:
             return
@@ -254,7 +254,7 @@ class UniqueOperations(SeededOperations):
             "retries later": lambda: ends.retries(running, due_at=self.scene.now() + HOUR),
             "hands back": lambda: ends.hands_back(running),
         }
-        self.scene.apply(changes[how]())  # refused if the job was deleted; its tail ends then
+        self.scene.apply(changes[how]())  # if the job was deleted, this is refused and removes its tail
 
     def delete(self) -> None:
         """Delete a job; a running job leaves a tail."""
@@ -328,7 +328,7 @@ class UniqueOperations(SeededOperations):
     def _lives(self, job: JobRecord) -> bool:
         late = job.admission.start_before if job.admission else None
         if late is not None and late < self.scene.now() and not _starts(job) and job.session is None:
-            return False  # it must be deleted without a run
+            return False  # the job must be deleted without a run
         return job.state not in _ENDED or job.session is not None
 
 

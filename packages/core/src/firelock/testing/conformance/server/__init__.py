@@ -1,7 +1,7 @@
 """The server kit: tests of real servers over a storage. Subclass `ServerConformance` with an empty store.
 
-Read `stage` first, which has a server in this process and its jobs. `tests` has the tests, and `own_process`
-has an app for servers in other processes.
+Read `stage` first, which runs a server and its jobs in this process. `tests` contains the tests, and
+`own_process` contains an app for servers in other processes.
 """
 
 from __future__ import annotations
@@ -36,6 +36,6 @@ class ServerConformance(
                 return mongo.new_database_url()
 
     The tests use real threads and, if the storage is shared, real processes. The tests wait only for
-    conditions, and with a deadline. For a storage that is in one process, use a named URL (`memory://kit`),
-    so that several apps share it.
+    conditions, and with a deadline. For a storage that exists in one process only, use a named URL
+    (`memory://kit`), so that several apps share it.
     """

@@ -16,7 +16,7 @@ fire = Firelock("memory://")
 
 
 def hold(context: JobContext, gate: str) -> None:
-    """Log that the job runs, and run until the storage has a record of this gate."""
+    """Log that the job is running, and wait until the storage has a record for this gate."""
     context.log(RUNNING)
     while fire.storage.get_record(GATE, gate) is None:
         context.raise_if_cancelled()

@@ -30,12 +30,12 @@ QUICK = Settings(session_timeout=30, heartbeat=0.25, sweep=0.1, poll=0.1, grace=
 
 
 def pause(seconds: float = 0.01) -> None:
-    """Wait for a moment in a task that polls."""
+    """Wait for a moment; tasks that poll call this function."""
     threading.Event().wait(seconds)
 
 
 class Stage:
-    """One storage, an app on it, and every server that a test starts; all end with the test."""
+    """One storage, an app that uses it, and every server that a test starts; closed after the test."""
 
     def __init__(self, open_handle: Callable[[], Storage]) -> None:
         self._open_handle = open_handle

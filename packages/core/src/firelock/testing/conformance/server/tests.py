@@ -1,4 +1,4 @@
-"""The requirements of a server: jobs end once and correctly, whatever happens to server or storage."""
+"""The requirements for a server: each job ends once and correctly, even if server or storage fails."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _newer(stage: Stage, task: str, **parts: str) -> str:
 
 
 class EndingTests(ServerFixtures):
-    """The ends of jobs: each success, failure, retry and snooze is stored once and completely."""
+    """The results of jobs: each success, failure, retry and snooze is stored once and completely."""
 
     @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "coroutine"])
     def test_history_shows_each_run_of_a_retried_job(self, stage: Stage, is_async: bool) -> None:
@@ -245,7 +245,7 @@ class EndingTests(ServerFixtures):
         assert "cannot be read" in str(record.reason)
 
     def test_log_and_progress_are_stored_when_a_job_has_ended(self, stage: Stage) -> None:
-        """When the end of a job is stored, its log and its progress are stored too."""
+        """When a job is stored as ended, its log and its progress are stored too."""
 
         def logs(context: JobContext) -> None:
             context.log("half way")
@@ -302,7 +302,7 @@ _SUCCEEDED, _FAILED, _DELETED = State.SUCCEEDED, State.FAILED, State.DELETED
 
 
 class ContinuingTests(ServerFixtures):
-    """Continuations: a child runs after the end for which it waits, and is deleted after any other end."""
+    """Continuations: a child runs after the outcome for which it waits, and is deleted after any other."""
 
     def _parent(self, stage: Stage, *, fails: bool) -> Job[None]:
         def ends(fails: bool) -> None:
@@ -334,9 +334,9 @@ class ContinuingTests(ServerFixtures):
     def test_child_runs_only_after_the_expected_end_of_its_parent(
         self, stage: Stage, on: str, end: State, expected: State
     ) -> None:
-        """A child that waits for this end of its parent runs; a child that waits for another end is deleted.
+        """A child that waits for this outcome of its parent runs; a child that waits for another is deleted.
 
-        The history of the child states the end of the parent.
+        The history of the child states the outcome of the parent.
         """
         parent = self._parent(stage, fails=end is State.FAILED)
         child = self._child(stage, parent, on)
@@ -352,7 +352,7 @@ class ContinuingTests(ServerFixtures):
 
     @pytest.mark.parametrize("on", ["succeeded", "deleted"])
     def test_child_of_a_failed_parent_waits_and_states_why(self, stage: Stage, on: str) -> None:
-        """A child of a failed parent keeps waiting and states the reason: the parent may be requeued."""
+        """A child of a failed parent keeps waiting and states why: the parent may be requeued."""
         parent = self._parent(stage, fails=True)
         child = self._child(stage, parent, on)
 
@@ -363,7 +363,7 @@ class ContinuingTests(ServerFixtures):
         assert State.AWAITING == record.state
 
     def test_child_created_after_its_parents_end_runs_immediately(self, stage: Stage) -> None:
-        """A continuation that is created after the end of its parent runs immediately."""
+        """A continuation that is created after its parent has ended runs immediately."""
         parent = self._parent(stage, fails=False)
         stage.serve()
         stage.ended(parent)
@@ -374,7 +374,7 @@ class ContinuingTests(ServerFixtures):
 
 
 class _Resting:
-    """A task in both forms that runs until it is cancelled; `started` and `ended` show its progress."""
+    """A task, as `def` and as `async def`, that runs until it is cancelled; the events show its progress."""
 
     def __init__(self) -> None:
         self.started, self.ended = threading.Event(), threading.Event()
@@ -436,7 +436,7 @@ class CancellingTests(ServerFixtures):
     ) -> None:
         """A deleted coroutine that streams is cancelled.
 
-        The cause is the notification of the deletion, or the refused write of its stream.
+        This is caused by the notification of the deletion, or by a refused write to its stream.
         """
         started, deleted, cancelled = threading.Event(), threading.Event(), threading.Event()
 
@@ -465,7 +465,7 @@ class CancellingTests(ServerFixtures):
 
     @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "coroutine"])
     def test_job_above_its_timeout_is_cancelled_and_fails(self, stage: Stage, is_async: bool) -> None:
-        """A job above its timeout is cancelled, and fails with a TimeoutError that states the seconds."""
+        """A job that exceeds its timeout is cancelled, and fails with a TimeoutError that states the time."""
         resting = _Resting()
         job = resting.registered(stage, is_async=is_async).using(timeout=0.2).enqueue()
 
@@ -479,7 +479,7 @@ class CancellingTests(ServerFixtures):
         )  # fmt: skip
 
     def test_job_whose_thread_ignores_its_timeout_fails(self, stage: Stage) -> None:
-        """A job whose thread ignores its timeout has still timed out.
+        """A job whose thread ignores its timeout still counts as timed out.
 
         A result that is returned after the timeout is discarded, and no retry overlaps with the late run.
         """
@@ -506,7 +506,7 @@ class CancellingTests(ServerFixtures):
 
 
 class StoppingBatchesTests(ServerFixtures):
-    """Stopping batches: a batch ends with the last of its stopping members, not with a later sweep."""
+    """Stopping batches: a batch ends when its last stopping member ends, not at a later sweep."""
 
     SELDOM = 300.0
     """Seconds between two sweeps, the maximum that a server accepts; no test here waits for the second."""
@@ -516,9 +516,9 @@ class StoppingBatchesTests(ServerFixtures):
     def test_stopping_batch_ends_with_its_last_running_member(
         self, stage: Stage, how: str, is_async: bool
     ) -> None:
-        """A cancelled batch is deleted, and a batch that fails fast fails, with its last running member.
+        """When its last running member ends, a cancelled batch is deleted, and a fail-fast batch fails.
 
-        Its clean-up job runs then.
+        Then its clean-up job runs.
         """
         resting, failing = _Resting(), threading.Event()
 
@@ -631,7 +631,7 @@ class OrderingTests(ServerFixtures):
     def test_queue_with_more_weight_is_served_more_often(self, stage: Stage) -> None:
         """Of two full queues, the one with more weight is served more often.
 
-        The other queue is served in the meantime too.
+        The other queue is also served.
         """
         notes, names = self._noted(stage)
         calls = [(queue,) for queue in ("light", "heavy")]
@@ -649,7 +649,7 @@ class OrderingTests(ServerFixtures):
         assert 0 < first_half.count("light") < first_half.count("heavy")
 
     def test_server_takes_no_job_from_an_unnamed_queue(self, stage: Stage) -> None:
-        """A server takes no job from a queue that it does not name."""
+        """A server does not claim jobs from a queue that is not in its list of queues."""
         notes, names = self._noted(stage)
         other = notes.using(queue="other").enqueue("other")
         job = notes.enqueue("default")
@@ -661,7 +661,7 @@ class OrderingTests(ServerFixtures):
         assert ["default"] == names
 
     def test_jobs_of_a_paused_queue_wait_until_it_is_resumed(self, stage: Stage) -> None:
-        """Jobs of a paused queue wait while others run, and run when the queue is resumed."""
+        """Jobs of a paused queue wait while other jobs run, and run when the queue is resumed."""
         notes, names = self._noted(stage)
         stage.app.queues.pause("slow", note="a test")
         waiting = notes.using(queue="slow", priority=100).enqueue("slow")
@@ -724,13 +724,13 @@ _MANY = 40
 
 
 class StoppingTests(ServerFixtures):
-    """An orderly stop: it uses no attempt, and repeats no job that ends within the grace period."""
+    """Orderly stops: no attempt is used, and no job that ends within the grace period is repeated."""
 
     @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "coroutine"])
     def test_stop_without_grace_hands_back_a_running_job(self, stage: Stage, is_async: bool) -> None:
         """A job that is running when its server stops without grace is handed back.
 
-        It is enqueued again, its attempt does not count, and it runs to its end on the next server.
+        It is enqueued again, its attempt does not count, and it runs to completion on the next server.
         """
         started, runs = threading.Event(), list[int]()
 
@@ -865,11 +865,12 @@ class CrashingTests(ServerFixtures):
         assert session != stage.record(job).session
 
     def test_server_hands_back_a_claim_that_it_does_not_hold(self, stage: Stage) -> None:
-        """A server hands back a job that its session has in the storage, but that the server does not hold.
+        """A server hands back a job that its session has claimed, but that the server does not hold.
 
-        After a failover, a storage may show a job as processing in a session that ended the job long before.
+        After a failover, a storage may show a job as processing in a session that settled the job long
+        before.
 
-        If this fails: the job stays processing as long as the server lives, and no server runs it.
+        If this fails: the job stays processing as long as the server is alive, and no server runs it.
         """
         job = stage.app.task(name="kit.elsewhere", queue="elsewhere")(lambda: None).enqueue()
         stage.serve(workers=1, queues=["default"])
@@ -913,8 +914,8 @@ class CrashingTests(ServerFixtures):
     ) -> None:
         """The jobs of a killed worker process return without waiting for its session to expire.
 
-        Its supervisor notices its death. The job runs again, and its history states what killed the previous
-        run.
+        Its supervisor detects that it has died. The job runs again, and its history states what killed the
+        previous run.
         """
         job = self._held(stage, "child")
         start_server(session_timeout=600, heartbeat=1, sweep=300, poll=0.2)
@@ -933,9 +934,9 @@ class CrashingTests(ServerFixtures):
     def test_jobs_of_a_killed_server_return_after_session_expiry(
         self, stage: Stage, start_server: Start
     ) -> None:
-        """The jobs of a killed server return when another server finds its session expired.
+        """The jobs of a killed server return when another server finds that its session has expired.
 
-        No process is left that could notice the death. The second server's own session is long: on a busy
+        No process is left that could detect the death. The second server's own session is long: on a busy
         machine a short one could expire too, which would count as a crash of the job.
         """
         job = self._held(stage, "server")
@@ -956,7 +957,7 @@ class CrashingTests(ServerFixtures):
     def test_server_process_lets_running_jobs_end_after_sigterm(
         self, stage: Stage, start_server: Start
     ) -> None:
-        """After SIGTERM a server lets its running jobs end, touches no other job, and exits with code 0.
+        """After SIGTERM a server lets its running jobs end, starts no other job, and exits with code 0.
 
         A job that is enqueued in the meantime may still run: the session reports that it is stopping a moment
         before the worker process receives the request to stop.
@@ -1015,7 +1016,7 @@ class OutageTests(ServerFixtures):
         assert {1} == set(runs.values())
 
     def test_end_with_a_lost_reply_is_stored_once(self, stage: Stage, faulty: FaultyStorage) -> None:
-        """An end whose reply was lost is sent again, and the storage reports that it is already stored."""
+        """A result whose reply was lost is sent again, and the storage reports that it is already stored."""
         started, gate = threading.Event(), threading.Event()
 
         def waits() -> None:
@@ -1036,7 +1037,7 @@ class OutageTests(ServerFixtures):
         assert [State.ENQUEUED, State.SUCCEEDED] == stage.states(job)
 
     def test_end_during_an_outage_is_stored_afterwards(self, stage: Stage, faulty: FaultyStorage) -> None:
-        """An end during an outage is kept and stored when the storage is reachable again.
+        """The result of a job that ends during an outage is stored when the storage is reachable again.
 
         The job does not run again, and the server continues.
         """

@@ -1,11 +1,10 @@
 """The storage kit: subclass `StorageConformance`, give it the URL of an empty store, and run pytest.
 
-Read `subject` (the fixtures) first. Then read the parts of the kit in the order in which their tests run,
-which is the base classes of `StorageConformance` from last to first: `life`, `insert`, `text`, `claim`,
-`left_out`, `settle`, `sessions`, `closing`, `upkeep`, `moves`; `limits`, `turns`, `rates`, `lines`, `unique`;
-`reading`; `batches`, `memos`, `calls`, `streams`; `newer`; `recurring`, `records`; `locked`; `races`,
-`key_races`, `flow_races`; `model` (random operations). `rows` is only for storages that derive from
-`RowStorage`.
+Read `subject` (the fixtures) first. Then read the parts of the kit in the order in which their tests run (the
+base classes of `StorageConformance` from last to first): `life`, `insert`, `text`, `claim`, `left_out`,
+`settle`, `sessions`, `closing`, `upkeep`, `moves`; `limits`, `turns`, `rates`, `lines`, `unique`; `reading`;
+`batches`, `memos`, `calls`, `streams`; `newer`; `recurring`, `records`; `locked`; `races`, `key_races`,
+`flow_races`; `model` (random operations). `rows` is only for storages that derive from `RowStorage`.
 """
 
 from __future__ import annotations

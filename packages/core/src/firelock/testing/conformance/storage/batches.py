@@ -1,4 +1,4 @@
-"""Tests of batches: counts of members, ends, reopened batches, cancellation and failing fast."""
+"""Tests of batches: counts of members, completion, reopening, cancellation and failing fast."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ _OPEN, _DONE, _BAD, _GONE = State.AWAITING, State.SUCCEEDED, State.FAILED, State
 
 
 class BatchCountsTests(StorageFixtures):
-    """Tests of `batch_counts`, and of the ends of batches."""
+    """Tests of `batch_counts`, and of how batches end."""
 
     verbs = "batch_counts"
 
     # ---- counts ------------------------------------------------------------------------------------------
 
     def test_batch_counts_follow_the_states_of_members(self, flow: FlowScene) -> None:
-        """From the insert of a batch on, its counts match the current states of its members.
+        """As soon as a batch is stored, its counts match the current states of its members.
 
         Scheduled, enqueued and running members are active, including those that wait for a retry or are
         snoozed.
@@ -91,10 +91,10 @@ class BatchCountsTests(StorageFixtures):
         assert [] == flow.storage.batch_counts([])
 
     def test_inner_batches_are_counted_in_their_outer_batch(self, flow: FlowScene) -> None:
-        """An inner batch is one member of its outer batch, and is counted in `batches` once it is stored.
+        """An inner batch is one member of its outer batch, and is counted in `batches` when it is stored.
 
-        So are a cancelled inner batch and one that waits for another member. Members of an inner batch are
-        counted only in the inner batch.
+        This includes a cancelled inner batch and one that waits for another member. Members of an inner batch
+        are counted only in the inner batch.
 
         If this fails: a caller cannot see that a total excludes the members of inner batches.
         """
@@ -130,7 +130,7 @@ class BatchCountsTests(StorageFixtures):
         assert flow.batch_counts(inner.id) == BatchCounts(total=1, active=1)
 
     def test_repeated_insert_counts_a_member_once(self, flow: FlowScene) -> None:
-        """A repeated insert does not change the counts; a repeat with a new member counts only that member.
+        """A repeated insert does not change the counts, but a new member in it is counted.
 
         If this fails: after a lost reply a batch waits forever for members that do not exist.
         """
@@ -146,7 +146,7 @@ class BatchCountsTests(StorageFixtures):
         assert (3, 3, 0, 0, 0, 0) == flow.counts(batch.id)
 
     def test_crashed_member_stays_active_in_its_batch(self, flow: FlowScene) -> None:
-        """A member whose server is lost stays active, and a later end by that server changes nothing.
+        """A member whose server is lost stays active, and a late result from that server changes nothing.
 
         If this fails: a batch ends although a member is about to run again.
         """
@@ -163,7 +163,7 @@ class BatchCountsTests(StorageFixtures):
         assert ((1, 0, 0, 1, 0, 0), _DONE) == (flow.counts(batch), flow.state(batch))
 
     def test_repeated_end_of_a_member_is_counted_once(self, flow: FlowScene) -> None:
-        """An end that is sent again, for example after a lost reply, does not change the counts.
+        """A result that is sent again, for example after a lost reply, does not change the counts.
 
         If this fails: progress exceeds one hundred per cent, or a batch ends too early.
         """
@@ -179,7 +179,7 @@ class BatchCountsTests(StorageFixtures):
         assert (2, 1, 0, 1, 0, 0) == flow.counts(batch)
 
     def test_ends_in_one_call_count_in_their_own_batches(self, flow: FlowScene) -> None:
-        """If a call ends members of several batches, each applied end is counted in the batch of its member.
+        """If a call ends members of several batches, each applied result is counted in its member's batch.
 
         If this fails: the members of one batch end another batch.
         """
@@ -199,7 +199,7 @@ class BatchCountsTests(StorageFixtures):
     def test_ended_member_is_active_until_its_children_are_released(self, flow: FlowScene) -> None:
         """A member that has ended is active until `release` has handled the jobs that wait for it.
 
-        So the batch does not end between the end of a member and the start of the next.
+        Therefore the batch does not end after one member has ended and before the next one starts.
 
         If this fails: the callbacks of a flow run after its first stage.
         """
@@ -241,7 +241,7 @@ class BatchCountsTests(StorageFixtures):
     # ---- ends --------------------------------------------------------------------------------------------
 
     def test_batch_is_never_claimed(self, flow: FlowScene) -> None:
-        """An open batch is awaiting and keeps its meta; no claim takes it, and no requeue enqueues it.
+        """An open batch is awaiting and keeps its meta, and it can be neither claimed nor requeued.
 
         If this fails: a server tries to run a task that does not exist.
         """
@@ -273,7 +273,7 @@ class BatchCountsTests(StorageFixtures):
     def test_end_of_the_last_member_ends_the_batch(self, flow: FlowScene, how: str, end: State) -> None:
         """A batch fails if a member has failed, and otherwise succeeds; deleted members do not matter.
 
-        Its end has the storage's time and a history entry, and its retention begins at that time.
+        The batch ends at the storage's time, with a history entry, and its retention begins at that time.
 
         If this fails: a batch reports success although a member failed, or stays open although all members
         have ended.
@@ -419,7 +419,7 @@ class BatchCountsTests(StorageFixtures):
     def test_each_continuation_of_a_batch_is_decided_once(self, flow: FlowScene) -> None:
         """Each continuation of a batch is enqueued or deleted only once, however often the batch ends.
 
-        If this fails: after a fixed failure customers get a message twice, or never.
+        If this fails: after a failure is fixed, customers get a message twice, or never.
         """
         batch, (a,) = flow.batch_of(1)
         finished, succeeded, deleted = (
@@ -495,7 +495,7 @@ class BatchCountsTests(StorageFixtures):
     # ---- batches after other jobs ------------------------------------------------------------------------
 
     def test_members_wait_until_their_batch_opens(self, flow: FlowScene) -> None:
-        """Members of a batch wait until the jobs in its `after` have ended as required and it opens.
+        """Members of a batch wait until the jobs in its `after` have ended as required and the batch opens.
 
         Then they are enqueued. Members that are not due yet become scheduled, and members that wait for
         another member keep waiting.
@@ -616,7 +616,7 @@ class BatchCountsTests(StorageFixtures):
         A waiting member that an operator has requeued runs, and the end of the other member no longer affects
         it.
 
-        If this fails: a delete in an unopened batch starts some of its members, or changes a running job.
+        If this fails: a deletion in an unopened batch starts some of its members, or changes a running job.
         """
         source = flow.add()
         batch = flow.batch(after=[source])
@@ -763,7 +763,7 @@ class BatchCountsTests(StorageFixtures):
         assert [] == flow.claim_ids(flow.begin("b"))
 
     def test_member_of_an_unknown_batch_raises_job_not_found(self, flow: FlowScene) -> None:
-        """A member of a batch that is not stored raises `JobNotFound`, and nothing of the call is stored.
+        """Inserting a member of an unknown batch raises `JobNotFound`, and nothing of the call is stored.
 
         If this fails: a job is counted nowhere.
         """
@@ -788,7 +788,7 @@ class BatchCountsTests(StorageFixtures):
         assert [] == flow.found(JobFilter(batch_id=flow.new_id()))
 
     def test_large_batch_is_stored_in_chunks_and_read_in_pages(self, flow: FlowScene) -> None:
-        """If a held batch gets 1,001 members in chunks, pages return each once, and the batch ends.
+        """If 1,001 members are added to a held batch in chunks, pages return each once, and the batch ends.
 
         If this fails: large batches lose members between chunks or pages.
         """
@@ -896,7 +896,7 @@ class BatchCountsTests(StorageFixtures):
         assert [then] == flow.claim_ids(flow.begin("b"))
 
     def test_cancelled_batch_ends_after_the_session_of_its_last_running_member(self, flow: FlowScene) -> None:
-        """The end of a session stops the deleted member that it was running; `release` then ends the batch.
+        """When a session ends, the deleted member that it was running stops; `release` then ends the batch.
 
         If this fails: a cancelled batch whose server dies never ends, and its clean-up never starts.
         """
@@ -1001,9 +1001,9 @@ class BatchCountsTests(StorageFixtures):
         assert Applied.REFUSED is flow.apply(deletes(batch))
 
     def test_cancelled_batch_refuses_holds_and_restores(self, flow: FlowScene) -> None:
-        """After a cancellation, a second deletion does nothing; holds, and restoring members, are refused.
+        """A cancelled batch cannot be held, its members cannot be restored, and a second delete does nothing.
 
-        The end of the batch keeps the reason of its cancellation, and the batch's retention applies to its
+        When the batch ends, it keeps the reason for its cancellation, and its retention applies to its
         members.
 
         If this fails: a cancelled batch is held open, or loses the name of the person who cancelled it.
@@ -1050,7 +1050,7 @@ class BatchCountsTests(StorageFixtures):
     # ---- batches that fail fast --------------------------------------------------------------------------
 
     def test_failure_deletes_other_members_of_a_fail_fast_batch(self, flow: FlowScene) -> None:
-        """In a batch that fails fast, a failure deletes unfinished members; the batch fails when none runs.
+        """In a fail-fast batch, a failure deletes unfinished members; the batch fails when none is running.
 
         If this fails: a batch continues work that is no longer wanted, or counts as cancelled.
         """
@@ -1088,7 +1088,9 @@ class BatchCountsTests(StorageFixtures):
         assert BatchCounts(total=2, failed=1, deleted=1) == flow.batch_counts(batch)
 
     def test_requeued_member_reopens_a_stopped_batch(self, flow: FlowScene) -> None:
-        """The failed member of a stopped batch can run again; others stay deleted. New failures stop it.
+        """The failed member of a stopped batch can run again, and the other members stay deleted.
+
+        A new failure stops the batch again.
 
         If this fails: a fixed member is deleted because of an earlier failure.
         """
@@ -1112,7 +1114,7 @@ class BatchCountsTests(StorageFixtures):
         assert [_BAD, _GONE] == flow.states(a, c)
 
     def test_old_failure_does_not_stop_a_reopened_batch(self, flow: FlowScene) -> None:
-        """After a stopped batch has ended, another member that is requeued runs in spite of the old failure.
+        """After a stopped batch has ended, another member that is requeued runs despite the old failure.
 
         If this fails: nothing can be fixed in a batch that fails fast while any member has failed.
         """
@@ -1132,7 +1134,7 @@ class BatchCountsTests(StorageFixtures):
         assert not flow.batch_counts(batch).is_stopping
 
     def test_failed_member_requeued_before_release_stops_no_member(self, flow: FlowScene) -> None:
-        """A failed member that is requeued before the next `release` does not stop its batch, and is kept.
+        """A failed member that is requeued before the next `release` is kept and does not stop its batch.
 
         If this fails: a job that is fixed immediately is deleted.
         """
@@ -1149,7 +1151,7 @@ class BatchCountsTests(StorageFixtures):
     def test_requeue_of_one_failed_member_prevents_the_stop(self, flow: FlowScene) -> None:
         """If one of two failed members is requeued before the next `release`, no other member is stopped.
 
-        This includes members that wait for the other failed one, and later decisions that depend on these
+        This includes members that wait for the other failed member, and later decisions that depend on these
         failures.
 
         If this fails: after one of several failures is fixed, the rest of the batch is deleted.
@@ -1189,7 +1191,7 @@ class BatchCountsTests(StorageFixtures):
     # ---- retention, limits and transactions --------------------------------------------------------------
 
     def test_expired_member_is_kept_as_long_as_its_batch(self, flow: FlowScene) -> None:
-        """An expired member is kept while its batch is open, and then as long as the batch is kept.
+        """An expired member is kept while its batch is open, and afterwards as long as the batch is kept.
 
         If this fails: the results of a batch's first members are deleted before its callback reads them.
         """
@@ -1287,7 +1289,8 @@ class BatchCountsTests(StorageFixtures):
     ) -> None:
         """A batch inserted within a transaction is stored and counted after the commit, or not at all.
 
-        If this fails: a batch exists after a rollback without its members, or its members without it.
+        If this fails: after a rollback a batch exists without its members, or its members exist without the
+        batch.
         """
         assert callable(open_transaction)
         batch = flow.new_batch()

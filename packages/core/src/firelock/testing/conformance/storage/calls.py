@@ -39,7 +39,7 @@ class CallTests(StorageFixtures):
 
     @pytest.mark.parametrize("end", ["succeeds", "fails", "gives up", "deleted"])
     def test_end_of_a_child_enqueues_its_waiting_caller(self, flow: FlowScene, end: str) -> None:
-        """A caller that waits for its child is enqueued, and stops waiting, whichever way the child ends.
+        """A caller that waits for its child is enqueued, and stops waiting, when the child ends in any way.
 
         If this fails: a caller waits forever for a child that has failed.
         """
@@ -94,7 +94,7 @@ class CallTests(StorageFixtures):
         assert [caller.id] == flow.claim_ids(flow.begin("b"))
 
     def test_last_of_several_children_enqueues_the_caller(self, flow: FlowScene) -> None:
-        """A caller that waits for several children is enqueued when all have ended, even before the wait.
+        """A caller of several children is enqueued when all have ended, even if they ended before the wait.
 
         If this fails: `gather` returns while results are missing.
         """
@@ -126,7 +126,7 @@ class CallTests(StorageFixtures):
         assert State.ENQUEUED is flow.state(caller.id)
 
     def test_called_jobs_are_not_parents_of_the_caller(self, flow: FlowScene) -> None:
-        """Jobs for which a run waits are not parents of its job, in its record or in a search by parent.
+        """Jobs for which a run waits are not parents of its job, in the record or in a search by parent.
 
         If this fails: a page shows a caller as the child of a job that it has called.
         """
@@ -141,7 +141,7 @@ class CallTests(StorageFixtures):
         assert Relations(caller_id=caller.id) == flow.record(child).relations
 
     def test_waiting_continuation_keeps_its_parents(self, flow: FlowScene) -> None:
-        """A continuation that waits for a child still shows its parents, but their ends no longer affect it.
+        """A continuation that waits for a child still lists its parents, but is no longer affected by them.
 
         If this fails: a wait changes the relations of a job.
         """
@@ -186,7 +186,7 @@ class CallTests(StorageFixtures):
         assert [State.AWAITING, State.ENQUEUED] == [between, flow.state(caller.id)]
 
     def test_wait_for_a_child_ends_at_its_due_time(self, flow: FlowScene) -> None:
-        """If a wait for a child has a due time, it ends then; after that, the child's end changes nothing.
+        """A wait for a child ends at its due time; if the child ends later, nothing changes.
 
         If this fails: a wait with a time-out lasts forever, or starts its job twice.
         """
@@ -251,7 +251,7 @@ class CallTests(StorageFixtures):
     # ---- inputs and retention of results -----------------------------------------------------------------
 
     def test_inputs_are_stored_and_claimed_unchanged(self, flow: FlowScene) -> None:
-        """The places of other jobs' results in a job's arguments are stored, and its claim returns them.
+        """A claim returns the stored positions of other jobs' results in the job's arguments.
 
         If this fails: a job runs without the results that it should get.
         """
@@ -272,7 +272,7 @@ class CallTests(StorageFixtures):
         assert '"result"' == flow.record(source).result
 
     def test_job_without_its_input_cannot_be_requeued(self, flow: FlowScene) -> None:
-        """A job that takes the result of a source cannot be requeued while the source has not succeeded.
+        """A job that takes the result of another job cannot be requeued until that job has succeeded.
 
         If this fails: a job runs although an argument is missing.
         """

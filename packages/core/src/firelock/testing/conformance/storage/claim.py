@@ -1,4 +1,4 @@
-"""Tests of `claim`: a job goes to one living session, and jobs are claimed in the documented order."""
+"""Tests of `claim`: each job is claimed by one living session, in the documented order."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class ClaimTests(StorageFixtures):
     def test_claim_stores_session_server_fence_and_attempt(self, scene: Scene) -> None:
         """A claim writes session, server, fence, attempt and the caller's time to the record of the job.
 
-        If this fails: nothing shows which server runs a job, and the end of a job cannot be guarded.
+        If this fails: nothing shows which server runs a job, and the result of a lost run cannot be refused.
         """
         job_id = scene.add(reason="enqueued by a test")
         before = scene.record(job_id)
@@ -111,7 +111,7 @@ class ClaimTests(StorageFixtures):
         """A job with a higher priority is claimed next, even after other jobs were claimed one by one.
 
         If this fails: a claim begins where the last one ended, and misses jobs that were inserted before that
-        place.
+        position.
         """
         ids = scene.add_many(6)
         holder = scene.begin()
@@ -178,7 +178,7 @@ class ClaimTests(StorageFixtures):
             assert stored_ids[: len(own)] == own
 
     def test_paused_queue_is_skipped(self, scene: Scene) -> None:
-        """A queue is skipped if its record marks it as paused, named or not; other queues are not affected.
+        """A queue whose record marks it as paused is skipped, named or not; other queues are not affected.
 
         If this fails: an operator cannot pause a queue.
         """
@@ -196,7 +196,7 @@ class ClaimTests(StorageFixtures):
 
     @pytest.mark.parametrize("how", ["false", "deleted", "omitted"])
     def test_resumed_queue_is_claimed_again(self, scene: Scene, how: str) -> None:
-        """A queue is open again as soon as its record no longer marks it as paused.
+        """A queue is served again as soon as its record no longer marks it as paused.
 
         If this fails: a resumed queue stays paused, or any record of a queue pauses it.
         """

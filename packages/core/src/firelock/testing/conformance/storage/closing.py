@@ -1,4 +1,4 @@
-"""Tests of the end of a session while other transactions have locked rows of its jobs."""
+"""Tests of sessions that end while other transactions have locked rows of their jobs."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class ClosingTests(StorageFixtures):
     def test_continued_end_uses_running_jobs_and_reason_of_the_first(
         self, scene: Scene, lock_job: LockJob, how: str
     ) -> None:
-        """A continued end, on any handle, uses the running jobs and the reason of the first call.
+        """A continued `end_session`, on any handle, uses the running jobs and the reason of the first call.
 
         If this fails: because its row was locked at that moment, no crash is counted for a job whose run
         killed its process, or a crash is counted for a job that never started.
@@ -132,7 +132,7 @@ class ClosingTests(StorageFixtures):
     def test_repeated_end_of_a_closing_session_takes_each_job_once(
         self, scene: Scene, lock_job: LockJob
     ) -> None:
-        """Another end of a closing session returns the number of jobs still locked, and takes no job twice.
+        """A second `end_session` returns the number of jobs that are still locked, and takes no job twice.
 
         If this fails: a supervisor assumes that all jobs of a dead worker process have returned, or two
         crashes are counted for a job.
@@ -176,7 +176,7 @@ class ClosingTests(StorageFixtures):
     def test_late_end_is_stored_while_the_session_is_closing(
         self, scene: Scene, lock_job: LockJob, end: End, verb: str
     ) -> None:
-        """The end of a job that a closing session still holds is stored, which completes the session's end.
+        """The result of a job that a closing session still holds is stored; after this the session has ended.
 
         If this fails: a job that has ended runs again, although it had not been taken from its session yet.
         """
@@ -200,7 +200,7 @@ class ClosingTests(StorageFixtures):
         assert (None, 0) == (after.session, after.crashes)
 
     def test_late_end_is_refused_after_the_job_was_returned(self, scene: Scene, lock_job: LockJob) -> None:
-        """Jobs that were taken from a closing session no longer belong to it, so their ends are refused.
+        """Jobs that were taken from a closing session no longer belong to it, so their results are refused.
 
         If this fails: a job that already runs elsewhere is ended by its previous holder.
         """
@@ -245,7 +245,7 @@ class ClosingTests(StorageFixtures):
     def test_sweep_clears_the_tail_of_a_job_deleted_while_closing(
         self, scene: Scene, lock_job: LockJob
     ) -> None:
-        """A delete of a job of a closing session is stored, and the next sweep clears the tail of the job.
+        """The deletion of a closing session's job is stored, and the next sweep clears the tail of the job.
 
         If this fails: a deleted job runs again, or is shown as stopping forever.
         """
@@ -262,7 +262,7 @@ class ClosingTests(StorageFixtures):
         assert {holder.session: False} == _dead_sessions(scene)
 
     def test_closing_session_is_not_pruned(self, scene: Scene, lock_job: LockJob) -> None:
-        """A closing session is not pruned while it holds jobs, even more than a day after its end.
+        """A closing session is not pruned while it holds jobs, even if it ended more than a day ago.
 
         If this fails: a job whose row is locked for a day stays processing forever.
         """
@@ -335,7 +335,7 @@ class ClosingTests(StorageFixtures):
 
 
 def _dead_sessions(scene: Scene) -> dict[str, bool]:
-    """Return whether each ended session is closing; a living one never is."""
+    """Return whether each ended session is closing; a living session never is."""
     listed = scene.storage.list_sessions()
     assert not any(one.is_alive and one.is_closing for one in listed)
     return {one.session.id: one.is_closing for one in listed if not one.is_alive}

@@ -41,7 +41,7 @@ class FlowRaceTests(StorageFixtures):
     """Tests of batches, signals and called jobs with callers that act at the same time."""
 
     def _judge(self, flow: FlowScene, *batches: str) -> None:
-        """Assert that the counts of the batches, including ends, equal a recount of their members."""
+        """Release everything, then assert that the counts of the batches equal a recount of their members."""
         flow.settle_all()
         records = [
             job for batch in batches for job in flow.storage.find(JobFilter(batch_id=batch), limit=100).jobs
@@ -91,7 +91,7 @@ class FlowRaceTests(StorageFixtures):
             flow.settle_all()
 
     def test_member_added_while_its_batch_ends_is_stored_or_refused(self, flow: FlowScene) -> None:
-        """A member added while its batch ends is either stored, and the batch is open, or it is refused.
+        """A member added while its batch ends is either refused, or stored while the batch is still open.
 
         If this fails: a job is in a batch that has ended without it.
         """
@@ -150,7 +150,7 @@ class FlowRaceTests(StorageFixtures):
             flow.settle_all()
 
     def test_concurrent_ends_in_nested_batches_end_both(self, flow: FlowScene) -> None:
-        """If members of a batch and an inner batch end concurrently, while others call `release`, both end.
+        """If members of a batch and of an inner batch end while others call `release`, both batches end.
 
         If this fails: an outer batch misses the end of an inner one, and never ends.
         """
@@ -172,7 +172,7 @@ class FlowRaceTests(StorageFixtures):
     def test_member_added_while_its_batch_opens_is_enqueued(self, flow: FlowScene) -> None:
         """A member added while its batch opens is enqueued with the other members.
 
-        If this fails: a member of an open batch waits forever for its opening.
+        If this fails: a member of an open batch waits forever for the batch to open.
         """
         one, other = flow.open()
         for number in range(ROUNDS):
@@ -193,7 +193,7 @@ class FlowRaceTests(StorageFixtures):
     def test_one_of_four_concurrent_signals_is_applied(self, flow: FlowScene) -> None:
         """Of four concurrent signals one is applied, and the others return `TAKEN`.
 
-        If this fails: two people both get the result that their decision counts.
+        If this fails: two people are both notified that their decision was accepted.
         """
         handles = flow.open(4)
         for number in range(ROUNDS):
@@ -212,7 +212,7 @@ class FlowRaceTests(StorageFixtures):
             assert [running.id] == flow.claim_ids(flow.begin(f"later-{number}"))
 
     def test_signal_during_the_suspension_enqueues_the_job(self, flow: FlowScene) -> None:
-        """A signal sent during the suspension of its job is found: the job is enqueued in any case.
+        """A signal sent while its job suspends is found, and the job is enqueued in any case.
 
         If this fails: sometimes an answer is not found, and its job waits forever.
         """
@@ -274,7 +274,7 @@ class FlowRaceTests(StorageFixtures):
             flow.settle(succeeds(running))
 
     def test_child_that_ends_during_the_suspension_wakes_its_caller(self, flow: FlowScene) -> None:
-        """If a child ends during the suspension of its caller, the caller continues in any case.
+        """If a child ends while its caller suspends, the caller continues in any case.
 
         If this fails: sometimes a caller waits forever for a child that has ended.
         """
