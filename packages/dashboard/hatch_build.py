@@ -89,7 +89,7 @@ def run(arguments: list[str], folder: Path) -> None:
 
 
 def install(root: Path, folder: Path, npm: list[str]) -> Path:
-    """Install the pinned packages into the folder and return its `node_modules`; this needs the network."""
+    """Install the pinned packages into the folder and return its `node_modules`; npm downloads them."""
     for name in ("package.json", "package-lock.json"):
         shutil.copyfile(root / name, folder / name)
     run([*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder)

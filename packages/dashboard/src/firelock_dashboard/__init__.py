@@ -5,7 +5,7 @@ other frameworks.
 
 Read `app` first, which receives each request, then `web/` (the code between a request and a page) and one
 module of `pages/`. `site` holds the objects that all pages of one dashboard share.
-`stats/` computes the numbers that pages show, `security/` decides which visitors may see and do what, and
+`stats/` computes the numbers that pages show, `security/` decides what each visitor may see and do, and
 `api/` serves programs. `problems` contains the exceptions that refuse a request, and `hookspecs` the hooks.
 The command line finds the dashboard through `plugin` and starts it through `command`.
 """
@@ -68,7 +68,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first used, because an app imports the plugin but no framework."""
+    """Import a public name when it is first used, so that importing the plugin imports no framework."""
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -76,5 +76,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """Return the public names, whether they are imported or not."""
+    """Return the public names, including those that are not imported yet."""
     return sorted(__all__)

@@ -136,7 +136,7 @@ class Dashboard(Site):
         self._streams = StreamLimit(_checked_streams(max_streams))
 
     def link(self, at: str) -> str:
-        """Return a link that admits one visitor on this machine once, within ten minutes.
+        """Return a link that one visitor on this machine can use once, within ten minutes.
 
         The link is for a dashboard without `auth=`. Print it to a terminal, never to a log.
 

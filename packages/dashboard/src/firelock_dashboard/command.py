@@ -90,7 +90,7 @@ def _listening(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        listener.listen()  # before the address is printed, so that a user can connect immediately
+        listener.listen()  # listen before the address is printed, so that a user can connect immediately
     except OSError as error:
         listener.close()
         raise ConfigurationError(

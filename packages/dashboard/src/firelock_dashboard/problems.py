@@ -1,4 +1,4 @@
-"""The exceptions that refuse a request: each has an HTTP status and a message that describes the fix."""
+"""The exceptions for refused requests: each has an HTTP status and a message that describes the fix."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from firelock import FirelockError
 
 
 class RequestProblem(FirelockError):
-    """An error that ends a request; shown on a page, or as JSON under /api."""
+    """An error that ends a request and is shown on a page or, under /api, as JSON."""
 
     status = 400
 

@@ -99,7 +99,7 @@ def expected(
     meta: Mapping[str, str],
     now: int,
 ) -> Expected:
-    """Return the values that a test passed, in the form in which they are compared.
+    """Return the values that a test expects, in the form used for comparison.
 
     Raises:
         SignatureMismatch: If the task cannot be called with these arguments.
@@ -141,7 +141,7 @@ def find_task(app: Firelock, task: TaskVerbs[..., Any] | str) -> TaskInfo:
     """
     if isinstance(task, TaskVerbs):
         return task.info
-    info = app.registry.get(getattr(task, "name", task))  # tasks of the Celery interface have a name too
+    info = app.registry.get(getattr(task, "name", task))  # tasks of the Celery interface also have a name
     if info is None:
         known = ", ".join(sorted(one.name for one in app.tasks())) or "none"
         raise UnknownTask(f"Task {task!r} is not registered in this app. Registered: {known}.")

@@ -32,9 +32,9 @@ class _Fault:
 
 
 def _passes_on(verb: str) -> Callable[..., object]:
-    """Return a method that calls the verb of the inner storage, unless this call must fail."""
+    """Return a method that calls the verb of the inner storage, unless this call should fail."""
 
-    @wraps(getattr(Storage, verb), updated=())  # without its __dict__, so that the method is not abstract
+    @wraps(getattr(Storage, verb), updated=())  # do not copy __dict__, which would make the method abstract
     def call(self: FaultyStorage, *args: object, **kwargs: object) -> object:
         return self.pass_on(verb, *args, **kwargs)
 
@@ -52,7 +52,7 @@ def _passes_on_every_verb(kind: _Kind) -> _Kind:
 
 @_passes_on_every_verb
 class FaultyStorage(Storage):
-    """A wrapper of another storage, each of whose verbs can be made to fail.
+    """A wrapper around another storage that can make any of its verbs fail.
 
     `FaultyStorage.around(storage)` creates one.
 
@@ -61,7 +61,7 @@ class FaultyStorage(Storage):
         storage = FaultyStorage.around(MemoryStorage())
         fire = Firelock(storage)
         storage.fail_next("insert", times=2)              # the next enqueue raises StorageUnavailable
-        storage.fail_next("insert", after_effect=True)    # stored, the reply is lost: sent again, one job
+        storage.fail_next("insert", after_effect=True)    # stored, but the reply is lost: still only one job
     """
 
     contract = 1
@@ -77,7 +77,7 @@ class FaultyStorage(Storage):
 
     @classmethod
     def around(cls, storage: Storage) -> Self:
-        """Return a wrapper of the storage; use and close the storage through the wrapper."""
+        """Return a wrapper around the storage; use and close the storage through the wrapper."""
         return cls(storage)
 
     @property

@@ -14,7 +14,7 @@ _ENDLESS = 2_000  # maximum number of due times in one advance; beyond it, an er
 
 
 class ManualClock:
-    """The clock of a `Tester`'s apps, which only these methods move.
+    """The clock of a `Tester`'s apps, which only these methods can move.
 
     `advance` goes from one due time to the next and runs the due jobs at each, as servers would have done in
     this time. `jump` sets the time directly and does not run any job, as if all servers had been down.
@@ -66,7 +66,7 @@ class ManualClock:
         seconds: float = 0,
         raises: bool = False,
     ) -> Drained:
-        """Do the same as `advance`, with `async def` tasks on the running loop."""
+        """Do the same as `advance`, but run `async def` tasks on the running loop."""
         return await self.aadvance_to(self.now + _span(span, days, hours, minutes, seconds), raises=raises)
 
     def advance_to(self, instant: datetime, *, raises: bool = False) -> Drained:
@@ -81,7 +81,7 @@ class ManualClock:
         return drained
 
     async def aadvance_to(self, instant: datetime, *, raises: bool = False) -> Drained:
-        """Do the same as `advance_to`, with `async def` tasks on the running loop."""
+        """Do the same as `advance_to`, but run `async def` tasks on the running loop."""
         drained = Drained()
         for _ in self._stops(instant):
             drained += await self._server.adrain(None, None, raises=raises)

@@ -35,7 +35,7 @@ from firelock.testing.private import StillStorage
 _NAME = "tester"
 _BATCH = 1_000
 _ENDLESS = 5_000  # maximum runs of one drain; more are treated as an endless loop
-_FOREVER = 1e10  # seconds; the session's timeout, longer than any test moves its clock
+_FOREVER = 1e10  # the session's timeout in seconds, more than any test advances its clock
 
 
 @attrs.frozen
@@ -44,12 +44,12 @@ class Drained:
 
     succeeded: int = 0
     failed: int = 0  # failed permanently, because no retry is left
-    retried: int = 0  # failed, but the job is retried or was already retried
+    retried: int = 0  # failed, but the job will be retried or was already retried
     snoozed: int = 0
     deleted: int = 0  # deleted by the retry policy, or because the job did not start in time
     unknown: int = 0  # none of the apps has the task, so the job waits for a server that has it
-    refused: int = 0  # deleted or requeued during the run, so the storage refused the end
-    suspended: int = 0  # these jobs wait for a time, a signal or another job, and then continue
+    refused: int = 0  # deleted or requeued during the run, so the storage refused the result
+    suspended: int = 0  # the job waits for a time, a signal or another job, and then continues
 
     @property
     def total(self) -> int:
@@ -80,7 +80,7 @@ class _WatchedRunner(JobRunner):
 
     def __init__(self, app: Firelock, console: Console, planned: _PlannedErrors) -> None:
         super().__init__(app.runtime, console, in_place=0)  # micros; a wait inside the run would never end
-        # 0 s, because the clock does not advance
+        # the delay is 0 s, because the clock does not advance
         self.related = RelatedJobs(app.storage, app.client.serializers, 0.0)
         self._planned = planned
         self.errors: dict[str, BaseException] = {}
@@ -92,7 +92,7 @@ class _WatchedRunner(JobRunner):
         return run
 
     def raised(self, run: Run, error: BaseException) -> EndedRun:
-        if not isinstance(error, RateLimited):  # a delay, not a failure
+        if not isinstance(error, RateLimited):  # a RateLimited error only delays the job
             self.errors[run.job.id] = error
         return super().raised(run, error)
 
@@ -119,7 +119,7 @@ class ManualServer:
         self._runners = [_WatchedRunner(app, self._console, self.planned) for app in apps]
         self.running: list[Run] = []
         self._declared: dict[int, Mapping[str, Limit]] = {}  # the stored settings of each app's limits
-        self.opens_at: int | None = None  # when a rate limit admits a job that the last claim left
+        self.opens_at: int | None = None  # when a rate limit allows a job that the last claim did not take
         self._holder = self._begin_session()
 
     def _begin_session(self) -> ClaimHolder:
@@ -143,7 +143,7 @@ class ManualServer:
                 return None
 
     def claim_only(self, job_id: str) -> ClaimedJob | None:
-        """Claim and return this job; return None if it is not enqueued or its limits do not admit it."""
+        """Claim and return this job; return None if it is not enqueued or its limits do not allow it."""
         self._write_numbers()
         return self._storage.claim_only(job_id, self._holder.session, self._clock.now())
 
@@ -191,7 +191,7 @@ class ManualServer:
         return drained
 
     async def adrain(self, queues: Sequence[str] | None, limit: int | None, *, raises: bool) -> Drained:
-        """Do the same as `drain`, with `async def` tasks on the running loop."""
+        """Do the same as `drain`, but run `async def` tasks on the running loop."""
         drained = Drained()
         for job in self._due(queues, limit):
             outcome, error = await self.arun(job)
@@ -201,13 +201,13 @@ class ManualServer:
         return drained
 
     def run(self, job: ClaimedJob) -> tuple[Drained, BaseException | None]:
-        """Run the claimed job and store its end; return its result and the error that it raised."""
+        """Run the claimed job and settle it; return its result and the error that it raised."""
         runner, prepared = self._prepare(job)
         ended = prepared if isinstance(prepared, EndedRun) else self._execute(runner, prepared)
         return self._settle(runner, ended)
 
     async def arun(self, job: ClaimedJob) -> tuple[Drained, BaseException | None]:
-        """Do the same as `run`, with an `async def` task on the running loop and a `def` task in a thread."""
+        """Do the same as `run`, but run `async def` tasks on the running loop and `def` tasks in a thread."""
         from firelock.model.aio import in_thread
 
         runner, prepared = self._prepare(job)
@@ -222,7 +222,7 @@ class ManualServer:
         return self._settle(runner, ended)
 
     def run_unsettled(self, job: ClaimedJob) -> None:
-        """Run the claimed job without storing its end."""
+        """Run the claimed job without settling it."""
         runner, prepared = self._prepare(job)
         if isinstance(prepared, Run):
             self._execute(runner, prepared)
@@ -263,7 +263,7 @@ class ManualServer:
             await runner.resources.aclose()
 
     def close_resources(self) -> None:
-        """Close the resources of jobs; async resources were already closed at the end of their job."""
+        """Close the resources of jobs; async resources were already closed when their job ended."""
         for runner in self._runners:
             runner.resources.close()
 
@@ -295,7 +295,7 @@ class ManualServer:
         self._storage.apply([back])
 
     def time_out(self) -> None:
-        """Cancel the runs that have exceeded their timeout by the manual clock."""
+        """Cancel the runs that have exceeded their timeout according to the manual clock."""
         now = self._clock.now()
         for run in self.running:
             seconds = run.timeout_seconds
@@ -314,7 +314,7 @@ class ManualServer:
         if completion is not None and self._has_completed(ended, applied):
             ended = completed_end(ended.job, completion)
             applied = Applied.RELEASE_NEEDED if completion.frees_children else Applied.ALREADY
-        # The job whose end was refused might be the last running member of a cancelled batch.
+        # The job whose result was refused might be the last running member of a cancelled batch.
         while applied in {Applied.RELEASE_NEEDED, Applied.REFUSED} and self._storage.release(_BATCH):
             continue
         error = runner.errors.pop(ended.job.id, None)
@@ -328,7 +328,7 @@ class ManualServer:
         return _outcome(ended), error or _undecodable(ended)
 
     def _has_completed(self, ended: EndedRun, applied: Applied) -> bool:
-        """Return whether the task's own transaction completed the job; `applied` is the result of its end."""
+        """Return whether the task's own transaction completed the job, given the response to its result."""
         if applied.is_applied:
             return applied is Applied.ALREADY and ended.transition.to is State.SUCCEEDED
         (record,) = self._storage.get([ended.job.id])

@@ -27,7 +27,7 @@ class StartTester(Protocol):
 
 @pytest.fixture
 def firelock_tester() -> Iterator[StartTester]:
-    """Yield a function that returns a `firelock.testing.Tester` of your app; it ends with the test.
+    """Yield a function that returns a `firelock.testing.Tester` of your app and closes it after the test.
 
     ::
 

@@ -99,7 +99,7 @@ class StillStorage(MemoryStorage):
             if store.table.is_paused(row.record.queue):
                 return None
             if row.lane is not None and take_one(store.table, row, now=self.clock()) is None:
-                return None  # its limits do not admit the job
+                return None  # its limits do not allow the job to run
             name = living.session.server
             claimed = rules.claimed_by(row, session, name, now=now)
             store.table.put(claimed)
@@ -239,7 +239,7 @@ class DirectResults(Results):
         self._still = storage
 
     def wait_for(self, job_id: str) -> Future[Observation]:
-        """Return a completed future: the observation of a job that has ended, otherwise an error."""
+        """Return a completed future with the observation of a job that has ended, otherwise with an error."""
         future: Future[Observation] = Future()
         began, record = next(reads), self._still.get((job_id,))[0]
         if record is None or record.is_final:

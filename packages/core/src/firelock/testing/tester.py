@@ -28,7 +28,7 @@ _PAGE = 500
 
 
 class Tester:
-    """A context in which the apps' jobs are in memory, and only `clock` moves the time.
+    """A context in which the apps' jobs are in memory, and only `clock` advances the time.
 
     ::
 
@@ -173,7 +173,7 @@ class Tester:
                     self._note(await self._server.arun(job))
 
     def _ready(self, jobs: Sequence[str]) -> Iterator[ClaimedJob]:
-        """Claim the ready jobs among these jobs and the jobs that they release, one after another."""
+        """Claim those of these jobs that are ready, and the jobs that they release, one after another."""
         while True:
             ids = list(jobs)
             ids += [child for job_id in ids for child in self._inside.followers(job_id)]
@@ -225,7 +225,7 @@ class Tester:
 
         Args:
             queues: the queues from which a job is claimed; by default all.
-            after_running: whether the server dies after the task has run and before its end is stored, so
+            after_running: whether the server dies after the task has run and before its result is stored, so
                 that the job runs twice. Otherwise the server dies before the task's first line.
 
         Raises:

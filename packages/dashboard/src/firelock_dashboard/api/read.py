@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["FILTERS", "ROUTES", "filter_of"]
 
 _LONGEST = timedelta(hours=24)
-_MOST = 500  # objects on one page
-_BATCHES_WITHIN = 100  # nested batches whose counts are read
+_MOST = 500  # the maximum number of objects on one page
+_BATCHES_WITHIN = 100  # the maximum number of nested batches whose counts are read
 
 _FILTERS: dict[str, Field[Any]] = {  # by the field names of `JobFilter`
     "state": Choice("state", "Only jobs in this state.", choices=tuple(State)),

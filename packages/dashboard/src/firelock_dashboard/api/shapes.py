@@ -57,7 +57,7 @@ def job_json(visit: Visit, job: JobRecord, *, is_whole: bool = False) -> dict[st
     ) | {
         "reason": None if job.reason is None else visit.redacted(job.reason),
         "arguments": arguments.value,
-        "arguments_absent": arguments.reason,  # the reason if they are null
+        "arguments_absent": arguments.reason,  # the reason if the arguments are null
         "recurring": job.recurring_id,
         "batch": job.relations.batch_id if job.relations else None,
         "waits_for": job.waits_for,

@@ -151,7 +151,7 @@ def _action(visit: Visit, entry: AuditEntry) -> str:
 
 
 def _jobs(visit: Visit, entries: Iterable[AuditEntry]) -> Mapping[str, JobRecord]:
-    """Return the jobs and batches named in a page's entries that are still stored, with one read."""
+    """Return the jobs and batches that a page's entries name and that are still stored, using one read."""
     targets = {entry.target for entry in entries if entry.action.partition(".")[0] in _OF_JOBS}
     ids = sorted(id for target in targets if _JOB_ID.fullmatch(id := target.removeprefix(_BATCH)))
     return {job.id: job for job in visit.fire.storage.get(ids) if job is not None} if ids else {}
@@ -181,7 +181,7 @@ def _target(visit: Visit, jobs: Mapping[str, JobRecord], entry: AuditEntry) -> N
 
 
 def _named_job(visit: Visit, jobs: Mapping[str, JobRecord], target: str, task: JsonValue) -> NamedLink:
-    """Return the name of a job's task, or of a batch, with the end of the id; other targets unchanged."""
+    """Return a job's task or a batch's name with the end of the id, or any other target unchanged."""
     job_id = target.removeprefix(_BATCH)
     job = jobs.get(job_id)
     if job is not None and job.is_batch:
@@ -276,7 +276,7 @@ def _value_text(value: JsonValue) -> str:
 
 
 def cancel_operation(visit: Visit) -> Response:
-    """End the operation after its current chunk."""
+    """Stop the operation after its current chunk."""
     cancel(visit, visit.form.value(_OPERATION))
     return visit.done(visit.text("activity.cancelled"), to="/activity")
 

@@ -48,12 +48,12 @@ def places_of(path: str) -> dict[str, str]:
 
 
 def without_token(path: str) -> str:
-    """Return the path without the token, so that it may be logged."""
+    """Return the path without the token, so that it can be logged."""
     return PREFIX if path.startswith(PREFIX) else path
 
 
 def answer_visit(visit: Visit) -> Response:
-    """Return the page of the link in a request, or without a link the page with the form for one."""
+    """Return the page of the request's link, or a page with a form for the link if the request has none."""
     is_posted = visit.request.method == "POST"
     if "token" in visit.places:
         return decide(visit) if is_posted else show_question(visit)

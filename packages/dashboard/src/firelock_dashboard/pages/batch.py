@@ -1,4 +1,4 @@
-"""The page of a batch, with its progress, its members as a graph and as a list, and their requeue."""
+"""The page of a batch, which shows its progress and its members, and can requeue failed members."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
     from firelock_dashboard.web.request import Visit
 
 _ONE = Text("one", is_required=True)
-_DRAWN = 2_000  # members that are read for the graph
-_PAGE = 500  # members per read, for example failed ones that are grouped by their errors
+_DRAWN = 2_000  # the maximum number of members in the graph
+_PAGE = 500  # the maximum number of members per read, for example of failed members to group by their errors
 _LISTED = 20
-_MOST_PAGES = 5  # pages that are read for one list
-_WITHIN = 100  # nested batches whose counts are read
-_TASKS = 12  # tasks of a flow whose docstrings are shown
+_MOST_PAGES = 5  # the maximum number of pages that are read for one list
+_WITHIN = 100  # the maximum number of nested batches whose counts are read
+_TASKS = 12  # the maximum number of tasks whose docstrings are shown
 _LINE, _MESSAGE = 240, 300  # characters
 _TABS = ("all", "failed", "active", "waiting", "succeeded", "deleted")
-_OUTPUT = re.compile(r"<output of ([0-9a-f-]{36})>")  # the form that `with_outputs` writes
+_OUTPUT = re.compile(r"<output of ([0-9a-f-]{36})>")  # the format that `with_outputs` writes
 _TAB = Choice("show", "The members to list.", choices=_TABS)
 _STATE_OF_TAB = {
     "failed": "failed", "waiting": "awaiting", "succeeded": "succeeded", "deleted": "deleted",
@@ -66,8 +66,8 @@ class MemberRow:
     """A member with the data that is shown next to it."""
 
     job: JobRecord
-    state: str  # the state as it is shown, which may be "retrying"
-    call: str  # its arguments on one line; empty if they may not be seen
+    state: str  # the displayed state, which may be "retrying"
+    call: str  # the arguments on one line; empty if the visitor may not see them
     counts: BatchCounts | None  # the counts of a member that is a batch
 
     @property
@@ -108,7 +108,7 @@ class BatchView(JobView):
 
     @property
     def phases(self) -> list[Phase]:
-        """An empty list, because a batch waits and runs at the same time, so its time cannot be divided."""
+        """An empty list, because a batch waits and runs at the same time, so it has no separate phases."""
         return []
 
     @cached_property
@@ -151,7 +151,7 @@ class BatchView(JobView):
         return self.visit.query.maybe(_TAB) or ("failed" if self.counts.failed else "all")
 
     def tabs(self) -> list[MemberTab]:
-        """Return the groups of members with their sizes."""
+        """Return the tabs with the sizes of their groups."""
         counts = self.counts
         members = {
             "all": counts.total, "failed": counts.failed, "active": _active(counts),
@@ -219,7 +219,7 @@ class BatchView(JobView):
 
     @cached_property
     def _awaiting(self) -> list[tuple[JobRecord, bool]]:
-        """The awaiting members, and for each of them whether it waits for another member.
+        """The awaiting members, each with a flag that is true if it waits for another member.
 
         A member that does not wait for another member can progress by itself.
         """
@@ -277,7 +277,7 @@ class BatchView(JobView):
 
     @property
     def grouped(self) -> int:
-        """The number of failed members that are grouped by their errors."""
+        """The number of failed members that the page groups by their errors."""
         return len(self._failed)
 
     @property

@@ -1,4 +1,4 @@
-"""The list of batches with their progress, newest first, filtered by state and by name."""
+"""The list of batches with their progress, newest first, which can be filtered by state and name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from firelock_dashboard.web.request import Visit
 
 _PAGE = 50
-_SEARCHED = 2_000  # batches in which one page searches for a name
+_SEARCHED = 2_000  # the maximum number of batches that one page searches for a name
 _STATES = {
     "open": State.AWAITING,
     "succeeded": State.SUCCEEDED,
@@ -44,7 +44,7 @@ class _BatchRow:
 @attrs.frozen
 class _FoundBatches:
     batches: list[Batch]
-    examined: int  # the number of batches that were checked
+    examined: int  # the number of batches checked for this page
     cursor: str | None  # the start of the next page
 
 
@@ -54,7 +54,7 @@ class BatchList:
 
     visit: Visit
     state: str  # one of `open`, `succeeded`, `failed`, `deleted`, or empty for all
-    wanted: str  # a part of the name; empty for all
+    wanted: str  # part of the batch's name; empty for all
     cursor: str | None
 
     @classmethod
@@ -95,7 +95,7 @@ class BatchList:
         ]
 
     def tabs(self) -> list[tuple[str, str, bool]]:
-        """Return the state of each tab, which is empty for all batches, its URL, and whether it is shown."""
+        """Return each tab's state (empty for all batches), its URL, and whether it is the current tab."""
         return [
             (name, self.visit.url("/batches", state=name, q=self.wanted), name == self.state)
             for name in ("", *_STATES)
@@ -118,7 +118,7 @@ class BatchList:
 
 
 def show_batches(visit: Visit) -> Response:
-    """Show every batch, or those in a state or with a name."""
+    """Show all batches, or those with a given state or name."""
     listed = BatchList.read(visit)
     with refusing(StorageError, field=_CURSOR.name):
         return visit.page("batches.html", list=listed)

@@ -48,7 +48,7 @@ class Line:
     values: list[float | None]
 
     def is_empty(self) -> bool:
-        """Return whether the line has no values other than zero."""
+        """Return whether all values of the line are zero or missing."""
         return not any(self.values)
 
 
@@ -158,7 +158,7 @@ class Chart:
         ]  # fmt: skip
 
     def is_empty(self) -> bool:
-        """Return whether there is nothing to draw."""
+        """Return whether the chart has no values to draw."""
         return all(line.is_empty() for line in self.lines)
 
 

@@ -1,4 +1,4 @@
-"""The page Failures, on which jobs that failed with the same error share a row, a traceback and actions."""
+"""The Failures page, which groups jobs that failed with the same error."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from firelock_dashboard.web.request import Visit
 
 _GROUPS = 100
-_GROUPED = 10_000  # the newest failed jobs that a storage groups
-_OUTCOMES = 3  # requeues of causes whose outcome is shown
+_GROUPED = 10_000  # the maximum number of failed jobs that a storage groups, newest first
+_OUTCOMES = 3  # the maximum number of requeues whose outcome is shown
 _SHOWN_FOR = timedelta(hours=1)
-_BATCHES = 100  # failed batches that are counted
+_BATCHES = 100  # the maximum number of failed batches that are counted
 _ROWS = 20
 _SAMPLE = 200
 _LISTED = 20
@@ -59,21 +59,21 @@ class Requeue:
     by: str
     at: datetime
     is_running: bool
-    outcome: Outcome | None  # None if no job was requeued yet
+    outcome: Outcome | None  # None if no job has been requeued yet
     type: str  # the exception class; the fingerprint if it is unknown
 
 
 @attrs.frozen(slots=False)
 class _Causes:
     rows: list[Cause]  # the most frequent first
-    muted: list[Cause]  # separate; includes muted causes without failed jobs
+    muted: list[Cause]  # muted causes, including those without failed jobs
     failed: int | None  # the number of failed jobs if not all of them were grouped, otherwise None
     is_cut: bool  # whether there are more causes than are shown, or more jobs than are grouped
     requeues: Mapping[str, Requeue]  # the last requeue of each cause, by fingerprint
     gone: list[Requeue]  # requeues of causes without failed jobs; empty if the causes of one task are shown
-    batches: int  # failed batches, which count as failed jobs but have no cause of their own
+    batches: int  # the number of failed batches, which count as failed jobs but have no cause of their own
     has_more_batches: bool
-    without_cause: int  # other failed jobs, which have no recorded error or are not grouped yet
+    without_cause: int  # the number of other failed jobs, which have no recorded error or are not grouped yet
 
     @property
     def grouped(self) -> int:
@@ -89,7 +89,7 @@ class _Causes:
 
 
 def show_failures(visit: Visit) -> Response:
-    """Show every cause, or those of a task, the most frequent first, and muted causes separately."""
+    """Show all causes or those of one task, the most frequent first, and muted causes separately."""
     task = visit.query.maybe(_TASK)
     return visit.page(
         "failures.html", task=task,
@@ -189,12 +189,12 @@ class _CausePage:
 
     @property
     def is_many(self) -> bool:
-        """Whether the visitor must type the number before an action on all of them."""
+        """Whether the visitor must type the number of jobs before an action on all of them."""
         return self.count > MANY or self.is_more
 
     @property
     def counted(self) -> str:
-        """The shown number, such as "10 000+" if the count stopped there."""
+        """The number of jobs as shown, for example "10 000+" if the count stopped there."""
         return f"{count_text(self.count)}{'+' if self.is_more else ''}"
 
     @cached_property
@@ -300,7 +300,7 @@ def show_failure(visit: Visit) -> Response:
 def start_on_cause(visit: Visit, verb: str) -> Response:
     """Start an operation on all failed jobs of the cause; for many jobs, the visitor must type the number."""
     fingerprint = visit.form.value(FINGERPRINT)
-    visit.dashboard.invalidate()  # the question must show current numbers
+    visit.dashboard.invalidate()  # the confirmation question must show current numbers
     page = _CausePage(visit, fingerprint)
     if not page.sample:
         return visit.done(visit.text("failures.none_left"), to="/failures", kind="note")
@@ -344,7 +344,7 @@ def mute(visit: Visit) -> Response:
 
 
 def mute_cause(visit: Visit, fingerprint: str, span: timedelta | None, note: str | None) -> Cause | None:
-    """Mute the cause and record this in the audit; return the cause, or None if it has no failed job.
+    """Mute the cause and record this in the audit; return the cause, or None if it has no failed jobs.
 
     Without a span, the cause is muted until it is unmuted.
     """

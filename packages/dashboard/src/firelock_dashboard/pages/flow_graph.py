@@ -15,24 +15,24 @@ import attrs
 from firelock.storage import JobRecord
 from firelock_dashboard.web.formatting import job_name, short_id, task_name
 
-_ALIKE = 8  # members of one task in one layer that are still drawn separately
-_ROWS = 40  # nodes of one layer; if there are more, each of its tasks is drawn as one node
+_ALIKE = 8  # the maximum number of members of one task in one layer that are drawn separately
+_ROWS = 40  # the maximum number of nodes in a layer; in larger layers, each task is drawn as one node
 _HEIGHT, _GAP, _WAY, _MARGIN = 46, 12, 38, 6
 _NARROWEST, _WIDEST = (
     188,
     260,
 )  # the width of a node: two nodes fit side by side on a phone, and longer labels are truncated
-_FRAME, _CHARACTER = 44, 7  # parts of a node's width: its icon and edges, and a character of its label
+_FRAME, _CHARACTER = 44, 7  # the widths of a node's icon and edges, and of one character of its label
 _LANE = 40  # the space for the lines to the left of stacked nodes
 _BELOW = 26  # the space between stacked layers
 _LONGEST = 60  # the maximum number of stacked nodes
-_DETAIL = 32  # characters of the text that distinguishes members of one task
+_DETAIL = 32  # the maximum length of the string that distinguishes members of one task
 
 # The order in which states are listed. The first state that occurs in a node sets the node's colour.
 ORDER = ("failed", "processing", "retrying", "enqueued", "scheduled", "awaiting", "deleted", "succeeded")
 
 
-_Key = tuple[int, str, str]  # layer, task, id of a single member
+_Key = tuple[int, str, str]  # a layer, a task, and the id of a single member
 
 
 @attrs.frozen
@@ -44,7 +44,7 @@ class FlowNode:
     job_id: str | None  # the id of a single member
     name: str  # the full name of the task or batch
     task: str
-    detail: str = ""  # distinguishes a single member from others of its task
+    detail: str = ""  # a string that distinguishes a single member from others of its task
     x: int = 0
     y: int = 0
 
@@ -86,7 +86,7 @@ class FlowGraph:
 def draw_flow(
     members: Sequence[JobRecord], *, digest: Callable[[JobRecord], str] = lambda _: ""
 ) -> FlowGraph:
-    """Return the graph of these members; relations to jobs outside the graph are left out.
+    """Return the graph of these members; dependencies on jobs outside the graph are left out.
 
     Args:
         members: the jobs.
@@ -101,7 +101,7 @@ def draw_flow(
         (node_of[parent], node_of[child])
         for child, of_child in parents.items()
         for parent in of_child
-        if node_of[parent][0] < node_of[child][0]  # false in a cycle
+        if node_of[parent][0] < node_of[child][0]  # this is false in a cycle
     }
     columns = _columns(nodes, ways)
     placed: dict[_Key, FlowNode] = {}
@@ -211,7 +211,7 @@ def _grouped(
 
 
 def _details(jobs: Sequence[JobRecord], digest: Callable[[JobRecord], str]) -> dict[str, str]:
-    """Return a string that distinguishes each job from the others, by the job's id."""
+    """Return, by job id, a string that distinguishes each job from the others."""
     cut = {job.id: _cut(digest(job), _DETAIL) for job in jobs}
     seen = Counter(cut.values())
     return {id: text if text and seen[text] == 1 else short_id(id) for id, text in cut.items()}

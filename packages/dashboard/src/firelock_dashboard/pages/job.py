@@ -1,4 +1,4 @@
-"""The page of a job, with its call, its history, its log, and the reasons why it waits."""
+"""The page of a job, which shows its call, its history, its log, and the reasons why it waits."""
 
 from __future__ import annotations
 
@@ -62,15 +62,15 @@ if TYPE_CHECKING:
     from firelock_dashboard.web.request import Visit
 
 _PART = re.compile(r"[0-9a-f-]{4,36}")
-_NEWEST = 500  # newest jobs that are searched for the end of an id
+_NEWEST = 500  # the number of newest jobs that are searched for the end of an id
 _LOG_KEPT = 1_000
 _SHOWN = 200
-_STEP = 220  # characters of a step's kind and name
+_STEP = 220  # the maximum length of a step's kind and name
 _ONE = Text("one", is_required=True)
 _AGAIN = Text("step", is_required=True, limit=_STEP)
 _SIGNAL = Text("signal", is_required=True, limit=_STEP)
 _VALUE_TEXT = attrs.evolve(SIGNAL_VALUE, is_required=False, may_be_empty=True)
-_AFTER = Integer("after", default=0, least=0, most=999_999_999)  # number of a line
+_AFTER = Integer("after", default=0, least=0, most=999_999_999)  # the number of a log line
 
 
 def show_job(visit: Visit) -> Response:
@@ -142,10 +142,10 @@ class AnswerForm:
 
     job_id: str
     signal: str
-    fields: Sequence[Parameter] | None  # None if the signal is not registered in this process
+    fields: Sequence[Parameter] | None  # the fields; None if the signal is not registered in this process
     values: Mapping[str, str] = attrs.field(factory=dict)  # the sent values, by field
     problems: Mapping[str, str] = attrs.field(factory=dict)  # by field
-    problem: str = ""  # the problem of the answer as a whole
+    problem: str = ""  # a problem with the whole answer
 
 
 def _answer_form(visit: Visit, job_id: str, name: str) -> AnswerForm:
@@ -255,17 +255,17 @@ ROUTES = (
 _MADE_FROM = re.compile(r"(?:copied|run again with changes) from (?P<id>[A-Za-z0-9_-]{1,64})(?: by |$)")
 _RETRY = re.compile(r"retry [0-9]+(?: of [0-9]+)?(?=: )")
 _CHILDREN = 20
-_PARENTS = 20  # parents that are listed
+_PARENTS = 20  # the maximum number of parents that are listed
 _PARENTS_READ = 500
-_PARENT_CALL = 120  # characters of a parent's arguments
+_PARENT_CALL = 120  # the maximum length of a parent's arguments
 _LOG = 200  # lines per request
 _LOG_FIRST = 500
 _AHEAD_PAGES = 4
-_VALUE = 400  # characters of a stored value
+_VALUE = 400  # the maximum length of a stored value
 _WAITS_SHOWN = 6
 _RATE_MINUTES = 10
-_STOPS_WITHIN = 30  # seconds; a function that continues for longer does not check its cancellation
-_ORDERS = 50  # newest audit entries that are searched for an order to end a worker process
+_STOPS_WITHIN = 30  # seconds; a function that runs longer than this does not check for its cancellation
+_ORDERS = 50  # the number of newest audit entries that are searched for a request to end a worker process
 _FEWEST_RUNS = 20  # minimum number of runs for a comparison, because the p95 of fewer runs is the slowest run
 
 
@@ -277,7 +277,7 @@ class _Failure:
     at: datetime
     type: str
     message: str
-    text: str | None  # the whole traceback, redacted; None if there is none or it may not be seen
+    text: str | None  # the whole traceback, redacted; None if none exists or the visitor may not see it
     traces: list[Trace]
     markdown: str
 
@@ -296,12 +296,12 @@ class JobView:
 
     @property
     def state(self) -> str:
-        """The state as it is shown."""
+        """The displayed state."""
         return "retrying" if self.job.is_retrying else self.job.state.value
 
     @cached_property
     def attempts(self) -> int | None:
-        """The maximum number of its attempts."""
+        """The maximum number of attempts."""
         return attempts_of(self.visit, self.job)
 
     @property
@@ -325,7 +325,7 @@ class JobView:
         return text("job.attempts_of", number=number, most=most) if most else str(number)
 
     def attempt_text(self, number: int, *, is_requeued: bool) -> str:
-        """Return the name of an attempt; numbers continue after a requeue, which restores all retries."""
+        """Return the name of an attempt; numbering continues after a requeue, which restores all retries."""
         most, text = self.attempts, self.visit.text
         if is_requeued or (most and number > most):
             return text("job.attempt_requeued", number=number)
@@ -441,7 +441,8 @@ class JobView:
     def enqueued_at(self) -> datetime | None:
         """The time when the job was last enqueued.
 
-        After a hand-back, the stored time is earlier than this one, because it determines the job's place.
+        After a hand-back, the stored time is earlier than this one, because it determines the job's position
+        in the queue.
         """
         stored = instant(self.job.enqueued_at)
         entered = next(
@@ -453,7 +454,8 @@ class JobView:
     def phases(self) -> list[Phase]:
         """The phases of the job's history, to scale.
 
-        The end of a stopped run is not stored, so the time of its last log line or progress is used instead.
+        The time when a stopped run ended is not stored, so the time of its last log line or progress is used
+        instead.
         """
         history = [shown.entry for shown in reversed(self.entries)]
         return phases_of(
@@ -463,7 +465,7 @@ class JobView:
 
     @cached_property
     def was_stopped(self) -> bool:
-        """Whether a delete stopped the job's last run, which has ended at a time that is not stored.
+        """Whether a delete stopped the job's last run, which has since ended at an unknown time.
 
         This is not the case if a worker deleted the job after its last failure, because the worker then
         stores an error with the attempt.
@@ -482,10 +484,10 @@ class JobView:
 
     @cached_property
     def places(self) -> list[KeyPlace]:
-        """The places of an enqueued job in the lines of its limits.
+        """The positions of an enqueued job in the lines of its limits.
 
-        If only one limit holds the job, its place is the same as on the page of that limit. This place does
-        not count jobs that others overtake if they are on the same page of the line.
+        If only one limit delays the job, its position is the same as on the page of that limit. This position
+        does not count jobs that others overtake if they are on the same page of the line.
         """
         if self.job.state is not State.ENQUEUED:
             return []
@@ -523,7 +525,7 @@ class JobView:
         return {failed.attempt: failed for failed in map(self._failure, self.handle.errors())}
 
     def reason_of(self, entry: JobHistoryEntry) -> str | None:
-        """Return the reason of an entry; for a retry, without the error, which the traceback shows."""
+        """Return an entry's reason; the reason of a retry omits the error, which the traceback shows."""
         retry = _RETRY.match(entry.reason or "")
         return retry[0] if retry and entry.attempt in self.failures else entry.reason
 
@@ -550,7 +552,7 @@ class JobView:
         ]
 
     def _memo_text(self, memo: Memo) -> str | None:
-        """Return the value of a memo, redacted and shortened; None if it would not help a reader."""
+        """Return the value of a memo, redacted and shortened; None if it would not be useful to a reader."""
         if memo.value is None:
             return self.visit.text("job.timed_out") if memo.author == TIMED_OUT else None
         if not memo.is_done and memo.kind is not MemoKind.CALL:
@@ -562,7 +564,7 @@ class JobView:
 
     @property
     def signal(self) -> str | None:
-        """The signal that its task waits for, or None."""
+        """The signal that the job waits for, or None."""
         kind, _, name = (self.job.waits_for or "").partition(" ")
         return name if kind == MemoKind.SIGNAL and not self.job.is_final else None
 
@@ -591,7 +593,7 @@ class JobView:
         if progress is None or started_at is None:
             return None
         seconds = (progress.at - started_at).total_seconds()
-        if seconds < 1:  # a second is too short to show the speed, so use the time since the start
+        if seconds < 1:  # too short to measure the speed, so use the time since the start
             seconds = (self.visit.now - started_at).total_seconds()
         return progress.done / seconds if seconds >= 1 and progress.done > 0 else None
 
@@ -626,7 +628,7 @@ class JobView:
 
     @cached_property
     def parents(self) -> list[Parent]:
-        """The jobs that it waits or waited for."""
+        """The jobs that this job waits or waited for."""
         edges = self.job.parents[:_PARENTS_READ]
         found = self.visit.fire.storage.get([edge.parent_id for edge in edges]) if edges else []
         return [
@@ -651,7 +653,7 @@ class JobView:
 
     @property
     def listed_parents(self) -> list[Parent]:
-        """The first of its parents."""
+        """The first parents, which are listed on the page."""
         return self.parents[:_PARENTS]
 
     @cached_property
@@ -681,7 +683,7 @@ class JobView:
 
     @cached_property
     def why_not_restored(self) -> str | None:
-        """The reason why the delete of the job cannot be undone, as a clause; None if it can be undone."""
+        """The reason why deleting the job cannot be undone, as a clause; None if it can be undone."""
         return self.visit.fire.jobs.why_not_restored([self.job.id])[0]
 
     @cached_property
@@ -706,7 +708,7 @@ class JobView:
         return [(key, values) for key in found]
 
     def _tail(self, values: dict[str, object]) -> str:
-        """Return the key of the sentence about a run that continues after the order to stop.
+        """Return the key of the sentence about a run that continues after it was ordered to stop.
 
         The age of the run's last sign of life is added to `values`.
         """
@@ -724,7 +726,7 @@ class JobView:
 
     @property
     def stop_words(self) -> str:
-        """The effect of the order to stop on the job's worker process, as a key of `job.toml`."""
+        """The effect that stopping the job has on its worker process, as a key of `job.toml`."""
         over = self._since_order.total_seconds() - self.visit.fire.settings.grace
         return "process_waits" if over < 0 else "process_due" if over <= _STOPS_WITHIN else "process_stays"
 
@@ -742,7 +744,7 @@ class JobView:
 
     @cached_property
     def end_ordered_at(self) -> datetime | None:
-        """The time of the order to end that worker process, from the newest audit entries, with one read."""
+        """The time when that worker process was ordered to end, from one read of the newest audit entries."""
         if self.holder is None or not self.holder.may_be_ended:
             return None
         session = self.holder.session
@@ -773,7 +775,7 @@ class JobView:
 
     @cached_property
     def last_sign(self) -> datetime | None:
-        """The time of the newest log line or progress after the order to stop; None if there is none."""
+        """The time of the newest log line or progress since the job was ordered to stop, if there is any."""
         job = self.job
         if not (job.is_stopping or self.was_stopped):
             return None
@@ -817,7 +819,7 @@ class JobView:
         )  # fmt: skip
 
     def _holders(self) -> dict[str, datetime]:
-        """Return the start times of jobs that are the only holders of this job's limits, with one read."""
+        """Return the start times of jobs that are the only holder of one of this job's limits."""
         waits = [place.wait for place in self.places if place.wait is not None]
         alone = list({wait.holders[0] for wait in waits if len(wait.holders) == 1})
         found = self.visit.fire.storage.get(alone) if alone else []
@@ -901,7 +903,7 @@ class ShownMemo:
     """One memo of the job."""
 
     memo: Memo
-    text: str | None  # the value; None if there is none, or it may not be seen
+    text: str | None  # the value; None if there is none or the visitor may not see it
 
     @property
     def took(self) -> float | None:
@@ -942,10 +944,10 @@ class ShownEntry:
 
     entry: JobHistoryEntry
     since: float | None  # seconds since the previous entry; None for the first
-    waited: float | None  # seconds from claim to start of the attempt that ended here
-    took: float | None  # seconds that this attempt ran
+    waited: float | None  # seconds between the claim and the start of the attempt that ended here
+    took: float | None  # the duration of this attempt in seconds
     is_requeued: bool = False  # the job had ended before, and was requeued
-    is_counted: bool = True  # whether its attempt counts; otherwise the next attempt has the same number
+    is_counted: bool = True  # whether the attempt counts; otherwise the next attempt has the same number
 
 
 def entries_of(history: Sequence[JobHistoryEntry], job: JobRecord) -> list[ShownEntry]:
@@ -984,11 +986,11 @@ def phases_of(
     job: JobRecord, history: Sequence[JobHistoryEntry], now: datetime, *, started_at: datetime | None = None,
     failed_at: Collection[datetime] = (), last_sign: datetime | None = None,
 ) -> list[Phase]:  # fmt: skip
-    """Return the phases of the job's history, without the time between an end and a requeue.
+    """Return the phases of the job's history, without the time between its completion and a requeue.
 
     `started_at` is the start of a running job if its record does not contain it yet. `last_sign` is the time
     of the last sign of life of a run that continued after the job was deleted. A wait in the queue is one
-    phase, because its parts for a limit, a worker and a server are not stored.
+    phase, because the times spent waiting for a limit, a worker and a server are not stored separately.
     """
     phases = _phases(job, history, now, instant(job.started_at) or started_at, failed_at)
     if last_sign is not None and phases and phases[-1].kind == "processing":

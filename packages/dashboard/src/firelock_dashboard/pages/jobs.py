@@ -1,4 +1,4 @@
-"""The pages Jobs and Retries, with lists by state and chips, and suggestions while the visitor types."""
+"""The Jobs and Retries pages, with lists filtered by state and chips, and suggestions while typing."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ if TYPE_CHECKING:
 
 SIZES = (25, 50, 100, 200)
 _SIZE = 50
-_MOVED = frozenset({State.AWAITING, State.SCHEDULED, State.ENQUEUED})  # states that a move of a list affects
+_MOVED = frozenset({State.AWAITING, State.SCHEDULED, State.ENQUEUED})  # the states of jobs that can be moved
 _LINE = 240
-_PARENTS = 500  # parents of a page's jobs that are read
+_PARENTS = 500  # the maximum number of parents that are read for one page
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _Q, _TOP = Text("q", limit=1_000, default=""), Text("top")
 _LIMIT = Integer("limit", least=SIZES[0], most=SIZES[-1], default=_SIZE)
@@ -112,9 +112,9 @@ class _Tab:
 @attrs.frozen
 class _JobRow:
     record: JobRecord
-    state: str  # the state as it is shown, which may be "retrying"
-    call: str | None  # the arguments on one line; None if they may not be seen
-    attempts: int | None  # the maximum number of its attempts
+    state: str  # the displayed state, which may be "retrying"
+    call: str | None  # the arguments on one line; None if the visitor may not see them
+    attempts: int | None  # the maximum number of attempts
     started_at: datetime | None = None  # the start of a running job, if it is known
     parents: Sequence[Parent] = ()  # the jobs that it waits for; empty if they were not read
 
@@ -171,7 +171,7 @@ class _JobRow:
 
     @property
     def seconds(self) -> float | None:
-        """The last attempt's duration in seconds; None if none has ended, or if a delete replaced the end."""
+        """The last attempt's duration in seconds; None if none has ended or a delete replaced the result."""
         job = self.record
         if job.state is State.DELETED:
             return None
@@ -180,7 +180,7 @@ class _JobRow:
 
     @property
     def waits_since(self) -> datetime | None:
-        """The time since which the job has been running or waiting."""
+        """The time when the job started to run or wait."""
         job = self.record
         match job.state:
             case State.PROCESSING:
@@ -213,11 +213,11 @@ class Listing:
     size: int
     order: ListOrder
     cursor: str | None
-    at: datetime  # the time from which ages count
+    at: datetime  # the time at which ages are calculated
 
     @classmethod
     def read(cls, visit: Visit, *, is_retrying: bool = False, is_whole: bool = False) -> Listing:
-        """Return the list that a query requests; with `is_whole`, all of it without pages.
+        """Return the list that a query requests; if `is_whole` is true, the list is not divided into pages.
 
         Raises:
             BadRequest: If a field is invalid.
@@ -259,7 +259,7 @@ class Listing:
 
     @cached_property
     def plan(self) -> SearchPlan:
-        """The plan of the search for the chips."""
+        """The search plan for the chips."""
         return plan(
             self.chips, self.at, self.known, self.visit.arguments_value, by_due=self.order.is_by_due,
             masked=self.visit.redacted,
@@ -340,7 +340,7 @@ class Listing:
 
     @property
     def added(self) -> str:
-        """The number of rows above the page's previous top row, with a + if there may be more."""
+        """The number of new rows above the previous first row, with a + if there may be more."""
         ids, top = [job.id for job in self.found.jobs], self.visit.query.maybe(_TOP)
         return str(ids.index(top)) if top in ids else f"{len(ids)}+"
 
@@ -387,7 +387,7 @@ class Listing:
         return self.visit.url.of("/retries" if is_retrying else "/jobs", query)
 
     def _count(self, name: str) -> int | None:
-        """Return the number of matching jobs of a state; None if only a search could determine it."""
+        """Return the number of matching jobs in a state; None if only a search could determine it."""
         if name == "retrying" or {chip.name for chip in self.chips.shown()} - {"queue"}:
             return None
         return self._counted(State(name) if name else None, self.chips.queue)
@@ -468,7 +468,7 @@ def attempts_of(visit: Visit, job: JobRecord) -> int | None:
 
 
 def show_jobs(visit: Visit, *, is_retrying: bool = False) -> Response:
-    """Show every job, those that the chips select, or those that wait for a retry."""
+    """Show all jobs, the jobs that the chips select, or the jobs that wait for a retry."""
     if _Q in visit.query:
         return _from_typed(visit, is_retrying=is_retrying)
     listing = Listing.read(visit, is_retrying=is_retrying)
@@ -481,7 +481,7 @@ def show_jobs(visit: Visit, *, is_retrying: bool = False) -> Response:
 
 
 def _kind_of(visit: Visit, word: str) -> str | None:
-    """Return the kind of chip for which a word is an exact value: a tag or a queue; one indexed lookup."""
+    """Return the kind of chip that has the word as an exact value, a tag or a queue, by an indexed lookup."""
     if len(visit.fire.jobs.page(JobFilter(tag=word), limit=1)):
         return "tag"
     return "queue" if word in visit.dashboard.counts().by_queue else None

@@ -1,4 +1,4 @@
-"""The page Limits, with the holders and waiting jobs of limit keys, settings, pauses, and unique keys."""
+"""The Limits page, which shows limit keys with their jobs, settings and pauses, and unique keys."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from firelock import KeyWait
     from firelock_dashboard.web.request import Visit
 
-_SHOWN = 50  # keys on a page
-_WAITING = 25  # jobs of a line on the page of a key
-_CALL = 200  # characters of a call
+_SHOWN = 50  # the maximum number of keys on a page
+_WAITING = 25  # the maximum number of waiting jobs on the page of a key
+_CALL = 200  # the maximum length of a call
 _AFTER, _PREFIX = Text("after", limit=400, default=""), Text("prefix", default="")
 _KEY = Text("key", is_required=True)
-_LEFT_OUT = Integer("after", least=0, most=LINE_LENGTH, default=0)  # jobs ahead of the shown jobs
-_HELD = Integer("held", least=0, most=LINE_LENGTH, default=0)  # the number of them that other limits hold
+_LEFT_OUT = Integer("after", least=0, most=LINE_LENGTH, default=0)  # number of jobs ahead of the shown jobs
+_HELD = Integer("held", least=0, most=LINE_LENGTH, default=0)  # number of these that other limits delay
 _CONCURRENT, _RATE, _BURST = (Integer(name, least=0, most=10**12) for name in ("concurrent", "rate", "burst"))
 _PER = Number("per", most=10**9, default=1.0)  # seconds
 
@@ -50,9 +50,9 @@ class _KeysPage:
 class _UniqueKey:
     key: str
     task: str
-    job: JobRecord | None  # None if it is no longer stored
+    job: JobRecord | None  # None if the job is no longer stored
     job_id: str
-    free_at: datetime | None  # the key stays taken at least until this time; None if not set
+    free_at: datetime | None  # the key cannot be used again before this time; None if not set
 
 
 @attrs.frozen
@@ -126,14 +126,14 @@ class _KeyPage:
 
     @property
     def coming(self) -> list[tuple[int, WaitingJob]]:
-        """The waiting jobs that no other job overtakes, each with its place among them."""
+        """The waiting jobs that no other job overtakes, each with its position."""
         return [(one.turn - self._held_before + 1, one) for one in self.line.jobs if one.turn is not None]
 
     @property
     def passed(self) -> list[tuple[int | None, WaitingJob]]:
-        """The jobs that this limit would admit but another limit holds, each with its place.
+        """The jobs that this limit would allow but another limit delays, each with its position.
 
-        The place is None if other jobs overtake the job.
+        The position is None if other jobs overtake the job.
         """
         found = [one for one in self.line.jobs if one.turn is None]
         is_all = len(found) == len(self.line.jobs) and self._held_before == self.after
@@ -141,7 +141,7 @@ class _KeyPage:
 
     @property
     def others_of_first(self) -> list[str]:
-        """The other limits that also hold the first job in line."""
+        """The other limits that also delay the first job in line."""
         waits = self.line.jobs[0].waits if self.line.jobs and not self.after else ()
         return [wait.key for wait in waits if wait.key != self.key]
 
@@ -152,7 +152,7 @@ class _KeyPage:
 
     @property
     def held(self) -> int:
-        """The number of jobs held by another limit up to the end of this page, for the next page."""
+        """The number of jobs up to the end of this page that another limit delays, used by the next page."""
         return self._held_before + len(self.passed)
 
     @property
@@ -213,7 +213,7 @@ def _unique(visit: Visit, prefix: str, after: str) -> _UniquePage:
 
 
 def pause_limit(visit: Visit) -> Response:
-    """Pause the key: no further job with this key starts."""
+    """Pause the key, so that no more jobs with this key start."""
     key, note = visit.form.value(_KEY), visit.form.maybe(NOTE) or ""
     with refusing(ConfigurationError, UnsupportedFeature, field="key"):
         visit.fire.limits.pause(key, note, by=visit.who, origin="dashboard")
@@ -222,7 +222,7 @@ def pause_limit(visit: Visit) -> Response:
 
 
 def resume_limit(visit: Visit) -> Response:
-    """Resume the key: jobs with this key start again."""
+    """Resume the key, so that jobs with this key start again."""
     key = visit.form.value(_KEY)
     with refusing(ConfigurationError, UnsupportedFeature, field="key"):
         before = visit.fire.limits.get(key)

@@ -1,4 +1,4 @@
-"""The overview, with problems, the current state, a chart of ended attempts, and links to details."""
+"""The overview page, which shows problems, the current state, a chart of ended attempts, and links."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ _USUAL_SPAN = "1h"
 _KIND = Choice("kind", choices=KINDS, default="throughput")
 _SPAN = Choice("span", choices=SPAN_NAMES)
 _QUEUES, _TASKS, _RECURRING, _GROUPS = 8, 6, 6, 5
-_MINUTES = 10  # minutes from which rates are computed
+_MINUTES = 10  # the number of minutes from which rates are computed
 
 
 @attrs.frozen
 class _Tile:
-    name: str  # the name of its texts
+    name: str  # the name of the tile's texts
     value: str
     path: str
     query: dict[str, str] = attrs.field(factory=dict)
@@ -95,7 +95,7 @@ class _Action:
 
 @attrs.frozen
 class _Banner:
-    """One problem, or the number of further problems of a kind."""
+    """One problem, or the number of additional problems of a kind."""
 
     kind: str
     look: str  # bad or warn
@@ -200,7 +200,7 @@ def show_overview(visit: Visit) -> Response:
     span, kind = _span_and_kind(visit)
     wanted_span: str | None = visit.query.maybe(_SPAN)
     seen = _Seen(visit)
-    if visit.part is None or "," in visit.part:  # then the navigation must show the same counts as the tiles
+    if visit.part is None or "," in visit.part:  # the navigation must show the same counts as the tiles
         visit.use_counts(seen.readings.by_state)
     return visit.page(
         "overview.html", span=span, kind=kind, wanted_span=wanted_span, nav_with="now",
@@ -268,7 +268,7 @@ class _Seen:
 
     @cached_property
     def readings(self) -> Readings:
-        """The state of the app for the tiles, the banners and the tables; one reading per response."""
+        """The state of the app for the tiles, the banners and the tables; read once per response."""
         return self._dashboard.watch.readings()
 
     @cached_property
@@ -318,7 +318,7 @@ class _Seen:
         deleted = len(self.deleted)  # these jobs are ordered to stop, but still occupy slots
         has_slots = slots >= max(processing + deleted, 1)
         hint = self._text("tile_servers", count=len(alive))
-        if slots and not has_slots:  # claimed ahead, or by a lost server
+        if slots and not has_slots:  # some jobs were claimed ahead, or by a lost server
             ahead = processing + deleted - slots
             hint = self._text("tile_ahead", count=slots, slots=self._count(slots), ahead=self._count(ahead))
         if deleted:
@@ -400,8 +400,9 @@ class _Seen:
     def queues(self) -> list[tuple[QueueView, int | None, int, Rates | None, int | None]]:
         """Return the queues with the most jobs.
 
-        For each queue, the result contains when its first job that no limit holds began to wait, the number
-        of jobs that limits hold, its rates, and when its first held job began to wait.
+        For each queue, the result contains the time when the first job that no limit delays began to wait,
+        the number of jobs that limits delay, the rates, and the time when the first delayed job began to
+        wait.
         """
         seen = self.readings
         held = {name: head.count for name, head in seen.held.items()}
@@ -438,7 +439,7 @@ class _Seen:
 
 
 def show_history(visit: Visit) -> Response:
-    """Return the data of a chart as JSON: starts, and values per bucket, None for gaps."""
+    """Return the data of a chart as JSON: the start and the values of each bucket, with null for gaps."""
     span, kind = _span_and_kind(visit)
     chart = _chart(visit, span, kind)
     return visit.json(

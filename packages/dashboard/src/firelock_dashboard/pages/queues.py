@@ -1,4 +1,4 @@
-"""The page Queues, with waiting jobs, waits, rates and servers, and the actions pause, resume and empty."""
+"""The Queues page, which shows waiting jobs, rates and servers, and can pause, resume and empty queues."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
     from firelock_dashboard.stats.history import Rates
     from firelock_dashboard.web.request import Visit
 
-_SHOWN = 25  # queues on a page; the longest waiting job of each is read
+_SHOWN = 25  # the maximum number of queues on a page; the longest waiting job of each is read
 _HEAD = 20
-_KEYS = 10  # limit keys that are read for the first jobs; each read scans every lane
-_CALL = 200  # characters of a call
-_EXAMINED = 200  # waiting jobs from which the next jobs and the tasks are determined
+_KEYS = 10  # the maximum number of limit keys read for the first jobs; each read scans every lane
+_CALL = 200  # the maximum length of a call
+_EXAMINED = 200  # the number of waiting jobs from which the next jobs and the tasks are determined
 _AFTER, _TYPED = Text("after", default=""), Text("typed")
 
 
@@ -53,7 +53,7 @@ class Clearing(StrEnum):
 
     UNSERVED = "unserved"  # never: no server claims from it
     GROWING = "growing"  # never: jobs are added at least as fast as they end
-    HELD = "held"  # unknown: limits hold its first jobs
+    HELD = "held"  # unknown: limits delay its first jobs
     STANDING = "standing"  # unknown: no job has ended recently
     IN_TIME = "in_time"
     NOTHING = "nothing"  # no job waits, or the queue is paused
@@ -64,7 +64,7 @@ class QueueRow:
     """A queue as a row: its jobs, its rates and its servers."""
 
     view: QueueView
-    oldest_at: datetime | None  # when the first job that no limit holds began to wait
+    oldest_at: datetime | None  # when the first job that no limit delays began to wait
     held: int  # number of jobs ahead of it that wait for a limit; at most 100
     held_at: datetime | None  # when the first of these began to wait
     out_per_minute: float
@@ -126,7 +126,7 @@ class QueueRow:
 class _QueuesPage:
     queues: list[QueueRow]
     total: int
-    most: int  # the number of jobs of the fullest queue of all pages, which is the scale of all bars
+    most: int  # the number of jobs in the fullest queue of all pages, which is the scale of all bars
     after: str | None  # the name after which the next page begins
 
 
@@ -189,7 +189,7 @@ class _HeadRow:
 
     job: JobRecord
     call: str  # its arguments on one line
-    held_by: list[KeyWait]  # limits that hold it
+    held_by: list[KeyWait]  # the limits that delay the job
 
 
 @attrs.frozen
@@ -197,10 +197,10 @@ class _Head:
     """The first waiting jobs, and the tasks among the waiting jobs."""
 
     rows: list[_HeadRow]
-    is_read: bool  # all limits of the rows were read; otherwise limits may hold more of them
+    is_read: bool  # whether all limits of the rows were read; if not, limits may delay more jobs
     tasks: list[tuple[str, int]]  # most frequent first
     examined: int
-    is_partial: bool  # more jobs wait than were checked
+    is_partial: bool  # whether more jobs wait than were checked
 
 
 def show_queue(visit: Visit) -> Response:
@@ -236,7 +236,7 @@ def _head(visit: Visit, view: QueueView) -> _Head:
 
 
 def _in_turns(oldest: Sequence[JobRecord]) -> list[JobRecord]:
-    """Return jobs in the order in which they start: by priority and age, with turns among jobs with limits.
+    """Return jobs in the order in which they start: by priority and age, and in turns if they have limits.
 
     Among jobs with limits, the first job of each set of limits starts first, then the second of each, as in
     the line of a limit (`firelock.limits.line`).

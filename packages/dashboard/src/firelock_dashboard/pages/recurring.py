@@ -1,4 +1,4 @@
-"""The page Recurring, with due times, last runs, and the actions run now, pause, resume, reset, remove."""
+"""The Recurring page, which shows due times and last runs, and can change, run and remove definitions."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from firelock_dashboard.web.payloads import Payload
     from firelock_dashboard.web.request import Visit
 
-_SHOWN = 30  # definitions on a page; the last runs of each are read
+_SHOWN = 30  # the maximum number of definitions on a page; the last runs of each are read
 _RUNS = 20
-_SEARCHED = 2_000  # definitions that are searched for a string
+_SEARCHED = 2_000  # the maximum number of definitions that are searched for a string
 _IN_TIMELINE = 500
 _PAGE = 500
 
@@ -58,8 +58,8 @@ class RecurringRow:
     """A definition as a row."""
 
     job: RecurringJob
-    mark: str  # the id encoded for an element's id, because it may contain any characters
-    words: str | None  # None if its schedule cannot be read
+    mark: str  # the id, encoded for use as an HTML id because it may contain any characters
+    words: str | None  # the schedule in words; None if it cannot be read
     written: str | None  # a cron expression, or "every 5m"
     zone: str | None
 
@@ -79,7 +79,7 @@ class _Runs:
 class _RecurringPage:
     rows: list[RecurringRow]
     next: str | None
-    is_cut: bool  # the search ended before the last definition
+    is_cut: bool  # whether the search ended before the last definition
 
 
 def row_of(job: RecurringJob) -> RecurringRow:
@@ -147,7 +147,7 @@ def _runs(visit: Visit, recurring_id: str) -> _Runs:
 
 def _took(job: Job[Any]) -> float | None:
     if job.started_at is None or job.ended_at is None or job.state is State.DELETED:
-        return None  # the stored end of a deleted job is the time of the delete, not of the run
+        return None  # the stored end time of a deleted job is that of the delete, not of the run
     return (job.ended_at - job.started_at).total_seconds()
 
 
@@ -198,7 +198,7 @@ def remove(visit: Visit) -> Response:
 
 
 _NEXT, _PREVIEWED = 10, 5
-_ENTRIES = 100  # newest audit entries that are searched for the author of a change
+_ENTRIES = 100  # the number of newest audit entries that are searched for the author of a change
 _TASKS = 1_000
 _AFTER, _Q = Text("after", default=""), Text("q", default="")
 RECURRING_ID = Text("id", "The definition's id.", is_required=True, is_stripped=False)
@@ -220,7 +220,7 @@ _FORM = (_TASK, _SCHEDULE, _ZONE, _OVERLAP, _MISFIRE, _QUEUE, _PRIORITY, _ARGUME
 @attrs.frozen
 class _Instant:
     at: datetime
-    here: str  # in the schedule's zone
+    here: str  # the time in the schedule's zone
     note: str | None
 
 
@@ -491,7 +491,7 @@ def create(visit: Visit) -> Response:
 
 _BUCKET = timedelta(minutes=10)
 _DAY = timedelta(hours=24)
-_MOST_POINTS = 4_000  # times and buckets that are computed for one timeline
+_MOST_POINTS = 4_000  # the maximum number of times and buckets computed for one timeline
 _TICK = timedelta(microseconds=1)
 _PILE = 3
 
@@ -501,8 +501,8 @@ class Bucket:
     """A period of ten minutes."""
 
     starts_at: datetime
-    count: int  # jobs that are created in it
-    ids: tuple[str, ...]  # the ids of the definitions that fire in it
+    count: int  # the number of jobs created in this period
+    ids: tuple[str, ...]  # the ids of the definitions that fire in this period
 
 
 @attrs.frozen
@@ -510,7 +510,7 @@ class Timeline:
     """A day, from the start of the current ten minutes on."""
 
     buckets: tuple[Bucket, ...]
-    left_out: int  # definitions that fire within the day but would take too long to compute
+    left_out: int  # the number of definitions that fire within the day but would take too long to compute
 
     @property
     def instants(self) -> int:
@@ -593,7 +593,7 @@ _EVERY = re.compile(
     r"every\s+(?P<number>\d{1,9}(?:\.\d{1,6})?)?\s*(?P<unit>s|m|min|h|d|w|seconds?|minutes?|hours?|days?|weeks?)",
     re.IGNORECASE,
 )
-_CRON = 1_000  # characters; the cron parser has its own limit
+_CRON = 1_000  # the maximum number of characters; the cron parser has its own limit
 
 
 def read_schedule(
@@ -606,8 +606,8 @@ def read_schedule(
 ) -> Cron | Every:
     """Return the schedule of `0 2 * * *` in a zone, or of `every 5m`, which has no zone.
 
-    The values that a form does not contain are those of the previous schedule: the limit of misfires, and the
-    anchor of an interval.
+    A form does not contain the limit of misfires and the anchor of an interval, so these are the values of
+    the previous schedule.
 
     Raises:
         ScheduleError: If the string, the zone or an option is not valid.

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 _Q = Text("q", default="")
 
 _OF_A_KIND = 5
-_GROUPED = 100  # causes of failures that are searched
-_BATCHES = 500  # the newest batches, whose names are searched
+_GROUPED = 100  # the maximum number of failure causes that are searched
+_BATCHES = 500  # the number of newest batches whose names are searched
 _KEYS = _OF_A_KIND + 1
-_COUNTED = 20  # above this, an offer shows "20+"
+_COUNTED = 20  # an offer shows any higher count as "20+"
 _LEAST_OF_ID = 4
 _LINE = 120
 _WORD = re.compile(r"\S+")
@@ -44,7 +44,7 @@ class Hit:
     """One search result."""
 
     text: str
-    more: str  # shown next to it
+    more: str  # additional text, shown next to `text`
     address: str
     state: str = ""  # the state of a job
     is_exact: bool = False  # the string is the whole name, id or key
@@ -158,7 +158,7 @@ def _batches(visit: Visit, text: str, by_id: Sequence[Hit]) -> HitGroup:
         for batch in page.batches
         if all(word in batch.name.casefold() for word in words)
     ]
-    found.sort(key=lambda one: one[0])  # stable, so newer batches precede older ones of equal rank
+    found.sort(key=lambda one: one[0])  # a stable sort, so newer batches precede older ones of equal rank
     hits = [*by_id, *(_batch(visit, job, is_exact=place == 0) for place, job in found[:_OF_A_KIND])]
     has_more = len(found) > _OF_A_KIND or page.cursor is not None
     further = visit.url("/batches", q=text) if has_more else None
@@ -233,7 +233,7 @@ def _errors(visit: Visit, text: str) -> HitGroup:
 
 
 def _causes(visit: Visit, text: str) -> Iterator[tuple[str, str, int, str]]:
-    """Yield class, masked message, number of jobs and fingerprint of the causes that contain the string."""
+    """Yield each cause that contains the string: class, masked message, number of jobs and fingerprint."""
     wanted = text.casefold()
     for group in visit.dashboard.watch.failure_groups(_GROUPED):
         message = visit.redacted(group.message)
@@ -282,7 +282,7 @@ class Offer:
 
 
 def offers(visit: Visit, text: str, *, without: str) -> list[Offer]:
-    """Return other searches that might find a string, without the search that was tried."""
+    """Return other searches that might find a string, except the search that was tried."""
     tasks = known_tasks(visit)
     known = tasks.named(text)
     task = known[0] if len(known) == 1 else text

@@ -1,4 +1,4 @@
-"""The page Servers, with worker processes, running jobs, and orders to servers."""
+"""The Servers page, which shows worker processes and running jobs, and can quiet or stop servers."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from firelock.storage import JobRecord
     from firelock_dashboard.web.request import Visit
 
-_SERVERS = 24  # servers on a page
+_SERVERS = 24  # the maximum number of servers on a page
 _SLOTS = 200  # the maximum number of drawn slots of a server
 _AT_ONCE = 500  # running jobs per read; if there are more, the jobs of each server are read separately
-_DENSE = 24  # with more running jobs, these are drawn as squares without text
+_DENSE = 24  # if more jobs run, they are drawn as squares without text
 _LOST = 100
-_DELETED = 200  # newest jobs per state that are searched for deleted jobs that still run
+_DELETED = 200  # the number of newest jobs per state that are searched for deleted jobs that still run
 _NAMED = 5  # the maximum number of jobs that a question names
 _AFTER = Text("after")
 
@@ -48,7 +48,7 @@ _AFTER = Text("after")
 class _Running:
     id: str
     task: str
-    pid: int | None  # None if its session is not listed
+    pid: int | None  # the process id; None if its session is not listed
     since: datetime
     is_started: bool  # False if the job is claimed but might not run yet
     is_deleted: bool  # the job was ordered to stop and has not ended
@@ -75,9 +75,9 @@ class _Server:
     sessions: list[_ServerProcess]  # the active sessions, or all sessions if none is active
     running: list[_Running]  # at most _SLOTS
     more: int  # further running jobs
-    free: int  # slots that are drawn empty
+    free: int  # the number of slots that are drawn empty
     free_more: int
-    is_only: bool  # no other server claims jobs
+    is_only: bool  # whether this is the only server that claims jobs
 
     @property
     def renewed_at(self) -> int:
@@ -96,13 +96,13 @@ class _Server:
 
     @property
     def is_dense(self) -> bool:
-        """Whether its jobs are drawn as squares without text."""
+        """Whether the server's jobs are drawn as squares without text."""
         return len(self.running) > _DENSE
 
 
 @attrs.frozen
 class WorkerProcess:
-    """A running worker process with the jobs that it holds."""
+    """A running worker process with the jobs that it has claimed."""
 
     session: str
     pid: int
@@ -123,7 +123,7 @@ class WorkerProcess:
 
     @property
     def may_be_ended(self) -> bool:
-        """Whether an order to end the process has an effect, because neither it nor its server is ending."""
+        """Whether ordering the process to end has an effect, because neither it nor its server is ending."""
         return self.state not in {ENDING, ServerState.STOPPING}
 
 
@@ -218,7 +218,7 @@ def _held(visit: Visit, servers: Sequence[ServerView], state: State) -> Iterator
 
 
 def deleted_running(visit: Visit, servers: Sequence[ServerView]) -> list[Job[Any]]:
-    """Return those of the newest deleted jobs that the servers still run; this takes at most one read."""
+    """Return those newest deleted jobs that the servers still run, using at most one read."""
     busy = [view for view in servers if view.busy]
     return [job for _, job in _held(visit, busy, State.DELETED)] if busy else []
 

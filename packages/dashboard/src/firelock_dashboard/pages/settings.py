@@ -1,4 +1,4 @@
-"""The page Settings, on which visitors sign out and change the look of pages in their browser."""
+"""The Settings page, on which visitors sign out and change the appearance of pages in their browser."""
 
 from __future__ import annotations
 

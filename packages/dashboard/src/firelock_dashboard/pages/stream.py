@@ -1,7 +1,7 @@
-"""A job's stream: its end on the job's page, and Server-Sent Events with offsets as ids for programs.
+"""A job's stream: its latest output on the job's page, and Server-Sent Events for programs.
 
-A disconnected reader requests the stream again with the last id, as browsers do automatically, and so
-receives all output. Each new run of the job is reported by a separate event.
+A disconnected reader requests the stream again with the last id, as browsers do automatically, and therefore
+receives all output. The ids are offsets. Each new run of the job is reported by a separate event.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FROM_OFFSET = Integer("offset", least=-1, most=10**18)
 
 _STREAM_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _RUN_OFFSET = 1 << 32  # difference between the first offsets of two runs; see `Chunk.offset`
-_SHOWN_CHARACTERS = 128 * 1024  # the maximum per response
+_SHOWN_CHARACTERS = 128 * 1024  # the maximum number of characters per response
 _AFTER = Integer("after", least=0, most=10**18)  # the offset after which to read
 _PAGE = 100  # chunks per read
 _OFFSET = 20  # digits
@@ -104,7 +104,7 @@ def _last_chunk(read: Callable[[int], list[Chunk]], known: Chunk, fence: int) ->
     Offsets ascend, and each run numbers its chunks without gaps. So the last run, and then its last chunk,
     are found by binary search.
     """
-    last, beyond = known, fence + 1  # runs from `beyond` on have not emitted any chunk
+    last, beyond = known, fence + 1  # runs from `beyond` on have not emitted any chunks
     while last.run + 1 < beyond:
         middle = (last.run + 1 + beyond) // 2
         if found := read(middle * _RUN_OFFSET - 1):
@@ -121,7 +121,7 @@ def _last_chunk(read: Callable[[int], list[Chunk]], known: Chunk, fence: int) ->
 
 
 def _cut(chunks: Sequence[Chunk], *, from_end: bool) -> list[Chunk]:
-    """Return as many chunks as may be shown, from one end of the list; at least one."""
+    """Return as many chunks as can be shown, from one end of the list; at least one."""
     kept: list[Chunk] = []
     size = 0
     for chunk in reversed(chunks) if from_end else chunks:
@@ -160,7 +160,7 @@ class JobStream(EventStream):
     def read(self) -> bytes:
         """Return the new events; this call blocks."""
         storage = self._storage
-        # read the job first, because the output of a job is stored before its end
+        # read the job first, because its output is stored before its result
         job = storage.get([self._job_id])[0]
         chunks = storage.read_stream(self._job_id, self._name, after=self._after, limit=_PAGE)
         events = []

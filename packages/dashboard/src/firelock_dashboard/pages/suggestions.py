@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from firelock_dashboard.web.request import Visit
 
 _SHOWN = 12
-_NEWEST = 100  # jobs whose tags and tasks are offered
+_NEWEST = 100  # the number of newest jobs whose tags and tasks are offered
 _GROUPS = 30
-_LOGS = 24  # jobs whose log is searched for a start
+_LOGS = 24  # the maximum number of jobs whose log is searched for a start
 _LINES = 1_000
 _CHIPS = (
     "state:",
@@ -43,8 +43,8 @@ class Suggestion:
 
     text: str  # the whole text with the completion
     shown: str
-    kind: str  # a key of jobs.toml, shown next to it
-    is_whole: bool = True  # the text is complete, so it can be submitted
+    kind: str  # a key of jobs.toml for the label next to the text
+    is_whole: bool = True  # whether the text is complete, so that it can be submitted
 
 
 def known_tasks(visit: Visit) -> KnownTasks:

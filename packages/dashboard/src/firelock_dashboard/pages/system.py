@@ -1,4 +1,4 @@
-"""The page System, with the storage and its problems, plugins, and settings with their sources."""
+"""The System page, which shows the storage and its problems, plugins, and settings with their sources."""
 
 from __future__ import annotations
 

@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from firelock_dashboard.web.request import Visit
 
 _HOURS = 24
-_LINE = 240  # characters of a call
+_LINE = 240  # the maximum length of a call
 _RUNS = 20
 _MOST_TASKS = 500
-_RUNNING = 500  # jobs that are counted as running
+_RUNNING = 500  # the maximum number of running jobs that are counted
 _Q, _NAME, _FROM = Text("q", default=""), Text("name", is_required=True), Text("from")
 _SPAN = Choice("span", choices=tuple(SPANS), default="24h")
 PRIORITY = Integer("priority", "The job's priority, instead of the task's.", least=-100, most=100)
@@ -58,14 +58,14 @@ class _TaskRow:
     name: str
     entry: TaskEntry | None  # None if jobs of the task have ended, but it is not registered anywhere
     stats: TaskStats | None  # None if no job of the task has ended within the hours that are shown
-    running: int  # the task's jobs among the counted ones
-    is_cut: bool  # more jobs run than are counted, and they may be jobs of this task
-    deleted: int  # the task's deleted jobs that still run
+    running: int  # the number of the task's jobs among the counted ones
+    is_cut: bool  # whether more jobs run than are counted, which may be jobs of this task
+    deleted: int  # the number of the task's deleted jobs that still run
     started_at: datetime | None  # the time when the newest running job was claimed
 
     @property
     def last_at(self) -> datetime | None:
-        """The end of the task's last run, or the time when a running job was claimed if no run has ended."""
+        """The time when the task's last run ended or, if no run has ended, when a running job was claimed."""
         return self.stats.last_at if self.stats and self.stats.last_at else self.started_at
 
 
@@ -181,7 +181,7 @@ def _original(visit: Visit, name: str, job_id: str) -> JobRecord:
 
 
 def _outputs_of(visit: Visit, job: JobRecord) -> dict[Input, JobRecord | None]:
-    """Return the jobs whose outputs the job uses as arguments, by the places of these outputs."""
+    """Return the jobs whose outputs the job uses as arguments, by the positions of these outputs."""
     inputs = () if job.relations is None else job.relations.inputs
     ids = list(dict.fromkeys(one.job_id for one in inputs))
     records = dict(zip(ids, visit.fire.storage.get(ids), strict=True)) if ids else {}

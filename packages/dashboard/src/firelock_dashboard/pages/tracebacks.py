@@ -48,7 +48,7 @@ class Trace:
 
     lead: str  # the sentence that relates it to the previous exception; empty for the first
     groups: tuple[FrameGroup, ...]
-    last: str  # type and message, and all lines that are not frames
+    last: str  # the type and message, and all lines that are not frames
 
 
 def read_traceback(text: str) -> list[Trace]:
@@ -84,7 +84,7 @@ def _trace(lead: str, frames: Iterable[Frame], rest: Iterable[str]) -> Trace:
 
 
 def markdown(title: str, facts: Iterable[str], text: str) -> str:
-    """Return a report for an issue: the title, the facts, and the traceback in a long enough fence."""
+    """Return a report for an issue: the title, the facts, and the traceback in a code block."""
     longest = max(map(len, re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     listed = "\n".join(f"- {fact}" for fact in facts)

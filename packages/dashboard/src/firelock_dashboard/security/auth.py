@@ -1,4 +1,4 @@
-"""Authentication: the call of `auth=`, and ready-made functions for it.
+"""Authentication: the code that calls `auth=`, and ready-made functions for it.
 
 An `auth` is called with each request and returns a level, permissions, an `Access`, or None. If visitors must
 log in first, it raises `Unauthorized`, or another `RequestProblem`, which shows how to log in. The functions
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class Entrance:
-    """The entrance of one dashboard, which identifies visitors and determines their access."""
+    """The access control of one dashboard, which identifies visitors and determines their access."""
 
     def __init__(self, fire: Firelock, gate: Gate, links: Links, auth: Auth | None) -> None:
         self._fire = fire
@@ -140,7 +140,7 @@ def any_of(*auths: Auth) -> Auth:
         refusals: list[RequestProblem] = []
         for auth in auths:
             answer = _attempt(auth, request, refusals)
-            if inspect.isawaitable(answer):  # then call all auths asynchronously
+            if inspect.isawaitable(answer):  # if so, call all auths asynchronously
                 getattr(answer, "close", lambda: None)()
                 return _call_each(auths, request)
             if isinstance(answer, Access) and answer.permissions:

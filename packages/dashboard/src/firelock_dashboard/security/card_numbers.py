@@ -2,8 +2,8 @@
 
 According to ISO/IEC 7812-1, a card number has up to 19 digits: the number of its issuer, the account, and a
 check digit by the Luhn formula. One of ten random numbers passes that check. So a number is treated as a card
-number only if a card network also uses its first digits with its length; about three of a hundred random
-numbers of 16 digits meet both conditions. No card number begins with 1, so timestamps in milliseconds,
+number only if a card network also uses this combination of first digits and length; about three of a hundred
+random numbers of 16 digits meet both conditions. No card number begins with 1, so timestamps in milliseconds,
 microseconds or nanoseconds are not masked.
 """
 

@@ -1,4 +1,4 @@
-"""The checks that precede all views, of the form and the origin of requests, and the response headers."""
+"""The checks of a request's form and origin before any view runs, and the security headers of responses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PROTECTION = {
     "X-Robots-Tag": "noindex",
 }
 
-# With no-referrer, browsers send forms with the Origin null, and the dashboard refuses such requests.
+# With no-referrer, browsers send forms with `Origin: null`, and the dashboard refuses such requests.
 _ORIGIN_ALONE = "strict-origin"
 
 # A proxy adds at least one of these headers to a request. The peer of such a request is not the visitor.
@@ -290,7 +290,7 @@ def _is_allowed_cross_site(sites: list[str], headers: Headers) -> bool:
 
 
 def _origin(text: str) -> str | None:
-    """Return scheme://host[:port] in a normal form for comparison, or None if it is not an origin."""
+    """Return scheme://host[:port] in a normalized form for comparison, or None if it is not an origin."""
     try:
         parts = urlsplit(text)
         port = parts.port

@@ -1,4 +1,4 @@
-"""One-time links and their sessions, which admit visitors to a dashboard without an `auth=`.
+"""One-time links and their sessions, which give visitors access to a dashboard without an `auth=`.
 
 No part of a request proves that it comes from this machine, because a proxy next to the app can send the same
 headers as a browser. So a visitor must send a token, which only a person who can run code with the storage's
@@ -56,13 +56,13 @@ class Links:
     def __init__(self, fire: Firelock, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._fire = fire
         self._monotonic = monotonic
-        self._known: dict[str, _SeenSession] = {}  # by the session's hash
+        self._known: dict[str, _SeenSession] = {}  # known sessions by their hash
         self._lock = threading.Lock()
 
     # ---- links -------------------------------------------------------------------------------------------
 
     def make(self, at: str, *, opens: bool = False) -> str:
-        """Return a link that admits one visitor once, within ten minutes.
+        """Return a link that one visitor can use once, within ten minutes.
 
         The token is in the fragment of the link, which browsers do not send. So it does not appear in a
         proxy's access log or in the Referer of another page.

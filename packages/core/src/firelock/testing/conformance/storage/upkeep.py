@@ -1,4 +1,4 @@
-"""Tests of upkeep: due jobs are enqueued, children follow their parents' ends, expired jobs are pruned."""
+"""Tests of upkeep: it enqueues due jobs, releases the children of ended jobs, and prunes expired jobs."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class PromoteTests(StorageFixtures):
     verbs = "promote"
 
     def test_due_job_is_enqueued_once(self, scene: Scene) -> None:
-        """A due job is enqueued once, with the storage's time as `enqueued_at`; its nominal time stays.
+        """A due job is enqueued once, with the storage's time as `enqueued_at`; its nominal time is kept.
 
         The history shows that it was due, and when it was enqueued.
 
-        If this fails: delayed jobs never run, run repeatedly, or lose the time for which they run; or people
-        cannot see why a job waited.
+        If this fails: delayed jobs never run, run repeatedly, or lose their nominal time; or people cannot
+        see why a job waited.
         """
         job_id = scene.schedule(3_600)
         nominal_at = scene.record(job_id).nominal_at
@@ -68,9 +68,10 @@ class PromoteTests(StorageFixtures):
         assert {State.PROCESSING: 1} == scene.by_state()
 
     def test_job_that_is_not_due_stays_scheduled(self, scene: Scene) -> None:
-        """A job that is due later stays scheduled, and its due time is returned, or None without such a job.
+        """Jobs that are due later stay scheduled; the earliest due time, or None, is returned.
 
-        If this fails: delayed jobs run early, or idle servers sleep past their due time or wake for nothing.
+        If this fails: delayed jobs run early, or idle servers sleep past the next due time or wake up
+        unnecessarily.
         """
         scene.add()
         assert Promotion(0, None) == scene.promote()
@@ -87,7 +88,7 @@ class PromoteTests(StorageFixtures):
     def test_jobs_with_the_earliest_due_times_are_promoted_first(self, scene: Scene) -> None:
         """Within the limit, jobs with the earliest due times are enqueued first; the others are still due.
 
-        If this fails: after a long pause new jobs overtake those that have waited longest.
+        If this fails: after a long pause, new jobs overtake those that have waited longest.
         """
         hours = (4, 1, 3, 2)
         ids = {hour: scene.add(state=State.SCHEDULED, due_at=BASE + hour * HOUR) for hour in hours}
@@ -159,9 +160,9 @@ class PromoteTests(StorageFixtures):
         assert [sooner] == scene.claim_ids()
 
     def test_job_rescheduled_into_the_past_is_promoted_next(self, scene: Scene) -> None:
-        """A job rescheduled into the past is promoted next; of two reschedules only the last time counts.
+        """A job rescheduled into the past is promoted next; a job rescheduled twice is due at the last time.
 
-        If this fails: "run it now" does nothing, or a job is due at its previous times.
+        If this fails: "run it now" does nothing, or a job runs at a previous due time.
         """
         past = scene.add(state=State.SCHEDULED, due_at=BASE + HOUR)
         twice = scene.add(state=State.SCHEDULED, due_at=BASE + HOUR)
@@ -181,7 +182,7 @@ class PromoteTests(StorageFixtures):
     def test_rescheduled_retry_keeps_its_retries_and_error(self, scene: Scene) -> None:
         """A rescheduled retry keeps its number of retries and its error.
 
-        If this fails: a job whose retry is rescheduled counts its retries from zero, and is retried forever.
+        If this fails: rescheduling a retry resets the job's number of retries, so the job is retried forever.
         """
         job_id = scene.settle(retries(scene.run(), due_at=BASE + HOUR))
         before = scene.record(job_id)
@@ -201,7 +202,7 @@ class PromoteTests(StorageFixtures):
     def test_only_scheduled_jobs_can_be_rescheduled(self, scene: Scene) -> None:
         """Rescheduling a job that is not scheduled is refused, and the job stays as it is.
 
-        If this fails: a job that runs, or has ended, runs again at some time.
+        If this fails: a job that is running or has ended runs again later.
         """
         holder = scene.begin()
         deleted = scene.settle(deletes(scene.add()))
@@ -220,7 +221,7 @@ class PromoteTests(StorageFixtures):
     def test_due_retries_and_snoozes_are_promoted(self, scene: Scene) -> None:
         """A job that waits for its retry, or was snoozed, returns to its own queue.
 
-        If this fails: retries are lost, or lose their queue.
+        If this fails: retries are lost, or return to the wrong queue.
         """
         holder = scene.begin()
         ids = []
@@ -247,9 +248,9 @@ class PromoteTests(StorageFixtures):
         assert Promotion(0, BASE + HOUR) == scene.promote()
 
     def test_promote_enqueues_at_most_its_limit_of_jobs(self, scene: Scene) -> None:
-        """A thousand due jobs are enqueued in bounded calls, each job once.
+        """Repeated calls enqueue a thousand due jobs, at most `limit` jobs per call and each job once.
 
-        If this fails: upkeep after a pause is one endless operation.
+        If this fails: after a pause, upkeep is one endless operation.
         """
         scene.add_many(1_000, state=State.SCHEDULED, due_at=BASE + SECOND)
         scene.advance(60)
@@ -266,7 +267,7 @@ _table = pytest.mark.parametrize(("on", "end"), _TABLE, ids=[f"{on}-{end}" for o
 
 
 def _ended(scene: Scene, end: State, job_id: str | None = None, expires_at: int | None = None) -> str:
-    """End a job, by default a new one, with this state; return its id."""
+    """Run a job, by default a new one, until it ends in this state; return its id."""
     running = scene.run(job_id=job_id)
     match end:
         case State.SUCCEEDED:
@@ -289,7 +290,7 @@ class ContinuationTests(StorageFixtures):
     verbs = "release"
 
     def test_child_of_an_unfinished_parent_is_awaiting(self, scene: Scene) -> None:
-        """A child of a job that has not ended is awaiting, has its parents, and cannot be claimed.
+        """A child of unfinished jobs is awaiting, stores its parents, and cannot be claimed.
 
         If this fails: continuations run before the jobs that they continue.
         """
@@ -308,9 +309,10 @@ class ContinuationTests(StorageFixtures):
 
     @_table
     def test_end_of_a_parent_decides_its_children(self, scene: Scene, on: On, end: State) -> None:
-        """Released children are enqueued, are deleted or keep waiting, as the table states, with a reason.
+        """Depending on its parent's state, a child is enqueued, deleted or keeps waiting, with a reason.
 
-        If this fails: children run after the wrong end, or wait without a visible reason.
+        If this fails: children run after an unwanted result of their parent, or wait without a visible
+        reason.
         """
         parent = scene.add()
         child = scene.continuation(parent, on=on)
@@ -325,7 +327,7 @@ class ContinuationTests(StorageFixtures):
 
     @_table
     def test_child_of_an_ended_parent_is_decided_when_stored(self, scene: Scene, on: On, end: State) -> None:
-        """If its parent has ended, a new child gets its state when it is stored, with one history entry.
+        """A new child of an ended parent is stored in its resulting state, with one history entry.
 
         If this fails: a child that is created a moment too late waits forever.
         """
@@ -346,12 +348,12 @@ class ContinuationTests(StorageFixtures):
         assert claimable == scene.claim_ids()
 
     def test_end_of_a_parent_with_children_needs_a_release(self, scene: Scene) -> None:
-        """The end of a job with waiting children returns `RELEASE_NEEDED`, and its repeat `ALREADY`.
+        """Ending a job that has waiting children returns `RELEASE_NEEDED`; ending it again returns `ALREADY`.
 
-        A delete of a waiting parent returns `RELEASE_NEEDED` too.
+        Deleting a waiting parent also returns `RELEASE_NEEDED`.
 
-        If this fails: children wait for upkeep, and those of a deleted job wait forever; or each end of a job
-        requires a search that finds nothing.
+        If this fails: children wait for upkeep, and those of a deleted job wait forever; or the storage
+        searches for children after every job, even if it has none.
         """
         holder = scene.begin()
         parent = scene.run(holder)
@@ -368,9 +370,9 @@ class ContinuationTests(StorageFixtures):
         assert State.ENQUEUED == scene.state(child)
 
     def test_child_is_released_once(self, scene: Scene) -> None:
-        """A second end of a parent does not change children that the first end has enqueued or deleted.
+        """If a requeued parent ends again, children that were already enqueued or deleted do not change.
 
-        If this fails: a requeued parent runs its continuations again.
+        If this fails: requeuing a parent runs its continuations again.
         """
         parent = scene.add()
         child = scene.continuation(parent)
@@ -388,7 +390,7 @@ class ContinuationTests(StorageFixtures):
     def test_end_of_the_last_parent_releases_the_child(self, scene: Scene) -> None:
         """A child of several parents is enqueued when the last parent ends, whichever parent that is.
 
-        If this fails: a job that joins others runs before they have ended, or never.
+        If this fails: a job that waits for several others runs before all of them have ended, or never.
         """
         parents = scene.add_many(3)
         child = scene.continuation(*parents)
@@ -403,7 +405,7 @@ class ContinuationTests(StorageFixtures):
         assert [State.AWAITING, State.AWAITING, State.ENQUEUED] == states
 
     def test_first_unwanted_end_of_a_parent_deletes_the_child(self, scene: Scene) -> None:
-        """A child of several parents is deleted at the first unwanted end of a parent, and stays deleted.
+        """A child of several parents is deleted when one parent has an unwanted result, and stays deleted.
 
         If this fails: a job runs although a job on which it depends was deleted.
         """
@@ -440,8 +442,8 @@ class ContinuationTests(StorageFixtures):
 
         This holds for children that were created before the failure and after it.
 
-        If this fails: an operator who fixes a failure has lost all jobs that should follow. Or the parent is
-        not marked as having children because it had ended, and the child waits forever.
+        If this fails: after an operator has fixed a failure, the jobs that should follow never run. Or the
+        parent is not marked as having children because it had ended, and the child waits forever.
         """
         parent = scene.add()
         child = "" if is_late else scene.continuation(parent)
@@ -473,9 +475,10 @@ class ContinuationTests(StorageFixtures):
         assert ([None], State.ENQUEUED) == (scene.storage.get([gone]), scene.state(left))
 
     def test_parent_requeued_before_the_release_releases_no_children(self, scene: Scene) -> None:
-        """If a parent is requeued before its children are released, only its next end affects them.
+        """If a parent is requeued before its children are released, only its next result affects them.
 
-        If this fails: children are released by an end that is no longer valid, while their parent runs again.
+        If this fails: children are released by a result that is no longer valid, while their parent runs
+        again.
         """
         parent = scene.add()
         child = scene.continuation(parent)
@@ -490,7 +493,7 @@ class ContinuationTests(StorageFixtures):
         assert (State.AWAITING, State.DELETED) == (while_running, scene.state(child))
 
     def test_deleted_child_decides_its_own_children(self, scene: Scene) -> None:
-        """A chain of continuations is deleted down to its last job, each with its reason.
+        """When a child is deleted, its own children are enqueued or deleted too, each with a reason.
 
         If this fails: grandchildren wait forever.
         """
@@ -507,7 +510,7 @@ class ContinuationTests(StorageFixtures):
         assert "parent deleted" == scene.record(grandchild).reason
 
     def test_deleted_child_is_kept_as_long_as_its_parent(self, scene: Scene) -> None:
-        """A child that the storage deletes is kept after its end for as long as its parent is.
+        """A child that the storage deletes has the same retention as its parent.
 
         If this fails: deleted children stay forever, or are pruned before people have seen them.
         """
@@ -524,9 +527,9 @@ class ContinuationTests(StorageFixtures):
         assert (bounded.changed_at, bounded.ended_at + 3 * HOUR) == (bounded.ended_at, bounded.expires_at)
 
     def test_release_checks_at_most_its_limit_of_children(self, scene: Scene) -> None:
-        """One call of `release` checks at most `limit` children; enough calls move all children, each once.
+        """One call of `release` checks at most `limit` children; repeated calls release each child once.
 
-        If this fails: the end of a job with 100,000 children delays all servers for a second.
+        If this fails: releasing the 100,000 children of a job delays all servers for a second.
         """
         parent = scene.add()
         children = [scene.continuation(parent) for _ in range(7)]
@@ -543,7 +546,7 @@ class ContinuationTests(StorageFixtures):
     def test_deleted_or_requeued_child_is_not_released(
         self, scene: Scene, change: Callable[[str], Transition]
     ) -> None:
-        """A child that an operator has deleted or requeued is not moved by the end of its parent.
+        """A child that an operator has deleted or requeued does not change when its parent ends.
 
         If this fails: a deleted child runs, or one that was started manually runs twice.
         """
@@ -558,7 +561,7 @@ class ContinuationTests(StorageFixtures):
         assert before == scene.record(child)
 
     def test_continuations_are_found_by_parent(self, scene: Scene) -> None:
-        """Jobs that wait, or waited, for a job are found by its id.
+        """A search by a parent's id finds all jobs that wait or waited for this parent.
 
         If this fails: people cannot see which jobs follow a job.
         """
@@ -608,7 +611,7 @@ class PruneTests(StorageFixtures):
     def test_jobs_that_have_not_expired_are_kept(self, scene: Scene) -> None:
         """Jobs that expire later or never, were requeued before their expiry, or have not ended are kept.
 
-        If this fails: results are deleted before they were read, or jobs before they ran.
+        If this fails: results are deleted before they are read, or jobs before they run.
         """
         holder = scene.begin()
         kept = [scene.settle(succeeds(scene.run(holder), expires_at=BASE + 5 * HOUR))]
@@ -624,7 +627,7 @@ class PruneTests(StorageFixtures):
         assert State.ENQUEUED == scene.state(kept[-1])
 
     def test_prune_uses_the_clock_of_the_storage(self, scene: Scene) -> None:
-        """A job is pruned when the storage's clock has passed its expiry, whatever timestamps callers gave.
+        """A job is pruned when the storage's clock has passed its expiry, regardless of callers' timestamps.
 
         If this fails: a client with a wrong clock deletes results, or keeps them forever.
         """
@@ -636,11 +639,11 @@ class PruneTests(StorageFixtures):
         assert (1, [gone]) == (pruned, [one for one in (kept, gone) if scene.storage.get([one]) == [None]])
 
     def test_prune_result_below_the_limit_means_no_expired_jobs(self, scene: Scene) -> None:
-        """A job that expired before the jobs of earlier calls is pruned by the same call as the others.
+        """Jobs whose expiry is earlier than that of already pruned jobs are pruned together with the others.
 
-        So a result below the limit means that nothing is left.
+        So a result below the limit means that no expired job is left.
 
-        If this fails: servers stop pruning although some jobs have expired, until their next round.
+        If this fails: servers stop pruning until their next round, although some jobs have expired.
         """
         ids = scene.add_many(6)
         for number, job_id in enumerate(ids[:4]):
@@ -669,7 +672,7 @@ class PruneTests(StorageFixtures):
         assert [None] * 25 == scene.storage.get(ids)
 
     def test_waiting_children_of_a_pruned_parent_are_deleted(self, scene: Scene) -> None:
-        """Children that wait for a pruned parent are deleted with a reason, and their children are released.
+        """Waiting children of a pruned parent are deleted with a reason, and their own children are released.
 
         Each deleted child has the same retention as its parent.
 
@@ -698,7 +701,7 @@ class PruneTests(StorageFixtures):
         assert [State.ENQUEUED] * 3 == scene.states(*grandchildren)
 
     def test_parent_is_not_pruned_before_its_children_are_released(self, scene: Scene) -> None:
-        """An expired parent is not pruned before its children were released; they outlive it.
+        """An expired parent is not pruned until its children have been released; the children are kept.
 
         If this fails: children of a successful parent are deleted because upkeep was late, or their rows are
         deleted with those of the parent.
@@ -717,11 +720,12 @@ class PruneTests(StorageFixtures):
         assert State.SUCCEEDED == scene.state(scene.settle(succeeds(scene.run(holder, child))))
 
     def test_ended_locks_are_deleted_after_a_day(self, scene: Scene) -> None:
-        """Locks that were released or expired a day ago leave no record; held locks stay.
+        """Records of locks that were released or expired a day ago are deleted; held locks are kept.
 
-        The next token of a forgotten name is larger than all its earlier tokens.
+        The next token of a deleted name is larger than all earlier tokens of this name.
 
-        If this fails: a lock for each order is kept forever, or a late holder is treated as the current one.
+        If this fails: the locks of all past orders are kept forever, or a late holder is treated as the
+        current one.
         """
         storage = scene.storage
         names = [f"order:{number}" for number in range(12)]
@@ -744,9 +748,9 @@ class PruneTests(StorageFixtures):
         assert [False] * 12 == [storage.renew_lock(name, "ada", tokens[name], 60.0) for name in names]
 
     def test_rollups_are_kept_for_thirty_days(self, scene: Scene) -> None:
-        """Rollups of minutes are deleted after 30 days, and kept until then.
+        """One-minute rollups are kept for 30 days and then deleted.
 
-        If this fails: the timeline grows forever, or loses the data of last week.
+        If this fails: the timeline grows forever, or loses last week's data.
         """
         histogram = (0,) * (len(DURATION_BUCKETS) + 1)
         minutes = (BASE - 31 * DAY, BASE - 29 * DAY, BASE)
