@@ -26,10 +26,10 @@ class Resource:
     """A declared resource, with the function that opens and closes it."""
 
     name: str  # the name of the decorated function
-    is_async: bool  # whether it is opened on the event loop that runs async jobs
+    is_async: bool  # whether the resource is opened on the event loop that runs async jobs
     context: Callable[..., AbstractContextManager[Any] | AbstractAsyncContextManager[Any]]
     needs: Mapping[str, Resource]  # the resources that its function uses, keyed by parameter
-    replacements: list[object] = attrs.Factory(list)  # set by tests; the last one replaces the opened value
+    replacements: list[object] = attrs.Factory(list)  # set by tests; the last item replaces the opened value
 
 
 class UnopenedResource:
@@ -121,8 +121,8 @@ def resources_in(function: Callable[..., object], *, owner: str, is_async: bool)
     """Return the resources that are defaults of a function's parameters, keyed by parameter.
 
     Raises:
-        TaskError: A parameter with a resource comes before others that can be passed by position, or cannot
-            be passed by name, or a `def` uses a resource that is opened on the event loop.
+        TaskError: A parameter with a resource cannot be passed by name, or precedes other parameters that
+            can be passed by position, or a `def` uses a resource that is opened on the event loop.
     """
     found: dict[str, Resource] = {}
     last = ""  # the latest resource that a positional argument could replace
@@ -156,7 +156,7 @@ def left_out(
     args: Sequence[object],
     kwargs: Mapping[str, object],
 ) -> dict[str, Resource]:
-    """Return the resources of a function that a direct call of the function does not pass."""
+    """Return the resources of a function for which a direct call passes no argument."""
     by_position = list(inspect.signature(function).parameters)[: len(args)]
     return {
         name: resource

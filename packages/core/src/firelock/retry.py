@@ -37,7 +37,7 @@ _MICRO = timedelta(microseconds=1)
 
 
 class DecisionKind(StrEnum):
-    """The consequence of a failed attempt for its job."""
+    """What happens to a job after a failed attempt."""
 
     RETRY = "retry"  # the job runs again, and the retry is counted
     FAIL = "fail"  # the job becomes failed
@@ -46,7 +46,7 @@ class DecisionKind(StrEnum):
 
 
 class OnExceeded(StrEnum):
-    """The end of a job whose retries are used up."""
+    """What happens to a job whose retries are used up."""
 
     FAIL = "fail"
     DELETE = "delete"
@@ -217,8 +217,8 @@ def _qualified(kind: type) -> str:
 class Retry:
     """A policy with a number of retries and the waits before them; by default, ten retries over three days.
 
-    The last listed wait repeats. An exception is retried if `only_on` is empty or contains its class or one
-    of its base classes, and `except_on` does not contain any of them.
+    The last wait in the list is repeated. An exception is retried if `only_on` is empty or contains its class
+    or one of its base classes, and `except_on` does not contain any of them.
 
     Raises:
         ConfigurationError: A value is out of range.
@@ -242,7 +242,7 @@ class Retry:
 
     @classmethod
     def fixed(cls, delay: Span, **options: Unpack[RetryOptions]) -> Self:
-        """Return a policy with the same wait before each retry."""
+        """Return a policy that waits for the same time before each retry."""
         return cls(waits=[_to_span("delay", delay)], **options)
 
     @classmethod
@@ -274,7 +274,7 @@ class Retry:
 
     @classmethod
     def polynomial(cls, **options: Unpack[RetryOptions]) -> Self:
-        """Return the policy of Hangfire: the wait before retry n is (n - 1)⁴ + 15 + r·n seconds.
+        """Return Hangfire's policy: the wait before retry n is (n - 1)⁴ + 15 + r·n seconds.
 
         r is a random number from 0 to 29. Ten retries take about four and a half hours. Unless `jitter` is
         passed, the waits have no other random part.
@@ -282,10 +282,10 @@ class Retry:
         return cls(waits=_POLYNOMIAL, **(RetryOptions(jitter=0) | options))
 
     def wait(self, retry_number: int, random: Callable[[], float]) -> timedelta:
-        """Return the wait before a retry; the first retry is 1. `random` returns numbers from 0 up to 1.
+        """Return the wait before a retry, counted from 1. `random` returns numbers from 0 up to 1.
 
         Raises:
-            ConfigurationError: The number of the retry is below 1.
+            ConfigurationError: The retry number is below 1.
         """
         if retry_number < 1:
             raise ConfigurationError(f"retry_number must be at least 1, got {retry_number}.")

@@ -59,7 +59,7 @@ class ServedApp(abc.ABC):
 
     @abc.abstractmethod
     def use_storage(self, storage: str | Storage) -> None:
-        """Store jobs in another storage from now on."""
+        """Store new jobs in another storage from now on."""
 
     @abc.abstractmethod
     def load_imports(self) -> None:

@@ -133,7 +133,7 @@ class Plugins:
         self._hooks = hook_names()
         self._sources: dict[str, tuple[str, str]] = {}
         self._loaded: dict[str, object] = {}
-        self._ordered: dict[str, tuple[pluggy.HookImpl, ...]] = {}  # by hook; filled when all have loaded
+        self._ordered: dict[str, tuple[pluggy.HookImpl, ...]] = {}  # set after all plugins have loaded
         self._left_out: set[str] = set()  # plugins that the environment leaves out
         self.slow_observers = SlowObservers()
         self._register(_Core(), "core", "firelock", "")
@@ -197,7 +197,7 @@ class Plugins:
 
     def _load(self, name: str, load: Callable[[], object], source: str, version: str) -> None:
         if name in self._sources:
-            if self._sources[name] == (source, version):  # the path contains the same distribution twice
+            if self._sources[name] == (source, version):  # the Python path contains the distribution twice
                 return
             raise PluginError(
                 f"Two plugins are named {name!r}, one from {self._sources[name][0]} and one from {source}. "
@@ -579,8 +579,8 @@ class Plugins:
     def wrong_option(self, chosen: Chosen, error: ConfigurationError) -> ConfigurationError:
         """Return the error for invalid options.
 
-        The error names the plugin whose options are invalid on their own. If there is no such plugin, return
-        the given error.
+        The error names the plugin whose options are invalid even without those of other plugins. If there is
+        no such plugin, return the given error.
         """
         for plugin, answer in chosen.answers:
             try:
@@ -687,7 +687,7 @@ class Plugins:
     ) -> tuple[str, RetryDecision] | None:
         """Return the name and the decision of the first plugin that decides; None if no plugin decides.
 
-        An exception of a plugin is logged.
+        Exceptions raised by plugins are logged.
         """
         from firelock.retry import RetryDecision  # noqa: PLC0415 - loaded only where jobs run
 
@@ -702,7 +702,7 @@ class Plugins:
     def elect_transition(
         self, job: ClaimedJob, proposed: Transition, fits: Callable[[object], bool]
     ) -> Transition | None:
-        """Return the transition of the first plugin whose transition fits; None if no plugin returns one."""
+        """Return the first transition that `fits` accepts; None if no plugin returns one."""
         elected: tuple[str, Transition] | None = self._first_fit(  # type: ignore[assignment]  # as checked
             "elect_transition",
             {"job": job, "proposed": proposed},
@@ -716,7 +716,7 @@ class Plugins:
     ) -> tuple[str, object] | None:
         """Return the first value that `fits` accepts, together with its plugin's name.
 
-        Exceptions of plugins and other values are logged.
+        Exceptions raised by plugins and values that `fits` rejects are logged.
         """
         for implementation in self._implementations(hook):
             name = implementation.plugin_name
@@ -742,9 +742,9 @@ class Plugins:
         return None
 
     def _answer(self, hook: str, implementation: pluggy.HookImpl, arguments: Mapping[str, object]) -> object:
-        """Return the value of a plugin's hook.
+        """Return the value that a plugin's hook returns.
 
-        An exception is raised in the caller, with a note that names the plugin.
+        Exceptions are passed on to the caller with a note that names the plugin.
         """
         try:
             return _call(implementation, arguments)
@@ -793,7 +793,7 @@ class Plugins:
         self._notify("server_stopped", server=server)
 
     def worker_process_started(self, server: ServerInfo) -> None:
-        """Let plugins prepare this process; an exception of a plugin is raised."""
+        """Let plugins prepare this process; exceptions that they raise are passed on to the caller."""
         for implementation in self._implementations("worker_process_started"):
             try:
                 answer = self._timed("worker_process_started", implementation, {"server": server})
@@ -937,7 +937,7 @@ class Chosen:
     """The options that plugins chose for one call."""
 
     options: dict[str, object]
-    answers: Sequence[tuple[str, Mapping[str, Any]]]  # (name of the plugin, options that it returned)
+    answers: Sequence[tuple[str, Mapping[str, Any]]]  # (plugin's name, options that the plugin returned)
 
 
 @attrs.frozen
@@ -948,7 +948,7 @@ class _Factory:
     make: Callable[..., object]
 
 
-_PLUGIN_OPTIONS = OPTION_NAMES - {"on", "within", "after"}  # these refer to objects that only the caller has
+_PLUGIN_OPTIONS = OPTION_NAMES - {"on", "within", "after"}  # only the caller can have their values
 _CONTEXT = "return a context manager, or None"
 
 
@@ -957,17 +957,17 @@ def _call(implementation: pluggy.HookImpl, arguments: Mapping[str, object]) -> o
 
 
 def _never_awaited(hook: str, answer: object) -> str:
-    """Return the problem of a hook that returned an awaitable; a coroutine is closed."""
+    """Describe the problem of a hook that returned an awaitable; if this is a coroutine, close it."""
     if inspect.iscoroutine(answer):
         answer.close()
     return f"returned {type(answer).__name__} from {hook}, but hooks are synchronous, so it is never awaited."
 
 
 def load_working(taken: Collection[str] = ()) -> tuple[Plugins, list[BrokenPlugin]]:
-    """Return the installed plugins without the broken ones, and the broken ones with their problems.
+    """Return the installed plugins that work, and the broken ones with their problems.
 
     Args:
-        taken: names that no command of a plugin may have.
+        taken: names that plugins must not use for their commands.
     """
     broken: dict[str, BrokenPlugin] = {}
     while True:

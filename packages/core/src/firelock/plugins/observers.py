@@ -1,8 +1,8 @@
 """Observers of ended attempts. The `jobs_settled` hook of each plugin has its own bounded queue and thread.
 
 The dispatcher claims and settles jobs, so it must not wait for a plugin. A hook that only adds to counters
-in memory can be marked with `counts_in_memory`. The dispatcher then calls it directly, so the hook does not
-miss any ends.
+in memory can be marked with `counts_in_memory`. The dispatcher calls such a hook directly, so it does not
+miss any ended attempts.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ class EndObserver:
 
 
 class SlowObservers:
-    """Logs the names of slow observers: each plugin and hook once, then at most once per interval."""
+    """Logs slow observers; a plugin and hook are logged at most once per interval."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._logged_at: dict[tuple[str, str], float] = {}
 
     def note(self, plugin: str, hook: str, seconds: float, *, is_running: bool = False) -> None:
-        """Log a call that took, or has been running, longer than `SLOW_SECONDS`."""
+        """Log a call that took longer than `SLOW_SECONDS`, or that has been running for longer."""
         if seconds <= SLOW_SECONDS:
             return
         key, now = (plugin, hook), time.monotonic()
@@ -90,15 +90,15 @@ class SlowObservers:
 
 
 class _EndQueue:
-    """The ends that wait for one plugin, in order, and the thread that reports them."""
+    """The ended attempts that wait for one plugin, in order, and the thread that reports them."""
 
     def __init__(self, observer: EndObserver, slow: SlowObservers) -> None:
         self._observer = observer
         self._slow = slow
         self._changed = threading.Condition()
         self._waiting: deque[Settled] = deque()
-        self._held = 0  # number of ends in the queue or in the current call
-        self._called_at: float | None = None  # when the current call began
+        self._held = 0  # number of attempts in the queue or in the current call
+        self._called_at: float | None = None  # time when the current call began
         self._dropped = self._unlogged = 0
         self._logged_at = -LOG_INTERVAL
         self._is_closed = False
@@ -152,7 +152,7 @@ class _EndQueue:
         while settled := self._next():
             try:
                 self._observer.call(settled)
-            except BaseException:  # for example SystemExit; later ends must still be reported
+            except BaseException:  # for example SystemExit; later attempts must still be reported
                 log.exception(
                     "Plugin %r raised an exception in jobs_settled; no job is affected.",
                     self._observer.plugin,
@@ -165,7 +165,7 @@ class _EndQueue:
             self._log_dropped()
 
     def _next(self) -> list[Settled]:
-        """Wait for ends and return them; return an empty list after the queue was closed."""
+        """Wait for ended attempts and return them; if the queue has been closed, return an empty list."""
         while True:
             with self._changed:
                 while not self._waiting and not self._is_closed and not self._unlogged:
@@ -178,7 +178,7 @@ class _EndQueue:
             self._log_dropped()
 
     def _log_dropped(self, *, is_last: bool = False) -> None:
-        """Log the first dropped ends immediately, and the number of later ones once per interval."""
+        """Log the first dropped attempts immediately, and the number of later ones once per interval."""
         if not self._unlogged:
             return
         with self._changed:
@@ -208,12 +208,12 @@ class EndObservers:
         self.is_used = bool(observers)
 
     def start(self) -> None:
-        """Start a thread per queue."""
+        """Start one thread for each queue."""
         for each in self._queues:
             each.start()
 
     def report(self, settled: Sequence[Settled]) -> None:
-        """Call the direct observers with the ends, and add the ends to the queue of every other plugin."""
+        """Call the direct observers with the attempts, and add these to the queue of every other plugin."""
         for call in self._direct:
             call(settled)
         for each in self._queues:
@@ -221,11 +221,11 @@ class EndObservers:
 
     @property
     def is_drained(self) -> bool:
-        """Whether every end has been reported to every plugin, except for dropped ends."""
+        """Whether all attempts, except dropped ones, have been reported to every plugin."""
         return all(each.is_empty for each in self._queues)
 
     def close(self, seconds: float) -> None:
-        """Report the waiting ends, for at most this many seconds in total, and end the threads."""
+        """Report the waiting attempts for at most this many seconds in total, and end the threads."""
         deadline = time.monotonic() + seconds
         for each in self._queues:
             each.close(deadline)

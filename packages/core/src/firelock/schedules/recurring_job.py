@@ -32,8 +32,8 @@ RECURRING = "recurring"
 """The kind of the records that contain definitions."""
 
 _ID_LIMIT = 200
-_OF_CALLS = "call:"  # prefix of a digest for a definition from `recur()`; other digests are for declarations
-_RESET = "reset"  # replaces a digest and differs from all digests, so the code's next definition applies
+_OF_CALLS = "call:"  # prefix of the digests of definitions from `recur()`; digests of declarations have none
+_RESET = "reset"  # differs from every digest, so the next definition from the code replaces it
 
 
 class Origin(StrEnum):
@@ -41,7 +41,7 @@ class Origin(StrEnum):
 
     CODE = "code"  # declared by `@fire.recurring`
     CALL = "call"  # written by `task.recur(…)`
-    EDITED = "code, edited"  # from the code, but an operator has changed it
+    EDITED = "code, edited"  # declared in the code, then changed by an operator
     CREATED = "created here"  # created by an operator; not in the code
 
 
@@ -70,27 +70,27 @@ class RecurringRecord:
     meta_json: str | None = None
     is_paused: bool = False
     origin: str = "call"  # "call" for recur(), "code" for a declaration, "operator" for a manual change
-    code_digest: str | None = None  # digest of the code's definition that was last stored
-    is_gone: bool = False  # whether it was declared in the code but no longer is
+    code_digest: str | None = None  # digest of the last stored definition from the code
+    is_gone: bool = False  # whether the definition was declared in the code but no longer is
     created_at: int = 0
     updated_at: int = 0
     version: int = 0  # version of the definition; 0 if it is not stored yet
-    timed_at: int = 0  # when the current due times took effect; earlier ones do not count
+    timed_at: int = 0  # time when the current due times took effect; earlier due times do not count
     # The progress is written when the definition fires, and kept when it is updated.
-    next_at: int | None = None  # None if it never fires again
+    next_at: int | None = None  # None if the definition never fires again
     last_at: int | None = None  # the last due time that fired
     last_job_id: str | None = None
     dropped: int = 0  # the total number of missed due times that were dropped
     error: str | None = None  # the reason why the last firing failed
     # These fields are written only if they are not None, so that older versions can read other definitions.
-    admission_json: str | None = None  # the admission of its jobs, as stored
+    admission_json: str | None = None  # the limits and other admission rules of its jobs, as stored
     skipped: str | None = None  # the reason why the last due time did not create a job; part of the progress
     newer: str | None = None  # the stored value, if this release cannot read one of its fields
     more: str | None = None  # fields of a newer release, as JSON; kept unchanged
 
     @property
     def due_at(self) -> int | None:
-        """The time at which it fires next; None if it is paused or never fires again."""
+        """The time at which the definition fires next; None if it is paused or never fires again."""
         return None if self.is_paused else self.next_at
 
 
@@ -132,7 +132,7 @@ class RecurringJob:
 
     @property
     def meta(self) -> Mapping[str, str]:
-        """The metadata of its jobs, read-only; empty without metadata."""
+        """The read-only metadata of its jobs; empty if they have none."""
         return read_meta(self.record.meta_json)
 
     @property
@@ -154,14 +154,14 @@ class RecurringJob:
 
     @property
     def is_gone(self) -> bool:
-        """Whether it was declared in the code but no longer is."""
+        """Whether the definition was declared in the code but no longer is."""
         return self.record.is_gone
 
     @property
     def awaits_code(self) -> bool:
-        """Whether it was reset and the code's definition is not stored yet.
+        """Whether the definition was reset, and the one from the code has not been stored yet.
 
-        The code's definition is stored when the code next declares it.
+        The definition from the code is stored when the code next declares it.
         """
         return (self.record.code_digest or "").removeprefix(_OF_CALLS) == _RESET
 
@@ -172,17 +172,17 @@ class RecurringJob:
 
     @property
     def next_at(self) -> datetime | None:
-        """The next due time, or an earlier one that could not fire yet; None if it never fires again."""
+        """The next due time, or a past one that could not fire yet; None if no due time will follow."""
         return None if self.record.next_at is None else from_micros(self.record.next_at)
 
     @property
     def last_at(self) -> datetime | None:
-        """The last due time that fired."""
+        """The last due time for which the definition fired."""
         return None if self.record.last_at is None else from_micros(self.record.last_at)
 
     @property
     def limits(self) -> tuple[str, ...]:
-        """The limit keys that its jobs hold while they run, for example "tenant:7"; empty without limits."""
+        """The limit keys that its jobs use while they run, for example "tenant:7"; empty without limits."""
         admission = self._admission
         return () if admission is None else tuple(use.key for use in admission.limits)
 
@@ -195,7 +195,7 @@ class RecurringJob:
 
     @property
     def start_within(self) -> timedelta | None:
-        """The longest wait of its jobs in their queue, after which they are deleted; None if unlimited."""
+        """How long its jobs may wait in their queue before they are deleted; None if there is no limit."""
         admission = self._admission
         within = None if admission is None else admission.start_within
         return None if within is None else timedelta(microseconds=within)
@@ -207,7 +207,7 @@ class RecurringJob:
 
     @property
     def skipped(self) -> str | None:
-        """The reason why the last due time did not create a job (another job had its unique key), or None."""
+        """The reason why the last due time did not create a job (its unique key was in use), or None."""
         return self.record.skipped
 
     @property
@@ -217,12 +217,12 @@ class RecurringJob:
 
 
 def is_newer(definition: RecurringRecord) -> bool:
-    """Return whether a newer release wrote one of its fields in a form that this release cannot read."""
+    """Return whether the definition has a field from a newer release that this release cannot read."""
     return definition.newer is not None
 
 
 def newer_words(definition: RecurringRecord) -> str:
-    """Return a message with the unknown fields of a newer version's definition, and the fix."""
+    """Return a message that names the unknown fields of a newer version's definition, and the fix."""
     kept = _object("{}" if definition.newer is None else definition.newer)
     if kept is None:
         return f"The definition cannot be read: {shown(definition.newer)}. Remove it and add it again."
@@ -262,13 +262,13 @@ def digest_of(definition: RecurringRecord) -> str:
 
 
 def awaiting_code(definition: RecurringRecord) -> RecurringRecord:
-    """Return an edited definition with a mark, so that the code's next definition replaces it."""
+    """Return an edited definition, marked so that the next definition from the code replaces it."""
     is_of_calls = (definition.code_digest or "").startswith(_OF_CALLS)
     return attrs.evolve(definition, code_digest=f"{_OF_CALLS}{_RESET}" if is_of_calls else _RESET)
 
 
 def is_declared_once(definition: RecurringRecord) -> bool:
-    """Return whether a declaration in the code wrote the definition, even if it was edited since."""
+    """Return whether the definition comes from a declaration in the code, even if it was edited later."""
     if definition.origin == "code":
         return True
     digest = definition.code_digest
@@ -339,7 +339,7 @@ def put_recurring(
             expected_version=record.version if record else 0,
             due_at=wanted.due_at,
         )
-        if written is not None:  # otherwise it has fired or was changed in the meantime
+        if written is not None:  # otherwise, the definition has fired or was changed in the meantime
             return wanted
 
 
@@ -365,10 +365,10 @@ def recurring_json(recurring: RecurringRecord) -> str:
 
 
 def read_recurring(record: Record) -> RecurringRecord:
-    """Return the definition of a record; this function accepts every record.
+    """Return the definition that is stored in a record; every record is accepted.
 
     Fields that are unknown to this release are kept in `more`. If a known field cannot be read, `newer` is
-    set, in addition to all readable fields.
+    set in addition to all readable fields.
     """
     stored = _object(record.value)
     fields = {**(stored or {}), "id": record.key}

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from firelock.storage import Storage
 
 OFTEN, SELDOM, RAREST = 0.020, 0.060, 0.250  # seconds between two releases
-_PAUSE_FACTOR = 12  # the pause after a release, as a multiple of its duration
-_ENDS_PER_SECOND = 20_000  # twice what one database can do, so that no batch ends before the next release
+_PAUSE_FACTOR = 12  # the pause after a release, as a multiple of the release's duration
+_ENDS_PER_SECOND = 20_000  # twice what one database can store, so that no batch ends before its next release
 _FEW = 8  # if members of more batches than this have ended, the counts are not read
 
 
@@ -40,9 +40,9 @@ class BatchReleases:
 
     _storage: Storage
     _clock: Callable[[], float] = time.monotonic
-    _ended: set[str] = attrs.Factory(set)  # batches with members that have ended since the last release
-    _previous: set[str] = attrs.Factory(set)  # batches with members that had ended before the last release
-    _is_urgent: bool = False  # a member has not succeeded, so the others might have to be stopped
+    _ended: set[str] = attrs.Factory(set)  # batches whose members have ended since the last release
+    _previous: set[str] = attrs.Factory(set)  # batches whose members ended before the last release
+    _is_urgent: bool = False  # whether a member has not succeeded, so that others might have to be stopped
     _at: float = 0.0  # monotonic time of the last release
     _rest: float = OFTEN  # pause after the last release
     is_needed: bool = False
@@ -62,7 +62,7 @@ class BatchReleases:
     def is_due(self) -> bool:
         """Return whether a release is needed and due.
 
-        It is due immediately after the first end, and after the pause for later ends.
+        The release is due as soon as the first member has ended, and after the pause for later members.
         """
         return self.is_needed and self._clock() - self._at >= self.rest
 
@@ -76,8 +76,8 @@ class BatchReleases:
         ended, self._ended, is_urgent, self._is_urgent = self._ended, set(), self._is_urgent, False
         previous, self._previous, self.is_needed = self._previous, ended, False
         number = self._storage.release(RELEASE_LIMIT)
-        self.is_needed = number >= RELEASE_LIMIT  # there may be more
-        left, is_all = 0, number <= len(ended)  # otherwise continuations were moved as well
+        self.is_needed = number >= RELEASE_LIMIT  # there may be more continuations or batches
+        left, is_all = 0, number <= len(ended)  # if more were moved, some were continuations
         if ended and ended <= previous and len(ended) <= _FEW and is_all and not is_urgent:
             all_counts = self._storage.batch_counts(sorted(ended))
             left = min((counts.active for counts in all_counts if counts is not None), default=0)

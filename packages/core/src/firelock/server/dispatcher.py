@@ -1,7 +1,7 @@
 """The dispatcher of a worker process: one exchange settles ended jobs and claims new ones.
 
-Claims, settles and reconciliations are sent only from this thread, so there are no races between them. The
-only exception is an end within the task's own transaction, which is sent where the task runs.
+Only this thread claims, settles and reconciles jobs, so these calls never race with each other. The only
+exception is a job that ends within the task's own transaction: the thread that runs the task settles it.
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_FLUSH_WAIT = 0.010  # maximum seconds that an end waits for other ends
-_LONG_RUN = 1.0  # seconds after which a run is reconciled every second, so that it notices a delete
+_FLUSH_WAIT = 0.010  # maximum seconds that an outcome waits for others
+_LONG_RUN = 1.0  # after this many seconds, runs are reconciled every second, to notice deletions
 _OFTENEST = 1.0  # seconds between two reconciliations
-_FIRST_PAUSE, _SECOND_PAUSE, _LONGEST_PAUSE = 0.01, 0.1, 5.0  # seconds; a lost connection is soon restored
+_FIRST_PAUSE, _SECOND_PAUSE, _LONGEST_PAUSE = 0.01, 0.1, 5.0  # seconds; lost connections are soon restored
 _IDLE_HEARTBEATS = 3
-_SHOWN_AS_STARTED = 1.0  # seconds after which `started_at` is written while the job still runs
+_SHOWN_AS_STARTED = 1.0  # if a job runs longer than this many seconds, `started_at` is written
 _LONG_WAIT, _TOO_LONG_WAIT = 0.020, 0.050
-_FEW_ENDS = 10  # an exchange with up to this many ends costs little more than one without
-_MUCH_LONGER, _TIMES_LONGER = 0.020, 3  # seconds longer than such an exchange, or a multiple of its duration
-_STALL = 0.2  # seconds after a hand-back; if no worker is free by then, this is not just a short delay
-_CLOCK_SLACK = 0.0005  # seconds after a due time, so that the storage's clock has reached it as well
-_SENDER_GRACE = 2.0  # seconds for the current attempt to store a parked end
-_IMMEDIATE_CLAIMS, _CLAIM_PAUSE = 100, 0.020  # enough for about 25,000 lanes; beyond that, locks are to blame
+_FEW_ENDS = 10  # an exchange with up to this many outcomes costs little more than one with none
+_MUCH_LONGER, _TIMES_LONGER = 0.020, 3  # a slow exchange takes this many seconds or times longer
+_STALL = 0.2  # if no worker becomes free in this many seconds after a hand-back, the jobs are long
+_CLOCK_SLACK = 0.0005  # seconds to wait after a due time, so that the storage's clock has also reached it
+_SENDER_GRACE = 2.0  # seconds for which the current attempt to store a parked end may continue
+_IMMEDIATE_CLAIMS, _CLAIM_PAUSE = 100, 0.020  # enough for about 25,000 lanes; beyond that, rows are locked
 _REFUSED = (
     "Job %s was deleted, or given to another server, while it ran; dropping its end, which was refused."
 )
@@ -72,7 +72,7 @@ _IN_STORAGE = frozenset(result for result in Applied if result.is_applied)
 
 
 class DispatcherState(StrEnum):
-    """The activity of the loop in addition to settling; without a session, it never claims jobs."""
+    """What the loop does in addition to settling jobs; without a session, it never claims any."""
 
     CLAIMING = "claiming"
     QUIET = "quiet"
@@ -105,9 +105,9 @@ class Dispatcher:
     _failing_since: float = 0.0  # monotonic time; 0 if the last exchange succeeded
     _pause: float = _FIRST_PAUSE  # seconds to pause after the next error
     _reconciled_at: float = attrs.Factory(time.monotonic)
-    _next_claim_at: int | None = None  # storage's time; from then on, a claim may find more jobs
+    _next_claim_at: int | None = None  # storage time from which a claim may find more jobs
     _was_refused: bool = False  # whether the last exchange was refused
-    _empty_claims: int = 0  # consecutive claims that were repeated immediately and found nothing
+    _empty_claims: int = 0  # number of consecutive claims that found nothing and were repeated immediately
     _needs_release: bool = False  # whether continuations wait for a release
     _has_parked_too_many: bool = False  # the state that was last logged
 
@@ -119,7 +119,7 @@ class Dispatcher:
         self._thread = threading.Thread(target=self._run, name="firelock-dispatcher", daemon=True)
 
     def start(self, holder: ClaimHolder) -> None:
-        """Claim jobs for this session from now on."""
+        """Start claiming jobs for this session."""
         self._holder = holder
         self._thread.start()
 
@@ -147,7 +147,7 @@ class Dispatcher:
         self._inbox.order(change)
 
     def suspend_and_reconcile(self) -> None:
-        """Hold the waiting jobs until a reconciliation shows which jobs the session has lost.
+        """Do not start waiting jobs until a reconciliation shows which jobs the session has lost.
 
         Call this method when jobs were taken from the session.
         """
@@ -167,7 +167,7 @@ class Dispatcher:
         self._inbox.order(compare)
 
     def abandon(self, reason: str) -> None:
-        """Hand back all jobs that have not ended. If a run ends later, the storage does not store its end."""
+        """Hand back all jobs that have not ended. If a run ends later, its outcome is not stored."""
 
         def change() -> None:
             self._settler.collect()
@@ -184,12 +184,12 @@ class Dispatcher:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether no jobs are claimed, and no claim that could still return jobs is under way."""
+        """Whether no more jobs are claimed, and no claim that could return jobs is in progress."""
         return self._state is DispatcherState.QUIET
 
     @property
     def is_drained(self) -> bool:
-        """Whether no job runs or waits to run here; ends may still wait to be settled."""
+        """Whether no job runs or waits to run here; ended jobs may still wait to be settled."""
         return not self._workers.runs() and self._settler.unended <= 0
 
     @property
@@ -198,17 +198,17 @@ class Dispatcher:
         ignoring = self._workers.runs()
         if not all(run.ignores_cancellation for run in ignoring):
             return False
-        ours = sum(run.cancelled is not CancelKind.LOST for run in ignoring)  # these runs are still held
+        ours = sum(run.cancelled is not CancelKind.LOST for run in ignoring)  # the session has not lost these
         return self._settler.unended <= ours
 
     @property
     def holds_nothing(self) -> bool:
-        """Whether everything claimed has been settled."""
+        """Whether all claimed jobs have been settled."""
         return self._settler.holds_nothing
 
     @property
     def has_settled(self) -> bool:
-        """Whether the storage has settled everything claimed, except for ends whose rows are locked."""
+        """Whether the storage has settled all claimed jobs, except those whose rows are locked."""
         return self._settler.has_settled
 
     def stop(self, timeout: float) -> bool:
@@ -216,7 +216,7 @@ class Dispatcher:
         parked = self._settler.parked
         parked.stop(_SENDER_GRACE)
         self._inbox.order(lambda: self._enter(DispatcherState.STOPPED))
-        self._inbox.ran_dry()  # releases the threads that wait for it
+        self._inbox.ran_dry()  # wakes the threads that wait in `wait_until_dry`
         has_ended = have_ended([self._thread], timeout)
         parked.report_unstored()
         return has_ended
@@ -226,7 +226,7 @@ class Dispatcher:
         self._inbox.order(self._settler.parked.hurry_all)
 
     def _enter(self, state: DispatcherState) -> None:
-        if self._state is not DispatcherState.STOPPED:  # final, even if a later order requests another state
+        if self._state is not DispatcherState.STOPPED:  # final, even if another state is requested later
             self._state = state
 
     def _run(self) -> None:
@@ -238,7 +238,7 @@ class Dispatcher:
                     self._rest(error)
 
     def _rest(self, error: Exception) -> None:
-        """Wait after an error, longer with each consecutive error."""
+        """Wait after an error; the wait is longer after each consecutive error."""
         seconds, longest = self._pause, _LONGEST_PAUSE
         self._note_failing(self._failing_since or time.monotonic())
         if isinstance(error, StorageUnavailable):
@@ -262,7 +262,7 @@ class Dispatcher:
         self._pause = min(longest, max(least, self._pause * 2))
 
     def _note_failing(self, since: float) -> None:
-        """Report to the probes since when the storage has refused claims and ends; 0 if it accepts them."""
+        """Report to the probes the time since which the storage has refused calls; 0 if it accepts them."""
         self._failing_since = since
         if self._state is not DispatcherState.STOPPED:  # after a stop, the memory may be unmapped
             self._context.memory.note_failing(since)
@@ -285,13 +285,13 @@ class Dispatcher:
             self._is_reachable = True
             log.info("Storage available again after %.0f s.", self._outage.end())
             self._upkeep.contact(is_available=True)
-        if self._failing_since and (limit or reply.results):  # otherwise neither a claim nor an end was sent
+        if self._failing_since and (limit or reply.results):  # otherwise, nothing was sent
             self._note_failing(0.0)
         self._pause = _FIRST_PAUSE
         self._needs_release |= self._settler.answered(reply.results, self._batches)
         is_full = self._give_out(reply.claim, limit)
         is_stopped = self._state is DispatcherState.STOPPED
-        # Last, so that the claimed jobs are already running if this fails. Upkeep does the remaining work.
+        # This comes last, so that the claimed jobs already run if it fails. Upkeep does the remaining work.
         self._needs_release |= self._settler.check_uncertain(self._batches)
         if self._needs_release or self._batches.is_due() or (is_stopped and self._batches.is_needed):
             self._needs_release = False
@@ -310,7 +310,7 @@ class Dispatcher:
         return self._workers.room(self._ahead.ahead, self._settler.unended)
 
     def _has_too_many_parked(self) -> bool:
-        """Return whether there are too many parked ends to claim jobs; log each change."""
+        """Return whether there are too many parked ends to claim jobs; log when this changes."""
         has_too_many = len(self._settler.parked) >= PARKED_LIMIT
         if has_too_many is not self._has_parked_too_many:
             self._has_parked_too_many = has_too_many
@@ -333,9 +333,10 @@ class Dispatcher:
         self._inbox.order(answer)
 
     def _exchange(self, limit: int) -> Exchange:
-        """Send the waiting ends and claim up to `limit` jobs, in one round trip.
+        """Send the waiting outcomes and claim up to `limit` jobs, in one round trip.
 
-        If the storage refuses the exchange, only settle, so that no end is lost; the next turn claims jobs.
+        If the storage refuses the exchange, only settle jobs, so that no outcome is lost; the next exchange
+        claims jobs.
         """
         transitions, holder = self._settler.transitions(), self._holder
         if not limit or holder is None:
@@ -357,12 +358,12 @@ class Dispatcher:
         was_refused, self._was_refused = self._was_refused, reply is None
         if reply is not None:
             return reply
-        if not was_refused:  # as in `_rest`; the second consecutive refusal is caused by an end
+        if not was_refused:  # as in `_rest`; a second consecutive refusal is caused by an outcome
             self._reconciled_at = 0.0
         return Exchange(self._settler.apply(transitions), Claim([]))
 
     def _give_out(self, claim: Claim, limit: int) -> bool:
-        """Give the claimed jobs to the workers; return whether the claim got as many as it requested."""
+        """Give the claimed jobs to the workers; return whether there were as many as requested."""
         holder = self._holder
         self._next_claim_at = claim.next_claim_at
         if holder is None or not limit:  # nothing was claimed
@@ -410,7 +411,7 @@ class Dispatcher:
             self._inbox.wait_for_work(self._idle_time())
 
     def _idle_time(self) -> float:
-        """Return the longest time to wait: the poll interval, or less while jobs wait behind long jobs."""
+        """Return the longest time to wait: the poll interval, or less while jobs wait for long jobs."""
         if self._workers.has_waiting:
             return _FLUSH_WAIT
         poll = self._runtime.settings.poll
@@ -425,7 +426,7 @@ class Dispatcher:
             return min(poll, seconds + _CLOCK_SLACK)
         if not self._empty_claims:
             return 0.0
-        # The last claims were repeated without a pause and found nothing; wait now, to avoid a busy loop.
+        # The last claims were repeated without a pause and found nothing; wait, to avoid a busy loop.
         return min(poll, _CLOCK_SLACK if self._empty_claims <= _IMMEDIATE_CLAIMS else _CLAIM_PAUSE)
 
     def _hand_back_late(self) -> None:
@@ -459,21 +460,21 @@ class Dispatcher:
         since = now - self._reconciled_at
         if since < _OFTENEST or self._holder is None:
             return False
-        # Without jobs, also reconcile, but less often, because a storage may have lost an end in a failover.
+        # Reconcile even without jobs, but less often, because a failover of the storage may lose outcomes.
         if since >= self._runtime.settings.heartbeat * (1 if self._settler.held else _IDLE_HEARTBEATS):
             return True
         if self._workers.has_waiting and Feature.NOTIFY not in self._runtime.storage.features:
-            return True  # waiting jobs may be deleted without a message to this process
+            return True  # waiting jobs may be deleted without notifying this process
         return self._reconciled_at == 0.0 or any(
             (run.busy_since and now - run.busy_since > _LONG_RUN) or _is_uncertain(run)
             for run in self._workers.runs()
         )
 
     def _reconcile(self) -> None:
-        """Compare the jobs held here with those in the storage: stop lost jobs, return unknown ones.
+        """Compare the claims in this process with the stored ones; stop lost jobs, return unknown ones.
 
-        If a run has ended its own job within a transaction of the task, the job is not lost. The end is
-        counted, and the task may continue after the commit.
+        If a run has ended its own job within a transaction of the task, the job is not lost. The job is
+        counted as ended, and the task may continue after the commit.
         """
         holder = self._holder
         if holder is None:
@@ -486,14 +487,14 @@ class Dispatcher:
             self._lose_session(holder)
             return
         parked = self._settler.parked
-        parked.hurry([one.held.job_id for one in reply.lost])  # their ends are refused: see `Storage.apply`
+        parked.hurry([one.held.job_id for one in reply.lost])  # they are refused now: see `Storage.apply`
         losses = [one for one in reply.lost if parked.get(one.held.job_id) is None]
         lost = [self._settler.held.pop(one.held.job_id) for one in losses]
         running = self._drop(lost)
         completed: list[EndedRun] = []
         for one, claimed in zip(losses, lost, strict=True):
             run = running.get(claimed.job.id)
-            if run is None:  # the refusal of an end tells the storage that no run is left here
+            if run is None:  # the refused transition shows the storage that the job does not run here
                 self._settler.hand_back(claimed.job, claimed.holder, "lost before it started")
             elif (completion := _completion_of(run, one)) is not None:
                 completed.append(completed_end(run.job, completion))
@@ -508,18 +509,18 @@ class Dispatcher:
 
 
 def _is_uncertain(run: Run) -> bool:
-    """Return whether the run may have ended the job within its own transaction, and this was not checked."""
+    """Return whether the run may have ended the job in its own transaction and this was not checked yet."""
     completion = run.completion
     return completion is not None and completion.is_due and not completion.is_counted
 
 
 def _completion_of(run: Run, lost: LostClaim) -> Completion | None:
-    """Return the success with which the run itself has ended the lost job; None if others took the job.
+    """Return the success that the run itself has stored for the lost job; None if others took the job.
 
     The server of the run was notified of the success before its transaction could commit. Therefore, if a job
-    is final, has the run's fence and has no tail, that transaction ended it. A job that an operator takes out
-    of processing has a tail. A job that no longer exists has been pruned since then, which only happens to
-    final jobs.
+    is final, has the run's fence and has no tail, that transaction ended it. A running job that an operator
+    deletes or requeues has a tail. A job that no longer exists was pruned in the meantime, which only happens
+    to final jobs.
     """
     completion = run.completion
     is_of_run = run.job.fence == lost.held.fence
@@ -528,25 +529,25 @@ def _completion_of(run: Run, lost: LostClaim) -> Completion | None:
 
 @attrs.define
 class ClaimAhead:
-    """The number of jobs that may wait here without a free worker; 0 at first, then adjusted to the waits.
+    """The number of jobs that may wait here for a free worker: 0 at first, then adjusted to their waits.
 
-    The number is reduced while it makes exchanges long. An end waits for the current exchange and then for
-    its own, and if the process is killed in the meantime, the job runs again.
+    The number is reduced as long as exchanges take too long because of it. The outcome of a job waits for the
+    current exchange and then for its own. If the process is killed during this time, the job runs again.
 
-    After a hand-back, it is 0 until a worker is free. Otherwise the exchange that hands jobs back would claim
-    them again.
+    After a hand-back, the number is 0 until a worker is free. Otherwise, the exchange that hands jobs back
+    would claim them again.
     """
 
     limit: int  # the maximum number of jobs
     _clock: Callable[[], float] = time.monotonic
     _ahead: float = 0.0
-    _stalled_at: float | None = None  # time of a hand-back since which no worker has been free
-    _short: float | None = None  # average seconds of an exchange with few ends
+    _stalled_at: float | None = None  # time of the last hand-back, if no worker has been free since
+    _short: float | None = None  # average duration, in seconds, of an exchange with few outcomes
     _is_long: bool = False  # whether the last exchange took much longer than the average
 
     @property
     def ahead(self) -> int:
-        """The number of jobs to hold in addition to the jobs that the workers run."""
+        """The number of jobs to claim in addition to the jobs that the workers run."""
         return int(self._ahead) if self._stalled_at is None else 0
 
     @property
@@ -555,7 +556,7 @@ class ClaimAhead:
         return self._stalled_at is not None
 
     def go_on(self) -> None:
-        """Note that a worker is free again. If that took a long time, the jobs are long; claim none ahead."""
+        """Record that a worker is free again. If this took long, the jobs are long, so claim none ahead."""
         if self._stalled_at is not None and self._clock() - self._stalled_at > _STALL:
             self._ahead = 0.0
         self._stalled_at = None
@@ -566,7 +567,7 @@ class ClaimAhead:
             self._ahead = min(self.limit, self._ahead * 1.05 + 1)
 
     def exchanged(self, ends: int, seconds: float) -> None:
-        """Note an exchange that stored this many ends; claim fewer jobs ahead if they made it long."""
+        """Record an exchange that stored this many outcomes; if it was slow, claim fewer jobs ahead."""
         if self._short is None or seconds < self._short:
             self._short = seconds
         elif ends <= _FEW_ENDS:
@@ -577,7 +578,7 @@ class ClaimAhead:
             self._ahead *= 0.9
 
     def observe(self, oldest_wait: float) -> bool:
-        """Note the longest wait here, in seconds; return True if all waiting jobs should be handed back."""
+        """Record the longest wait, in seconds; return whether all waiting jobs should be handed back."""
         if oldest_wait > _TOO_LONG_WAIT:
             self._ahead /= 2
             self._stalled_at = self._clock()
@@ -589,9 +590,10 @@ class ClaimAhead:
 
 @attrs.define(eq=False)
 class _Settler:
-    """The ends that are sent until the storage has returned a result for each.
+    """The outcomes of jobs, each of which is sent until the storage has accepted or refused it.
 
-    The result may be that the session no longer holds the job. Only the dispatcher's thread uses it.
+    An outcome is refused if the job no longer belongs to the session. Only the dispatcher's thread uses this
+    object.
     """
 
     _runtime: Runtime
@@ -600,7 +602,7 @@ class _Settler:
     _answer_parked: Callable[[ParkedEnd, Applied], None]  # called in the sender's thread
     _unsent: list[EndedRun] = attrs.Factory(list)
     _back: list[EndedRun] = attrs.Factory(list)  # hand-backs of jobs that never started
-    _uncertain: list[EndedRun] = attrs.Factory(list)  # refused ends of jobs that may have ended before
+    _uncertain: list[EndedRun] = attrs.Factory(list)  # refused outcomes of jobs that may have ended before
     held: dict[str, ClaimedRun] = attrs.Factory(dict)
     parked: ParkedEnds = attrs.field(init=False)
 
@@ -608,23 +610,23 @@ class _Settler:
         self.parked = ParkedEnds(self.apply, self._block_key, self._answer_parked)
 
     def collect(self) -> None:
-        """Collect the ends from the workers, to be sent."""
+        """Collect the outcomes from the workers, so that they are sent."""
         ended = self._context.inbox.ended
         while ended:
             self.add_end(ended.popleft())
 
     def add_end(self, ended: EndedRun) -> None:
-        """Add an end to be sent."""
+        """Add an outcome that must be sent."""
         self._unsent.append(ended)
 
     def hand_back(self, job: ClaimedJob, holder: ClaimHolder, reason: str) -> None:
-        """Return a job that never started to its place in the queue, with the next exchange."""
+        """Let the next exchange return a job that never started to its place in the queue."""
         at = self._runtime.clock.now()
         back = lifecycle.handed_back(job, holder, at=at, started_at=None, reason=reason)
         self._back.append(EndedRun(job, back))
 
     def drop_all(self) -> None:
-        """Drop everything after a session was lost: it holds no jobs, and hand-backs are not needed."""
+        """Drop everything, because the session was lost: it has no jobs, and hand-backs are not needed."""
         for claimed in self.held.values():
             claimed.is_dropped = True
         self.held.clear()
@@ -633,17 +635,17 @@ class _Settler:
 
     @property
     def unended(self) -> int:
-        """The number of held jobs that have not ended."""
+        """The number of claimed jobs that have not ended."""
         return len(self.held) - len(self._unsent) - len(self._context.inbox.ended) - self.parked.ended
 
     def unended_runs(self) -> list[ClaimedRun]:
-        """Return the held jobs that have not ended, according to the collected ends."""
+        """Return the claimed jobs for which no outcome has been collected."""
         ended = {(end.job.id, end.job.fence) for end in self._unsent}
         ended |= {(one.end.job.id, one.end.job.fence) for one in self.parked.all()}
         return [each for each in self.held.values() if (each.job.id, each.job.fence) not in ended]
 
     def beliefs(self, runs: Sequence[Run]) -> list[HeldClaim]:
-        """Return the held jobs for a reconciliation, with the start times of long runs if not stored yet."""
+        """Return the claimed jobs for a reconciliation, with start times of long runs that are not stored."""
         long_ago = time.monotonic() - _SHOWN_AS_STARTED
         starts = {run.job.id: run.started_at for run in runs if run.started and run.started < long_ago}
         held = [
@@ -654,7 +656,7 @@ class _Settler:
         return held + [HeldClaim(job.id, job.fence) for job in backs if job.id not in self.held]
 
     def note_starts(self, beliefs: Sequence[HeldClaim], busy: Collection[str]) -> None:
-        """Note that these start times are stored, except for busy jobs, so that each is written only once."""
+        """Record that these start times are stored, except for busy jobs, so that each is written once."""
         for one in beliefs:
             claimed = self.held.get(one.job_id)
             if claimed is None or one.started_at is None or one.job_id in busy:
@@ -669,20 +671,20 @@ class _Settler:
 
     @property
     def holds_nothing(self) -> bool:
-        """Whether everything claimed has been settled."""
+        """Whether all claimed jobs have been settled."""
         return self.has_settled and not self.parked
 
     @property
     def has_settled(self) -> bool:
-        """Whether everything claimed has been settled, except for parked ends."""
+        """Whether all claimed jobs have been settled, except for parked ends."""
         waits = self._unsent or self._context.inbox.ended or self._back or self._uncertain
         return not waits and len(self.held) <= self.parked.ended
 
     def _block_keys(self) -> None:
-        """Block each limit key that an end names once; park the ends whose key is locked.
+        """Block the limit keys that outcomes name, each of them once; park outcomes whose key is locked.
 
-        Keys are blocked before the ends are stored, because the next job can start as soon as an end is
-        stored.
+        Keys are blocked before the outcomes are stored, because the next job can start as soon as an outcome
+        is stored.
         """
         untils: dict[str, int] = {}
         for key, until in filter(None, (end.blocks for end in self._unsent)):
@@ -698,7 +700,7 @@ class _Settler:
                 self.parked.park(end)
 
     def _block_key(self, end: EndedRun) -> bool:
-        """Block the limit key that an end names; return False if another transaction has locked the key."""
+        """Block the limit key that the outcome names; return False if another transaction has locked it."""
         return end.blocks is None or self._block(*end.blocks)
 
     def _block(self, key: str, until: int) -> bool:
@@ -711,7 +713,7 @@ class _Settler:
             return True
 
     def transitions(self) -> list[Transition]:
-        """Store log lines and block keys, then return the transitions to send, ends first."""
+        """Store log lines and block keys; return the transitions to send, with hand-backs last."""
         if any(end.blocks is not None for end in self._unsent):
             self._block_keys()
         transitions = [ended.transition for ended in self._unsent]
@@ -721,7 +723,7 @@ class _Settler:
         return transitions
 
     def apply(self, transitions: list[Transition]) -> list[Applied]:
-        """Settle the ends; if they are refused, settle each one alone, so that a bad end affects no other."""
+        """Settle jobs; if the storage refuses this, settle each alone, so that a bad one affects no other."""
         try:
             return self._runtime.storage.apply(transitions)
         except StorageUnavailable:
@@ -732,7 +734,7 @@ class _Settler:
             return self._apply_poisoned(transitions[0], error)
 
     def _apply_poisoned(self, transition: Transition, error: StorageError) -> list[Applied]:
-        """Settle a job as failed, with the storage's message, because the storage rejected its end."""
+        """Settle a job as failed, with the storage's message, because the storage rejected its outcome."""
         log.error("The outcome of job %s cannot be stored: %s", transition.job_id, error)
         if transition.session is None or transition.fence is None:
             return [Applied.REFUSED]
@@ -754,10 +756,10 @@ class _Settler:
             return [Applied.REFUSED]
 
     def answered(self, results: Sequence[Applied], batches: BatchReleases) -> bool:
-        """Remove the ends that have a result; return whether continuations must be released.
+        """Remove the outcomes that were accepted or refused; return whether to release continuations.
 
-        Also report to `batches` the batches with members that have ended, or that were deleted earlier and
-        have now stopped.
+        Also report to `batches` the batches whose members have ended, or were deleted earlier and have now
+        stopped.
         """
         ended, self._unsent = self._unsent, []
         back, self._back = self._back, []
@@ -775,10 +777,10 @@ class _Settler:
         return self._handle_results(ended, back, results, batches)
 
     def _send_again(self, end: EndedRun, *, is_hand_back: bool) -> None:
-        """Send a busy end again with the next exchange; if it is still busy then, park it.
+        """Send a busy outcome again with the next exchange; if its row is still busy, park the outcome.
 
-        On PostgreSQL, a claim of another process may lock a row for some milliseconds because it has just
-        read it as enqueued, although this process had claimed it.
+        On PostgreSQL, another process's claim may lock a row for some milliseconds. This happens if it read
+        the row as enqueued shortly before this process claimed the job.
         """
         if end.was_busy:
             self.parked.park(end, is_hand_back=is_hand_back)
@@ -788,11 +790,11 @@ class _Settler:
 
     @property
     def has_busy(self) -> bool:
-        """Whether busy ends wait to be sent again; called between two exchanges."""
+        """Whether busy outcomes wait to be sent again; called between two exchanges."""
         return bool(self._unsent)
 
     def answered_parked(self, parked: ParkedEnd, result: Applied, batches: BatchReleases) -> bool:
-        """Handle the result for a parked end; return the same as `answered`."""
+        """Handle the storage's result for a parked end; return the same as `answered`."""
         self.parked.remove(parked)
         ended, back = ([], [parked.end]) if parked.is_hand_back else ([parked.end], [])
         return self._handle_results(ended, back, [result], batches)
@@ -800,7 +802,7 @@ class _Settler:
     def _handle_results(
         self, ended: list[EndedRun], back: list[EndedRun], results: Sequence[Applied], batches: BatchReleases
     ) -> bool:
-        """Handle the results for ends, then for hand-backs; return the same as `answered`."""
+        """Handle the storage's results, with those of hand-backs last; return the same as `answered`."""
         if Applied.REFUSED in results:
             _notify_stopped([*ended, *back], results, batches)
         if not ended:
@@ -821,7 +823,7 @@ class _Settler:
                     completion.is_counted = True
                     accepted.append(completed_end(end.job, completion))
                     continue
-            if result in _IN_STORAGE:  # if the task had its own transaction, it was rolled back
+            if result in _IN_STORAGE:  # if the task had its own transaction, this was rolled back
                 accepted.append(end)
                 if end.log_failure is not None:
                     end.log_failure()
@@ -838,7 +840,7 @@ class _Settler:
         return self._notify_batches(releasing + _freeing(accepted), batches)
 
     def completed(self, ends: list[EndedRun], batches: BatchReleases) -> bool:
-        """Count ends that the tasks' own transactions have stored; return the same as `answered`."""
+        """Count jobs that ended in their tasks' own transactions; return the same as `answered`."""
         for end in ends:
             if end.completion is not None:
                 end.completion.is_counted = end.completion.is_stored = True
@@ -846,9 +848,9 @@ class _Settler:
         return self._notify_batches(_freeing(ends), batches)
 
     def check_uncertain(self, batches: BatchReleases) -> bool:
-        """Check refused ends, and count those whose jobs had ended before; return the same as `answered`.
+        """Check refused outcomes, and count those whose jobs had ended before; return as `answered` does.
 
-        They are kept until the storage is available.
+        The outcomes are kept until the storage is available.
         """
         if not self._uncertain:
             return False
@@ -877,7 +879,7 @@ class _Settler:
         return self.completed(completed, batches) if completed else False
 
     def _count(self, accepted: Sequence[EndedRun]) -> None:
-        """Count the ends that are stored, and report them to plugins."""
+        """Count the stored outcomes, and report them to plugins."""
         self._upkeep.ended += len(accepted)
         self._upkeep.metrics.add(
             (end.job, outcome, end.transition.at, end.duration)
@@ -890,7 +892,7 @@ class _Settler:
 
     @staticmethod
     def _notify_batches(releasing: Sequence[EndedRun], batches: BatchReleases) -> bool:
-        """Report the batches of these ends to `batches`; return whether continuations must be released."""
+        """Report the batches of these jobs to `batches`; return whether continuations must be released."""
         if not releasing:
             return False
         texts = {end.job.relations_json for end in releasing}
@@ -903,7 +905,7 @@ class _Settler:
 
 
 def _freeing(accepted: Iterable[EndedRun]) -> list[EndedRun]:
-    """Return the ends stored by tasks' own transactions for which continuations or a batch wait."""
+    """Return the jobs that ended in their tasks' own transactions and for which other jobs wait."""
     return [
         end
         for end in accepted
@@ -912,10 +914,10 @@ def _freeing(accepted: Iterable[EndedRun]) -> list[EndedRun]:
 
 
 def _notify_stopped(sent: Sequence[EndedRun], results: Sequence[Applied], batches: BatchReleases) -> None:
-    """Report the batches of jobs whose end was refused to `batches`.
+    """Report the batches of jobs whose outcome was refused to `batches`.
 
-    Most likely, such a job was deleted while this server held it. Its batch may have waited until it stopped,
-    which it has now: see `Storage.apply`.
+    Most likely, such a job was deleted while this server ran it. Its batch may have waited until the job
+    stopped, which has now happened: see `Storage.apply`.
     """
     refused = zip(sent, results, strict=False)
     texts = {one.job.relations_json for one, result in refused if result is Applied.REFUSED}
@@ -924,7 +926,7 @@ def _notify_stopped(sent: Sequence[EndedRun], results: Sequence[Applied], batche
 
 
 def _outcome(transition: Transition) -> str | None:
-    """Return the name under which an end is counted; None if it is not an end, such as a hand-back."""
+    """Return the name under which a transition is counted; None if it does not end an attempt."""
     to = transition.to
     if to is State.SUCCEEDED:
         return "succeeded"

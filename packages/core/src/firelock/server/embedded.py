@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_BEGIN_AGAIN = 1.0  # seconds between two attempts to begin a session
+_BEGIN_AGAIN = 1.0  # seconds between two attempts to create a session
 
 
 class EmbeddedServer:
@@ -91,7 +91,7 @@ class EmbeddedServer:
         self._stop_requested = threading.Event()
 
     def start(self) -> Self:
-        """Claim and run jobs from now on.
+        """Start claiming and running jobs.
 
         Raises:
             ConfigurationError: If the app has no tasks, or the server is already running.
@@ -112,7 +112,7 @@ class EmbeddedServer:
         except BaseException:
             self._end_probes()
             raise
-        if self._stop_requested.is_set():  # requested while it started
+        if self._stop_requested.is_set():  # a stop was requested during the start
             self.stop()
         return self
 
@@ -128,7 +128,7 @@ class EmbeddedServer:
             self._probes = None
 
     def status(self) -> ServerStatus:
-        """Return the current status of the server, from memory; thread-safe."""
+        """Return the current status of the server from memory. Thread-safe."""
         settings, running = self._app.runtime.settings, self._running
         status = ServerStatus(
             name=self.name, mode="running", processes=(ProcessStatus(place=0),),
@@ -141,7 +141,9 @@ class EmbeddedServer:
         threading.Thread(target=self.stop, name="firelock-stop").start()
 
     def stop(self, *, grace: float | None = None) -> None:
-        """Let jobs end within the grace period, hand the rest back, and stop; a second call does nothing.
+        """Wait for jobs until the grace period ends, hand back unfinished jobs, and stop.
+
+        A second call does nothing.
 
         Raises:
             ConfigurationError: If the server runs jobs on the event loop that this call would block.
@@ -169,7 +171,7 @@ class EmbeddedServer:
         return self._running is not None
 
     def run(self) -> None:
-        """Serve until SIGINT or SIGTERM; a second signal hurries the stop.
+        """Run the server until SIGINT or SIGTERM; after a second signal, it stops without waiting for jobs.
 
         Raises:
             ConfigurationError: If this is not the main thread; otherwise as for `start`.
@@ -199,7 +201,7 @@ class EmbeddedServer:
 
     def __enter__(self) -> Self:
         """Start the server."""
-        self._refuse_on_loop()  # now, because an error at the end of the block would leave it running
+        self._refuse_on_loop()  # checked here, because an error in `__exit__` would leave the server running
         return self.start()
 
     def __exit__(self, *_: object) -> None:
@@ -217,7 +219,7 @@ class EmbeddedServer:
 
 @attrs.define(eq=False, slots=False)
 class _RunningServer:
-    """One run of a server, from its start to its end."""
+    """A running server, from its start to its stop."""
 
     _app: ServedApp
     _server: ServerInfo
@@ -240,7 +242,7 @@ class _RunningServer:
             runtime.storage, runtime.settings, server, on_lost=self._replace_in_thread, on_order=self._obey,
             clocks=clocks,
         )  # fmt: skip
-        with ExitStack() as undo:  # ends the started parts if a later part fails to start
+        with ExitStack() as undo:  # stops the started parts if a later part fails to start
             undo.callback(self._memory.close)
             store_declared(app)
             self._app.runtime.plugins.worker_process_started(server)
@@ -267,10 +269,10 @@ class _RunningServer:
         return self._sessions.begin(self._memory, pid=self._server.pid, workers=self._server.workers)
 
     def status(self, status: ServerStatus) -> ServerStatus:
-        """Return the status with the data of the running server."""
+        """Return the status, completed with data of the running server."""
         now, sessions = time.monotonic(), self._sessions
         process = ProcessStatus(place=0, has_begun=True)
-        with suppress(ValueError):  # it has just ended
+        with suppress(ValueError):  # the server has just stopped
             age = now - self._started_at
             alive = attrs.evolve(process, pid=self._server.pid, age=age, waited=age, has_session=True)
             process = reported(alive, self._memory)
@@ -281,7 +283,7 @@ class _RunningServer:
         )  # fmt: skip
 
     def _replace_in_thread(self, lost: str) -> None:
-        """Begin another session, in a separate thread, because the caller must not wait for the storage."""
+        """Create another session in a separate thread, because the caller must not wait for the storage."""
         threading.Thread(target=self._replace, args=(lost,), name="firelock-session", daemon=True).start()
 
     def _replace(self, lost: str) -> None:
@@ -316,18 +318,18 @@ class _RunningServer:
             self._sessions.mark("quiet" if order == "quiet" else "running")
 
     def hurry(self) -> None:
-        """Let the stop continue without waiting for jobs."""
+        """Stop waiting for jobs while the server stops."""
         self._process.hurry()
 
     def end(self, grace: float) -> None:
-        """Let running jobs end within the grace period, hand the rest back, and end the session."""
+        """Wait for jobs until the grace period ends, hand back unfinished jobs, and end the session."""
         self._ending.set()
         self._sessions.mark("stopping")
         stuck = self._process.stop(grace)
         with self._renewing:
             self._sessions.stop()
         self._end_session()
-        if not stuck:  # jobs that still run write to it
+        if not stuck:  # running jobs still write to this memory
             self._memory.close()
         self._app.runtime.plugins.server_stopped(self._server)
         self._app.runtime.plugins.worker_process_stopped(self._server)
@@ -369,8 +371,8 @@ def _open_loop(loop: object) -> asyncio.AbstractEventLoop | None:
 def locate_app(app: ServedApp) -> str | None:
     """Return a string with which another process can find this app; None if it is not a global variable.
 
-    The module that created the app comes first, and then any other module. The program that runs here comes
-    last, because importing it runs its top level again.
+    The module that created the app is tried first, then all others. The running program is tried last,
+    because importing it runs its top-level code again.
     """
     found = _places_of(app)
     if not found and app.holder is not None:
@@ -386,7 +388,7 @@ def locate_app(app: ServedApp) -> str | None:
 
 
 def _places_of(wanted: object) -> list[tuple[str, str]]:
-    """Return each module and global name that refers to the object."""
+    """Return each pair of a module and a global name that refers to the object."""
     return [
         (name, attribute)
         for name, module in list(sys.modules.items())
@@ -396,7 +398,7 @@ def _places_of(wanted: object) -> list[tuple[str, str]]:
 
 
 def locate_tasks(tasks: Registry) -> tuple[str, ...]:
-    """Return the modules of the app's tasks that another process can import by name, each once."""
+    """Return the modules of the app's tasks that another process can import by name, without repetition."""
     names = dict.fromkeys(info.function.__module__ for info in tasks.runnable())
     return tuple(
         name

@@ -23,7 +23,7 @@ _EQUAL_LIMIT = 3  # number of frames shown for a recursion, as in Python's own t
 _VARYING = re.compile(r"0x[0-9a-fA-F]+|\d+|'[^']{0,200}'|\"[^\"]{0,200}\"")
 _OWN_MARK, _PLAIN_MARK = "→ ", "  "
 
-# Both the original and the resolved paths, because a frame contains the path by which its module was found.
+# Both original and resolved paths are needed: a frame contains the path under which its module was found.
 _FOREIGN = tuple(
     f"{place}/"
     for path in (
@@ -36,7 +36,7 @@ _INSTALLED = ("/site-packages/", "/dist-packages/")
 
 
 def describe_failure(error: BaseException) -> ErrorInfo:
-    """Return the failure as it is stored: message up to 1,000 characters, traceback up to 16 KiB.
+    """Return the stored form of a failure: a message of up to 1,000 characters, a traceback of up to 16 KiB.
 
     Lines of application frames, which are in neither a library nor Firelock, begin with "→ ". Chained
     exceptions come first, at most 10. Equal frames are folded, and the middle of deep stacks is omitted. This
@@ -53,7 +53,7 @@ def describe_failure(error: BaseException) -> ErrorInfo:
 
 
 def failure_of_text(kind: str, message: str) -> ErrorInfo:
-    """Return a failure without an exception, such as the death of a process."""
+    """Return a failure that was not caused by an exception, such as the death of a process."""
     return ErrorInfo(kind, shorten(message, _MESSAGE_LIMIT), _fingerprint(kind, message, ""), None)
 
 
@@ -124,6 +124,6 @@ def _own_top(trace: traceback.TracebackException) -> str:
 
 
 def _fingerprint(kind: str, message: str, place: str) -> str:
-    """Return the hash that failures of one kind at one place share; it ignores numbers and quoted strings."""
+    """Return a hash that is equal for failures of one kind at one place; numbers and quotes do not count."""
     normal = _VARYING.sub("#", message)[:200]
     return hashlib.sha256(f"{kind}\x1f{normal}\x1f{place}".encode()).hexdigest()[:16]

@@ -1,16 +1,16 @@
 """Job counters of a process by queue and task, in memory that outlives the process if a server provides it.
 
-A worker process counts in memory that its supervisor reads, and a later worker process continues there.
-Therefore no counter decreases when a worker process dies. Only one process writes at a time, because no two
-worker processes share such memory; any number of processes can read. A row is written as a single copy of
-numbers that only grow. Even if the process dies during a write, each number has either its old or its new
-value.
+A worker process counts in memory that its supervisor reads. When the process dies, its successor continues
+these counts, so no counter decreases. Only one process writes at a time, because no two worker processes
+share such memory; any number of processes can read it. A row is written as a single copy of numbers that only
+grow. Even if the process dies during a write, each number has either its old or its new value.
 
-The multiprocess mode of prometheus-client was rejected: it requires a writable folder and an environment
-variable before its first import, and keeps files of every process that has ever existed.
+The multiprocess mode of prometheus-client was rejected: it requires a writable folder, needs an environment
+variable before its first import, and keeps files for every process that has ever existed.
 
-Layout, little-endian: number of the layout · bytes used · then the rows: length of the key · the key, which
-is queue and task with a zero byte between, padded to a multiple of eight bytes · the numbers as doubles.
+The layout is little-endian: layout number · number of bytes used · rows. Each row consists of: length of the
+key · key · numbers as doubles. A key is a queue and a task, separated by a zero byte and padded to a multiple
+of eight bytes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ OTHER = "other"
 
 _ENDS = (State.SUCCEEDED, State.FAILED, State.DELETED)
 _CREATED, _RETRIES, _CRASHES, _FINISHED = 0, 1, 2, 3
-_DURATION = _FINISHED + len(_ENDS)  # start of the buckets, the bucket above them, and the sum
+_DURATION = _FINISHED + len(_ENDS)  # offset of the buckets, the overflow bucket and the sum
 _WAIT = _DURATION + len(DURATIONS) + 2
 _WIDTH = _WAIT + len(DURATIONS) + 2
 _ROW = struct.Struct(f"<{_WIDTH}d")
@@ -59,7 +59,7 @@ _MICROS = 1_000_000
 
 @attrs.frozen
 class EndedAttempt:
-    """The parts of an attempt's end that are counted."""
+    """The counted properties of an ended attempt."""
 
     outcome: State | None  # the final state of the job; None if it runs again
     is_retried: bool
@@ -69,7 +69,7 @@ class EndedAttempt:
 
     @classmethod
     def of(cls, settled: Settled) -> Self | None:
-        """Return the counted parts; None if the job was handed back or put off, or waits."""
+        """Return the counted properties; None if the job was handed back or postponed, or waits."""
         job, transition = settled.job, settled.transition
         outcome = transition.to if transition.to in _ENDS else None
         is_retried = outcome is None and transition.retries is not None
@@ -82,7 +82,7 @@ class EndedAttempt:
 
 
 class TaskLabels:
-    """The queue and task under which attempts are counted: their own, or shared labels beyond the limit."""
+    """The queue and task under which attempts are counted: their own, or shared ones above the limit."""
 
     def __init__(self, known: Iterable[tuple[str, str]] = ()) -> None:
         self._known = set(known)
@@ -114,14 +114,14 @@ class JobCounters:
     """Job counters. Thread-safe.
 
     Args:
-        memory: all zeros, or the counts of an earlier process in the same place; it is written to.
+        memory: the memory to write to: all zeros, or the counts of an earlier process in the same place.
     """
 
     def __init__(self, memory: mmap.mmap | bytearray) -> None:
         self._memory = memory
         self._lock = threading.Lock()
         layout, used = _HEAD.unpack_from(memory)
-        if layout != _LAYOUT:  # new, or of another version of Firelock, whose rows cannot be read here
+        if layout != _LAYOUT:  # new memory, or rows of another version of Firelock, which cannot be read
             memory[:] = bytes(len(memory))
             used = _HEAD.size
             memory[: _HEAD.size] = _HEAD.pack(_LAYOUT, used)
@@ -136,14 +136,14 @@ class JobCounters:
 
     @classmethod
     def shared(cls, descriptor: int) -> Self:
-        """Return counters in the memory of a descriptor, whose size is 0 until a process counts in it.
+        """Return counters in the memory of a descriptor; its size is 0 until a process uses it.
 
         Raises:
             OSError: If there is not enough memory.
         """
         if os.fstat(descriptor).st_size < _SIZE:
             os.ftruncate(descriptor, _SIZE)
-            if hasattr(os, "posix_fallocate"):  # reserve it, so a later write cannot run out of it
+            if hasattr(os, "posix_fallocate"):  # reserve memory, so that later writes cannot fail
                 os.posix_fallocate(descriptor, 0, _SIZE)
         return cls(mmap.mmap(descriptor, _SIZE))
 
@@ -162,7 +162,7 @@ class JobCounters:
             self._write(rows)
 
     def count_settled(self, settled: Iterable[Settled]) -> None:
-        """Count ended attempts. Jobs that were handed back, put off or wait are not counted."""
+        """Count ended attempts. Jobs that were handed back or postponed, or that wait, are not counted."""
         with self._lock:
             rows = []
             for each in settled:
@@ -187,13 +187,13 @@ class JobCounters:
         self._memory[start : start + len(name)] = name
         place = start + _filled(len(name))
         self._used = place + _ROW.size
-        self._memory[: _HEAD.size] = _HEAD.pack(_LAYOUT, self._used)  # last, because it makes the row visible
+        self._memory[: _HEAD.size] = _HEAD.pack(_LAYOUT, self._used)  # last: makes the row visible
         row = self._rows[key] = _CounterRow(place, [0.0] * _WIDTH)
         return row
 
     def _write(self, rows: Sequence[_CounterRow]) -> None:
         for row in {id(row): row for row in rows}.values():
-            # One copy of all numbers: `pack_into` would write zeros first, which the supervisor could read.
+            # Copy all numbers in one step: `pack_into` would write zeros first, and others could read them.
             self._memory[row.place : row.place + _ROW.size] = _ROW.pack(*row.numbers)
 
     # ---- reading -----------------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ def _observe(numbers: list[float], place: int, seconds: float) -> None:
 
 
 def read_counters(descriptor: int) -> Counted:
-    """Return the counts in the memory of a descriptor; empty if no process counts in it."""
+    """Return the counts in the memory of a descriptor; empty if no process has used it."""
     if os.fstat(descriptor).st_size < _SIZE:
         return {}
     with mmap.mmap(descriptor, _SIZE, prot=mmap.PROT_READ) as memory:
@@ -292,10 +292,10 @@ def job_families(counted: Counted) -> list[MetricFamily]:
 
 @attrs.define(eq=False)
 class _ProcessCounters:
-    """The counters of this process, created at the first use."""
+    """The counters of this process, created when they are first used."""
 
     descriptor: int | None = None  # the descriptor of the memory that a supervisor provided
-    is_read_by_others: bool = False  # if so, no registry of this process needs to show them
+    is_read_by_others: bool = False  # if True, no registry of this process needs to show the counters
     counters: JobCounters | None = None
     lock: threading.Lock = attrs.Factory(threading.Lock)
 
@@ -311,7 +311,7 @@ class _ProcessCounters:
             return self.counters
 
     def forget_parent(self) -> None:
-        """Count separately in a forked copy of the process, so two writers do not overwrite each other."""
+        """Count separately in a forked copy of this process, so that it does not overwrite these counts."""
         self.descriptor, self.is_read_by_others, self.counters = None, False, None
         self.lock = threading.Lock()
 
@@ -333,9 +333,9 @@ def counted_here() -> Counted:
 
 
 def count_in(descriptor: int | None) -> None:
-    """In a process of a server, count in the memory from its supervisor.
+    """Count in memory provided by the supervisor; called in processes of a server.
 
-    With None, nothing reads the counts.
+    None means that no other process reads the counts.
     """
     _of_this_process.descriptor = descriptor
     _of_this_process.is_read_by_others = True
@@ -357,7 +357,7 @@ class JobCounting:
 
 
 def count_jobs(*, is_wanted: bool) -> None:
-    """Count the jobs of this server process if this is requested, or as soon as an app sets a probe port."""
+    """Count the jobs of this server process if `is_wanted`, otherwise when an app with a probe port loads."""
     if is_wanted:
         count_all_jobs()
     else:
@@ -365,8 +365,8 @@ def count_jobs(*, is_wanted: bool) -> None:
 
 
 def count_all_jobs() -> None:
-    """Count the jobs of every app that this process creates from now on, regardless of its plugins."""
-    process_counters()  # created now, so that the supervisor shows that jobs are counted
+    """Count the jobs of every app that this process creates later, regardless of the app's plugins."""
+    process_counters()  # creates them now, so that the supervisor shows that jobs are counted
     of_process["counters"] = JobCounting()
 
 
@@ -376,5 +376,5 @@ def counts_all_jobs() -> bool:
 
 
 def is_read_by_others() -> bool:
-    """Return whether this is a process of a server, whose counters its supervisor shows."""
+    """Return whether this is a process of a server whose supervisor shows the counters."""
     return _of_this_process.is_read_by_others

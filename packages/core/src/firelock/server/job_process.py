@@ -1,11 +1,11 @@
 """A job process, for `executor="process"` and for a job that is suspected of killing its process.
 
 The process imports the app by the name with which its server was started, and reports that it is ready, or
-why it is not. It receives one job after another as a line of JSON, and replies to each with its log lines and
-its transition. If a job ends within a transaction of its task, this is reported before the transaction can
-commit, and the process waits until its server has noted it. If the process dies, exactly one job is the
-cause, or none if it dies before it is ready. If its server dies, the process ends with all programs that it
-started, even in the middle of a job: see `process_groups`.
+why it is not. It receives one job after another as a line of JSON, and replies to each with the job's log
+lines and its transition. If a job ends within a transaction of its task, the process reports this before the
+transaction can commit, and waits until its server has recorded it. If the process dies, at most one job can
+be the cause; if it dies before it is ready, none can. If its server dies, the process and all programs that
+it started end, even in the middle of a job: see `process_groups`.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NOTED = b"noted\n"  # the server's reply to a completion: the only line that it sends while a job runs
-_ORDERLY_END = 2.0  # seconds for an idle process to end
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.05  # seconds between two checks whether it has ended
-_MEANWHILE = frozenset({"log", "progress", "completed"})  # messages of a process while its job runs
+_ORDERLY_END = 2.0  # seconds within which an idle process must end
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.05  # seconds between two checks whether the process has ended
+_MEANWHILE = frozenset({"log", "progress", "completed"})  # messages that a process sends while its job runs
 
 
 @attrs.frozen
@@ -73,11 +73,11 @@ class JobProcessSpec:
     app_spec: str  # the name of the app
     server: ServerInfo  # the server, as passed to hooks
     storage: str | None = None  # a URL that replaces the app's own storage
-    imports: tuple[str, ...] = ()  # modules with more tasks
+    imports: tuple[str, ...] = ()  # additional modules that contain tasks
     log_format: str = LogFormat.TEXT  # the format of its server's log
     log_meta: tuple[str, ...] = ()  # the meta values in its server's log
-    state: ProcessState = attrs.Factory(ProcessState)  # at its start, regardless of changes by jobs
-    ready_seconds: float = 300.0  # it is killed if it has not loaded the app by then
+    state: ProcessState = attrs.Factory(ProcessState)  # the state at its start, unaffected by jobs
+    ready_seconds: float = 300.0  # seconds after which it is killed if it has not loaded the app
 
 
 class JobProcess:
@@ -89,7 +89,7 @@ class JobProcess:
         self._lock = threading.Lock()
         self._current: Run | None = None  # the run whose `stop` may kill the process
         self._is_killed = False
-        self._is_late = False  # whether it was killed because it was not ready in time
+        self._is_late = False  # whether the process was killed because it was not ready in time
         self._process = subprocess.Popen(  # noqa: S603 - Firelock's own interpreter and module
             [sys.executable, "-m", "firelock.server.job_process", spec.app_spec, str(os.getpid()),
              json.dumps(attrs.asdict(spec.server))],
@@ -113,11 +113,11 @@ class JobProcess:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process is running and will continue to run."""
+        """Whether the process is running and was not killed."""
         return not self._is_killed and not self._has_ended()
 
     def _has_ended(self) -> bool:
-        """Return whether the process has ended. The rest of its group is killed before it is reaped."""
+        """Return whether the process has ended; the programs in its group are killed before it is reaped."""
         if self._process.returncode is None:
             if _is_running(self._process):
                 return False
@@ -125,7 +125,7 @@ class JobProcess:
         return self._process.poll() is not None
 
     def rss_bytes(self) -> int:
-        """Return its memory in bytes; 0 if the system does not report it."""
+        """Return the memory of the process in bytes; 0 if the system does not report it."""
         return resident_bytes(self._process.pid)
 
     def let_go(self) -> None:
@@ -137,24 +137,24 @@ class JobProcess:
     def kill(self) -> None:
         """Kill the process and all programs that it started."""
         self._is_killed = True
-        if self._process.returncode is None:  # otherwise its id may belong to another process by now
+        if self._process.returncode is None:  # otherwise, another process may already have the same id
             _groups.kill(self._process.pid)
             self._process.kill()
 
     def _stop(self, run: Run) -> None:
-        """Kill the process if it is still used by this run; a late call must not affect the next job."""
+        """Kill the process if this run still uses it; a late call must not affect the next job."""
         with self._lock:
             if self._current is run:
                 self.kill()
 
     def dismiss(self) -> None:
-        """Give the process no more jobs; it ends when it is idle, and `close` waits for that."""
+        """Do not give the process any more jobs; it ends when it is idle, and `close` waits for its end."""
         _started.discard(self)
-        with contextlib.suppress(OSError):  # the buffer may contain a job that it has not read
+        with contextlib.suppress(OSError):  # the buffer may contain a job that the process has not read
             self._out.close()
 
     def close(self) -> None:
-        """End the process, normally if it is idle, and the programs that its jobs have left running."""
+        """End the process and the programs that its jobs have left running; it can end normally if idle."""
         self.dismiss()
         deadline, pause = time.monotonic() + _ORDERLY_END, _FIRST_PAUSE
         while not self._has_ended():
@@ -169,14 +169,14 @@ class JobProcess:
     def run(
         self, run: Run, runner: JobRunner, console: Console, on_start: Callable[[], None] | None = None
     ) -> EndedRun:
-        """Return the end of the run; this is a crash if the process dies without a reply.
+        """Return the outcome of the run, which is a crash if the process dies without a reply.
 
-        The run starts when the process has loaded the app. If this fails or takes too long, the job fails
-        with the reason, according to its policy, without a crash. If the run is cancelled in the meantime,
-        the job returns to its queue as a job that never started.
+        The run starts when the process has loaded the app. If loading fails or takes too long, the job fails
+        for this reason according to its policy, and no crash is counted. If the run is cancelled before it
+        starts, the job returns to its queue as a job that never started.
 
         Args:
-            run: prepared, but not started.
+            run: the prepared run, which has not started.
             runner: the runner of this process.
             console: receives the log lines of the job.
             on_start: called when the run starts, before the process gets the job.
@@ -219,10 +219,10 @@ class JobProcess:
         return runner.interrupted(run, ProcessDied(f"the process for this job could not load the app: {why}"))
 
     def _load(self) -> str | None:
-        """Wait until the process is ready; if it reports an error or is killed as late, return the reason."""
+        """Wait until the process is ready; if it reports an error or takes too long, return the reason."""
         if self._is_ready:
             return None
-        spec, level = self.spec, logging.getLogger().getEffectiveLevel()  # the same level as here
+        spec, level = self.spec, logging.getLogger().getEffectiveLevel()  # the same level as in this process
         words = {"storage": spec.storage, "imports": spec.imports, "path": spec.state.path}
         logs = {"log_level": level, "log_format": spec.log_format, "log_meta": spec.log_meta}
         limit = threading.Timer(spec.ready_seconds, self._give_up)
@@ -240,7 +240,7 @@ class JobProcess:
         return None if reply is None else reply.get("unready")
 
     def _give_up(self) -> None:
-        """Kill the process if it is not ready by now."""
+        """Kill the process if it is still not ready."""
         with self._lock:
             if not self._is_ready:
                 self._is_late = True
@@ -256,7 +256,7 @@ class JobProcess:
             elif "progress" in reply:
                 console.progress(run.job.id, *reply["progress"])
             elif "completed" in reply:
-                if reply["run"] == [run.job.id, run.job.fence]:  # not from a thread of an earlier job
+                if reply["run"] == [run.job.id, run.job.fence]:  # ignore threads of earlier jobs
                     run.completion = _read_completion(reply["completed"])
                 self._out.write(_NOTED)
                 self._out.flush()
@@ -271,7 +271,7 @@ def _write(pipe: IO[bytes], words: Mapping[str, Any]) -> None:
 
 
 def _is_running(process: subprocess.Popen[bytes]) -> bool:
-    """Return whether a child process runs, without reaping it if the system allows that."""
+    """Return whether a child process runs. If the system allows it, the process is not reaped."""
     if not hasattr(os, "waitid"):  # macOS before Python 3.13, Windows
         return process.poll() is None
     try:
@@ -297,13 +297,13 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
 
 
 class JobProcessPool:
-    """The job processes of one server; an idle one is used again by the next worker that needs one.
+    """The job processes of one server; the next worker that needs a process gets an idle one.
 
-    One thread starts all of them. This thread lives as long as any of the processes, because on Linux a
+    One thread starts all of the processes. This thread lives as long as any of them, because on Linux a
     process is killed when the thread that started it ends.
 
     Args:
-        spec: the parameters with which they are started.
+        spec: the parameters with which the processes are started.
         keep: the number of idle processes to keep; surplus ones are closed, starting with those that have
             been idle the longest.
     """
@@ -320,7 +320,7 @@ class JobProcessPool:
         self._is_logged = False
 
     def take(self, info: TaskInfo, *, is_new: bool = False) -> JobProcess:
-        """Return a process for a job of this task, an idle or a new one; call `give_back` afterwards.
+        """Return an idle or a new process for a job of this task; call `give_back` afterwards.
 
         Raises:
             OSError: If the system cannot start a process.
@@ -343,7 +343,7 @@ class JobProcessPool:
         return process
 
     def give_back(self, process: JobProcess, *, is_used_up: bool = False) -> None:
-        """Keep the process as idle, if it is alive and can be used again; `tidy` closes surplus ones."""
+        """Keep the idle process if it is alive and can be used again; `tidy` closes surplus processes."""
         with self._lock:
             self._lent -= 1
             self._idle.append(process)
@@ -374,7 +374,7 @@ class JobProcessPool:
         self.tidy()
 
     def _spec_for(self, info: TaskInfo) -> JobProcessSpec:
-        """Return the spec for a job of this task; only tasks of the running script need the script."""
+        """Return the spec for a job of this task; only a task of the running script needs the script."""
         spec, script = self._spec, running_script()
         if script is None:
             return spec
@@ -395,13 +395,13 @@ class JobProcessPool:
 
 @attrs.frozen
 class RunningScript:
-    """The current program, in a form with which another process can find it."""
+    """The running program, in a form with which another process can find it."""
 
-    place: str  # the name of its module if it was started by that (`python -m`), otherwise its file
+    place: str  # the name of its module if it was started with `python -m`, otherwise its file
     file: str
 
     def is_guarded(self) -> bool:
-        """Return whether an `if` at its top level checks `__name__`, so that not all of it runs again."""
+        """Return whether an `if` at its top level checks `__name__`, so that an import skips some code."""
         try:
             tree = ast.parse(Path(self.file).read_bytes())
         except (OSError, SyntaxError, ValueError):
@@ -415,7 +415,7 @@ class RunningScript:
 
 
 def running_script() -> RunningScript | None:
-    """Return the current program; None if it is not a Python file, as in an interactive session."""
+    """Return the running program; None if it is not a Python file, as in an interactive session."""
     main = sys.modules["__main__"]
     file, spec = getattr(main, "__file__", None), getattr(main, "__spec__", None)
     if not file or not file.endswith(".py"):
@@ -435,7 +435,7 @@ class _PipeConsole(Console):
         self._send = send
 
     def log(self, job_id: str, attempt: int, level: str, text: str) -> None:  # noqa: ARG002 - not sent
-        check_level(level)  # check here, so that only this job fails
+        check_level(level)  # checked here, so that only this job fails
         self._send({"log": [level, str(text)]})
 
     def progress(self, job_id: str, done: float, total: float, message: str | None) -> None:  # noqa: ARG002
@@ -475,10 +475,10 @@ def _read_completion(fields: dict[str, Any]) -> Completion:
 
 
 class _Orders:
-    """The lines from the server, read by a thread, which notices the end of the pipe during a job too.
+    """The lines from the server. A thread reads them, so the end of the pipe is noticed even during a job.
 
-    The end of the pipe means that the server has ended, or no longer needs this process. An idle process then
-    ends normally. A process with a job must no longer run it, because the job may immediately run again
+    The end of the pipe means that the server has ended, or no longer needs this process. If the process is
+    idle, it ends normally. If it is running a job, it is killed, because the job may immediately run again
     elsewhere.
     """
 
@@ -500,19 +500,19 @@ class _Orders:
             self._lines.put(line)
         with self._lock:
             if self._is_at_work:
-                os.killpg(0, signal.SIGKILL)  # its own group: this process and all programs that it started
+                os.killpg(0, signal.SIGKILL)  # kills this process and all programs that it started
         self._lines.put(None)
 
     def send_and_wait(self, send: Callable[[], None]) -> None:
-        """Send a message and wait until the server has noted it; if the server ends first, exit."""
+        """Send a message and wait for the server's confirmation; if the server ends first, exit."""
         with self._sending:
             send()
             self._noted.acquire()
 
     def rest(self) -> None:
-        """Note that the last line was handled.
+        """Record that the last line was handled.
 
-        Call this before the reply is sent, because the pipe may end after that.
+        Call this before the reply is sent, because the pipe may be closed after that.
         """
         with self._lock:
             self._is_at_work = False
@@ -556,13 +556,13 @@ def _serve(runtime: Runtime, jobs: _Orders, send: Callable[[Mapping[str, Any]], 
 
 @attrs.define(eq=False)
 class _Loop:
-    """An event loop for each async job, as with `asyncio.run`; kept while a resource is open on it."""
+    """A new event loop for each async job, as with `asyncio.run`; kept while a resource is open on it."""
 
     _runner: JobRunner
     _asyncio: asyncio.Runner | None = None
 
     def run(self, run: Run) -> EndedRun:
-        """Return the end of an `async def` task's run; asyncio tasks that it left running are cancelled."""
+        """Run an `async def` task and return the outcome; cancel asyncio tasks that it leaves running."""
         import asyncio  # noqa: PLC0415 - loaded when first used
 
         kept = self._asyncio = self._asyncio or asyncio.Runner()
@@ -586,20 +586,20 @@ class _Loop:
         return ended
 
     def close(self) -> None:
-        """Close the resources on the loop, and then the loop."""
+        """Close the resources on the loop, then close the loop."""
         if self._asyncio is not None:
             self._asyncio.run(self._runner.resources.aclose())
             self._asyncio.close()
 
 
 def main() -> int:
-    """Serve jobs until the pipe ends."""
+    """Run jobs until the pipe is closed."""
     app_spec, parent, server_text = sys.argv[1:]
     count_in(None)
     die_with_parent(int(parent))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when a job ends
-    # The output of a task must not be mistaken for a reply, and a task must not read orders. So orders and
-    # replies keep the pipes, stdout becomes stderr, and stdin is empty.
+    # The output of a task must not be mistaken for a reply, and a task must not read the server's lines.
+    # Therefore only this code uses the pipes, stdout becomes stderr, and stdin is empty.
     orders, answers = _Orders(os.fdopen(os.dup(0), "rb")), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     with open(os.devnull, "rb") as nothing:  # noqa: PTH123 - a descriptor is needed
@@ -608,7 +608,7 @@ def main() -> int:
     lock = threading.Lock()
 
     def send(words: Mapping[str, Any]) -> None:
-        if _MEANWHILE.isdisjoint(words):  # the last message about an order
+        if _MEANWHILE.isdisjoint(words):  # the last message about a job
             orders.rest()
         with lock:
             _write(answers, words)

@@ -21,7 +21,7 @@ from firelock.errors import ConfigurationError
 from firelock.jobs.client import Client
 from firelock.runtime import ServedApp
 
-_OF_DJANGO = ("AppRegistryNotReady", "ImproperlyConfigured")  # errors that Django raises before it is set up
+_OF_DJANGO = ("AppRegistryNotReady", "ImproperlyConfigured")  # errors that Django raises if it is not set up
 _PACKAGE = str(Path(__file__).parents[1])
 _REMEDY = (
     'call it below `if __name__ == "__main__":` in a script, or where the web server starts in an application'
@@ -52,14 +52,14 @@ def _importing() -> Iterator[None]:
 
 
 def load_in_job_process(spec: str, *, storage: str | None, imports: Sequence[str]) -> ServedApp:
-    """Return the app, imported in a process that only runs jobs, with the modules of its tasks.
+    """Import the app and the modules of its tasks, in a process that only runs jobs, and return the app.
 
     Raises:
         ConfigurationError: If `load_app` raises it, or an imported module starts a server or creates jobs.
     """
     ServedApp.no_server_reason = f"in a job process, because each server would start more of them: {_REMEDY}"
 
-    def forbid_jobs() -> str:  # in all threads, because jobs of a job process would need another one
+    def forbid_jobs() -> str:  # in all threads, because a job process cannot start other job processes
         return _NO_JOBS
 
     Client.creates_no_jobs.append(forbid_jobs)
@@ -73,15 +73,15 @@ def load_in_job_process(spec: str, *, storage: str | None, imports: Sequence[str
 
 
 def load_app(spec: str, *, storage: str | None = None) -> ServedApp:
-    """Return the app that a string such as "shop.jobs:fire" names, with its imports loaded.
+    """Return the app that a string such as "shop.jobs:fire" names, and load its imports.
 
     Args:
         spec: the name of the app.
         storage: a URL that replaces the app's own storage.
 
     Raises:
-        ConfigurationError: If there is no such module or attribute, importing it fails, or it is not a
-            Firelock app.
+        ConfigurationError: If the module or attribute does not exist, the import fails, or the attribute is
+            not a Firelock app.
     """
     place, colon, attribute = spec.rpartition(":")
     if not colon or not place or not attribute:
@@ -119,7 +119,8 @@ def set_django_up() -> None:
     """Load Django's apps and models if `DJANGO_SETTINGS_MODULE` is set.
 
     Raises:
-        ConfigurationError: If Django is not installed, or its settings or an app of the project fail.
+        ConfigurationError: If Django is not installed, or its settings or an app of the project cannot be
+            loaded.
     """
     name = os.environ.get("DJANGO_SETTINGS_MODULE")
     if not name or _is_django_ready():
@@ -146,7 +147,7 @@ def _is_django_ready() -> bool:
 
 
 def _instead(module: ModuleType, place: str, near: Sequence[str]) -> str:
-    """Return the rest of a sentence: the apps in the module, or names similar to the missing one."""
+    """Return the rest of a message: the apps in the module, or names similar to the missing one."""
     names = sorted(name for name, value in vars(module).items() if isinstance(value, ServedApp))
     if len(names) == 1:
         return f"; its app is named {names[0]!r}: {place}:{names[0]}."
@@ -157,13 +158,13 @@ def _instead(module: ModuleType, place: str, near: Sequence[str]) -> str:
 
 
 def load_module(place: str) -> ModuleType:
-    """Import and return a module: a file, or a module from this folder or the installed packages."""
+    """Import and return a module, which is a file, a module in this folder, or an installed one."""
     with _importing():
         return _load_file(Path(place)) if place.endswith(".py") else _load_name(place)
 
 
 def _find_here() -> None:
-    """Make modules of this folder importable."""
+    """Make the modules in this folder importable."""
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
 
@@ -184,7 +185,7 @@ def _load_name(name: str) -> ModuleType:
 
 
 def _failed(name: str, error: Exception) -> ConfigurationError:
-    """Return the error for a module that raised while it was imported, with the line that raised."""
+    """Return the error for a module whose import failed; it names the line that raised the exception."""
     message = f"Importing {name!r} failed{_line_of(error)}: {type(error).__name__}: {str(error).rstrip('.')}."
     if type(error).__name__ in _OF_DJANGO and type(error).__module__.startswith("django."):
         message += (
@@ -195,7 +196,7 @@ def _failed(name: str, error: Exception) -> ConfigurationError:
 
 
 def _line_of(error: Exception) -> str:
-    """Return the line that raised, the last one outside Firelock, for a message."""
+    """Describe the line that raised the exception, which is the last one outside Firelock, for a message."""
     if isinstance(error, SyntaxError):
         return f" at {error.filename}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
@@ -204,7 +205,7 @@ def _line_of(error: Exception) -> str:
 
 
 def _load_file(path: Path) -> ModuleType:
-    """Import a file under its stem, so that its tasks have the same names as in its own `__main__`."""
+    """Import a file under its stem, so that its tasks have the same names as when the file is run."""
     if not path.is_file():
         raise ConfigurationError(f"File {str(path)!r} does not exist.")
     path = path.resolve()

@@ -36,7 +36,7 @@ class LogFormat(StrEnum):
 
 
 def job_fields() -> dict[str, str | int]:
-    """Return `job_id`, `task`, `queue` and `attempt` of the job that runs here; empty if no job runs.
+    """Return `job_id`, `task`, `queue` and `attempt` of the job that runs here; an empty dict without one.
 
     "Here" means this thread, this asyncio task, or code that runs in a copy of their context.
     """
@@ -50,15 +50,16 @@ class JobFields(logging.Filter):
     """A filter for handlers that adds the fields of the running job to each record. All records pass.
 
     Records get the attributes `job_id`, `task`, `queue` and `attempt`, and the named values of the job's
-    meta. An attribute that `extra=` has set is not changed.
+    meta. Attributes that were set with `extra=` are not changed.
 
     Args:
-        default: the value outside of a job, for a format such as "%(job_id)s %(message)s". With None, the
-            attributes are not set there, for formatters that write every attribute.
+        default: the value outside of a job, for a format such as "%(job_id)s %(message)s". If it is None,
+            the attributes are not set outside of jobs, for formatters that write every attribute.
         meta: names of meta values, such as "request_id"; a job without such a value gets the default.
 
     Raises:
-        ConfigurationError: If every record already has an attribute of that name, or `meta` is a string.
+        ConfigurationError: If every record already has an attribute with one of these names, or `meta` is a
+            string.
     """
 
     def __init__(self, default: str | None = "-", *, meta: Collection[str] = ()) -> None:
@@ -92,9 +93,9 @@ class JobFields(logging.Filter):
 
 
 def log_to_stderr(level: int, style: LogFormat = LogFormat.TEXT, meta: Collection[str] = ()) -> None:
-    """Log to stderr, starting at this level, in the same way in all processes of a server.
+    """Log records of this level and above to stderr, in the same way in all processes of a server.
 
-    Records that are written in a job contain the named values of its meta.
+    Records that a job writes contain the named values of the job's meta.
 
     Use this only in processes of Firelock itself. If the process already has handlers, they are kept. The app
     is imported later, so its own `logging.config` takes precedence.
@@ -121,7 +122,7 @@ def report_exit(text: str, style: LogFormat) -> None:
 
 
 def _log_python_output() -> None:
-    """Log warnings and uncaught exceptions, because a reader of JSON lines cannot read other lines."""
+    """Log warnings and uncaught exceptions, so that a reader of JSON lines finds no other lines."""
     log = logging.getLogger("python")
 
     def of_thread(uncaught: threading.ExceptHookArgs) -> None:
@@ -137,7 +138,7 @@ def _log_python_output() -> None:
 
 
 class JobLines(logging.Formatter):
-    """One readable line per record.
+    """Formats each record as one readable line.
 
     The lines of a job end with its id, task, queue, attempt and meta.
     """
@@ -158,14 +159,14 @@ class JobLines(logging.Formatter):
 
 
 _RESERVED: Final = frozenset({"time", "level", "logger", "exception", "stack"})
-_WRITTEN: Final = (date, Decimal, PurePath, UUID)  # a datetime is a date
+_WRITTEN: Final = (date, Decimal, PurePath, UUID)  # `datetime` is a subclass of `date`
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object per line.
+    """Formats each record as one line with a JSON object.
 
     The keys are `time`, `level`, `logger`, `message`, and the attributes that `extra=` and filters have set.
-    An exception is an object as well: `type`, `message` and `traceback`. For a value that is not plain data,
+    An exception is an object with `type`, `message` and `traceback`. For a value that is not plain data,
     only the type is written, because the string form of an object might contain a secret.
     """
 

@@ -1,4 +1,4 @@
-"""Round trips that runs share to store memos: memos that arrive during one are sent together in the next.
+"""Shared round trips that store memos: memos that arrive during one round trip are sent in the next.
 
 If no other thread is sending, a thread sends all waiting memos. A thread that has waited for a long time
 sends its own memo concurrently, because another memo may be the cause of the delay. Memos of coroutines are
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
     _Waiting: TypeAlias = tuple[NewMemo, asyncio.Future[Remembered]]
 
-_MEMOS, _BYTES = 100, 1_000_000  # maximum per round trip; a larger single request is sent anyway
+_MEMOS, _BYTES = 100, 1_000_000  # maximums per round trip; a single request may be larger
 SENDER_WAIT = 0.05  # seconds after which a waiting thread sends concurrently with others
 
 
 @attrs.define(eq=False)
 class _Request:
     memos: Sequence[NewMemo]
-    is_notified: threading.Event = attrs.Factory(threading.Event)  # its result is set, or it may be sent now
+    is_notified: threading.Event = attrs.Factory(threading.Event)  # set if it has a result or may be sent now
     answer: list[Remembered] | Exception | None = None
     is_alone: bool = False  # whether its shared round trip timed out, perhaps because of another memo
 
@@ -49,7 +49,7 @@ class MemoCommit:
 
     Args:
         storage: the storage of the memos.
-        sender_wait: seconds for which a waiting thread leaves the sending to others.
+        sender_wait: seconds for which a thread waits for another thread to send its memo.
     """
 
     def __init__(self, storage: Storage, sender_wait: float = SENDER_WAIT) -> None:
@@ -93,7 +93,7 @@ class MemoCommit:
             self._await_answer(request)
         finally:
             with self._lock:
-                if request in self._waiting:  # something interrupted this thread
+                if request in self._waiting:  # this thread was interrupted
                     self._waiting.remove(request)
         answer = request.answer
         if isinstance(answer, list):
@@ -103,7 +103,7 @@ class MemoCommit:
         raise another(answer) if isinstance(answer, StorageUnavailable) else answer
 
     def _await_answer(self, request: _Request) -> None:
-        """Wait until the request has its result or must be sent alone."""
+        """Wait until the request has a result or must be sent alone."""
         may_wait = True
         while request.answer is None and not request.is_alone:
             if some := self._taken(request, may_wait=may_wait):
@@ -113,7 +113,7 @@ class MemoCommit:
                 request.is_notified.clear()
 
     def _taken(self, request: _Request, *, may_wait: bool) -> list[_Request]:
-        """Return the requests that the calling thread must send now, including its own; often none."""
+        """Return the requests that the calling thread must send now, including its own; often empty."""
         with self._lock:
             if request not in self._waiting or (may_wait and self._senders):
                 return []
@@ -130,12 +130,12 @@ class MemoCommit:
             return taken
 
     def _send(self, some: Sequence[_Request], own: _Request) -> None:
-        """Send the requests; then wake a thread whose request has arrived since, so that it can send."""
+        """Send the requests; then wake a thread whose request arrived in the meantime, to send the next."""
         try:
             self._answer(some)
         finally:
             with self._lock:
-                self._senders -= 1  # if this thread was interrupted, requests without a result wait again
+                self._senders -= 1  # after an interruption, requests without a result wait again
                 left = [one for one in some if one.answer is None and not one.is_alone and one is not own]
                 self._waiting[:0] = left
                 notified = [*some, *self._waiting[:1]]
@@ -161,7 +161,7 @@ class MemoCommit:
 
 
 class _LoopMemos:
-    """The memos of one event loop that arrived in one turn, or while others were sent."""
+    """The memos of an event loop that arrived in the same turn, or while other memos were sent."""
 
     def __init__(self, commit: MemoCommit) -> None:
         self._commit = commit

@@ -1,4 +1,4 @@
-"""The open resources of a worker process or job process; each is opened once and closed when it stops."""
+"""The open resources of a worker or job process; each is opened once, and closed when the process stops."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class _Held:
 class OpenResources:
     """The open resources. Each is opened when a job first requests it, and all jobs share it.
 
-    After a failure the next job tries again. A resource does not see the context variables of the job that
-    opens it, because it outlives that job.
+    If a resource cannot be opened, the next job tries again. A resource cannot use the context variables of
+    the job that opens it, because the resource outlives that job.
     """
 
     _lock: threading.Lock = attrs.Factory(threading.Lock)
-    _values: dict[Resource, Future[Any]] = attrs.Factory(dict)  # values of the sync resources
+    _values: dict[Resource, Future[Any]] = attrs.Factory(dict)  # values of the synchronous resources
     entered: list[tuple[Resource, AbstractContextManager[Any], Context]] = attrs.Factory(list)
     """The resources that `close` must close."""
     _held: dict[Resource, _Held] = attrs.Factory(dict)
@@ -59,11 +59,11 @@ class OpenResources:
     # ---- opening -----------------------------------------------------------------------------------------
 
     def get(self, resource: Resource) -> Any:  # noqa: ANN401 - any yielded value
-        """Return the open value; this thread opens it if necessary, and other threads wait for it.
+        """Return the value of the resource; this thread opens it if necessary, and other threads wait.
 
         Raises:
             LookupError: If the resource is opened on the event loop.
-            Exception: If opening the resource fails; every thread that waited for it gets the same error.
+            Exception: If the resource cannot be opened; every thread that waited for it gets the same error.
         """
         if resource.replacements:
             return resource.replacements[-1]
@@ -98,12 +98,12 @@ class OpenResources:
         return value
 
     async def aget(self, resource: Resource) -> Any:  # noqa: ANN401 - any yielded value
-        """Return the open value to a coroutine; a resource that is not async is opened in a thread.
+        """Return the value of the resource to a coroutine; a resource that is not async opens in a thread.
 
-        If a job is cancelled while it waits, the resource is still opened, for the next job.
+        If a job is cancelled while it waits, the resource is opened anyway, for the next job.
 
         Raises:
-            Exception: If opening the resource fails; every job that waited for it gets the same error.
+            Exception: If the resource cannot be opened; every job that waited for it gets the same error.
         """
         if resource.replacements:
             return resource.replacements[-1]
@@ -124,7 +124,7 @@ class OpenResources:
         return held.opened.result() if held.opened.done() else await asyncio.shield(held.opened)
 
     async def _hold(self, resource: Resource, held: _Held) -> None:
-        """Open, keep and close the resource in one asyncio task, as task groups and time limits require."""
+        """Open, keep and close the resource in one asyncio task, which task groups and timeouts require."""
         import asyncio  # noqa: PLC0415 - loaded by now
 
         try:
@@ -147,7 +147,7 @@ class OpenResources:
     # ---- closing -----------------------------------------------------------------------------------------
 
     async def aclose(self) -> None:
-        """Close the resources on this event loop, the last one first."""
+        """Close the resources on this event loop, starting with the last one that was opened."""
         for held in [each for each in self._held.values() if not each.opened.done()]:
             if held.task is not None:
                 held.task.cancel()
@@ -158,7 +158,7 @@ class OpenResources:
                 await held.task
 
     def close(self) -> None:
-        """Close the other resources, the last one first. Call it after `aclose`, when no job runs."""
+        """Close the other resources, the last one first. Call this after `aclose`, when no job is running."""
         while self.entered:
             resource, context, variables = self.entered.pop()
             del self._values[resource]
@@ -169,7 +169,7 @@ class OpenResources:
 
 
 def _as_exception(resource: Resource, error: BaseException) -> BaseException:
-    """Return an error that a future can hold.
+    """Return an error that can be set on a future.
 
     A future does not accept StopIteration, and a cancellation would look like a cancellation of the job.
     """

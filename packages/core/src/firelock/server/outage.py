@@ -23,7 +23,7 @@ class Outage:
         self._reported_at = 0.0
 
     def note_failure(self) -> float | None:
-        """Note that the storage is unavailable; return the seconds of the outage if a log line is due."""
+        """Record that the storage is unavailable; if a log line is due, return the seconds since it began."""
         now = self._clock()
         if self._since is None:
             self._since = self._reported_at = now
@@ -33,7 +33,7 @@ class Outage:
         return now - self._since
 
     def end(self) -> float:
-        """Note that the storage is available; return the seconds that the outage lasted."""
+        """Record that the storage is available; return the duration of the outage in seconds."""
         lasted = 0.0 if self._since is None else self._clock() - self._since
         self._since = None
         return lasted

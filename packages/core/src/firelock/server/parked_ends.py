@@ -1,7 +1,7 @@
 """Parked ends, whose rows other transactions have locked; they are sent one by one until they are stored.
 
 The dispatcher parks an end that the storage reports as busy. The sender, a separate thread, sends each parked
-end in a separate call, so a locked row delays only the end of its own job.
+end in a separate call, so a locked row delays only its own job.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ log = logging.getLogger(__name__)
 PARKED_LIMIT = 1_000
 """The number of parked ends at which a worker process claims no more jobs."""
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between two attempts to store an end
-_PAUSE_AT_STOP = 0.25  # maximum pause in seconds while the server stops
-_GAP = 0.1  # seconds of pause after an attempt that found a lock, to avoid overloading the storage
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between two attempts to store a parked end
+_PAUSE_AT_STOP = 0.25  # maximum pause, in seconds, while the server stops
+_GAP = 0.1  # seconds to pause after an attempt that found a lock, to avoid overloading the storage
 _REPORTED_AFTER = 5.0  # seconds
 
 
 @attrs.define(eq=False)
 class ParkedEnd:
-    """An end that waits until its row is unlocked."""
+    """The outcome of a job, which cannot be stored until the job's row is unlocked."""
 
     end: EndedRun
-    is_hand_back: bool  # the end is the hand-back of a job that never started
-    since: float  # monotonic time since which the end has been parked
+    is_hand_back: bool  # whether it hands back a job that never started
+    since: float  # monotonic time at which it was parked
     next_at: float  # monotonic time of the next attempt
     pause: float = _FIRST_PAUSE  # the pause before the attempt after the next one
     is_reported: bool = False  # whether the parked end was logged
@@ -50,27 +50,27 @@ class ParkedEnd:
 
 @attrs.define(eq=False)
 class ParkedEnds:
-    """The parked ends of a worker process, by the id of their job, and the thread that sends them.
+    """The parked ends of a worker process, by job id, and the thread that sends them.
 
-    The dispatcher's thread adds, drops and reads them. The sender's thread calls `answered` with each end for
-    which the storage has returned a result.
+    The dispatcher's thread adds, drops and reads the parked ends. The sender's thread calls `answered` with
+    each of them that the storage has accepted or refused.
     """
 
     _apply: Callable[[list[Transition]], Sequence[Applied]]
     _block_key: Callable[
         [EndedRun], bool
-    ]  # blocks the limit key that the end names; returns False while it is locked
+    ]  # blocks the limit key that the outcome names; returns False if the key is locked
     _answered: Callable[[ParkedEnd, Applied], None]
     _clock: Callable[[], float] = time.monotonic
     ended: int = 0  # the number of parked ends of jobs that have run
     _parked: dict[str, ParkedEnd] = attrs.Factory(dict)
-    _due: list[tuple[float, int, ParkedEnd]] = attrs.Factory(list)  # a heap; the number keeps the order
+    _due: list[tuple[float, int, ParkedEnd]] = attrs.Factory(list)  # a heap; the number preserves the order
     _number: int = 0
     _condition: threading.Condition = attrs.Factory(threading.Condition)
     _longest_pause: float = _LONGEST_PAUSE
     _gap: float = _GAP
     _rests_until: float = 0.0  # monotonic
-    _thread: threading.Thread | None = None  # started with the first parked end
+    _thread: threading.Thread | None = None  # started when the first end is parked
     _is_stopped: bool = False
 
     def __len__(self) -> int:
@@ -78,7 +78,7 @@ class ParkedEnds:
         return len(self._parked)
 
     def get(self, job_id: str) -> ParkedEnd | None:
-        """Return the parked end of a job, None if it has none."""
+        """Return the parked end of a job; None if the job has none."""
         return self._parked.get(job_id)
 
     def all(self) -> list[ParkedEnd]:
@@ -86,7 +86,7 @@ class ParkedEnds:
         return list(self._parked.values())
 
     def park(self, end: EndedRun, *, is_hand_back: bool = False) -> None:
-        """Keep the end, and send it until the storage has returned a result."""
+        """Keep the outcome, and send it until the storage accepts or refuses it."""
         now = self._clock()
         parked = ParkedEnd(end, is_hand_back, now, now + _FIRST_PAUSE, 2 * _FIRST_PAUSE)
         self._parked[end.job.id] = parked
@@ -108,18 +108,18 @@ class ParkedEnds:
                     self._push(parked)
 
     def hurry_all(self) -> None:
-        """Send all parked ends now, and at short intervals from now on, because the server is stopping."""
+        """Send all parked ends now and then at short intervals, because the server is stopping."""
         self._longest_pause, self._gap, self._rests_until = _PAUSE_AT_STOP, 0.0, 0.0
         self.hurry(list(self._parked))
 
     def remove(self, parked: ParkedEnd) -> None:
-        """Forget an end for which the storage has returned a result."""
+        """Remove a parked end that the storage has accepted or refused."""
         if self._parked.get(parked.end.job.id) is parked:
             del self._parked[parked.end.job.id]
             self.ended -= not parked.is_hand_back
 
     def drop_all(self) -> None:
-        """Forget all ends, because their session is lost and the storage would refuse them."""
+        """Remove all parked ends, because their session is lost and the storage would refuse them."""
         for parked in self._parked.values():
             parked.is_dropped = True
         self._parked.clear()
@@ -136,7 +136,7 @@ class ParkedEnds:
             )
 
     def report_unstored(self) -> None:
-        """Log the jobs whose ends are not stored; called after the last result of the storage."""
+        """Log the jobs whose ends are not stored; called after the last attempt to store them."""
         for parked in self.all():
             log.warning(
                 "The outcome of job %s was not stored: another transaction has locked its row. The job runs "
@@ -166,14 +166,14 @@ class ParkedEnds:
                     self._put_off(parked)
 
     def _wait_for_due(self) -> ParkedEnd | None:
-        """Return the next end to send, or None after a stop."""
+        """Return the next parked end to send, or None after a stop."""
         with self._condition:
             while not self._is_stopped:
                 if not self._due:
                     self._condition.wait()
                     continue
                 at, _, parked = self._due[0]
-                if parked.is_dropped or at != parked.next_at:  # finished, or listed again for an earlier time
+                if parked.is_dropped or at != parked.next_at:  # finished, or also listed for an earlier time
                     heapq.heappop(self._due)
                     continue
                 seconds = max(at, self._rests_until) - self._clock()
@@ -184,7 +184,7 @@ class ParkedEnds:
             return None
 
     def _send(self, parked: ParkedEnd) -> None:
-        """Try to store the end, and try again later if its row is still locked."""
+        """Try to store the parked end; if its row is still locked, try again later."""
         try:
             if parked.end.blocks is not None and not self._block_key(parked.end):
                 result = Applied.BUSY

@@ -37,8 +37,8 @@ _REASONS = {
     431: "Request Header Fields Too Large", 500: "Internal Server Error", 503: "Service Unavailable",
 }  # fmt: skip
 _PLAIN = "text/plain; charset=utf-8"
-_TIMEOUT = 2.0  # seconds for a whole request and its response
-_CONNECTION_LIMIT = 128  # maximum number of connections; for one more, the oldest is closed
+_TIMEOUT = 2.0  # maximum number of seconds for a request and its response
+_CONNECTION_LIMIT = 128  # maximum number of connections; if there are more, the oldest is closed
 _BACKLOG = 256
 _LONGEST_HEAD = 8 * 1024
 _PAUSE = 0.1  # seconds to pause after a connection error
@@ -48,33 +48,33 @@ _PAUSE = 0.1  # seconds to pause after a connection error
 
 @attrs.frozen(kw_only=True)
 class ProcessStatus:
-    """The current status of a worker process's place in its server. Durations are in seconds."""
+    """The current status of a numbered worker process of a server. Durations are in seconds."""
 
-    place: int  # the number of the place, starting at 0
+    place: int  # the number of the worker process, starting at 0
     pid: int | None = None  # None if the process has ended and another one is about to start
-    age: float = 0.0  # duration since its process started
+    age: float = 0.0  # duration since the process started
     has_loaded: bool = False  # whether it has imported the app
     waited: float | None = None  # duration since its first session began; None before that
-    workers: WorkerCounts = NO_WORKERS  # zeros before the first report
-    silence: float | None = None  # duration since its last report; None before the first
-    turned: float | None = None  # duration since its dispatcher's last turn; None before the first
+    workers: WorkerCounts = NO_WORKERS  # all zeros before the first report
+    silence: float | None = None  # duration since its last report; None before the first report
+    turned: float | None = None  # duration since its dispatcher's last iteration; None before the first
     failing: float | None = (
-        None  # duration since the storage began to refuse its claims and ends; None if it accepts them
+        None  # duration since the storage began to refuse its calls; None if it accepts them
     )
     has_session: bool = False  # whether its session is valid, so that it may start jobs
-    has_begun: bool = False  # whether a process in this place has had a session
-    cpu_seconds: float = 0.0  # total of all processes that have used this place
+    has_begun: bool = False  # whether a process with this number has had a session
+    cpu_seconds: float = 0.0  # total of all processes that have had this number
     rss_bytes: int = 0
-    starts_in: float = 0.0  # seconds until another process starts, if this one has ended
-    starts: int = 1  # number of processes started in this place
-    crashed_jobs: int = 0  # jobs that ran in a worker process of this place when it died
+    starts_in: float = 0.0  # seconds until the next process starts, if this one has ended
+    starts: int = 1  # number of processes that were started with this number
+    crashed_jobs: int = 0  # number of jobs that were running when a process with this number died
 
     @property
     def silent_for(self) -> float:
         """The number of seconds for which an expected report has been missing; see the setting hang_timeout.
 
         A worker process that has imported the app waits for its session, which it gets as soon as the storage
-        is available. It reports from then on, so the wait does not count.
+        is available. This wait does not count, because reports are expected only after it.
         """
         if self.silence is not None:
             return self.silence
@@ -82,7 +82,7 @@ class ProcessStatus:
 
 
 def reported(status: ProcessStatus, memory: SharedMemory) -> ProcessStatus:
-    """Return the status with the values that the worker process shares; its CPU time is added.
+    """Return the status, completed with the values that the worker process shares; CPU times are added up.
 
     Raises:
         ValueError: If the memory is unmapped.
@@ -108,12 +108,12 @@ class ServerStatus:
 
     name: str
     mode: str  # running, quiet, stopping or hurrying
-    processes: tuple[ProcessStatus, ...]  # the processes, one per place, in order
-    turned: float = 0.0  # duration since the supervisor's last turn
-    reached: float | None = None  # duration since the storage last replied; None before that
-    round_trips: tuple[int, ...] = ()  # number of renewals by bucket of ROUND_TRIPS
+    processes: tuple[ProcessStatus, ...]  # the worker processes, in the order of their numbers
+    turned: float = 0.0  # duration since the last iteration of the supervisor's loop
+    reached: float | None = None  # duration since the storage last replied; None if it has never replied
+    round_trips: tuple[int, ...] = ()  # number of renewals in each bucket of ROUND_TRIPS
     round_trip_seconds: float = 0.0  # total time of all renewals
-    hang_timeout: float  # the setting hang_timeout: a process that is silent for longer is considered dead
+    hang_timeout: float  # the setting: seconds without a report after which a process is considered dead
     heartbeat: float
 
 
@@ -126,7 +126,7 @@ class Check:
     text: str  # the result as one readable line
 
     def __str__(self) -> str:
-        """Return the check as a line of a page."""
+        """Return the result as one line of a page."""
         return f"{'ok' if self.is_ok else 'failed'} {self.name}: {self.text}"
 
 
@@ -157,7 +157,7 @@ def _is_process_alive(process: ProcessStatus, status: ServerStatus) -> Check:
 
 
 def _in_words(workers: WorkerCounts) -> str:
-    """Return how many workers are busy, as the rest of a sentence."""
+    """Return how many workers are busy, as the second part of a sentence."""
     kinds = [f"{workers.busy_threads} of {number_of(workers.threads, 'thread')}"]
     if workers.coroutines:
         kinds.append(f"{workers.busy_coroutines} of {number_of(workers.coroutines, 'coroutine')}")
@@ -175,7 +175,7 @@ def _turning(name: str, turned: float, limit: float, more: str) -> Check:
 def readiness(status: ServerStatus) -> list[Check]:
     """Return whether the server claims jobs.
 
-    It claims jobs if the storage accepts claims, at least one session is valid, and the server is not
+    A server claims jobs if the storage accepts claims, at least one session is valid, and the server is not
     draining.
     """
     mode = Check("mode", status.mode == "running", status.mode)
@@ -203,7 +203,7 @@ def _storage(status: ServerStatus) -> Check:
 
 
 def startup(status: ServerStatus) -> list[Check]:
-    """Return whether the server has started: every place has had a worker process with a session."""
+    """Return whether the server has started, that is, whether all its worker processes have had a session."""
     return [
         Check(
             f"worker process {process.place}",
@@ -221,7 +221,7 @@ def probe_pages(
 
     Args:
         status: returns the current status of the server.
-        counted: returns the counts of the `Prometheus` plugins of its processes.
+        counted: returns the counts of the `Prometheus` plugins in its processes.
     """
 
     def metrics() -> ProbeAnswer:
@@ -240,7 +240,7 @@ def probe_pages(
 
 
 def server_families(status: ServerStatus) -> list[MetricFamily]:
-    """Return the status of a server as metrics: its supervisor and its worker processes."""
+    """Return the status of a server, with its supervisor and its worker processes, as metrics."""
     ready = all(check.is_ok for check in readiness(status))
     mode = MetricFamily("firelock_server_mode", "gauge", "1 for the current mode of the server.")
     for name in ("running", "quiet", "stopping"):
@@ -320,7 +320,7 @@ def _process_families(processes: Sequence[ProcessStatus]) -> list[MetricFamily]:
 
 @attrs.frozen
 class ProbeAnswer:
-    """The response for one path."""
+    """The response to a request for one path."""
 
     status: int
     text: str
@@ -336,18 +336,18 @@ class ProbeAnswer:
 
 @attrs.define(eq=False)
 class _Caller:
-    """A connection: first its request is received, then the response is sent."""
+    """A connection on which one request is received and one response is sent."""
 
     connection: socket.socket
     deadline: float  # monotonic
     head: bytes = b""
-    answer: memoryview | None = None  # the part that has not been sent
+    answer: memoryview | None = None  # the part of the response that has not been sent
 
 
 class ProbeListener:
-    """A listener, in a thread, that responds to GET and HEAD for a few paths; its errors affect nothing else.
+    """A thread that responds to GET and HEAD requests for a few paths; its errors affect nothing else.
 
-    It listens as soon as it is created. Each connection has two seconds in total, for one request.
+    It listens as soon as it is created. Each connection is for one request, and may last two seconds.
     Connections do not wait for each other: a slow connection only occupies its descriptor, and the oldest
     connection is closed if there are too many.
 
@@ -364,7 +364,7 @@ class ProbeListener:
             self._socket = socket.create_server((host, port), family=family, backlog=_BACKLOG)
         except (OSError, UnicodeError) as error:
             number = error.errno if isinstance(error, OSError) else None
-            why = os.strerror(number) if number and number > 0 else error  # negative for name resolution
+            why = os.strerror(number) if number and number > 0 else error  # negative if no host is found
             raise ConfigurationError(
                 f"Cannot listen for probes at {self.url}: {why}. Set another port with --probe-port, set "
                 "another address with --probe-host, or stop the program that listens there."
@@ -428,7 +428,7 @@ class ProbeListener:
                 connection, _ = self._socket.accept()
             except BlockingIOError:
                 return
-            except OSError:  # no descriptor is free, but an idle connection may occupy one
+            except OSError:  # no descriptor is free, so close a connection
                 if not self._callers:
                     time.sleep(_PAUSE)
                     return
@@ -442,8 +442,8 @@ class ProbeListener:
             self._selector.register(connection, selectors.EVENT_READ, caller)
 
     def _go_on(self, caller: _Caller) -> None:
-        """Read or write as much as is possible now."""
-        if self._callers.get(caller.connection.fileno()) is not caller:  # it was closed in this turn
+        """Read or write as much as possible without waiting."""
+        if self._callers.get(caller.connection.fileno()) is not caller:  # it was closed in this iteration
             return
         try:
             if caller.answer is None and not self._read(caller):
@@ -462,7 +462,7 @@ class ProbeListener:
         self._close(caller)
 
     def _read(self, caller: _Caller) -> bool:
-        """Read a part of the request; return whether it is complete and its response is ready to be sent.
+        """Read a part of the request; return whether the request is complete and its response ready.
 
         Raises:
             OSError: If the client has closed the connection, or nothing can be read now.
@@ -484,7 +484,7 @@ class ProbeListener:
         caller.connection.close()
 
     def _answer(self, head: bytes | None) -> tuple[ProbeAnswer, bool]:
-        """Return the response, and whether to send its body."""
+        """Return the response, and whether its body must be sent."""
         if head is None:
             return ProbeAnswer(_TOO_LARGE, "The request is too long.\n"), True
         method, _, rest = head.partition(b"\r\n")[0].partition(b" ")

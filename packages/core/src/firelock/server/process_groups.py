@@ -1,11 +1,11 @@
-"""Process groups of jobs, which end when the worker process that started them dies, regardless of how.
+"""Process groups of jobs, which are killed when the worker process that started them dies in any way.
 
 When a worker process dies, the Linux kernel kills its job processes; on other systems, they end when a pipe
 is closed. Both mechanisms affect only the job process itself, not the programs that it has started. A worker
 process that was killed by SIGKILL cannot do anything, and no signal handler runs while a job holds the
-interpreter. Therefore a small separate process, the *guard*, waits until a pipe is closed and then kills the
-registered groups. The guard is this file, run as a program. It does not import any other module of Firelock
-and uses about 10 MB.
+interpreter. Therefore, a small separate process, the *guard*, waits until a pipe is closed and then kills the
+registered groups. The guard runs this file as a program. It does not import any other module of Firelock, and
+uses about 10 MB.
 
 Programs that leave the group, for example with `setsid`, are not killed. Windows does not have such groups;
 only the job process itself ends there.
@@ -27,7 +27,7 @@ HAS_GROUPS = hasattr(os, "killpg")
 
 
 class GroupGuard:
-    """The process groups of this process, and the guard, which runs while there are groups. Thread-safe."""
+    """The process groups of this process, and the guard, which runs while groups exist. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -53,7 +53,7 @@ class GroupGuard:
     def kill(self, group: int) -> None:
         """Kill the remaining processes of the group.
 
-        Call this before the group's leader is reaped, because its number can be reused after that.
+        Call this before the group's leader is reaped, because the group's number can be reused after that.
         """
         if not HAS_GROUPS:
             return
@@ -69,7 +69,7 @@ class GroupGuard:
                 self._stop()
 
     def _send(self, line: bytes) -> None:
-        """Send a line to the guard, or start a guard with all groups."""
+        """Send a line to the guard; if there is no guard, start one with all groups."""
         guard = self._guard
         if guard is not None and guard.stdin is not None:
             try:
@@ -95,7 +95,7 @@ class GroupGuard:
         guard, self._guard = self._guard, None
         if guard is not None and guard.stdin is not None:
             guard.stdin.close()
-            guard.kill()  # no groups are left for it to kill
+            guard.kill()  # there are no groups that it would have to kill
             guard.wait()
 
     def let_go(self) -> None:
@@ -106,7 +106,7 @@ class GroupGuard:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, guard.stdin.fileno(), inheritable=False)
             os.close(nowhere)
-            guard.returncode = 0  # it is not a child of the copy
+            guard.returncode = 0  # the guard is not a child of the copy
 
 
 def _kill_group(group: int) -> None:
@@ -119,7 +119,7 @@ def _kill_group(group: int) -> None:
 
 
 def serve(pipe: IO[bytes]) -> None:
-    """When the pipe is closed, kill the groups that were added and not removed."""
+    """Wait until the pipe is closed, and kill the groups that were added and not removed."""
     groups: set[int] = set()
     for line in pipe:
         change = groups.add if line.startswith(b"+") else groups.discard
@@ -129,7 +129,7 @@ def serve(pipe: IO[bytes]) -> None:
 
 
 def main() -> None:
-    """Serve until the worker process has died, ignoring the signals that stop the whole service."""
+    """Run until the worker process has died, and ignore the signals that stop the whole service."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     serve(sys.stdin.buffer)

@@ -1,4 +1,4 @@
-"""The setup of a server's process, and the description of its end."""
+"""The setup of a server's process, and the description of how it ended."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def die_with_parent(parent: int) -> None:
-    """On Linux, let the kernel kill this process when its parent dies; other systems rely on a closed pipe.
+    """Let the Linux kernel kill this process when its parent dies; other systems rely on a closed pipe.
 
     Args:
-        parent: the id of the process that started this one; if that process has already ended, exit now.
+        parent: the id of the process that started this one; if the parent has already ended, exit.
     """
     if sys.platform == "linux":  # pragma: no branch - the branch is the platform's
         import ctypes  # noqa: PLC0415 - only for the processes of a server
@@ -31,11 +31,11 @@ def die_with_parent(parent: int) -> None:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Disable garbage collection for the imports in the block; only for the start of Firelock's programs.
+    """Disable garbage collection for the imports in the block; used only when Firelock's programs start.
 
-    Imports create hardly any garbage, but every 700 new objects would start a collection, and more and more
-    of these collections would check all objects. The objects that exist at the end of the block are not
-    checked by later collections either.
+    Imports create hardly any garbage, but every 700 new objects would start a collection, and an increasing
+    share of these collections would check all objects. Later collections do not check the objects that exist
+    at the end of the block.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -48,7 +48,7 @@ def importing() -> Iterator[None]:
 
 
 def has_descriptors(count: int) -> bool:
-    """Return whether this process can open this many more files, by opening them briefly."""
+    """Try whether this process can open this many more files, and return the result."""
     opened: list[int] = []
     try:
         opened.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(count))
@@ -61,9 +61,9 @@ def has_descriptors(count: int) -> bool:
 
 
 def resident_bytes(pid: int | None = None) -> int:
-    """Return the memory of a process, by default of this one, in bytes; 0 if it is not available.
+    """Return the memory of a process (default: this one) in bytes; 0 if the system does not report it.
 
-    macOS reports it only for this process, and reports the maximum so far, which is more than the current
+    macOS reports only the memory of this process, and reports its maximum so far instead of its current
     value.
     """
     if sys.platform == "linux":
@@ -100,10 +100,10 @@ def keep_streams_open() -> None:
 
 
 def enable_loggers() -> None:
-    """Enable Firelock's loggers at their levels; call it after the app was imported.
+    """Enable Firelock's loggers at their levels; call this after the app was imported.
 
     By default, `dictConfig` and `fileConfig` disable every existing logger. In a process of Firelock itself,
-    this would include all of these loggers, so failed jobs would not be logged.
+    these include all of Firelock's loggers, so failed jobs would not be logged.
     """
     for name, logger in list(logging.root.manager.loggerDict.items()):
         is_ours = f"{name}.".startswith(("firelock.", "firelock_"))  # including backends and plugins
@@ -112,7 +112,7 @@ def enable_loggers() -> None:
 
 
 def describe_exit(code: int | None) -> str:
-    """Return a readable description of how a process ended: its signal's name or its exit code."""
+    """Describe how a process ended, with the name of its signal or its exit code."""
     if code is None:
         return "cause unknown"
     if code >= 0:

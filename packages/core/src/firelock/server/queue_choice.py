@@ -23,8 +23,8 @@ class QueueChoice:
     def order(self) -> Sequence[str] | None:
         """Return the queues of the next claim, in order; None for all queues.
 
-        With weights, each queue comes first in proportion to its weight. A queue with a large weight is
-        preferred, but no queue starves.
+        If the queues have weights, each one comes first in proportion to its weight. A queue with a large
+        weight is preferred, but no queue starves.
         """
         if self.names is None or self.weights is None:
             return self.names
@@ -41,12 +41,13 @@ class QueueChoice:
 
 
 def parse_queues(queues: Sequence[str] | str | None) -> QueueChoice:
-    """Return the choice for a list of names, a string "critical,default" or "critical:3,default:1", or None.
+    """Return the choice for a list of names or a string: "critical,default" or "critical:3,default:1".
 
     None and "*" mean all queues.
 
     Raises:
-        ConfigurationError: If a name or weight is invalid, a queue is repeated, or only some have weights.
+        ConfigurationError: If a name or weight is invalid, a queue is repeated, or only some queues have
+            weights.
     """
     if queues is None or queues == "*":
         return QueueChoice(None)

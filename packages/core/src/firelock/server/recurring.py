@@ -1,4 +1,4 @@
-"""Creation of the jobs of due recurring definitions: once per due time, however many servers there are."""
+"""Creation of jobs for due recurring definitions: once per due time, regardless of the number of servers."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_RETRY_AFTER = 60 * SECOND  # delay before a definition that could not be fired is tried again
-_PASS_BY = 15 * SECOND  # delay of a definition written by a newer version, so that others get their turn
+_RETRY_AFTER = 60 * SECOND  # delay before another attempt to fire a definition that could not be fired
+_PASS_BY = 15 * SECOND  # delay for a definition written by a newer version, so that others are fired
 
 
 def fire_due(client: Client, *, limit: int = 100) -> int:
     """Create the jobs of due definitions; return how many definitions fired.
 
     Any number of servers can call this at the same time. If a definition cannot be fired, the reason is
-    stored in it, and it is tried again a minute later for the same due time. The other definitions are fired
-    as usual. A definition that a newer version wrote is left to a server that supports it.
+    stored in it, and the same due time is tried again a minute later. The other definitions are fired as
+    usual. A definition that a newer version wrote is fired only by servers that support it.
 
     Raises:
-        StorageUnavailable: If the storage was unavailable, either twice or for one definition; in the latter
-            case, all other due definitions have been fired.
+        StorageUnavailable: If the storage was unavailable, either twice or for one definition. If it was
+            unavailable for one definition, all other due definitions have been fired.
     """
     fired, outage = 0, None
     for record in client.storage.due_records(RECURRING, limit):
@@ -82,11 +82,11 @@ def _fire_or_postpone(client: Client, record: Record) -> bool:
 
 
 def _fire(client: Client, record: Record, definition: RecurringRecord) -> bool:
-    """Store the jobs and advance the definition in one operation, if the definition has not changed."""
+    """Store the jobs and the next due time in one operation, unless the definition has changed."""
     progress, jobs = _firing(client, definition, max(client.clock.now(), record.due_at or 0))
     try:
         inserted = _insert(client, record, progress, jobs)
-    except DuplicateJob as error:  # the job with the key was deleted but still runs, so nothing was stored
+    except DuplicateJob as error:  # the job with the key was deleted but still runs; nothing was stored
         inserted = _insert(client, record, _skipping(definition, progress, [], [error.job_id]), [])
         jobs = []
     if inserted.record is not Applied.APPLIED:
@@ -105,7 +105,7 @@ def _fire(client: Client, record: Record, definition: RecurringRecord) -> bool:
 def _skipping(
     before: RecurringRecord, progress: RecurringRecord, stored: Sequence[NewJob], holders: Sequence[str]
 ) -> RecurringRecord:
-    """Return the progress of a firing that omitted jobs because other jobs have their unique key."""
+    """Return the progress of a definition whose jobs were not created because their unique key was in use."""
     return attrs.evolve(
         progress,
         last_job_id=stored[-1].id if stored else before.last_job_id,
@@ -115,7 +115,7 @@ def _skipping(
 
 
 def _store_result(client: Client, record: Record, progress: RecurringRecord) -> None:
-    """Store the result of a firing in the definition, unless it was changed in the meantime."""
+    """Store the result of a firing in the definition, unless the definition was changed in the meantime."""
     client.storage.put_record(
         RECURRING,
         record.key,
@@ -126,7 +126,7 @@ def _store_result(client: Client, record: Record, progress: RecurringRecord) -> 
 
 
 def _postpone(client: Client, record: Record, value: str, after: int) -> None:
-    """Make the definition due again after a delay, for the same due time."""
+    """Let the definition fire for the same due time after a delay."""
     try:
         due_at = client.clock.now() + after
         change = RecordChange(RECURRING, record.key, value, record.version, due_at)
@@ -174,11 +174,11 @@ def _unended(client: Client, record: RecurringRecord) -> JobRecord | None:
 
 
 def _fired_job(record: RecurringRecord, instant: int, now: int, running: JobRecord | None) -> NewJob:
-    """Return the job of one due time.
+    """Return the job for one due time.
 
-    Its id is derived from the definition and the due time, so it is created once. The id also depends on the
-    creation time of the definition, so a definition that was removed and added again creates the jobs of its
-    due times again.
+    The job's id is derived from the definition and the due time, so the job is created only once. The id also
+    depends on the creation time of the definition, so if a definition is removed and added again, it creates
+    new jobs for the same due times.
     """
     job_id = derived_id("recurring", record.id, str(record.created_at), str(instant))
     job = job_of(

@@ -1,4 +1,4 @@
-"""Checks before the start of a job: its batch, its caller, and the results among its arguments."""
+"""Checks before a job starts: of its batch, of its caller, and of the results among its arguments."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ _REMEMBERED = 10_000  # maximum number of cached batches and callers
 class RelatedJobs:
     """Checks the batches and callers of a worker process's jobs.
 
-    Each is checked at most once a second while its jobs may start. Only the refusal for a cancelled batch is
-    remembered, because a cancellation is final. By contrast, a caller that has ended, or a member that has
-    failed, may have been requeued in the meantime.
+    As long as the jobs of a batch or caller may start, it is checked at most once a second. Only cancelled
+    batches are remembered, because a cancellation is final. By contrast, a caller that has ended, or a member
+    that has failed, may have been requeued in the meantime.
     """
 
     _storage: Storage
     _serializers: Mapping[str, Serializer]
     _every: float = CHECK_EVERY
-    _checked_at: dict[str, float] = attrs.Factory(dict)  # time of the last check whether its jobs may start
+    _checked_at: dict[str, float] = attrs.Factory(dict)  # time of the last check after which jobs may start
     _cancelled: set[str] = attrs.Factory(set)  # cancelled batches
 
     def refusal(self, relations: Relations) -> str | None:
-        """Return why a job must not start (its batch is cancelled, its caller has ended), or None if it may.
+        """Return why a job must not start, for example because its batch is cancelled; None if it may start.
 
         Raises:
             StorageError: If the check fails.
@@ -54,7 +54,7 @@ class RelatedJobs:
         return None if relations.caller_id is None else self._check(relations.caller_id, is_batch=False)
 
     def is_cached(self, relations: Relations) -> bool:
-        """Return whether `refusal` needs no round trip."""
+        """Return whether `refusal` can be called without a round trip."""
         now = time.monotonic()
         return all(
             job_id is None or job_id in self._cancelled or self._is_fresh(job_id, now)
@@ -134,7 +134,7 @@ _ENDS = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.DELETED: "b
 
 
 def _put(arguments: Any, path: Sequence[str | int], value: JsonValue, one: Input) -> None:  # noqa: ANN401
-    """Put the value at the path."""
+    """Insert the value at this path."""
     place = arguments
     try:
         for key in path[:-1]:

@@ -1,4 +1,4 @@
-"""Removal of expired jobs by one worker process per storage, in slices, as fast as jobs expire."""
+"""Removal of expired jobs, in slices, by one worker process per storage, as fast as jobs expire."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ log = logging.getLogger(__name__)
 
 LEASE = "firelock:retention"
 """The lock whose holder removes expired jobs."""
-_SLICE = 0.2  # duration of a slice in seconds, plus the rest of the current call
-_CALL = 0.05  # seconds that a call may take; others wait for it, for example to write to SQLite
-_FEWEST, _MOST = 100, 500  # jobs per call; with fewer, the round trips would cost more than the jobs
-_RESTS = (3, 1)  # pauses in durations of the last slice: after the first that left jobs, and after many
-_IN_A_ROW = 5  # slices that left jobs, minus those that did not, after which pauses are one duration shorter
-_SHORTEST_PAUSE = 1.0  # seconds to pause after a slice that left no jobs
-_ORDERS_EVERY = 3_600.0  # seconds between two checks for orders to servers that have ended
+_SLICE = 0.2  # seconds after which a slice starts no more calls
+_CALL = 0.05  # target duration of a call in seconds; writers may have to wait for it, for example with SQLite
+_FEWEST, _MOST = 100, 500  # jobs per call; with fewer jobs, round trips would take longer than the removal
+_RESTS = (3, 1)  # pause after a slice that left jobs, in multiples of its duration: the first, and after many
+_IN_A_ROW = 5  # after this many slices that left jobs, the pause is shorter by one duration
+_SHORTEST_PAUSE = 1.0  # minimum number of seconds to pause after a slice that left no jobs
+_ORDERS_EVERY = 3_600.0  # seconds between two searches for orders to servers that have ended
 
 
 @attrs.define(eq=False)
@@ -34,9 +34,9 @@ class Retention:
     Args:
         storage: the storage of the jobs.
         seldom: seconds between two slices if no jobs expire.
-        lease_seconds: seconds after which another process takes over if this one does not continue.
-        ended: returns how many jobs this process has ended; if the number has grown, the next slice starts
-            sooner.
+        lease_seconds: seconds after which another process takes over if this one has stopped.
+        ended: returns the number of jobs that have ended in this process; if it has grown, the next slice
+            starts sooner.
         is_over: returns whether the process is stopping.
         clock: returns monotonic seconds.
     """
@@ -49,7 +49,7 @@ class Retention:
     _clock: Callable[[], float] = time.monotonic
     _owner: str = attrs.Factory(new_id)
     _token: int | None = None
-    _chunk: int = 100  # number of jobs for the next call
+    _chunk: int = 100  # maximum number of jobs in the next call
     _pause: float = _SHORTEST_PAUSE
     _left_jobs: int = 0  # slices that left jobs, minus those that did not; bounded
     _ended_before: int = 0
@@ -58,7 +58,7 @@ class Retention:
     def run_slice(self) -> float:
         """Remove expired jobs for a fifth of a second if this process holds the lease.
 
-        Return the seconds until the next slice.
+        Return the number of seconds until the next slice.
         """
         try:
             return self._rest() if self._holds_lease() else self._seldom
@@ -81,7 +81,7 @@ class Retention:
         return self._token is not None
 
     def _rest(self) -> float:
-        """Run one slice and return the seconds until the next one."""
+        """Run one slice and return the number of seconds until the next one."""
         began = self._clock()
         removed, has_more = self._remove(began + _SLICE)
         if has_more:
@@ -99,7 +99,7 @@ class Retention:
         return self._pause * random.uniform(0.8, 1.2)  # noqa: S311 - servers drift apart
 
     def _remove(self, until: float) -> tuple[int, bool]:
-        """Return how many jobs were removed, and whether there may be more."""
+        """Remove jobs until this time; return how many were removed, and whether there may be more."""
         removed = 0
         while not self._is_over() and (began := self._clock()) < until:
             limit = self._chunk
@@ -121,7 +121,7 @@ class Retention:
             forget_orders(self._storage)
 
     def hand_over(self) -> None:
-        """Release the lease when this process ends, so that the next one does not need to wait."""
+        """Release the lease because this process ends, so that the next process does not have to wait."""
         token, self._token = self._token, None
         if token is None:
             return

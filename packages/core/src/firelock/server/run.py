@@ -1,4 +1,4 @@
-"""One run of a job: from the claim to its end, in a thread, on an event loop or in a job process."""
+"""A run of a job, from its claim to its outcome, in a thread, on an event loop or in a job process."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ if TYPE_CHECKING:
     from firelock.runtime import Runtime
 
 log = logging.getLogger(__name__)
-failures = logging.getLogger("firelock.jobs")  # a separate name, so that it can be configured separately
+failures = logging.getLogger("firelock.jobs")  # has another name, so that it can be configured separately
 
 _JSON = "json"
-_REMEMBERED = 10_000  # maximum number of remembered jobs that were put off
+_REMEMBERED = 10_000  # maximum number of remembered jobs that were postponed
 _UNSURE = 5 * SECOND  # the local estimate of the storage's clock may be behind by this much
 _cancelling = threading.Lock()  # one lock for all runs, because few are cancelled; held only briefly
 
@@ -86,42 +86,42 @@ class ProcessState:
         return [each or self.folder or "." for each in sys.path]
 
     def repair(self) -> None:
-        """Restore a lowered recursion limit, and exit if this process is a fork that returned from a task."""
+        """Restore a lowered recursion limit; if this process is a fork that returned from a task, exit."""
         if self._pid != os.getpid():
             os._exit(0)
         if sys.getrecursionlimit() < self._recursion:
             sys.setrecursionlimit(self._recursion)
 
     def restore(self) -> None:
-        """Restore the state and the working directory, in a process that runs one job at a time."""
+        """Restore the state and the working directory; only for processes that run one job at a time."""
         self.repair()
         if self.folder is not None:
             os.chdir(self.folder)
 
 
 class CancelKind(StrEnum):
-    """Why a running job is cancelled; the reason determines how its end is handled."""
+    """The reason why a running job is cancelled, which determines how its outcome is handled."""
 
     TIMEOUT = "timed out"
     STOP = "server stopping"
-    LOST = "no longer ours"  # deleted, or taken from this session; the storage does not store its end
+    LOST = "no longer ours"  # deleted or taken from this session; the outcome is not stored
 
 
 @attrs.define(eq=False)
 class Completion:
     """The success that a run wrote within a transaction of its task, which may or may not have committed.
 
-    Only the storage shows whether it has committed, because the transaction belongs to the task or its
+    Only the storage shows whether the transaction has committed, because it belongs to the task or its
     framework.
     """
 
     transition: Transition
-    duration: int  # duration of the run until then, in microseconds
-    frees_children: bool  # whether continuations or a batch wait for the job
+    duration: int  # duration of the run until the success was written, in microseconds
+    frees_children: bool  # whether a batch or continuations wait for the job
     written: float = attrs.Factory(time.monotonic)
-    is_stored: bool | None = None  # whether it is in the storage; None if not checked or not readable
-    is_counted: bool = False  # whether it was counted as an end of this server; each end is counted once
-    is_due: bool = False  # whether the dispatcher was woken to check it because it is old
+    is_stored: bool | None = None  # whether the success is stored; None if this is unknown
+    is_counted: bool = False  # whether this server has counted the job as ended; each is counted once
+    is_due: bool = False  # whether the dispatcher must check whether it is stored, because it is old
 
 
 @attrs.define(eq=False)
@@ -135,32 +135,32 @@ class Run:
     args: tuple[Any, ...]  # the arguments, with the context first if the task takes it
     kwargs: dict[str, Any]
     timeout_seconds: float | None
-    started_at: int = 0  # start time by the storage's clock
+    started_at: int = 0  # start time according to the storage's clock
     started: float = 0.0  # monotonic start time
-    loading_since: float = 0.0  # monotonic; for a run in a job process, which must first be ready
+    loading_since: float = 0.0  # monotonic; since then, the run waits until its job process is ready
     cancelled: CancelKind | None = None
-    is_stopped: bool = False  # `cancel` was called; the run is not ended by force a second time
-    cancelled_at: float = 0.0  # monotonic time of the call of `cancel`; 0 before that
-    is_stuck: bool = False  # whether it continues after its timeout, and this was logged
+    is_stopped: bool = False  # whether `cancel` was called; the run is ended by force only once
+    cancelled_at: float = 0.0  # monotonic time at which `cancel` was called; 0 before that
+    is_stuck: bool = False  # whether the run continues after its timeout, and this was logged
     ignores_cancellation: bool = (
-        False  # it continues after its cancellation and the grace period, so it ends only with its process
+        False  # whether the run continues after its cancellation and the grace period
     )
     stop: Any = None  # ends the run by force; set by executors that can do so
     coroutine: asyncio.Task[Any] | None = None  # the asyncio task that runs it; None in a thread
     completion: Completion | None = None  # set by `complete`; replaced if an earlier one was rolled back
     runner: JobRunner | None = None
-    begun: JobSteps | None = None  # its steps and waits; None for most jobs
+    begun: JobSteps | None = None  # steps and waits of the run; None for most jobs
 
     @property
     def busy_since(self) -> float:
-        """The time at which the run began to occupy its worker, in monotonic seconds; 0 before that."""
+        """The monotonic time at which the run began to occupy its worker; 0 before that."""
         return self.loading_since or self.started
 
     def cancel(self, kind: CancelKind, reason: str) -> None:
-        """Request that the job ends; end it by force if its executor can do so. The first reason is kept.
+        """Request that the job ends; if its executor can end it by force, do so. The first reason is kept.
 
-        If an exception in its task has already reported that the job was lost, only a timeout or a server
-        stop ends the job by force.
+        If the task has already received an exception because the job was lost, the job is ended by force only
+        after a timeout or when the server stops.
         """
         with _cancelling:  # several threads may notice a deletion at the same time
             is_first = self.cancelled is None
@@ -177,13 +177,13 @@ class Run:
     # ---- for the context of the task ---------------------------------------------------------------------
 
     def complete(self, session: object, result: object) -> None:
-        """Store that the job has succeeded, within the transaction of a session."""
+        """Store within a session's transaction that the job has succeeded."""
         assert self.runner is not None  # noqa: S101 - its runner has created it
         self.runner.complete(self, session, result)
 
     @property
     def steps(self) -> JobSteps:
-        """The steps and waits of the run, created at the first use."""
+        """The steps and waits of the run, created when they are first used."""
         if self.begun is None:
             assert self.runner is not None  # noqa: S101 - its runner has created it
             self.runner.begin_steps(self)
@@ -192,12 +192,12 @@ class Run:
 
     @property
     def is_suspending(self) -> bool:
-        """Whether the run has reached a wait; it then ends regardless of what its task raises or returns."""
+        """Whether the run has reached a wait, so that it ends whatever its task raises or returns."""
         return self.begun is not None and self.begun.wait is not None
 
     @property
     def is_suspended(self) -> bool:
-        """Whether the run is suspending and has not timed out."""
+        """Whether the run has reached a wait and has not timed out."""
         return self.is_suspending and self.cancelled is not CancelKind.TIMEOUT
 
     @property
@@ -207,7 +207,7 @@ class Run:
 
     @property
     def has_right(self) -> bool:
-        """Whether the server is certain that it still holds the job."""
+        """Whether the job certainly still belongs to this server's session."""
         return self.runner is None or self.runner.has_right()
 
     def lose(self, reason: str, *, is_raised: bool) -> None:
@@ -215,12 +215,12 @@ class Run:
 
         Args:
             reason: the reason, as readable text.
-            is_raised: whether the caller raises an exception. In the run's own thread or coroutine, that is
-                enough. From any other thread or coroutine, the exception might not reach the run, so it is
-                ended by force.
+            is_raised: whether the caller raises an exception. In the run's own thread or coroutine, this
+                exception is sufficient. In any other thread or coroutine, the exception might not reach the
+                run, so the run is ended by force.
         """
         if not is_raised and self.completion is not None:
-            return  # an ended job accepts no more writes; its task continues after its commit
+            return  # the job has ended, so writes are refused, but its task may continue
         if not is_raised or not self._is_current():
             self.cancel(CancelKind.LOST, reason)
             return
@@ -231,7 +231,7 @@ class Run:
         self.context.cancel(reason)
 
     def _is_current(self) -> bool:
-        """Return whether the run's own coroutine calls this; True in a thread, where no end can be forced."""
+        """Return whether the run's own coroutine calls this; always True for a run in a thread."""
         if self.coroutine is None:
             return True
         import asyncio  # noqa: PLC0415 - loaded by now
@@ -244,15 +244,15 @@ class Run:
 
 @attrs.define(eq=False)
 class EndedRun:
-    """A run that has ended, with the transition to send."""
+    """A run that has ended, with the transition that must be stored."""
 
     job: ClaimedJob
     transition: Transition
-    duration: int = 0  # microseconds of the run
-    completion: Completion | None = None  # set if a transaction of the task has or may have ended the job
-    log_failure: Callable[[], None] | None = None  # logs the failure if the storage accepts the end
+    duration: int = 0  # duration of the run in microseconds
+    completion: Completion | None = None  # set if a transaction of the task may have ended the job
+    log_failure: Callable[[], None] | None = None  # logs the failure if the storage accepts the outcome
     blocks: tuple[str, int] | None = None  # the limit key, and the time until which the key is blocked
-    was_busy: bool = False  # whether its row was locked when it was first sent
+    was_busy: bool = False  # whether the job's row was locked when the outcome was first sent
 
 
 def _always() -> bool:
@@ -261,21 +261,21 @@ def _always() -> bool:
 
 @attrs.define(eq=False)
 class JobRunner:
-    """The part of a worker process that runs claimed jobs and returns their ends."""
+    """The part of a worker process that runs claimed jobs and returns their outcomes."""
 
     _runtime: Runtime
     _console: Console
-    has_right: Callable[[], bool] = _always  # whether jobs may continue; see `SharedMemory.may_start`
+    has_right: Callable[[], bool] = _always  # returns whether jobs may continue; see `SharedMemory.may_start`
     _in_place: int = IN_PLACE
     _is_apart: bool = False  # whether it runs in a job process, with its own connection
-    _on_completed: Callable[[Run], None] | None = None  # set in a job process, where it notifies the server
+    _on_completed: Callable[[Run], None] | None = None  # notifies the server; set only in a job process
     _nothing: dict[str, tuple[str | None, str | None]] = attrs.Factory(dict)
-    _waits: dict[str, tuple[int, int, int]] = attrs.Factory(dict)  # attempt, retries, crashes of put-off jobs
+    _waits: dict[str, tuple[int, int, int]] = attrs.Factory(dict)  # attempt, retries, crashes of a job
     resources: OpenResources = attrs.Factory(OpenResources)
     related: RelatedJobs = attrs.field()
     _lock: threading.Lock = attrs.Factory(threading.Lock)
-    _flusher: StreamFlusher | None = None  # set at the first run with steps
-    _memos: MemoCommit | None = None  # also set at the first run with steps
+    _flusher: StreamFlusher | None = None  # set by the first run that has steps
+    _memos: MemoCommit | None = None  # set by the first run that has steps
 
     @related.default
     def _related_jobs(self) -> RelatedJobs:
@@ -284,7 +284,7 @@ class JobRunner:
     # ---- before the run ----------------------------------------------------------------------------------
 
     def prepare(self, job: ClaimedJob, holder: ClaimHolder) -> Run | EndedRun:
-        """Return the run, ready to start, or its end if it cannot start. Never raise an `Exception`."""
+        """Return a run that is ready to start, or the outcome if it cannot. Never raises `Exception`."""
         try:
             is_special = not (job.admission_json is None and job.relations_json is None and job.retry is None)
             if is_special and (part := unread_part(job)) is not None:
@@ -329,20 +329,20 @@ class JobRunner:
             return self.unprepared(job, holder, error)
 
     def unprepared(self, job: ClaimedJob, holder: ClaimHolder, error: Exception) -> EndedRun:
-        """Return the end of a job that did not start because of an unexpected error; it is retried later."""
+        """Return the outcome of a job that could not start because of an unexpected error; it runs later."""
         at, why = self._runtime.clock.now(), describe_error(error)
         return self._put_off(job, lifecycle.unprepared(job, holder, at=at, why=why))
 
     def _barred(self, job: ClaimedJob, holder: ClaimHolder) -> EndedRun | None:
-        """Return the end of a job that must not start, because it is late or has crashed too often."""
+        """Return the outcome of a job that must not start, because it is late or has crashed too often."""
         return self._crashed_too_often(job, holder) if job.crashes else self._late(job, holder)
 
     def _late(self, job: ClaimedJob, holder: ClaimHolder) -> EndedRun | None:
-        """Return the end of a job whose start deadline has passed; None if the job may start.
+        """Return the outcome of a job whose start deadline has passed; None if the job may start.
 
-        A job that the storage returned as late holds no limit and must not run. The storage uses its own
-        clock to decide whether a job is late, so that clock is read if the local estimate is close to the
-        deadline.
+        A job that the storage returned as late does not count toward its limits and must not run. The storage
+        uses its own clock to decide whether a job is late, so that clock is read if the local estimate is
+        close to the deadline.
         """
         admission = job.admission
         if admission is None or job.attempt != 1:
@@ -368,10 +368,10 @@ class JobRunner:
         return EndedRun(job, ended)
 
     def _crashed_too_often(self, job: ClaimedJob, holder: ClaimHolder) -> EndedRun | None:
-        """Return the end of a job that has crashed too often; None if the job may start.
+        """Return the outcome of a job that has crashed too often; None if the job may start.
 
         When a session ends, crashes are counted but no job fails, so the decision is made here. The history
-        is read only if the job has crashed that often.
+        is read only if the number of crashes requires a decision.
         """
         info = self._runtime.tasks.get(job.task)
         if self._is_apart or info is None or not _may_be_its_last_crash(job, info):
@@ -405,14 +405,14 @@ class JobRunner:
         return EndedRun(job, lifecycle.handed_back(job, holder, at=at, started_at=None, reason=why))
 
     def _stopped(self, job: ClaimedJob, holder: ClaimHolder, why: str) -> EndedRun:
-        """Return the end of a job that must not start anymore."""
+        """Return the outcome of a job that must no longer start."""
         at = self._runtime.clock.now()
         expires_at = self._runtime.client.retention.until(State.DELETED, at)
         log.info("Job %s is deleted instead of started: %s.", job.id, why, extra={"job_id": job.id})
         return EndedRun(job, lifecycle.stopped(job, holder, at=at, reason=why, expires_at=expires_at))
 
     def _put_off(self, job: ClaimedJob, transition: Transition) -> EndedRun:
-        """Return the end of a job that waits for another server; only its first wait is reported."""
+        """Return the outcome of a job that waits for another server; only its first wait is reported."""
         before = (job.attempt, job.retries, job.crashes)  # a wait does not count as an attempt
         if self._waits.get(job.id) == before:
             transition = attrs.evolve(transition, is_silent=True)
@@ -424,7 +424,7 @@ class JobRunner:
         return EndedRun(job, transition)
 
     def _unread(self, job: ClaimedJob, holder: ClaimHolder, part: UnreadPart) -> EndedRun:
-        """Return the end of a job with a part that this release cannot read."""
+        """Return the outcome of a job with a part that this release cannot read."""
         if part.is_damaged:
             error = StorageError(f"{part.stored[:200]!r} is not JSON")
             return self._unreadable(job, holder, error, part.name)
@@ -439,8 +439,8 @@ class JobRunner:
         ended = EndedRun(
             job, lifecycle.undecodable(job, holder, at=at, error=info, expires_at=expires_at, what=part)
         )
-        # The error's message is left out, because it might contain arguments, and more people can read the
-        # log than the jobs.
+        # The error's message is omitted, because it might contain arguments, and more people can read the log
+        # than the jobs.
         what = f"its {part.removeprefix('its ')} cannot be read ({info.type}); see its history for the reason"
         self._report(ended, what, ArgumentError(what))
         return ended
@@ -454,15 +454,15 @@ class JobRunner:
         return relations is not None and (bool(relations.inputs) or not self.related.is_cached(relations))
 
     def start(self, run: Run) -> None:
-        """Note the time at which the run starts."""
+        """Record the time at which the run starts."""
         run.started_at = self._runtime.clock.now()
         run.started = time.monotonic()
 
     def store_start(self, run: Run) -> None:
-        """Store that the run has started, which the dispatcher otherwise does after a second.
+        """Store that the run has started, which the dispatcher normally does after a second.
 
-        This is for a suspect, which might crash its whole server before that second has passed. The job runs
-        even if the storage is unavailable.
+        This is needed for a suspect, because the job might crash its whole server within that second. The job
+        runs even if the storage is unavailable.
         """
         held = HeldClaim(run.job.id, run.job.fence, started_at=run.started_at)
         try:
@@ -482,7 +482,7 @@ class JobRunner:
     # ---- the run -----------------------------------------------------------------------------------------
 
     def run(self, run: Run) -> EndedRun:
-        """Run a `def` task in this thread, and return its end."""
+        """Run a `def` task in this thread, and return its outcome."""
         self.start(run)
         token = running_job.set(run.context)
         try:
@@ -510,7 +510,7 @@ class JobRunner:
         return None  # a plugin's context suppresses the task's exception, or the run is suspended
 
     async def arun(self, run: Run) -> EndedRun:
-        """Run an `async def` task on this event loop, and return its end."""
+        """Run an `async def` task on this event loop, and return its outcome."""
         self.start(run)
         token = running_job.set(run.context)
         try:
@@ -535,7 +535,7 @@ class JobRunner:
         return self._suspended(run) or self.returned(run, result)
 
     async def _arun_wrapped(self, run: Run) -> object:
-        """Return what the coroutine returns; async contexts are entered in its own asyncio task."""
+        """Return the result of the coroutine; async contexts are entered in its own asyncio task."""
         async with AsyncExitStack() as contexts:
             for context in self._runtime.plugins.job_contexts(run.context, run.info):
                 if hasattr(type(context), "__aenter__"):
@@ -557,7 +557,7 @@ class JobRunner:
         """Create the steps object of the run; all threads of the run share one object.
 
         Raises:
-            StepError: If no other process would see the stored values.
+            StepError: If no other process could read the stored values.
         """
         storage = self._runtime.storage
         if self._is_apart and Feature.SHARED not in storage.features:
@@ -575,7 +575,7 @@ class JobRunner:
                 )  # fmt: skip
 
     def _suspended(self, run: Run) -> EndedRun | None:
-        """Return the end of a run that waits, regardless of what its task did; None if it does not wait."""
+        """Return the outcome of a run that waits, whatever its task has done; None if it does not wait."""
         steps = run.begun
         if steps is None:
             return None
@@ -605,8 +605,8 @@ class JobRunner:
     # ---- the end of a run that returned ------------------------------------------------------------------
 
     def returned(self, run: Run, result: object) -> EndedRun:
-        """Return the end of a run whose task returned."""
-        if run.cancelled is CancelKind.TIMEOUT:  # it ignored the cancellation but has timed out
+        """Return the outcome of a run whose task returned."""
+        if run.cancelled is CancelKind.TIMEOUT:  # the task ignored the cancellation after a timeout
             return self.raised(run, _timeout_error(run))
         at = self._runtime.clock.now()
         if type(result) is not Snooze:
@@ -628,9 +628,9 @@ class JobRunner:
         )  # fmt: skip
 
     def _encode_result(self, run: Run, result: object) -> tuple[str | None, str | None]:
-        """Return the stored form of the result, or why it cannot be stored.
+        """Return the stored form of the result, or the reason why it cannot be stored.
 
-        For JSON, None is encoded once per task, because most tasks return it.
+        With JSON, None is encoded only once per task, because most tasks return it.
         """
         is_nothing = result is None and run.job.serializer == _JSON
         if is_nothing and (nothing := self._nothing.get(run.info.name)) is not None:
@@ -648,7 +648,7 @@ class JobRunner:
     # ---- an end within the task's own transaction --------------------------------------------------------
 
     def complete(self, run: Run, within: object, result: object) -> None:
-        """Store the success within the task's own transaction; the end that is sent later only repeats it.
+        """Store the success within the task's own transaction; the outcome that is sent later repeats it.
 
         The server is notified before the transaction can commit, so it never considers the job lost.
         """
@@ -668,8 +668,8 @@ class JobRunner:
     def check_completion(self, run: Run) -> None:
         """Read from the storage whether the run's own transaction has committed, unless this is known.
 
-        If the storage cannot be read, the run is treated as if the transaction had not committed. If it did
-        commit, the storage refuses the end, and the dispatcher checks it again.
+        If the storage cannot be read, the run is treated as if the transaction had not committed. If the
+        transaction did commit, the storage refuses the outcome, and the dispatcher checks the job again.
         """
         completion = run.completion
         if completion is None or completion.is_stored is not None:
@@ -695,9 +695,9 @@ class JobRunner:
         return run.completion is not None and run.completion.is_stored is True
 
     def _raised_afterwards(self, run: Run, error: BaseException) -> EndedRun:
-        """Return the end of a run that failed after its own transaction had committed.
+        """Return the outcome of a run that failed after its own transaction had committed.
 
-        The job has succeeded, and its attempt has not failed: nothing is retried, and neither
+        The job has succeeded, and its attempt has not failed: the job is not retried, and neither
         `retry_decision` nor `attempt_failed` is called. The error is logged, because it is not reported
         anywhere else.
         """
@@ -717,11 +717,11 @@ class JobRunner:
     # ---- the end of a failed run -------------------------------------------------------------------------
 
     def raised(self, run: Run, error: BaseException) -> EndedRun:
-        """Return the end of a run whose task raised, was cancelled or timed out.
+        """Return the outcome of a run whose task raised an exception, was cancelled or timed out.
 
-        The first of these cases that applies determines the end: the server has cancelled the run, the task's
-        own transaction has ended the job, or the task is rate limited. Any other error is a failure; see
-        `_decide`.
+        The first of these cases that applies determines the outcome: the server has cancelled the run, the
+        task's own transaction has ended the job, or the task is rate limited. Any other error is a failure;
+        see `_decide`.
         """
         match run.cancelled:
             case CancelKind.STOP | CancelKind.LOST if _is_cancellation(error):
@@ -738,14 +738,14 @@ class JobRunner:
         what = describe_error(error)
         if author and decision.reason and ended.transition.reason == decision.reason:
             what = f"{what}; {author} decided: {shorten(' '.join(decision.reason.split()), 200)}"
-        if run.cancelled is CancelKind.LOST or run.is_stuck:  # if its end is refused, it has not failed
+        if run.cancelled is CancelKind.LOST or run.is_stuck:  # its outcome is refused, so it has not failed
             ended.log_failure = lambda: self._report(ended, what, error)
         else:
             self._report(ended, what, error)
         return ended
 
     def _rate_limited(self, run: Run, error: RateLimited) -> EndedRun:
-        """Return the end of a rate-limited run: snooze the job, and block the limit key of its error."""
+        """Return the outcome of a rate-limited run: the job is snoozed, and the error's key is blocked."""
         at, wait = self._runtime.clock.now(), span_micros(error.retry_after)
         transition = lifecycle.snoozed(
             run.job, run.holder, at=at, started_at=run.started_at, wait=wait, reason=message_of(error)
@@ -765,12 +765,12 @@ class JobRunner:
         return ended
 
     def _decide(self, run: Run, error: BaseException) -> tuple[RetryDecision, str]:
-        """Return the decision about a failure, and its author for the log; "" if Firelock decided.
+        """Return the decision about a failure, and who made it, for the log; "" if Firelock did.
 
-        A plugin decides, otherwise the retry policy of the call or task.
+        The decision is made by a plugin or, if no plugin decides, by the retry policy of the call or task.
 
         If the policy returns None, the default policy decides. No policy is called for an error that every
-        further attempt would raise as well.
+        later attempt would also raise.
         """
         author = ""
         if isinstance(error, StepError) or (run.begun is not None and run.begun.fails_permanently(error)):
@@ -795,7 +795,7 @@ class JobRunner:
         return proposed, author
 
     def _transition_of(self, run: Run, error: BaseException, decision: RetryDecision, at: int) -> Transition:
-        """Return the transition that ends a failed run as decided."""
+        """Return the transition of a failed run that follows from the decision."""
         info = describe_failure(error)
         reason = decision.reason or f"{info.type}: {info.message}"[:200]
         wait = span_micros(decision.after) if decision.after is not None else 0
@@ -815,10 +815,10 @@ class JobRunner:
         )
 
     def interrupted(self, run: Run, error: BaseException) -> EndedRun:
-        """Return the end of a run after an error outside of its task.
+        """Return the outcome of a run after an error outside of its task.
 
         An example is a job process that could not be started. The policy decides about the job, as for any
-        failure. If its decision cannot be turned into an end, the job fails.
+        failure. If its decision cannot be applied, the job fails.
         """
         if not run.started:
             self.start(run)
@@ -834,27 +834,27 @@ class JobRunner:
             return ended
 
     def passed_over(self, run: Run, reason: str = "lost before it started") -> EndedRun:
-        """Return the end of a dropped run that has not started; it tells the storage that no run is left."""
+        """Return the outcome of a dropped run; it shows the storage that the job does not run here."""
         return self._handed_back(run.job, run.holder, reason)
 
     def abandoned(self, run: Run, reason: str) -> EndedRun:
-        """Return the end of a run for which the server cannot wait any longer.
+        """Return the outcome of a run for which the server cannot wait any longer.
 
-        If the run has timed out, it ends with the timeout; otherwise the job is handed back.
+        If the run has timed out, the outcome is the timeout; otherwise, the job is handed back.
         """
         if run.cancelled is CancelKind.TIMEOUT:
             return self.raised(run, JobCancelled(run.context.cancel_reason))
         return self.hand_back(run, reason)
 
     def hand_back(self, run: Run, reason: str) -> EndedRun:
-        """Return the end of a run that is handed back."""
+        """Return the outcome of a run that is handed back."""
         transition = lifecycle.handed_back(
             run.job, run.holder, at=self._runtime.clock.now(), started_at=run.started_at, reason=reason
         )
         return self._ended(run, transition)
 
     def crashed(self, run: Run, reason: str) -> EndedRun:
-        """Return the end of a run whose job process died."""
+        """Return the outcome of a run whose job process died."""
         if self._has_completed(run):
             return self._raised_afterwards(run, ProcessDied(reason))
         at = self._runtime.clock.now()
@@ -870,7 +870,7 @@ class JobRunner:
     # ---- the stored and reported end ---------------------------------------------------------------------
 
     def _ended(self, run: Run, transition: Transition) -> EndedRun:
-        """Return the end of a run by this transition, or by the one that a plugin chooses instead."""
+        """Return the outcome with this transition, or with the one that a plugin chooses instead."""
         duration = max(0, transition.at - run.started_at)
         if self._runtime.plugins.has_elect_transition:
             fits = partial(_ends_same_run, transition)
@@ -880,10 +880,10 @@ class JobRunner:
         return EndedRun(run.job, transition, duration, run.completion)
 
     def _report(self, ended: EndedRun, what: str, error: BaseException) -> None:
-        """Report a failed attempt to plugins and log it: a warning if the job runs again, else an error.
+        """Report a failed attempt to plugins; log it as a warning if the job runs again, else as an error.
 
-        The log line does not contain arguments, but the message of the task's exception might, and so might
-        the reason of a plugin.
+        The log line does not contain arguments unless the message of the task's exception or a plugin's
+        reason contains them.
         """
         if self._runtime.plugins.has_attempt_failed:
             self._runtime.plugins.attempt_failed(ended.job, error, ended.transition)
@@ -914,23 +914,23 @@ def _may_be_its_last_crash(job: ClaimedJob, info: TaskInfo) -> bool:
 
 
 def _block_by(error: RateLimited, at: int) -> tuple[str, int] | None:
-    """Return the key that the error blocks, and the end of the block; None if it has no key or no delay."""
+    """Return the key that the error blocks, and until when; None if the error has no key or no delay."""
     wait = span_micros(error.retry_after)
     return (error.key, at + wait) if error.key is not None and wait else None
 
 
 def completed_end(job: ClaimedJob, completion: Completion) -> EndedRun:
-    """Return the end that the task's own transaction has stored, regardless of the rest of the run."""
+    """Return the outcome that the task's own transaction has stored, however the run continued."""
     return EndedRun(job, completion.transition, completion.duration, completion)
 
 
 def has_succeeded(job: ClaimedJob, record: JobRecord | None) -> bool:
     """Return whether a run has ended its job by writing its success within its own transaction.
 
-    A record of None means that the job does not exist, which counts as ended: only final jobs are removed,
-    and a job that was deleted while it ran is found with its tail long before it expires. A deleted job does
-    not count, because after the storage has refused the end, it is unknown whether the job had succeeded
-    before the delete.
+    A record of None means that the job does not exist, which counts as a success: only final jobs are
+    removed, and a job that was deleted while it ran is found with its tail long before it expires. A deleted
+    job does not count, because after the storage has refused the outcome, it is unknown whether the job had
+    succeeded before it was deleted.
     """
     return record is None or (record.state is State.SUCCEEDED and record.fence == job.fence)
 
@@ -958,7 +958,7 @@ _EVENTS = {State.FAILED: "failed", State.DELETED: "deleted", State.SUCCEEDED: "s
 
 
 def _what_follows(transition: Transition) -> str:
-    """Return what happens to a job that did not end as failed, as the rest of a sentence."""
+    """Return what happens next to a job that did not fail, as the second part of a sentence."""
     match transition.to:
         case State.DELETED:
             return " and is deleted"
@@ -974,7 +974,7 @@ def _what_follows(transition: Transition) -> str:
 
 
 class ProcessDied(FirelockError):
-    """The process of a job ended before the job did."""
+    """The error for a job whose process ended before the job did."""
 
 
 def _timeout_error(run: Run, cause: BaseException | None = None) -> TimeoutError:
@@ -991,7 +991,7 @@ def _is_cancellation(error: BaseException) -> bool:
         return True
     if isinstance(error, BaseExceptionGroup):  # as raised by a task group
         return all(map(_is_cancellation, error.exceptions))
-    asyncio = sys.modules.get("asyncio")  # if the module is not loaded, its error cannot have been raised
+    asyncio = sys.modules.get("asyncio")  # if it is not loaded, it cannot have raised an error
     return asyncio is not None and isinstance(error, asyncio.CancelledError)
 
 

@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 
 _MARGIN_SECONDS, _MARGIN_SHARE = 1.0, 0.02
 _QUICK_RETRY = 0.5
-_RELEASE_LIMIT, _RELEASES = 1_000, 20  # jobs per call, and number of calls after the end of a session
+_RELEASE_LIMIT, _RELEASES = 1_000, 20  # jobs per call, and maximum number of calls after a session ends
 _CLOCK_CHECK_INTERVAL = 0.5  # seconds between two checks of this host's clocks
-_FIRST_WAITS = (1.5, 3.0)  # seconds; short at the start, because CPU usage needs two reports
+_FIRST_WAITS = (1.5, 3.0)  # seconds; short, because the CPU usage is known only after two reports
 
 
 ROUND_TRIPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -41,10 +41,10 @@ ROUND_TRIPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5
 class SessionRenewal:
     """The renewal of a server's sessions. A worker process may start jobs until its last renewal has expired.
 
-    The right to run is measured from just before the renewal is sent, and a margin is subtracted. It
-    therefore ends here before another server can consider the session dead. The time for which the machine is
-    suspended counts, because the storage's clock continues in that time. The sessions are renewed within half
-    a second after a suspension, or after the wall clock was set, because the storage might use the same
+    The right to run begins just before the renewal is sent, and a margin is subtracted from its duration. It
+    therefore expires in this process before another server can consider the session dead. The time for which
+    the machine is suspended counts, because the storage's clock continues to run. Sessions are renewed within
+    half a second after a suspension, or after the wall clock was set, because the storage might use the same
     clock.
     """
 
@@ -60,13 +60,13 @@ class SessionRenewal:
     _lock: threading.Lock = attrs.Factory(threading.Lock)
     _over: threading.Event = attrs.Factory(threading.Event)
     _is_failing: bool = False
-    reached_at: float | None = None  # when the storage last replied, in monotonic seconds
-    round_trips: list[int] = attrs.Factory(lambda: [0] * (len(ROUND_TRIPS) + 1))  # renewals, by bucket
+    reached_at: float | None = None  # monotonic time of the storage's last reply
+    round_trips: list[int] = attrs.Factory(lambda: [0] * (len(ROUND_TRIPS) + 1))  # count per bucket
     round_trip_seconds: float = 0.0  # total time of all renewals
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Renew sessions from now on."""
+        """Start renewing sessions."""
         self._thread = threading.Thread(target=self._run, name="firelock-sessions", daemon=True)
         self._thread.start()
 
@@ -77,10 +77,10 @@ class SessionRenewal:
             self._thread.join(self._settings.heartbeat + 1)
 
     def begin(self, memory: SharedMemory, *, pid: int, workers: int) -> str:
-        """Begin a session, allow its worker process to start jobs, and return the session's id.
+        """Create a session, allow its worker process to start jobs, and return the session's id.
 
         Raises:
-            StorageError: If the session has not begun.
+            StorageError: If the session could not be created.
         """
         session = NewSession(
             id=new_id(),
@@ -100,7 +100,7 @@ class SessionRenewal:
         self.reached_at = time.monotonic()
         with self._lock:
             self._sessions[session.id] = _RenewedSession(session.id, memory, memory.last_report())
-        memory.begin_session()  # before the grant, so that claims of an earlier session cannot start
+        memory.begin_session()  # before the grant, so that jobs of an earlier session cannot start
         memory.grant(self._right_from(requested_at))
         return session.id
 
@@ -115,12 +115,12 @@ class SessionRenewal:
         """End the session and return its jobs to their queues; count a crash for each job that ran.
 
         Raises:
-            StorageError: If the session has not ended yet.
+            StorageError: If the session could not be ended.
         """
         self.forget(session_id)
         with server_work():
             if self._state == "stopping":
-                with contextlib.suppress(StorageError):  # affects only listings, so the end has priority
+                with contextlib.suppress(StorageError):  # only listings use this, so errors are ignored
                     self._storage.renew([Renewal(session_id, state=self._state)])
             taken = self._storage.end_session(session_id, running, reason=reason)
             self._release(session_id)
@@ -133,7 +133,7 @@ class SessionRenewal:
         return taken
 
     def _release(self, session_id: str) -> None:
-        """Update the batches whose last running member was deleted and has stopped with this session."""
+        """Update batches whose last running member was deleted and stopped when this session ended."""
         try:
             for _ in range(_RELEASES):
                 if self._storage.release(_RELEASE_LIMIT) < _RELEASE_LIMIT:
@@ -146,15 +146,15 @@ class SessionRenewal:
 
     @property
     def state(self) -> str:
-        """The state that the sessions report."""
+        """The state that is reported for the sessions."""
         return self._state
 
     def mark(self, state: str) -> None:
-        """Set the state that the sessions report from their next renewal on: running, quiet or stopping."""
+        """Set the state that each renewal of the sessions reports: running, quiet or stopping."""
         self._state = state
 
     def mark_leaving(self, session_id: str, state: str) -> None:
-        """Set the state that a replaced worker process's session reports until the whole server stops."""
+        """Set the state that is reported for a replaced worker process until the whole server stops."""
         with self._lock:
             session = self._sessions.get(session_id)
             if session is not None:
@@ -182,7 +182,7 @@ class SessionRenewal:
                 wait = _QUICK_RETRY
 
     def _rest(self, seconds: float, watch: HostWatch) -> bool:
-        """Wait until a renewal is due or a clock of this host jumps; return whether renewing has stopped."""
+        """Wait until a renewal is due or a clock of this host jumps; return whether renewals have stopped."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             if self._over.wait(min(left, _CLOCK_CHECK_INTERVAL)):
@@ -201,7 +201,7 @@ class SessionRenewal:
         except StorageUnavailable as error:
             if not self._is_failing:
                 log.warning("Sessions could not be renewed; retrying: %s", error)
-        except Exception:  # if this thread ended, every session would be lost again and again
+        except Exception:  # if this thread ended, every session would be lost
             log.exception("Sessions could not be renewed; retrying.")
         else:
             if self._is_failing:
@@ -213,7 +213,7 @@ class SessionRenewal:
         return False
 
     def _renew_all(self) -> None:
-        with self._lock:  # a worker process's memory is closed after its session was forgotten
+        with self._lock:  # a worker process's memory is closed only after `forget`
             sessions = list(self._sessions.values())
             renewals = [session.renewal(self._state_of(session)) for session in sessions]
         began, requested_at = time.monotonic(), self._clocks.elapsed()
@@ -223,7 +223,7 @@ class SessionRenewal:
         lost = []
         with self._lock:
             for session, is_alive in zip(sessions, alive, strict=True):
-                if session.id in self._sessions and is_alive:  # if forgotten, it may not start any jobs
+                if session.id in self._sessions and is_alive:  # after `forget`, no jobs may start
                     session.memory.grant(self._right_from(requested_at))
                 elif session.id in self._sessions:
                     lost.append(session.id)
@@ -239,7 +239,7 @@ class SessionRenewal:
         record = self._storage.get_record(ORDERS, self._server.id)
         if record is None:
             return
-        if record.version != self._order_version:  # otherwise it was carried out before, but not deleted
+        if record.version != self._order_version:  # otherwise, it was carried out before but not deleted
             self._order_version = record.version
             self._obey(record.value)
         self._storage.delete_record(ORDERS, record.key, expected_version=record.version)
@@ -256,9 +256,9 @@ class SessionRenewal:
 class _RenewedSession:
     id: str
     memory: SharedMemory
-    sent: Report  # the last report of the worker process that was sent
-    cpu_percent: float = 0.0  # share of one processor between the last two reports that were sent
-    leaving: str = ""  # its state if its worker process was replaced
+    sent: Report  # the worker process's report that was last sent
+    cpu_percent: float = 0.0  # share of one processor between the last two sent reports
+    leaving: str = ""  # the state to report if the worker process was replaced
 
     def renewal(self, state: str) -> Renewal:
         """Return the renewal of the session, with the last report of its worker process."""

@@ -2,18 +2,18 @@
 
 The supervisor writes the time until which the worker process may start jobs, and the number of its session.
 The worker process writes the time of its last report, and the job that each of its workers runs. The
-supervisor also reads this memory after the worker process has died, so nothing in it depends on an orderly
-end.
+supervisor also reads this memory after the worker process has died, so nothing in it may depend on an orderly
+exit.
 
 The memory does not belong to a file, so a full or read-only disk cannot affect it. A worker process is a
 separate program, so it gets the memory as a descriptor, and sets the size when it knows its number of
 workers.
 
-Layout, little-endian: right to run (elapsed ns) · number of the session · last report (monotonic ns) · CPU
-time (ns) · memory (bytes) · last turn of the dispatcher (monotonic ns) · the time since which its calls to
-the storage fail (monotonic ns) · the fields of `WorkerCounts`, then 40 bytes per worker: the id of its job,
-or zeros. Each number is written by one assignment, which copies it as a whole. `pack_into` would write zeros
-first, which another process could read.
+The layout is little-endian: right to run (elapsed ns) · number of the session · last report (monotonic ns) ·
+CPU time (ns) · memory (bytes) · last iteration of the dispatcher (monotonic ns) · time since which the
+dispatcher's calls to the storage fail (monotonic ns) · fields of `WorkerCounts` · 40 bytes per worker, with
+the id of its job or zeros. Each number is written by one assignment, which copies it as a whole. `pack_into`
+would write zeros first, which another process could read.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _NANO = 1_000_000_000
 
 
 def share_memory() -> int:
-    """Return the descriptor of new memory without a size, for a worker process. The caller must close it.
+    """Create memory without a size for a worker process; return its descriptor, which the caller must close.
 
     Raises:
         ConfigurationError: If the system does not provide shared memory.
@@ -60,7 +60,7 @@ def share_memory() -> int:
 
 def _open_shared_memory() -> int:
     """Return POSIX shared memory. Its random name is removed immediately, so no other process can open it."""
-    # The base of multiprocessing.shared_memory, which does not expose the descriptor. Linux does not need it.
+    # multiprocessing.shared_memory uses this module but does not expose the descriptor. Linux needs neither.
     import _posixshmem  # type: ignore[import-not-found]  # noqa: PLC0415
 
     name = f"/firelock-{secrets.token_hex(8)}"  # macOS allows 31 characters
@@ -71,7 +71,7 @@ def _open_shared_memory() -> int:
 
 @attrs.frozen
 class WorkerCounts:
-    """The workers of a worker process by kind. A worker is stuck if its job continues after its timeout."""
+    """The numbers of workers in a process. A worker is stuck if its job continues after its timeout."""
 
     threads: int = 0
     coroutines: int = 0  # 0 if no task of the app is asynchronous
@@ -79,7 +79,7 @@ class WorkerCounts:
     busy_coroutines: int = 0
     stuck_threads: int = 0
     stuck_coroutines: int = 0
-    parked: int = 0  # number of ends that wait for rows locked by other transactions
+    parked: int = 0  # number of ended jobs whose rows other transactions have locked
 
     @property
     def busy(self) -> int:
@@ -94,10 +94,10 @@ NO_WORKERS = WorkerCounts()
 class Report:
     """The last report of a worker process about itself."""
 
-    at: float  # time of the report in monotonic seconds; 0 before the first one
+    at: float  # monotonic time of the report; 0 before the first report
     workers: WorkerCounts
-    cpu_seconds: float  # CPU time since its process started
-    rss_bytes: int  # its memory; 0 if the system does not report it
+    cpu_seconds: float  # CPU time since the process started
+    rss_bytes: int  # memory of the process; 0 if the system does not report it
 
 
 @attrs.define(eq=False, slots=False)
@@ -112,15 +112,15 @@ class SharedMemory:
     _memory: mmap.mmap
     workers: int
     _elapsed: Callable[[], float] = elapsed_seconds
-    _adopted: int = 0  # the session for which this process starts jobs
+    _adopted: int = 0  # number of the session for which this process starts jobs
 
     @classmethod
     def create(cls, workers: int, elapsed: Callable[[], float] = elapsed_seconds) -> SharedMemory:
-        """Return new memory, all zeros, for a server with its workers in its own process.
+        """Return new memory, all zeros, for a server whose workers run in its own process.
 
         Args:
             workers: the number of threads and coroutines.
-            elapsed: the clock of the right to run, in seconds.
+            elapsed: the clock that measures the right to run, in seconds.
 
         Raises:
             ConfigurationError: If there is not enough memory.
@@ -129,16 +129,16 @@ class SharedMemory:
 
     @classmethod
     def allocate(cls, descriptor: int, workers: int) -> SharedMemory:
-        """Return new memory, all zeros, for a descriptor without a size; the worker process calls this.
+        """Set the size of a descriptor's memory and return it, all zeros; the worker process calls this.
 
-        The memory is reserved now, so that a later write cannot fail for lack of memory.
+        The memory is reserved immediately, so that no later write can fail for lack of memory.
 
         Raises:
             ConfigurationError: If there is not enough memory.
         """
         try:
             os.ftruncate(descriptor, _size(workers))
-            if hasattr(os, "posix_fallocate"):  # macOS lacks it, and always reserves shared memory
+            if hasattr(os, "posix_fallocate"):  # not on macOS, which always reserves shared memory
                 os.posix_fallocate(descriptor, 0, _size(workers))
         except OSError as error:
             raise _no_memory(workers, error) from error
@@ -176,19 +176,19 @@ class SharedMemory:
         self._write(_RIGHT, until * _NANO)
 
     def begin_session(self) -> None:
-        """Note that the worker process has a new session; it must adopt the session before it starts jobs."""
+        """Record a new session, which the worker process must adopt before it starts jobs."""
         self._write(_SESSION, self._read(_SESSION) + 1)
 
     def adopt_session(self) -> None:
-        """Adopt the new session; call it when claims of an earlier session can no longer be started."""
+        """Adopt the new session; call this when jobs of an earlier session can no longer start."""
         self._adopted = self._read(_SESSION)
 
     def may_start(self) -> bool:
-        """Return whether a job may be started now."""
+        """Return whether a job may start now."""
         return self.has_right() and self._read(_SESSION) == self._adopted
 
     def has_right(self) -> bool:
-        """Return whether the right to run is valid, even if the session is not adopted yet; for observers."""
+        """Return whether the right to run is valid, even if the session is not adopted; for monitoring."""
         return self._elapsed() * _NANO < self._read(_RIGHT)
 
     # ---- reports -----------------------------------------------------------------------------------------
@@ -201,22 +201,22 @@ class SharedMemory:
         )
 
     def last_report(self) -> Report:
-        """Return the last report; all zeros before the first."""
+        """Return the last report; all zeros before the first report."""
         at, cpu, rss = _REPORT.unpack_from(self._memory, _REPORTED)
         workers = WorkerCounts(*_COUNTED.unpack_from(self._memory, _COUNTS))
         return Report(at / _NANO, workers, cpu / _NANO, rss)
 
     def silence(self) -> float:
-        """Return the seconds since the last report; 0 before the first one."""
+        """Return the number of seconds since the last report; 0 before the first report."""
         at = self.last_report().at
         return time.monotonic() - at if at else 0.0
 
     def turn(self) -> None:
-        """Note that the dispatcher begins a turn."""
+        """Record that the dispatcher begins an iteration."""
         self._memory[_TURNED:_FAILING] = _WORD.pack(time.monotonic_ns())
 
     def last_turn(self) -> float:
-        """Return when the dispatcher last began a turn, in monotonic seconds; 0 before the first."""
+        """Return the monotonic time at which the dispatcher last began an iteration; 0 before the first."""
         return self._read(_TURNED) / _NANO
 
     def note_failing(self, since: float) -> None:
@@ -230,17 +230,17 @@ class SharedMemory:
     # ---- running jobs ------------------------------------------------------------------------------------
 
     def start(self, worker: int, job_id: str) -> None:
-        """Note that the worker runs this job."""
+        """Record that the worker runs this job."""
         place = _HEAD + worker * _WIDTH
         self._memory[place : place + _ID] = job_id.encode().ljust(_ID, b"\0")[:_ID]
 
     def end(self, worker: int) -> None:
-        """Note that the worker is not running a job."""
+        """Record that the worker does not run a job."""
         place = _HEAD + worker * _WIDTH
         self._memory[place : place + _ID] = _EMPTY
 
     def running(self) -> list[str]:
-        """Return the ids of the jobs that are running, or were when the worker process died."""
+        """Return the ids of the jobs that are running, or were running when the worker process died."""
         places = range(_HEAD, _size(self.workers), _WIDTH)
         ids = (self._memory[place : place + _ID].rstrip(b"\0") for place in places)
         return [job_id.decode() for job_id in ids if job_id]

@@ -59,12 +59,12 @@ log = logging.getLogger(__name__)
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE = 0, 1, 2, 3
 _REPORTED_EXITS = {EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE}
 _TICK = 1.0
-_MOST_RETIRED = 4  # maximum number of replaced worker processes per place that still run jobs
-_STOP_MARGIN = 20.0  # seconds after the grace period, when worker processes that have not ended are killed
+_MOST_RETIRED = 4  # maximum number of replaced processes that still run jobs, per worker process
+_STOP_MARGIN = 20.0  # worker processes that run this many seconds after the grace period are killed
 _SHORT_LIFE, _LONGEST_PAUSE = 5.0, 30.0
-_DOUBLINGS = 10  # maximum doublings of a pause; enough for the longest pause, and within the range of a float
+_DOUBLINGS = 10  # maximum number of times a pause is doubled; enough to reach the longest pause
 _TRY_AGAIN = 1.0
-_LONG_START = 10.0  # seconds after which the log reports a worker process that has not started
+_LONG_START = 10.0  # seconds after which a worker process that has not started is logged
 _NEVER = float("inf")
 
 
@@ -80,9 +80,9 @@ class ServerOptions:
     name: str | None = None
     imports: tuple[str, ...] = ()
     storage: str | None = None  # a URL that replaces the app's own storage
-    is_verbose: bool = False  # whether its processes log everything
+    is_verbose: bool = False  # whether all processes log at the most detailed level
     log_format: str = LogFormat.TEXT
-    log_meta: Sequence[str] = ()  # names of meta values in the log records of a job
+    log_meta: Sequence[str] = ()  # names of meta values that log records of a job contain
     max_jobs_per_process: int = 0  # 0 to use the app's own settings
     max_memory_per_process: int = 0  # MB; 0 to use the app's own settings
     probe_port: int = 0  # 0 to use the app's own settings
@@ -91,7 +91,7 @@ class ServerOptions:
 
 @attrs.frozen(kw_only=True)
 class WorkerProcessOptions(ServerOptions):
-    """The options that a worker process gets at its start."""
+    """The options that are passed to a worker process when it starts."""
 
     place: int  # its number among the worker processes of its server
     server_id: str
@@ -111,9 +111,9 @@ class ServerMode(StrEnum):
 
 @attrs.define(eq=False)
 class _Place:
-    """The data of one place, which worker processes occupy one after another."""
+    """The shared data of all worker processes that replace one another under the same number."""
 
-    has_begun: bool = False  # whether one of them has had a session
+    has_begun: bool = False  # whether one of these processes has had a session
     starts: int = 0
     cpu_seconds: float = 0.0  # total of the worker processes that have ended
     crashed_jobs: int = 0
@@ -124,32 +124,32 @@ class _KnownProcess:
     place: int
     popen: subprocess.Popen[bytes]
     descriptor: int  # the descriptor of the shared memory
-    counters: int  # descriptor of the memory for its job counts; while it is alive, only this process uses it
-    orders: Any  # the writing end of the pipe
-    quick_deaths: int  # consecutive quick deaths in its place
+    counters: int  # descriptor of the memory for job counts, used by no other process at the same time
+    orders: Any  # the writing end of the pipe for orders
+    quick_deaths: int  # number of consecutive processes that died soon after their start
     started_at: float = attrs.Factory(time.monotonic)
-    began_at: float | None = None  # when it got its first session
+    began_at: float | None = None  # time when it received its first session
     session: str | None = None
-    memory: SharedMemory | None = None  # set when it has imported the app and knows its number of workers
+    memory: SharedMemory | None = None  # set when it has imported the app and its workers are known
     workers: int = 0
-    replaces: _KnownProcess | None = None  # the process that drains when this one can work; None after that
-    is_retired: bool = False  # whether it drains because another process has taken its place
+    replaces: _KnownProcess | None = None  # the process that drains when this one works; then None
+    is_retired: bool = False  # whether it drains because it has been replaced
     ends_by: float = _NEVER  # monotonic time at which it is killed
     is_slow: bool = False  # whether its slow start was logged
     is_killed: bool = False  # whether this supervisor has killed it
 
     def kill(self) -> None:
-        """Kill its process."""
+        """Kill the process."""
         self.is_killed = True
         self.popen.kill()
 
     def describe_exit(self, code: int) -> str:
-        """Return a readable description of how its process ended."""
+        """Return a readable description of how the process ended."""
         return "killed by its server" if self.is_killed and code < 0 else describe_exit(code)
 
 
 class Supervisor:
-    """One `firelock server`. `run()` returns its exit code."""
+    """The main process of `firelock server`. `run()` returns its exit code."""
 
     def __init__(self, options: ServerOptions, *, say: Callable[[str], None]) -> None:
         self._options = options
@@ -158,7 +158,7 @@ class Supervisor:
         self._name = options.name or f"{socket.gethostname()}:{os.getpid()}"
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._processes: dict[int, _KnownProcess] = {}
-        self._restarts: list[tuple[float, int, int]] = []  # time, place, number of previous quick deaths
+        self._restarts: list[tuple[float, int, int]] = []  # (time, process number, quick deaths)
         self._storage: Storage | None = None
         self._settings = Settings()
         self._sessions: SessionRenewal | None = None  # None until a worker process has reported the storage
@@ -169,7 +169,7 @@ class Supervisor:
         self._counters: list[int] = []  # memories in which worker processes have counted jobs
         self._spare_counters: list[
             int
-        ] = []  # no process counts in these now; the next worker process continues there
+        ] = []  # memories without a process; the next worker process continues their counts
         self._watched = (
             threading.Lock()
         )  # held while a worker process is removed from the list and its CPU time is added
@@ -184,12 +184,12 @@ class Supervisor:
     # ---- the loop ----------------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Serve until SIGTERM, SIGINT or an order requests a stop; return the exit code."""
+        """Run the server until SIGTERM, SIGINT or an order stops it; return the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._events.put(self._stop))
         if hasattr(signal, "SIGUSR1"):
             signal.signal(signal.SIGUSR1, lambda *_: self._events.put(lambda: self._obey("quiet")))
-        if hasattr(signal, "SIGHUP"):  # a terminal that is closed sends it as well
+        if hasattr(signal, "SIGHUP"):  # also sent when a terminal is closed
             hang_up = self._stop if _is_in_terminal() else self._reload
             signal.signal(signal.SIGHUP, lambda *_: self._events.put(hang_up))
         try:
@@ -225,7 +225,7 @@ class Supervisor:
 
     @staticmethod
     def _do(event: Callable[[], None]) -> None:
-        """Handle the event and log any error, because every worker process would end if this loop ended."""
+        """Handle the event; log any error, because all worker processes would end if this loop ended."""
         try:
             event()
         except Exception:
@@ -275,10 +275,10 @@ class Supervisor:
             self._restarts.append((time.monotonic() + _LONGEST_PAUSE, place, quick_deaths))
 
     def _start_process(self, place: int, quick_deaths: int, replaces: _KnownProcess | None = None) -> None:
-        """Start a process. It reports its storage and settings, and then gets its session.
+        """Start a process. After it has reported its storage and settings, it receives its session.
 
         Raises:
-            OSError: If the system cannot start the process, or create the pipes that it needs.
+            OSError: If the system cannot start the process or create the necessary pipes.
             ConfigurationError: If the system does not provide shared memory.
         """
         options = WorkerProcessOptions(
@@ -296,7 +296,7 @@ class Supervisor:
                  str(reports_write), str(descriptor), str(counters), json.dumps(attrs.asdict(options))],
                 pass_fds=(orders_read, reports_write, descriptor, counters),
                 stdin=subprocess.DEVNULL,
-                start_new_session=True,  # only the supervisor receives a terminal's interrupt
+                start_new_session=True,  # so that only the supervisor receives a terminal's interrupt
             )  # fmt: skip
             undo.pop_all()
         if self._spare_counters:
@@ -314,7 +314,7 @@ class Supervisor:
         self._watch(process, reports_read)
 
     def _watch(self, process: _KnownProcess, reports: int) -> None:
-        """Start threads that read the process's reports and wait for its end; kill it if one cannot start."""
+        """Start threads that read the process's reports and wait until it ends; if they fail, kill it."""
         exits = threading.Thread(target=self._await_exit, args=(process,), daemon=True)
         try:
             exits.start()
@@ -342,7 +342,7 @@ class Supervisor:
         self._events.put(lambda: self._exited(process))
 
     def _introduce(self, process: _KnownProcess, ready: dict[str, Any]) -> None:
-        """Begin the session of a worker process that has imported the app; the first reports the storage."""
+        """Create the session of a worker process that has imported the app; the first opens the storage."""
         is_first = self._sessions is None
         try:
             process.memory, process.workers = (
@@ -352,7 +352,7 @@ class Supervisor:
             if is_first:
                 self._open(ready)
                 self._listen_for_probes(self._settings.probe_port)
-            for line in ready["about"]:  # only the first place reports this, even if another is ready first
+            for line in ready["about"]:  # only process 0 reports this, even if another is ready first
                 self._say(line)
             if ready["about"] and self._probes is not None:
                 self._say(f"  probes: {self._probes.url} ({' '.join(self._probes.paths)})")
@@ -407,7 +407,7 @@ class Supervisor:
     def _begin_when_possible(
         self, process: _KnownProcess, previous: str | None, *, is_repeat: bool = False
     ) -> None:
-        """Begin a new session of the worker process; if the storage is unreachable, try again."""
+        """Create a new session for the worker process; if the storage is unreachable, try again later."""
         if process.session != previous or process.popen.poll() is not None:
             return
         try:
@@ -425,7 +425,7 @@ class Supervisor:
             log.info("Worker process %d has a new session.", process.popen.pid)
 
     def _replace_session(self, lost: str) -> None:
-        """Replace a lost session; if its worker process is alive, it gets a new one and drops its claims."""
+        """Replace a lost session; if its worker process is alive, it drops its claims and gets a new one."""
         if self._sessions is None:
             return
         self._sessions.forget(lost)
@@ -474,17 +474,17 @@ class Supervisor:
     # ---- end of a worker process -------------------------------------------------------------------------
 
     def _exited(self, process: _KnownProcess) -> None:
-        """Return the jobs of an ended worker process to their queues; if it crashed, count their crashes."""
+        """Return the jobs of an ended worker process to their queues; if it died, count their crashes."""
         code = process.popen.returncode
         with self._watched:
             del self._processes[process.popen.pid]
             if process.memory is not None:
                 self._places[process.place].cpu_seconds += process.memory.last_report().cpu_seconds
         self._spare_counters.append(process.counters)
-        with contextlib.suppress(OSError):  # the buffer may contain an order that it has not read
+        with contextlib.suppress(OSError):  # the buffer may contain an order that the process has not read
             process.orders.close()
         running = [] if process.memory is None else process.memory.running()
-        # A job can also end its process with exit code 0. This is a normal end only after an order to stop.
+        # A job can also make its process exit with code 0. This is normal only after an order to stop.
         is_ordered = self._is_stopping or process.is_retired
         self._end_session(process, () if is_ordered and code == EXIT_OK else running)
         if process.memory is not None:
@@ -492,10 +492,10 @@ class Supervisor:
         os.close(process.descriptor)
         if self._is_stopping:
             if code != EXIT_OK and self._exit_code == EXIT_OK:
-                self._exit_code = EXIT_FAILED  # not a normal end, so the server's end is not normal
+                self._exit_code = EXIT_FAILED  # the worker process did not exit normally
         elif self._sessions is not None:
             self._replace_ended(process, code, was_running=bool(running))
-        elif code < 0:  # killed, for example for lack of memory, so it has not reported a reason
+        elif code < 0:  # killed, for example because memory ran out, so it has not reported a reason
             self._restart(process, code, was_running=False)
         else:
             if code not in _REPORTED_EXITS:
@@ -507,10 +507,10 @@ class Supervisor:
             self._stop()
 
     def _replace_ended(self, process: _KnownProcess, code: int, *, was_running: bool) -> None:
-        """Start another worker process, unless one has already taken the place or will take it."""
+        """Start another worker process, unless the ended one has already been or will be replaced."""
         successor = next((other for other in self._processes.values() if other.replaces is process), None)
         if successor is not None:
-            successor.replaces = None  # nothing is left to drain
+            successor.replaces = None  # there is no process to drain
         elif process.replaces is not None:
             old = process.replaces
             log.warning(
@@ -525,10 +525,10 @@ class Supervisor:
     # ---- replacement of a worker process that has reached a limit or runs old code -----------------------
 
     def _reload(self) -> None:
-        """Replace every worker process with one that imports the current code; retry failed starts now."""
+        """Replace all worker processes, so that they import the current code; retry failed starts now."""
         if (
             self._sessions is None
-        ):  # the first worker process reports for the server, so its start must not be disturbed
+        ):  # the first worker process describes the server, so it must finish its start
             self._later(self._reload)
             return
         for process in list(self._processes.values()):
@@ -536,10 +536,10 @@ class Supervisor:
         self._restarts = [(0.0, place, 0) for _, place, _ in self._restarts]
 
     def _replace(self, process: _KnownProcess, why: str) -> None:
-        """Start a replacement, one at a time; the replaced process drains when its replacement works.
+        """Start a replacement, one at a time; the replaced process drains when the new one can run jobs.
 
-        In this order, no worker is missing in the meantime, and a worker process continues if its successor
-        cannot start.
+        With this order, the number of workers never decreases, and a worker process continues if its
+        successor cannot start.
         """
         if self._is_stopping or process.is_retired or process.popen.poll() is not None:
             return
@@ -554,9 +554,9 @@ class Supervisor:
             self._later(lambda: self._replace(process, why), _LONGEST_PAUSE)
 
     def _retire(self, process: _KnownProcess) -> None:
-        """Make the worker process claim no more jobs and end after its last job.
+        """Let the worker process stop claiming jobs, and end after its last job.
 
-        Its jobs can take as long as they need, until too many other processes have been retired after it.
+        Its jobs may take as long as they need until too many other processes have been retired after it.
         Without this limit, jobs that hang could keep any number of retired processes alive.
         """
         process.is_retired = True
@@ -564,7 +564,7 @@ class Supervisor:
         self._send_order(process, {"retire": True})
         draining = [
             one
-            for one in self._processes.values()  # in the order in which they were started
+            for one in self._processes.values()  # in the order in which the processes were started
             if one.place == process.place and one.is_retired and one.ends_by == _NEVER
         ]
         for oldest in draining[:-_MOST_RETIRED]:
@@ -576,7 +576,7 @@ class Supervisor:
             self._cut_short(oldest)
 
     def _cut_short(self, process: _KnownProcess) -> None:
-        """Give the jobs of a retired worker process the grace period to end; then requeue them."""
+        """Wait for the jobs of a retired worker process until the grace period ends; then requeue them."""
         grace = self._settings.grace
         process.ends_by = time.monotonic() + grace + _STOP_MARGIN
         self._mark(process)
@@ -588,9 +588,9 @@ class Supervisor:
             self._sessions.mark_leaving(process.session, RETIRED if process.ends_by == _NEVER else ENDING)
 
     def _end_process(self, session: str) -> None:
-        """Replace and end the worker process of a session for an operator; its jobs get the grace period.
+        """Replace and end the worker process of a session for an operator, after a grace period for its jobs.
 
-        It does not wait for its successor, which might be unable to start.
+        The process does not wait for its successor, which might be unable to start.
         """
         process = next((one for one in self._processes.values() if one.session == session), None)
         if process is None or process.popen.poll() is not None:
@@ -607,7 +607,7 @@ class Supervisor:
         )  # fmt: skip
         successor = next((one for one in self._processes.values() if one.replaces is process), None)
         if successor is not None:
-            successor.replaces = None  # nothing is left to retire
+            successor.replaces = None  # there is no process to retire
         if not process.is_retired:
             self._retire(process)
             if successor is None:
@@ -618,9 +618,9 @@ class Supervisor:
     def _restart(self, process: _KnownProcess, code: int, *, was_running: bool) -> None:
         """Start another worker process.
 
-        If a job may have killed the previous one, start it immediately, because the number of crashes is
-        limited. If a process ends before it can run jobs, or soon after that, the next one starts after a
-        growing pause. It does not matter how long its start took.
+        If a job may have killed the previous process, start the next one immediately, because the number of
+        crashes is limited. If a process ends before it can run jobs, or soon after that, the next one starts
+        after a growing pause. It does not matter how long the start of the process took.
         """
         worked = 0.0 if process.began_at is None else time.monotonic() - process.began_at
         deaths = process.quick_deaths + 1 if worked < _SHORT_LIFE and not was_running else 0
@@ -636,7 +636,7 @@ class Supervisor:
     # ---- monitoring --------------------------------------------------------------------------------------
 
     def _listen_for_probes(self, port: int) -> None:
-        """Serve the probes at this port, unless they are served already; do nothing if it is 0.
+        """Serve the probes on this port, unless they are already served; do nothing if the port is 0.
 
         Raises:
             ConfigurationError: If the port cannot be used.
@@ -647,7 +647,7 @@ class Supervisor:
             )
 
     def status(self) -> ServerStatus:
-        """Return the current status of the server, from memory; thread-safe."""
+        """Return the current status of the server from memory. Thread-safe."""
         now, sessions = time.monotonic(), self._sessions
         waiting = {place: at - now for at, place, _ in list(self._restarts)}
         with self._watched:
@@ -674,7 +674,7 @@ class Supervisor:
         )  # fmt: skip
         here = [process for process in list(self._processes.values()) if process.place == number]
         here.sort(key=lambda process: process.session is not None and not process.is_retired)
-        for process in here:  # if a place has two, the claiming one comes last; the CPU time includes both
+        for process in here:  # if there are two, the one that claims jobs is last; their CPU times are added
             status = _status_of(status, process)
         return status
 
@@ -701,7 +701,7 @@ class Supervisor:
             self._send_order(process, order)
 
     def _stop(self) -> None:
-        """First call: stop normally. Second: hand jobs back immediately. Third: kill the worker processes."""
+        """Stop normally; on the second call, hand jobs back immediately; on the third, kill the processes."""
         if not self._is_stopping:
             self._stops_at = time.monotonic() + self._settings.grace + _STOP_MARGIN
             if self._sessions is not None:
@@ -734,7 +734,7 @@ class Supervisor:
 
 
 def _status_of(status: ProcessStatus, process: _KnownProcess) -> ProcessStatus:
-    """Return the status of a place, with the data of this worker process."""
+    """Return the status, completed with the data of this worker process."""
     now = time.monotonic()
     status = attrs.evolve(
         status, pid=process.popen.pid, age=now - process.started_at, has_session=process.session is not None,
@@ -765,12 +765,12 @@ def _pipe(undo: contextlib.ExitStack) -> tuple[int, int]:
 def exit_code_of(error: FirelockError) -> int:
     """Return the exit code of a server that cannot start.
 
-    A schema mismatch counts as a usage error, because it remains until a person upgrades or migrates.
+    A schema mismatch counts as a usage error, because it lasts until a person upgrades or migrates.
     """
     is_unreachable = isinstance(error, StorageError) and not isinstance(error, SchemaMismatch)
     return EXIT_UNREACHABLE if is_unreachable else EXIT_USAGE
 
 
 def share(total: int, places: int, place: int) -> int:
-    """Return how many of a server's workers a worker process gets: equal shares, plus one for the first."""
+    """Return how many of a server's workers a worker process gets: an equal share, or one more."""
     return max(1, total // places + (1 if place < total % places else 0))

@@ -1,4 +1,4 @@
-"""Notification of a service manager that the server is ready, alive or stopping: sd_notify(3)."""
+"""Notifications to a service manager that the server is ready, alive or stopping: see sd_notify(3)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MICROS = 1_000_000
 
 @attrs.define(eq=False)
 class SystemdNotifier:
-    """The service manager that started this process. Without one, notifications do nothing."""
+    """The service manager that started this process. If there is none, notifications do nothing."""
 
     _address: str | None = None
     _every: float | None = None  # seconds between two watchdog notifications
@@ -25,10 +25,10 @@ class SystemdNotifier:
 
     @classmethod
     def of_environment(cls, environment: MutableMapping[str, str] = os.environ) -> Self:
-        """Return the manager that the environment names, and remove its address for worker processes.
+        """Return the manager that the environment names, and remove its address from the environment.
 
-        Watchdog notifications are sent at a third of the interval after which the manager would consider this
-        process dead.
+        Watchdog notifications are sent three times within the interval after which the manager would consider
+        this process dead.
         """
         address = environment.pop("NOTIFY_SOCKET", None)
         limit, pid = environment.pop("WATCHDOG_USEC", ""), environment.pop("WATCHDOG_PID", "")
@@ -43,14 +43,14 @@ class SystemdNotifier:
         return True
 
     def notify(self, state: str) -> None:
-        """Notify the manager of a state such as READY=1; an error does no harm."""
+        """Notify the manager of a state such as READY=1; errors are ignored."""
         if not self._address:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
                 connection.settimeout(1.0)
-                # Names in Linux's abstract namespace, outside the file system, begin with a zero byte, which
-                # is written as @.
+                # Names in Linux's abstract namespace, which is outside the file system, begin with a zero
+                # byte, which is written as @.
                 connection.connect(
                     "\0" + self._address[1:] if self._address.startswith("@") else self._address
                 )

@@ -52,7 +52,7 @@ _NTH_WEEKDAY = re.compile(rf"({_VALUE})#([0-9])")
 
 @attrs.frozen
 class _Kind:
-    """The kind of a field, with its allowed values and forms."""
+    """A kind of field, with its allowed values and forms."""
 
     name: str
     low: int
@@ -65,7 +65,7 @@ class _Kind:
         """Return the value of a number or name.
 
         Raises:
-            ValueError: The string is neither of them. The message describes the problem.
+            ValueError: The string is neither a number nor a name. The message describes the problem.
         """
         if text.isdigit():
             return _bounded("value", text, low=self.low, high=self.high)
@@ -106,7 +106,7 @@ class CronFields:
     day_rules: tuple[DayRule, ...]
     weekday_rules: tuple[DayRule, ...]
     any_day: bool  # whether the day-of-month field is *, ? or */1
-    any_weekday: bool  # the same for the day-of-week field
+    any_weekday: bool  # whether the day-of-week field is *, ? or */1
     is_interval: bool  # whether seconds, minutes or hours use *, a range or a step
 
 
@@ -299,7 +299,7 @@ _LENGTHS = {2: (28, 29), 4: (30,), 6: (30,), 9: (30,), 11: (30,)}
 
 @attrs.frozen
 class MonthShape:
-    """The properties of a month that determine the days that a cron expression matches."""
+    """The properties of a month that determine which of its days a cron expression matches."""
 
     length: int
     first: int  # the weekday of day 1
@@ -427,7 +427,7 @@ class LastWeekday:
 
 # ---- description in English ------------------------------------------------------------------------------
 
-_CLOCK_TIMES = 6  # with more times than this, a rule is easier to read
+_CLOCK_TIMES = 6  # up to this many times are listed; for more, a rule is easier to read
 _RUN = 3  # minimum number of consecutive values for a range, such as "9 to 17", instead of a list
 
 

@@ -29,7 +29,7 @@ class Misfire(StrEnum):
 
 
 class Overlap(StrEnum):
-    """The rule for a due time if the previous job has not ended."""
+    """The rule for a due time at which the previous job has not ended."""
 
     ALLOW = "allow"  # the due time fires anyway
     SKIP = "skip"  # the due time is dropped
@@ -116,8 +116,8 @@ class Cron:
     """A cron expression in a time zone: five fields, or six with seconds first, or a macro such as `@daily`.
 
     If a clock change skips a local time of the schedule, the schedule fires at the first time after the gap.
-    If a local time occurs twice, it fires only the first time, unless seconds, minutes or hours use `*`, a
-    range or a step; in that case, it fires both times.
+    If a local time occurs twice, the schedule fires only the first time, unless seconds, minutes or hours use
+    `*`, a range or a step; in that case, it fires both times.
 
     Raises:
         ScheduleError: The expression, the zone or an option is invalid, or no date matches.
@@ -192,7 +192,7 @@ class Cron:
         return self._timetable.count(_require_instant("after", after), _require_instant("until", until))
 
     def note(self, instant: datetime) -> str | None:
-        """Return a description of a clock change's effect on one of the due times; None without an effect.
+        """Describe how a clock change affects one of the due times; return None if none does.
 
         For example, "02:30 does not exist on 29 March: runs at 03:00".
         """
@@ -351,10 +351,10 @@ _FIRST_LOOK_BACK = timedelta(minutes=1)
 
 @attrs.frozen
 class Firing:
-    """The due times for which jobs must be created now, and the next due time."""
+    """The due times for which jobs must now be created, and the next due time."""
 
     instants: list[datetime]  # the due times in order; each becomes one job
-    dropped: int  # the number of past due times without a job
+    dropped: int  # the number of past due times for which no job is created
     next_at: datetime | None  # the first due time after now; None if there is none
 
 
@@ -406,7 +406,7 @@ def _wanted(schedule: Schedule, on_time: int, total: int) -> int:
 
 
 def _newest(schedule: Schedule, wanted: int, due: datetime, start: datetime, now: datetime) -> list[datetime]:
-    """Return the last `wanted` due times up to now, in order: `due` and the schedule's after `start`."""
+    """Return the last `wanted` of these: `due`, and the schedule's due times after `start`, up to now."""
     if wanted == 0:
         return []
     instants: list[datetime] = []
@@ -421,9 +421,9 @@ def _newest(schedule: Schedule, wanted: int, due: datetime, start: datetime, now
 
 
 def _start_of(schedule: Schedule, wanted: int, first: datetime, now: datetime) -> datetime:
-    """Return a time, `first` or later, after which exactly `wanted` due times follow up to now.
+    """Return a time, `first` or later, after which there are exactly `wanted` due times up to now.
 
-    Each second has at most one due time, so moving back by one second at a time reaches every count.
+    Each second has at most one due time, so each step back by one second adds at most one.
     """
     span = _FIRST_LOOK_BACK
     while now - span > first and schedule.count(now - span, now) < wanted:

@@ -75,7 +75,7 @@ class Timetable:
         return total + self.walls.count(wall, self._wall(end) + _SECOND)
 
     def note(self, at: datetime) -> str | None:
-        """Return a description of a clock change's effect on one of the due times; None without an effect."""
+        """Describe how a clock change affects one of the due times; return None if none does."""
         return self._note_on_gap(at) or self._note_on_overlap(at)
 
     def _note_on_gap(self, at: datetime) -> str | None:
@@ -107,7 +107,7 @@ class Timetable:
         return _bare(instant.astimezone(self.zone))
 
     def _first_at(self, wall: datetime) -> datetime:
-        """Return the first time at which clocks show this wall time or, if it is skipped, a later one."""
+        """Return the first time at which clocks show this wall time, or a later one if this is skipped."""
         instant = wall.replace(tzinfo=self.zone).astimezone(UTC)
         if self._wall(instant) == wall:
             return instant
@@ -138,7 +138,7 @@ class Timetable:
             low = high
 
     def _change(self, before: datetime, after: datetime) -> datetime:
-        """Return the first time with another offset than `before`; `after` must have another offset."""
+        """Return the first time whose offset differs from that of `before`, as that of `after` must."""
         offset = self._offset(before)
         low, high = 0, (after - before) // _SECOND
         while high - low > 1:
@@ -179,7 +179,7 @@ def zone_name(zone: str | tzinfo) -> str:
     """Return the name of a zone that was passed as a name, a `ZoneInfo` or `datetime.UTC`.
 
     Raises:
-        ScheduleError: The value is none of these, or a `ZoneInfo` from a file, which has no name.
+        ScheduleError: The value has another type, or is a `ZoneInfo` from a file, which has no name.
     """
     if isinstance(zone, str):
         return zone
@@ -219,14 +219,14 @@ def _hint(name: str) -> str:
 
 # ---- wall times ------------------------------------------------------------------------------------------
 
-# 29 February is on a given weekday every 28 years, or 40 across a year such as 2100.
+# 29 February falls on a given weekday every 28 years, or after 40 years across a year such as 2100.
 SEARCH_YEARS = 40
 _DECEMBER = 12
 
 
 @attrs.frozen
 class WallTimes:
-    """All matching naive local times, which are found and counted without listing them."""
+    """The naive local times that match an expression; they are found and counted without listing them."""
 
     fields: CronFields
     _days: dict[tuple[int, int], tuple[int, ...]] = attrs.field(
@@ -276,7 +276,7 @@ class WallTimes:
     def _at_or_after(self, time: tuple[int, int, int]) -> tuple[int, ...] | None:
         """Return the first matching time of a day at or after this time; None if no time matches."""
         units = self._units()
-        for depth in (2, 1, 0):  # the units before this one stay unchanged; this one might have to advance
+        for depth in (2, 1, 0):  # the units before this one are kept, and this one advances if necessary
             kept, unit = time[:depth], units[depth]
             at = bisect_left(unit, time[depth] + (depth < 2))  # noqa: PLR2004 - seconds may stay unchanged
             if at < len(unit) and all(value in one for value, one in zip(kept, units, strict=False)):
@@ -284,7 +284,7 @@ class WallTimes:
         return None
 
     def _passed_in_month(self, wall: datetime) -> int:
-        """Return the number of matches in the month of this wall time that are before it."""
+        """Return the number of matches before this wall time in the same month."""
         units = (self._days_of(wall.year, wall.month), *self._units())
         passed, size = 0, prod(map(len, units))
         for value, unit in zip((wall.day, wall.hour, wall.minute, wall.second), units, strict=True):
