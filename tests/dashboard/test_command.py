@@ -91,7 +91,7 @@ def address_of(process):
 
 
 def test_command_serves_pages_until_interrupted(start, tmp_path):
-    """The process prints its address, answers requests, and exits with 0 on Ctrl-C."""
+    """The process prints its address, responds to requests, and exits with code 0 on Ctrl-C."""
     storage = f"sqlite:///{tmp_path / 'jobs.db'}"
     process = start("--storage", storage, "--port", "0", "--title", "Shop")
     address = address_of(process)
@@ -120,9 +120,9 @@ def test_command_serves_pages_until_interrupted(start, tmp_path):
     ids=["nothing", "half a head", "no body"],
 )
 def test_unfinished_requests_do_not_lock_out_other_clients(start, tmp_path, files, clients, request_start):
-    """Clients that never finish their requests lock out no later client.
+    """Clients that do not log in open more connections than the process may have open files.
 
-    They need no login, and they open more connections than the process may have open files.
+    They never finish their requests, but clients that connect later still get a response.
     """
     process = start("--storage", f"sqlite:///{tmp_path / 'jobs.db'}", "--port", "0", files=files)
     address = address_of(process)
@@ -147,7 +147,7 @@ def test_unfinished_requests_do_not_lock_out_other_clients(start, tmp_path, file
 
 
 def test_link_is_printed_only_to_a_terminal(start, tmp_path):
-    """A file or a service log contains only the command that creates a link; a terminal shows a link."""
+    """A terminal shows a link. A file or a service's log contains only the command that creates a link."""
     url = f"sqlite:///{tmp_path / 'jobs.db'}"
     words = ("--storage", url, "--port", "0")
     ours, theirs = pty.openpty()
@@ -171,7 +171,7 @@ def test_link_is_printed_only_to_a_terminal(start, tmp_path):
 
 
 def test_command_for_a_link_is_printed_if_no_browser_can_be_opened(start, tmp_path):
-    """With --open, a log contains no instruction, unless the browser could not be opened."""
+    """If --open is used, a log contains the instruction only if no browser could be opened."""
     words = ("--storage", f"sqlite:///{tmp_path / 'jobs.db'}", "--port", "0", "--open")
 
     process = start(*words, BROWSER="/bin/false %s")
@@ -184,7 +184,10 @@ def test_command_for_a_link_is_printed_if_no_browser_can_be_opened(start, tmp_pa
 
 
 def test_storage_password_is_not_printed(start):
-    """The printed command contains a placeholder for the URL; the storage need not be reachable."""
+    """The printed command contains a placeholder instead of the URL.
+
+    The storage does not have to be reachable.
+    """
     logged = start("--storage", "redis://:hunter2@127.0.0.1:9", "--port", "0")
 
     printed = logged.stdout.readline() + logged.stdout.readline()
@@ -194,7 +197,7 @@ def test_storage_password_is_not_printed(start):
 
 
 def test_open_option_opens_a_link(start, tmp_path):
-    """The browser gets a link that needs no click, regardless of where the output goes."""
+    """The link signs the visitor in without a click, wherever the command's output is written."""
     browser, opened = tmp_path / "browser", tmp_path / "opened"
     os.mkfifo(opened)
     browser.write_text(f'#!/bin/sh\nprintf "%s" "$1" > {opened}\n')
@@ -210,7 +213,10 @@ def test_open_option_opens_a_link(start, tmp_path):
 
 
 def test_link_command_creates_a_link_for_the_apps_dashboard(tmp_path):
-    """The command takes the app's name and the address; `--json` prints the link for programs."""
+    """The command accepts the app's name and the dashboard's address.
+
+    With `--json`, the output is for programs.
+    """
     (tmp_path / "shop.py").write_text(
         f"from firelock import Firelock\nfire = Firelock('sqlite:///{tmp_path / 'jobs.db'}')\n"
     )
@@ -232,7 +238,7 @@ def test_link_command_creates_a_link_for_the_apps_dashboard(tmp_path):
     ],
 )
 def test_invalid_usage_is_reported_in_a_sentence(tmp_path, words, message):
-    """Jobs in another process's memory, a wrong address or port, and a surplus argument are usage errors."""
+    """Usage errors include jobs in another process's memory, an invalid address or port, and extra words."""
     ran = firelock(tmp_path, "dashboard", *words)
 
     assert (2, "") == (ran.returncode, ran.stdout)
@@ -241,7 +247,7 @@ def test_invalid_usage_is_reported_in_a_sentence(tmp_path, words, message):
 
 
 def test_dashboard_of_an_app_has_its_tasks(start, tmp_path):
-    """If the application is known, the dashboard has a form for each task."""
+    """If the application is known, the dashboard has a form for each of its tasks."""
     (tmp_path / "shop.py").write_text(
         "from firelock import Firelock\n"
         f"fire = Firelock('sqlite:///{tmp_path / 'jobs.db'}')\n"
@@ -260,7 +266,10 @@ def test_dashboard_of_an_app_has_its_tasks(start, tmp_path):
 
 
 def test_metrics_token_works_in_addition_to_the_password(start, tmp_path):
-    """FIRELOCK_DASHBOARD_TOKEN permits reading metrics; without the token, the password is still required."""
+    """FIRELOCK_DASHBOARD_TOKEN allows a program to read metrics.
+
+    Without the token, the password is still required.
+    """
     words = ("--storage", f"sqlite:///{tmp_path / 'jobs.db'}", "--port", "0", "--user", "ops")
     secrets = {
         "FIRELOCK_DASHBOARD_PASSWORD": "a long one",
@@ -289,7 +298,7 @@ def test_too_short_token_error_names_its_variable(start, tmp_path):
 
 
 def test_user_option_requires_a_password(start, tmp_path):
-    """--user takes the password from the environment, never from the command line."""
+    """The password of --user comes from the environment, never from the command line."""
     words = ("--storage", f"sqlite:///{tmp_path / 'jobs.db'}", "--port", "0", "--user", "ada")
     address = address_of(start(*words, FIRELOCK_DASHBOARD_PASSWORD="a long one"))
     without = start(*words)
@@ -329,7 +338,7 @@ def example(monkeypatch, tmp_path):
 
 
 def test_fastapi_example_requires_credentials(example):
-    """A visitor without credentials gets a 401; the operator sees the jobs that the shop created."""
+    """A visitor without credentials gets a 401. The operator sees the jobs that the shop has created."""
     shop = example("dashboard_fastapi")
     browser = Browser(shop.app)
 
@@ -344,7 +353,7 @@ def test_fastapi_example_requires_credentials(example):
 
 
 def test_starlette_example_has_two_dashboards(example):
-    """One dashboard, opened with a link, can be operated from this machine.
+    """One dashboard is opened with a link and can be operated from this machine.
 
     The other is read-only for the company's users.
     """
@@ -362,7 +371,10 @@ def test_starlette_example_has_two_dashboards(example):
 
 
 def test_flask_example_admits_logged_in_users(example):
-    """A user who is logged in with Flask-Login may operate; other visitors may not even read."""
+    """A user who is logged in with Flask-Login may operate the dashboard.
+
+    Other visitors may not even read it.
+    """
     shop = example("dashboard_flask")
     visitor = WsgiVisitor(shop.app, Place())
 

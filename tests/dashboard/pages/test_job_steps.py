@@ -70,7 +70,7 @@ def test_wait_with_a_timeout_explains_the_timeout(fire, client, job):
 
 
 def test_suspended_attempt_has_the_same_number_in_facts_and_history(fire, client, job):
-    """The suspended attempt is not counted, so the next attempt has the same number in both places."""
+    """A suspension is not counted as an attempt, so the facts and the history show the same number."""
     remember(fire, job, "signal", "approval", None, is_done=False)
     end(fire, job, State.AWAITING, waits_for="signal approval", gives_back=True)
     page = text_of(client.get(f"/jobs/{job.id}").text)
@@ -79,7 +79,7 @@ def test_suspended_attempt_has_the_same_number_in_facts_and_history(fire, client
 
 
 def test_interrupted_attempt_is_not_counted(fire, client, job):
-    """The job was returned to its queue and runs again with the same attempt number."""
+    """The job was returned to its queue, so it runs again with the same attempt number."""
     end(fire, job, State.ENQUEUED, gives_back=True, reason="server stopped while the job was running")
     claim(fire)
     page = text_of(client.get(f"/jobs/{job.id}").text)
@@ -190,7 +190,7 @@ def answer(client, job, **fields):
 
 
 def test_answer_form_has_the_fields_of_its_type(fire, client, job):
-    """The fields are as in a task's form: unselected choices for enums and booleans, JSON for lists."""
+    """As in a task's form, enums and booleans are choices with none selected, and lists are JSON."""
     fire.signal("approval", Approval)
     wait_for_approval(fire, job)
     page = client.get(f"/jobs/{job.id}").text
@@ -209,7 +209,7 @@ def test_answer_form_has_the_fields_of_its_type(fire, client, job):
 
 
 def test_answer_form_uses_plain_words(fire, client, job):
-    """The form names types in plain words, and is the first action.
+    """The form describes types in everyday words, and a link to it is the first action.
 
     The page does not offer "Run now", because the job would only wait again.
     """
@@ -229,9 +229,9 @@ def test_answer_form_uses_plain_words(fire, client, job):
 
 
 def test_answer_form_repeats_the_call(fire, client, job):
-    """The link to the form scrolls the head of the page out of view.
+    """The form shows the job's call again, because the head of the page has scrolled out of view.
 
-    Arguments stay hidden from visitors who may not see them.
+    Arguments stay hidden from visitors who are not permitted to see them.
     """
     fire.signal("approval", Approval)
     wait_for_approval(fire, job)
@@ -264,8 +264,6 @@ def test_invalid_answer_shows_an_error_at_its_field(fire, client, job):
 
 
 def test_validator_message_is_above_the_answer_form(fire, client, job):
-    """The validator's message is shown above the form."""
-
     @attrs.frozen
     class Sum:
         euros: int = attrs.field(validator=attrs.validators.lt(100))
@@ -291,7 +289,7 @@ def test_signal_of_one_value_has_one_field(fire, client, job):
 
 
 def test_error_for_programs_describes_the_answer_type(fire, client, job):
-    """The error about unsuitable JSON describes the type."""
+    """If a program sends JSON that does not match the signal's type, the error describes the type."""
     fire.signal("approval", Approval)
     wait_for_approval(fire, job)
 
@@ -314,10 +312,7 @@ def test_invalid_json_answer_shows_an_error_at_its_field(fire, client, job):
 
 
 def test_api_returns_the_end_of_a_wait_as_a_time(fire, client, job):
-    """Sleeps and unsent signals have an end time.
-
-    The API does not return the stored value in microseconds.
-    """
+    """The end of a sleep or of a wait for a signal is a timestamp, not the stored number of microseconds."""
     due_at = 1_795_000_000_000_000
     remember(fire, job, "sleep", "cool-off", str(due_at))
     remember(fire, job, "signal", "approval", str(due_at), is_done=False)

@@ -47,7 +47,7 @@ def older(answer):
     "awaiting", "scheduled", "enqueued", "processing", "succeeded", "failed", "deleted",
 ))])  # fmt: skip
 def test_empty_job_list_explains_itself(client, page):
-    """An empty list explains what would be listed."""
+    """The page explains which jobs would be listed."""
     answer = client.get(page)
 
     assert 200 == answer.status
@@ -55,7 +55,7 @@ def test_empty_job_list_explains_itself(client, page):
 
 
 def test_jobs_are_listed_newest_first_with_their_calls(client, send):
-    """A row has the task, arguments, queue and tags."""
+    """Each row shows the job's task, arguments, queue and tags."""
     first, second = send.enqueue(7, note="hello"), send.enqueue(8)
 
     answer = client.get("/jobs")
@@ -66,14 +66,14 @@ def test_jobs_are_listed_newest_first_with_their_calls(client, send):
 
 
 def test_failed_row_shows_its_error(client, fire, send):
-    """The error is one line below the call."""
+    """The error is shown on the line below the call."""
     job_in(fire, send, "failed")
 
     assert "TimeoutError: SMTP timed out" in client.get("/jobs?state=failed").text
 
 
 def test_running_row_labels_its_duration(client, fire, send):
-    """On a phone, which shows no column headings, the row states whether the job runs or is only claimed."""
+    """A phone shows no column headings, so the row states whether the job is running or only claimed."""
     worker = Worker(fire)
     for is_started in (True, False):
         send.enqueue(1)
@@ -85,9 +85,9 @@ def test_running_row_labels_its_duration(client, fire, send):
 
 
 def test_decline_button_of_a_delete_says_keep(client, send):
-    """The button that declines says "Keep", because "Cancel" would be ambiguous.
+    """The button that declines is labelled "Keep", because "Cancel" would be ambiguous.
 
-    This applies to one row and to a selection.
+    This applies to a single row and to a selection.
     """
     job = send.enqueue(1)
 
@@ -98,7 +98,7 @@ def test_decline_button_of_a_delete_says_keep(client, send):
 
 
 def test_row_menu_is_a_link_until_opened(client, send):
-    """The menu is a link to the job's page until it is opened; fifty menus would make a list too large."""
+    """A closed menu is a link to the job's page, because fifty menus would make the list too large."""
     job = send.enqueue(1)
 
     text = client.part("/jobs", "rows").text
@@ -117,7 +117,7 @@ def test_row_menu_is_a_link_until_opened(client, send):
     ],
 )  # fmt: skip
 def test_row_menu_contains_the_actions_of_the_state(client, fire, send, state, actions):
-    """The menu is a part of the job's page that is requested separately."""
+    """The menu is requested separately, as a part of the job's page."""
     job = job_in(fire, send, state)
 
     answer = client.part(f"/jobs/{job.id}", "menu")
@@ -128,7 +128,7 @@ def test_row_menu_contains_the_actions_of_the_state(client, fire, send, state, a
 
 
 def test_row_menu_of_a_missing_job_is_a_json_error(client):
-    """The error is JSON for the script that requested the menu."""
+    """The error is JSON, because a script requested the menu."""
     answer = client.part("/jobs/gone", "menu", headers={"accept": "text/html, application/json"})
 
     assert 404 == answer.status
@@ -136,7 +136,7 @@ def test_row_menu_of_a_missing_job_is_a_json_error(client):
 
 
 def test_states_have_tabs_with_counts(client, send):
-    """The counts are shown only while there is no other condition."""
+    """The counts are shown only if the list has no other filter."""
     send.enqueue_many([(number,) for number in range(3)])
 
     assert re.search(r'Enqueued<span class="number"><span>3', client.get("/jobs").text)
@@ -164,14 +164,14 @@ def test_retries_have_their_own_list(client, fire, send):
     ],
 )  # fmt: skip
 def test_chips_narrow_the_list(client, send, query, numbers):
-    """Each chip excludes exactly the jobs that do not match it."""
+    """Each chip excludes the jobs that do not match it, and no others."""
     jobs = {number: send.enqueue(number, note={2: "two"}.get(number, "")) for number in (1, 2, 3)}
 
     assert [jobs[number].id for number in reversed(numbers)] == rows(client.get(f"/jobs?{query}"))
 
 
 def test_enqueued_jobs_are_listed_oldest_first(client, send):
-    """Jobs are listed in the order in which they wait; the heading of the column reverses it."""
+    """Jobs are listed in the order in which they wait. A click on the column heading reverses the order."""
     jobs = [send.enqueue(number).id for number in (1, 2, 3)]
     page = client.get("/jobs?state=enqueued")
 
@@ -191,7 +191,7 @@ def test_row_shows_state_word_and_tags_on_phones(client, send):
 
 
 def test_list_is_filtered_by_id_parent_error_and_server(client, fire, send):
-    """Some conditions match properties that only some jobs have."""
+    """Some of these filters match properties that only some jobs have."""
     parent = send.enqueue(1)
     child = parent.then(send, 2)
     worker = Worker(fire)
@@ -205,7 +205,7 @@ def test_list_is_filtered_by_id_parent_error_and_server(client, fire, send):
 
 
 def test_filter_without_matches_offers_to_remove_conditions(client, send):
-    """The page offers to remove each condition, and the state."""
+    """The page offers to remove each filter, including the state."""
     send.enqueue(1)
 
     text = client.get("/jobs?state=failed&tag=eu&queue=mail").text
@@ -238,7 +238,7 @@ def test_invalid_field_is_refused(client, send, query):
 
 @pytest.mark.parametrize("field", ["task", "queue", "tag", "server", "error", "id", "parent", "fingerprint"])
 def test_pattern_characters_are_literal(client, send, field):
-    """Pattern characters are searched for literally, so they match nothing."""
+    """The characters of a pattern are searched for literally, so they match nothing."""
     send.enqueue(1)
 
     for text in ("%", "_", "\\", "'", '"', "*", "' OR 1=1 --", ".*"):
@@ -248,7 +248,7 @@ def test_pattern_characters_are_literal(client, send, field):
 
 @pytest.mark.parametrize("query", ["limit=", "order=", "state=", "tag="])
 def test_empty_field_is_ignored(client, send, query):
-    """The list is the same as without the field."""
+    """An empty field does not change the list."""
     job = send.enqueue(1)
 
     answer = client.get(f"/jobs?{query}")
@@ -283,10 +283,7 @@ def all_pages(client, address):
 
 
 def test_every_job_is_on_exactly_one_page(client, send):
-    """Every job is on exactly one page, in either order.
-
-    A search continues in the middle of a storage page.
-    """
+    """This is true in either order. A search continues in the middle of a storage page."""
     made = [send.enqueue(number, note="odd" if number % 2 else "even").id for number in range(120)]
 
     assert made[::-1] == all_pages(client, "/jobs?limit=25")
@@ -295,7 +292,7 @@ def test_every_job_is_on_exactly_one_page(client, send):
 
 
 def test_age_filter_is_fixed_on_the_first_page(client, send):
-    """The first page fixes the time to which "younger than an hour" is relative."""
+    """On all pages, "younger than an hour" is relative to the time of the first page."""
     for number in range(30):
         send.enqueue(number)
 
@@ -350,7 +347,7 @@ def test_page_sizes_are_offered(client, send):
     ],
 )  # fmt: skip
 def test_typed_search_redirects_to_a_shareable_url(client, send, typed, address):
-    """The URL can be shared, the back button works, and the current chips are kept."""
+    """The URL can be shared, the back button works, and the existing chips are kept."""
     typed, _, chips = typed.partition("&")
     answer = client.get(f"/jobs?q={quote(typed)}&{chips}")
 
@@ -418,7 +415,7 @@ def due(fire, send):
 def test_scheduled_jobs_are_listed_by_due_time(client, due):
     """The next due job is first.
 
-    The heading of the column reverses the order, and the order of changes is still available.
+    The column heading reverses the order, and the jobs can still be sorted by their last change.
     """
     soonest = client.get("/jobs?state=scheduled")
     turned = html.unescape(re.search(r'class="sort" href="([^"]+)"', soonest.text)[1])
@@ -434,10 +431,7 @@ def test_scheduled_jobs_are_listed_by_due_time(client, due):
 
 
 def test_pages_by_due_time_show_each_job_once(fire, client, send):
-    """Each job is on exactly one page, even if several jobs have the same due time.
-
-    This also applies if a condition must be tested for each job.
-    """
+    """This is true even if jobs have the same due time, or if a filter must be tested for each job."""
     at = datetime.now(UTC) + timedelta(hours=1)
     ids = [send.schedule(at + timedelta(minutes=number // 7), number, note="x").id for number in range(60)]
 
@@ -463,7 +457,7 @@ def test_retries_are_listed_by_due_time(fire, client):
 
 
 def test_due_order_is_refused_for_other_states(client, due):
-    """For other states the order is refused, and the tabs do not keep it."""
+    """Jobs of other states cannot be sorted by due time, and the tabs do not keep this order."""
     page = client.get("/jobs?state=scheduled&order=latest").text
 
     assert 400 == client.get("/jobs?state=failed&order=soonest").status
@@ -472,7 +466,7 @@ def test_due_order_is_refused_for_other_states(client, due):
 
 
 def test_action_on_all_matching_jobs_ignores_the_order(fire, client, due):
-    """The order affects only the list; no operation supports a period by due time."""
+    """The order affects only the list. Operations cannot be restricted to a range of due times."""
     moment = quote((datetime.now(UTC) + timedelta(hours=2, minutes=30)).isoformat())
 
     whole = client.get("/jobs/all?verb=delete&state=scheduled")
@@ -491,15 +485,15 @@ def test_export_keeps_the_order_of_the_list(client, due):
 
 @pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
 def test_time_outside_the_calendar_is_refused(client, moment):
-    """A time near the limits of the calendar can have a zone in which it cannot be converted to UTC."""
+    """A time close to the limits of the calendar may be impossible to convert from its time zone to UTC."""
     for target in ("/jobs?since=", "/jobs?until=", "/api/jobs?since="):
         assert 400 == client.get(f"{target}{quote(moment)}").status
 
 
 def test_row_shows_the_job_id_and_its_limits(fire, client):
-    """The row has the short id.
+    """Each row shows the short id.
 
-    The head of the list shows its order, and its foot is written in whole sentences.
+    The text above the list states its order, and the text below the list consists of whole sentences.
     """
 
     @fire.task(
@@ -521,7 +515,7 @@ def test_row_shows_the_job_id_and_its_limits(fire, client):
 
 
 def test_waiting_row_shows_its_reason(fire, client):
-    """A job waits for other jobs, a signal, or a limit; the jobs that all rows wait for are read together."""
+    """A job waits for other jobs, a signal, or a limit. The awaited jobs of all rows are read together."""
 
     @fire.task(name="shop.first")
     def first() -> None: ...
@@ -549,7 +543,10 @@ def test_waiting_row_shows_its_reason(fire, client):
 
 @pytest.mark.parametrize(("signal", "number"), [("manager", 2), ("lawyer", 1), ("*", 3), ("manage", 0)])
 def test_jobs_are_filtered_by_awaited_signal(fire, client, signal, number):
-    """The filter is the signal's name, or `*` for all; jobs that wait for other jobs do not match."""
+    """The filter is the signal's name, or `*` for all signals.
+
+    It does not match jobs that wait for other jobs.
+    """
 
     @fire.task(name="shop.first")
     def first() -> None: ...
@@ -586,7 +583,7 @@ def test_row_with_a_failed_parent_shows_that_it_cannot_start(fire, client):
 
 
 def test_list_shows_its_size_and_retention(fire, client, send):
-    """The number is shown if the page has all jobs, with or without a filter.
+    """The number of jobs is shown if all of them are on the page, with or without a filter.
 
     The list also states how long ended jobs are kept.
     """

@@ -51,7 +51,7 @@ def audited(fire):
 
 
 def test_requeue_of_selected_jobs_reports_counts(client, fire, failed, send):
-    """The message contains the number of requeued, skipped and missing jobs."""
+    """The message contains the numbers of requeued, skipped and missing jobs."""
     waiting = send.enqueue(9).id
 
     answer = client.act("/jobs/requeue", {"id": [*failed, waiting, "gone"]})
@@ -63,7 +63,7 @@ def test_requeue_of_selected_jobs_reports_counts(client, fire, failed, send):
 
 
 def test_action_is_audited_with_count_and_first_ids(client, fire, failed):
-    """The job's history also names the person who requeued it."""
+    """The job's history also names the person who requeued the job."""
     client.post("/jobs/requeue", {"id": failed})
 
     action, target, detail = audited(fire)[0]
@@ -81,7 +81,7 @@ def test_row_action_ignores_the_selection(client, fire, failed):
 
 
 def test_running_job_is_cancelled_by_delete(client, fire, send):
-    """The job is ordered to stop, and the response offers no undo."""
+    """The job is requested to stop, and the response does not offer to undo the delete."""
     job = send.enqueue(1)
     Worker(fire).claim()
 
@@ -92,9 +92,9 @@ def test_running_job_is_cancelled_by_delete(client, fire, send):
 
 
 def test_delete_is_undone(client, fire, failed, send):
-    """The response contains the form that undoes the delete for jobs that lost nothing.
+    """The response contains a form that restores the deleted jobs, except those that lost something.
 
-    Both actions are in the audit.
+    The audit contains both actions.
     """
     later, done = send.schedule(timedelta(hours=5), 1), send.enqueue(2)
     worker = Worker(fire)
@@ -113,7 +113,10 @@ def test_delete_is_undone(client, fire, failed, send):
 
 
 def test_undo_without_a_script_is_a_form_above_the_page(client, fire, send):
-    """The message above the page contains the undo once, as a form that needs no script."""
+    """The message above the page contains the undo form.
+
+    The form works without a script and is shown only once.
+    """
     job = send.enqueue(1)
     client.post("/jobs/delete", {"one": job.id, "back": "/jobs"})
 
@@ -125,7 +128,7 @@ def test_undo_without_a_script_is_a_form_above_the_page(client, fire, send):
 
 
 def test_cookie_can_only_produce_an_undo_form(client, send):
-    """Whatever a cookie contains, the page offers only an undo that this dashboard supports."""
+    """Whatever a cookie contains, the page offers only an undo action that this dashboard supports."""
     job = send.enqueue(1)
     client.post("/jobs/delete", {"one": job.id, "back": "/jobs"})
     message = ["good", "1 job deleted", None, {"path": "/jobs/all/delete", "fields": {"state": ["failed"]}}]
@@ -138,7 +141,10 @@ def test_cookie_can_only_produce_an_undo_form(client, send):
 
 
 def test_job_that_cannot_be_restored_shows_the_reason(client, fire, send):
-    """For one job the message contains the reason, and for several jobs their number."""
+    """For a single job, the message contains the reason.
+
+    For several jobs, it contains the number of jobs that cannot be restored.
+    """
     parent, waiting = send.enqueue(1), send.enqueue(2)
     parent.then(send, 3)
     client.post("/jobs/delete", {"id": [parent.id, waiting.id]})
@@ -171,7 +177,7 @@ def test_scheduled_job_is_rescheduled_by_duration_or_time(client, fire, send):
 def test_waiting_jobs_are_moved_and_others_report_the_reason(client, fire, send, failed):
     """A selection is moved as one action with one audit entry.
 
-    For a single job that cannot be moved, the reason is shown.
+    If a single job cannot be moved, the reason is shown.
     """
     job, later = send.enqueue(1), send.schedule(timedelta(hours=5), 1)
 
@@ -194,7 +200,7 @@ def test_waiting_jobs_are_moved_and_others_report_the_reason(client, fire, send,
 
 
 def test_move_without_a_script_has_a_form_for_the_target(client, send):
-    """The list sends only the ids; the form sends them again with a target, which must not be empty."""
+    """The list sends only the ids. The form sends them again with a target, which must not be empty."""
     jobs = [send.enqueue(number) for number in range(2)]
     ids = [job.id for job in jobs]
 
@@ -232,7 +238,7 @@ def test_move_without_a_valid_target_is_refused(client, send, target, message):
 
 
 def test_all_matching_jobs_are_moved_in_the_background(client, fire, send, dashboard):
-    """The confirmation page counts only waiting jobs and has the fields of the target."""
+    """The confirmation page counts only the waiting jobs and has fields for the target."""
     jobs = [send.enqueue(number) for number in range(3)]
 
     confirmation = client.get("/jobs/all?verb=move&queue=mail").text
@@ -251,7 +257,7 @@ def test_all_matching_jobs_are_moved_in_the_background(client, fire, send, dashb
 
 @pytest.mark.parametrize("when", ["", "soon", "15", "2031-01-01T00:00:00", "99999999999d", "-5m", "9999999w"])
 def test_invalid_time_is_refused(client, send, when):
-    """The error describes the format."""
+    """The error describes the expected format."""
     job = send.schedule(timedelta(hours=5), 1)
 
     answer = client.post("/jobs/reschedule", {"one": job.id, "when": when})
@@ -261,7 +267,7 @@ def test_invalid_time_is_refused(client, send, when):
 
 
 def test_copy_is_enqueued_and_linked(client, fire, failed):
-    """The original does not change."""
+    """The original job does not change."""
     answer = client.act("/jobs/copy", {"one": failed[0]}).json()
 
     copied = fire.jobs.get(answer["link"].rpartition("/")[2])
@@ -280,7 +286,7 @@ def test_action_without_a_selection_is_refused(client, path):
 
 
 def test_more_ids_than_a_page_are_refused(client):
-    """To act on more jobs, a visitor uses the action on all matching jobs."""
+    """To change more jobs than a page shows, a visitor uses the action on all matching jobs."""
     assert 400 == client.post("/jobs/requeue", {"id": ["x"] * 501}).status
     assert 400 == client.post("/jobs/requeue", {"id": ["x" * 201]}).status
 
@@ -289,7 +295,7 @@ def test_more_ids_than_a_page_are_refused(client):
 
 
 def test_action_on_all_matching_jobs_is_an_operation(client, dashboard, fire, failed, send):
-    """The operation has progress, an audit entry, and a place in the list of operations."""
+    """The operation shows its progress, has an audit entry, and is in the list of operations."""
     later = send.enqueue(9)
 
     answer = client.post("/jobs/all/requeue?state=failed", {})
@@ -317,7 +323,7 @@ def test_delete_without_a_filter_is_refused(client, fire, failed):
 
 @pytest.mark.parametrize(("is_read_only", "state"), [(False, State.ENQUEUED), (True, State.FAILED)])
 def test_interrupted_operation_continues_at_the_next_visit(fire, failed, is_read_only, state):
-    """Any dashboard continues the operation, except a read-only one."""
+    """Any dashboard that is not read-only continues the operation."""
     fire.operations.start("requeue", JobFilter(state=State.FAILED), by="ada")
     dashboard = Dashboard(fire, read_only=is_read_only)
     with closing(dashboard), closing(Browser(dashboard)) as browser:
@@ -351,7 +357,7 @@ def test_list_is_exported_as_json_lines_and_ids(client, failed):
 
 
 def test_export_of_a_selection_contains_only_selected_jobs(client, failed):
-    """Jobs that are no longer stored are left out."""
+    """Selected jobs that no longer exist are left out."""
     answer = client.get(f"/jobs/export?format=ids&selected={failed[1]}&selected=gone")
 
     assert f"{failed[1]}\n" == answer.text
@@ -359,7 +365,7 @@ def test_export_of_a_selection_contains_only_selected_jobs(client, failed):
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1", "=cmd|' /C calc'!A1"])
 def test_csv_cells_never_begin_like_a_formula(client, fire, text):
-    """A spreadsheet must show such a value as text instead of evaluating it."""
+    """A spreadsheet must show such a value as text instead of evaluating it as a formula."""
 
     @fire.task(name="x.y")
     def run(note: str) -> None: ...
@@ -373,7 +379,7 @@ def test_csv_cells_never_begin_like_a_formula(client, fire, text):
 
 @pytest.mark.parametrize("target", ["export?format=xml", "export?format=csv&created=never", "all?verb=purge"])
 def test_invalid_export_is_refused(client, target):
-    """The response is an error before any data is sent; an unknown verb causes an error too."""
+    """The response is an error before any data is sent. An unknown verb causes an error as well."""
     assert 400 == client.get(f"/jobs/{target}").status
 
 
@@ -413,7 +419,7 @@ def test_requeue_of_all_jobs_without_a_state_is_refused(fire, client, ended, que
 
 
 def test_delete_confirmation_counts_jobs_by_state(client, ended):
-    """For a delete without a state, the question lists each affected state with its number of jobs."""
+    """If no state is selected, the confirmation page lists each affected state with its number of jobs."""
     text = client.get("/jobs/all?verb=delete&task=shop.mail.send").text
 
     states = re.findall(r'state-icon state-(\w+)"', text.partition("<main")[2].partition("</main>")[0])
@@ -430,7 +436,10 @@ def test_delete_confirmation_counts_jobs_by_state(client, ended):
     ],
 )  # fmt: skip
 def test_ended_jobs_are_affected_after_their_number_is_typed(fire, client, ended, form, status):
-    """The typed number must be the shown one; otherwise the question is repeated with the current number."""
+    """The typed number must be the number that is shown.
+
+    Otherwise, the confirmation page is shown again with the current number.
+    """
     answer = client.post("/jobs/all/requeue?state=succeeded", form)
 
     assert status == answer.status
@@ -440,9 +449,10 @@ def test_ended_jobs_are_affected_after_their_number_is_typed(fire, client, ended
 
 
 def test_action_on_over_a_thousand_jobs_requires_their_number(fire, client, send):
-    """Above a thousand waiting jobs, the number is required; up to a thousand, a button is sufficient.
+    """For more than a thousand waiting jobs, the number must be typed.
 
-    If there are many more jobs by then, the question is repeated.
+    Up to a thousand, a button is sufficient. If many more jobs match when the form is sent, the confirmation
+    page is shown again.
     """
     send.enqueue_many([(number,) for number in range(1_000)])
     few = client.get("/jobs/all?verb=delete&state=enqueued").text

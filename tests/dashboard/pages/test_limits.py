@@ -36,7 +36,7 @@ def actions(fire):
 
 
 def test_page_without_limits_explains_how_to_add_one(client):
-    """The page explains how to give a task a limit."""
+    """The page explains how to add a limit to a task."""
     page = client.get("/limits")
 
     assert 200 == page.status
@@ -44,7 +44,7 @@ def test_page_without_limits_explains_how_to_add_one(client):
 
 
 def test_key_row_shows_running_and_waiting_jobs(fire, client, report):
-    """Each key has one row with its running and waiting jobs and the settings of its name."""
+    """Each key has one row, which shows its running and waiting jobs and the settings of its name."""
     report.enqueue_many([(7, number) for number in range(5)])
     jobs = claim(fire)
 
@@ -59,7 +59,7 @@ def test_key_row_shows_running_and_waiting_jobs(fire, client, report):
 
 
 def test_page_of_a_limit_name_shows_only_its_settings(fire, client, report):
-    """No job uses the name itself as a key, so running and waiting jobs are shown at its keys."""
+    """No job uses the name itself as a key, so the pages of its keys show the running and waiting jobs."""
     report.enqueue(7, 1)
     claim(fire)
 
@@ -72,7 +72,7 @@ def test_page_of_a_limit_name_shows_only_its_settings(fire, client, report):
 
 
 def test_waiting_job_links_to_its_limit(fire, client, report):
-    """The job's page links to the key's page."""
+    """The job's page links to the page of the limit key."""
     jobs = report.enqueue_many([(7, number) for number in range(3)])
     claim(fire)
 
@@ -83,7 +83,7 @@ def test_waiting_job_links_to_its_limit(fire, client, report):
 
 
 def test_limit_settings_are_changed_and_reset(fire, client, report):
-    """The settings of a key or a name can be changed; the audit records it."""
+    """The settings of a key or a name can be changed. The audit records each change."""
     client.post("/limits/set", {"key": "tenant", "concurrent": "3", "rate": "", "per": "", "burst": ""})
     changed = fire.limits.get("tenant:7")
     client.post("/limits/reset", {"key": "tenant"})
@@ -124,7 +124,7 @@ def test_invalid_number_is_refused_with_its_value(fire, client, report, fields, 
 
 
 def test_limit_is_paused_with_a_note_and_resumed(fire, client, report):
-    """No job with this key starts during the pause; the note is shown wherever the limit is shown."""
+    """No job with this key starts during the pause. The note is shown wherever the limit is shown."""
     client.post("/limits/pause", {"key": "tenant:7", "note": "till noon"})
     report.enqueue(7, 1)
     paused, page = claim(fire), client.get("/limits").text
@@ -137,7 +137,7 @@ def test_limit_is_paused_with_a_note_and_resumed(fire, client, report):
 
 
 def test_unique_keys_link_to_their_jobs(fire, client):
-    """A row has the task, the key, and a link to the job."""
+    """Each row shows the task and the key, and links to the job."""
 
     @fire.task(name="shop.index", unique=Unique("doc:{doc_id}"), limits=[Turns("doc:{doc_id}")])
     def index(doc_id: int) -> None: ...
@@ -199,7 +199,7 @@ def exporting(fire, count):
 
 
 def test_key_page_shows_waiting_jobs_with_order_reason_and_wait(fire, client):
-    """A row has the job's place, its call, the limit that holds it, its wait, and its approximate start."""
+    """Each row shows the job's position, call and wait, the limit that delays it, and its estimated start."""
     jobs = exporting(fire, 5)
 
     page = client.get("/limits/key?key=warehouse").text
@@ -235,7 +235,7 @@ def test_waiting_jobs_of_a_key_are_paged(fire, client):
 
 
 def test_key_with_waiting_jobs_is_never_shown_as_open(fire, client):
-    """The row names the key that holds the jobs, or states that they wait."""
+    """The row names the key that delays the jobs, or states that the jobs wait."""
 
     @fire.task(
         name="shop.describe",
@@ -282,7 +282,7 @@ def test_key_with_waiting_jobs_is_never_shown_as_open(fire, client):
     ids=["paused", "set to 0", "closed"],
 )  # fmt: skip
 def test_key_page_explains_why_no_job_starts(fire, client, change, state, starts):
-    """The reason is a pause, a setting of 0, or a time until which the limit is closed.
+    """The reason is a pause, a setting of 0, or a rate that allows no start until a certain time.
 
     The page estimates a start only if there is such a time.
     """
@@ -295,10 +295,10 @@ def test_key_page_explains_why_no_job_starts(fire, client, change, state, starts
     assert [starts] * 2 == [row[4] for row in rows(page)]
 
 
-def test_waiting_job_shows_its_place_and_estimated_wait(fire, client):
-    """The place and the estimate are on the job's page.
+def test_waiting_job_shows_its_position_and_estimated_wait(fire, client):
+    """The job's page shows the position and the estimate.
 
-    The bar of the job's history only shows that it is in its queue.
+    The bar of the job's history only shows that the job is in its queue.
     """
     jobs = exporting(fire, 6)
 
@@ -324,8 +324,11 @@ def asks(fire):
     return jobs
 
 
-def test_job_page_names_every_limit_that_holds_the_job(fire, client, asks):
-    """The narrowest limit is first, with the job that holds it; each limit's page also names both limits."""
+def test_job_page_names_every_limit_that_delays_the_job(fire, client, asks):
+    """The job's page first names the narrowest limit and the job that occupies it.
+
+    The page of each limit names both limits.
+    """
     page = words(client.get(f"/jobs/{asks[2].id}").text)
     own, shared = (client.get(f"/limits/key?key={key}").text for key in ("customer:12", "model"))
 
@@ -349,7 +352,10 @@ def test_job_page_names_every_limit_that_holds_the_job(fire, client, asks):
 
 
 def test_timeouts_bound_the_start_without_an_estimate(fire, client):
-    """The pages of the limit and of the job agree."""
+    """The pages of the limit and of the job show the same latest start.
+
+    It assumes that all jobs ahead run until their timeouts.
+    """
 
     @fire.task(name="shop.train", timeout=7_200, limits=[Limit("gpu", concurrent=1)])
     def train(number: int) -> None: ...
@@ -371,8 +377,11 @@ def test_timeouts_bound_the_start_without_an_estimate(fire, client):
     )
 
 
-def test_limit_not_held_by_the_holder_is_named_too(fire, client):
-    """One sentence describes the narrowest limit, and one the others."""
+def test_other_limits_of_a_delayed_job_are_named(fire, client):
+    """One sentence describes the narrowest limit and the job that occupies it.
+
+    Another sentence describes the other limits.
+    """
 
     @fire.task(name="shop.train", limits=[Limit("gpu", concurrent=1), Limit("licence", concurrent=2)])
     def train() -> None: ...
@@ -395,8 +404,8 @@ def test_limit_not_held_by_the_holder_is_named_too(fire, client):
     assert "The job is first in line for limit licence (2 of 2 running)." in page
 
 
-def test_places_at_a_full_limit_agree_on_all_pages(fire, client, asks):
-    """The places are the same on the pages of the limit, the queue and the job."""
+def test_positions_at_a_full_limit_agree_on_all_pages(fire, client, asks):
+    """The pages of the limit, the queue and the job show the same positions."""
     line = client.get("/limits/key?key=model").text
     page = words(client.get(f"/jobs/{asks[4].id}").text)
 
@@ -411,8 +420,8 @@ def test_places_at_a_full_limit_agree_on_all_pages(fire, client, asks):
     assert "The job is waiting for limit model (2 of 2 running), with 2 jobs ahead of it." in page
 
 
-def test_jobs_held_by_another_limit_have_no_place(fire, client, asks):
-    """Held jobs are listed below the others, without a place, with the limit that holds them."""
+def test_jobs_delayed_by_another_limit_have_no_position(fire, client, asks):
+    """These jobs are listed below the others, without a position and with the limit that delays them."""
     fire.limits.set("model", concurrent=3)
 
     line = client.get("/limits/key?key=model").text
@@ -424,8 +433,8 @@ def test_jobs_held_by_another_limit_have_no_place(fire, client, asks):
     assert "another limit does not. Meanwhile, other jobs start before them." in words(line)
 
 
-def test_places_continue_after_a_page_with_held_jobs(fire, client):
-    """The link to the next page contains the number of jobs without a place."""
+def test_positions_continue_after_a_page_with_delayed_jobs(fire, client):
+    """The link to the next page contains the number of jobs without a position."""
 
     @fire.task(
         name="shop.ask", limits=[Limit("model", concurrent=2), Limit("customer:{customer}", concurrent=1)]
@@ -447,7 +456,10 @@ def test_places_continue_after_a_page_with_held_jobs(fire, client):
 
 
 def test_limit_whose_name_is_its_key_has_one_row(fire, client, asks):
-    """A name with several keys has a row among the names."""
+    """Such a limit is listed only among the keys.
+
+    A name that has several keys is also listed among the names.
+    """
     page = words(client.part("/limits", "rows").text)
     keys, _, names = page.partition(" Names ")
 
@@ -456,7 +468,10 @@ def test_limit_whose_name_is_its_key_has_one_row(fire, client, asks):
 
 
 def test_limit_is_set_in_its_row(fire, client, asks):
-    """The row of a name, or of a key with its own settings, has the form; the form keeps the rate."""
+    """The form is in the row of a name, or of a key with its own settings.
+
+    Changing the concurrency there does not change the rate.
+    """
 
     @fire.task(name="shop.call", limits=[Limit("api", concurrent=3, rate=90, per=60, burst=5)])
     def call() -> None: ...
@@ -477,7 +492,7 @@ def test_limit_is_set_in_its_row(fire, client, asks):
 
 
 def test_keys_with_the_most_waiting_jobs_come_first(fire, client, asks):
-    """Three jobs wait for the alphabetically last key, so it is first.
+    """Three jobs wait for the alphabetically last key, so this key is first.
 
     Keys with the same number of waiting jobs are in alphabetical order.
     """
@@ -488,7 +503,7 @@ def test_keys_with_the_most_waiting_jobs_come_first(fire, client, asks):
 
 
 def test_unchanged_form_offers_no_button(fire, client, asks):
-    """A script shows the button, or makes it the primary one, when a field differs from the saved value."""
+    """If a field differs from the saved value, a script shows the button or makes it the primary one."""
     rows, page = client.get("/limits").text, client.get("/limits/key?key=model").text
 
     assert re.search(r'class="set-number" data-act data-saves>', rows)
@@ -496,7 +511,7 @@ def test_unchanged_form_offers_no_button(fire, client, asks):
 
 
 def test_settings_by_an_operator_are_shown_with_those_in_code(fire, client, report):
-    """The page shows who set them, and the settings in the code."""
+    """The page shows who changed the settings, and which settings the code declares."""
     client.post("/limits/set", {"key": "tenant", "concurrent": "3", "rate": "", "per": "", "burst": ""})
     changed = words(client.get("/limits/key?key=tenant").text)
     client.post("/limits/reset", {"key": "tenant"})
@@ -507,9 +522,9 @@ def test_settings_by_an_operator_are_shown_with_those_in_code(fire, client, repo
 
 
 def test_history_of_a_started_job_does_not_blame_workers(fire, client):
-    """The storage does not record whether the job waited for a limit, a worker or a server.
+    """The bar of the job's history only shows that the job was in its queue.
 
-    The bar therefore only shows that the job was in its queue.
+    The storage does not record whether the job waited for a limit, a worker or a server.
     """
     jobs = exporting(fire, 1)
 
@@ -520,7 +535,7 @@ def test_history_of_a_started_job_does_not_blame_workers(fire, client):
 
 
 def test_form_labels_describe_the_effect_of_the_settings(fire, client, report):
-    """Each label describes the effect of its field."""
+    """The label of each field describes the effect of its setting."""
     page = words(client.get("/limits/key?key=tenant").text)
 
     for label in (

@@ -43,7 +43,7 @@ def retrying(fire):
 
 
 def test_retries_are_counted(client, dashboard, fire, retrying):
-    """The navigation and the tab count them, without jobs that are only scheduled."""
+    """The navigation and the tab show the number of retries, without the jobs that are only scheduled."""
     fire.task(name="shop.later")(lambda: None).schedule(3600)
 
     none = client.get("/jobs").text
@@ -59,7 +59,7 @@ def test_retries_are_counted(client, dashboard, fire, retrying):
 
 
 def test_retries_are_counted_up_to_a_hundred(client, dashboard, retrying):
-    """Above a hundred, the number is shown as "100+"."""
+    """If there are more than a hundred retries, their number is shown as "100+"."""
     retrying(101)
     dashboard.invalidate()
 
@@ -67,7 +67,7 @@ def test_retries_are_counted_up_to_a_hundred(client, dashboard, retrying):
 
 
 def test_overview_requests_navigation_and_tiles_from_one_url(client):
-    """The URL belongs to the overview, so that both show the same reading."""
+    """One response contains both parts, so they show numbers from the same reading."""
     page = client.get("/").text
 
     assert nav_of(page) is None
@@ -76,7 +76,7 @@ def test_overview_requests_navigation_and_tiles_from_one_url(client):
 
 @pytest.mark.parametrize("address", ["/queues", "/jobs?state=failed", "/failures/gone", "/nowhere"])
 def test_every_page_contains_the_navigation_url(client, address):
-    """Even a page that shows a deleted object, whose own URL would not be found, has this URL."""
+    """Even the page of a deleted object, whose own URL would not be found, contains this URL."""
     found = nav_of(client.get(address).text)
 
     assert found is not None
@@ -88,7 +88,6 @@ def test_every_page_contains_the_navigation_url(client, address):
 
 
 def test_navigation_marks_the_requested_section(client):
-    """The section of the page is marked."""
     text = client.get("/navigation?section=queues&part=nav").text
 
     assert re.search(r'href="/queues" aria-current="page"', text)
@@ -102,13 +101,13 @@ def test_navigation_is_not_a_page(client):
 
 
 def test_section_may_be_any_name_up_to_a_length(client):
-    """For an unknown section, nothing is marked. A name that is too long causes an error."""
+    """If the section is unknown, no entry is marked. A name that is too long causes an error."""
     assert 200 == client.get("/navigation?section=%22%3E%3Cscript%3E&part=nav").status
     assert 400 == client.get(f"/navigation?section={'x' * 300}&part=nav").status
 
 
 def test_palette_and_shortcuts_list_every_section(client):
-    """The palette and the keys use the same order and titles as the navigation."""
+    """The command palette and the keyboard shortcuts use the titles and the order of the navigation."""
     html = client.get("/").text
     nav = re.search(r"<nav.*?</nav>", html, re.DOTALL)[0]
     palette = re.search(r'<dialog id="palette".*?</dialog>', html, re.DOTALL)[0]

@@ -32,7 +32,10 @@ def ids(fire):
 
 
 def test_every_page_shows_an_unreadable_job(fire, client, ids):
-    """Lists, the job's page, the API and the doctor work; the job's page shows the reason."""
+    """Lists, the job's page, the API and the doctor still work.
+
+    The job's page shows why the job cannot be read.
+    """
     for path in (
         "/",
         "/jobs",
@@ -60,7 +63,7 @@ def test_every_page_shows_an_unreadable_job(fire, client, ids):
 
 
 def test_unreadable_job_can_be_requeued_and_deleted_but_not_copied(fire, ids):
-    """The job can be requeued and deleted; a copy could lack a part of it, so copying is refused."""
+    """A copy is refused because it could lack a part of the job."""
     for name, id in ids.items():
         with pytest.raises(JobConflict, match="this release cannot read its"):
             fire.jobs.copy(id)

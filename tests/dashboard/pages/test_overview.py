@@ -58,7 +58,7 @@ def serve(fire, queues="*", workers=10):
 
 
 def test_empty_storage_shows_how_to_enqueue(client):
-    """Without any job, the page shows the code that enqueues one and the command that runs it."""
+    """If no job exists, the page shows the code that enqueues a job and the command that runs it."""
     page = client.get("/")
 
     assert 200 == page.status
@@ -69,7 +69,7 @@ def test_empty_storage_shows_how_to_enqueue(client):
 
 
 def test_instructions_page_reports_the_first_job(client, task):
-    """A page that shows the instructions reports the first job."""
+    """When the first job is enqueued, a page that shows the instructions reports it."""
     before = client.part("/", "first").text
     task.enqueue(1)
     client.app.invalidate()
@@ -78,7 +78,7 @@ def test_instructions_page_reports_the_first_job(client, task):
 
 
 def test_overview_shows_counts_queues_tasks_and_failures(client, fire, task):
-    """Waiting, ended and failed jobs are in their tiles and tables, each with a link."""
+    """The tiles and tables show the waiting, ended and failed jobs, each with a link."""
     task.enqueue_many([(n,) for n in range(12)])
     serve(fire)
     ended(fire, count=30)
@@ -96,7 +96,7 @@ def test_overview_shows_counts_queues_tasks_and_failures(client, fire, task):
 
 
 def test_jobs_beyond_the_number_of_workers_are_shown_without_a_total(client, fire, task):
-    """Jobs that are claimed ahead, or held by a lost server, have no worker.
+    """Jobs that were claimed ahead, or by a server that is now lost, have no worker.
 
     "2 of 1" would look like an error.
     """
@@ -114,7 +114,7 @@ def test_jobs_beyond_the_number_of_workers_are_shown_without_a_total(client, fir
 
 
 def test_deleted_jobs_that_still_run_are_counted_with_workers(client, fire, task):
-    """Deleted jobs that still run are counted next to the processing jobs."""
+    """Their number is shown next to the number of processing jobs."""
     task.enqueue_many([(1,), (2,), (3,)])
     serve(fire)
     claimed = fire.storage.claim(ClaimRequest(["mail"], 3, "s", fire.client.clock.now())).jobs
@@ -142,9 +142,9 @@ def tile(text, name):
 
 @pytest.mark.parametrize("part", PARTS)
 def test_regions_are_requested_separately(client, task, part):
-    """A region is not a whole page, and is not sent again while it is unchanged.
+    """The response contains only the requested region, and only if it has changed.
 
-    Unknown regions are a 404.
+    An unknown region causes a 404.
     """
     task.enqueue(1)
     client.get("/")
@@ -157,7 +157,7 @@ def test_regions_are_requested_separately(client, task, part):
 
 
 def test_regions_requested_together_show_one_reading(client, fire, task):
-    """Regions that are requested together are in one response, in which navigation, tile and table agree."""
+    """All requested regions are in one response, so the numbers in the navigation, tiles and tables agree."""
     task.enqueue(1)
     client.get("/")
     task.enqueue_many([(n,) for n in range(2, 8)])
@@ -198,7 +198,7 @@ def test_invalid_chart_is_refused(client, query):
 
 @pytest.mark.parametrize("span", ["live", "1h", "24h", "7d", "30d"])
 def test_every_chart_is_drawn_without_a_script(client, fire, task, span):
-    """Each chart has a drawing, a table in a disclosure element, and a caption, for every period and kind."""
+    """For every period and kind, a chart has a drawing, a table in a disclosure element, and a caption."""
     task.enqueue(1)
     ended(fire)
 
@@ -211,7 +211,7 @@ def test_every_chart_is_drawn_without_a_script(client, fire, task, span):
 
 
 def test_chart_table_rows_link_to_the_jobs_of_their_bucket(client, fire, task):
-    """A row of the table opens the jobs of its bucket."""
+    """Each row of the table links to the list of the jobs in its bucket."""
     task.enqueue(1)
     ended(fire)
 
@@ -265,7 +265,7 @@ def never_charges(n: int) -> None:
 
 
 def test_many_failed_jobs_keep_their_banner_for_hours(client, fire):
-    """No further job fails, so only the number of failed jobs shows the problem.
+    """Because no more jobs fail, only the number of failed jobs shows the problem.
 
     Muting the cause removes the banner.
     """
@@ -285,7 +285,7 @@ def test_many_failed_jobs_keep_their_banner_for_hours(client, fire):
 
 
 def test_jobs_that_wait_for_a_failed_parent_link_to_it(client, fire):
-    """The page of the parent offers to requeue it and lists the jobs that wait for it."""
+    """The page of the parent offers to requeue the parent, and lists the jobs that wait for it."""
 
     @fire.task(name="shop.load", retry=Retry.never())
     def load() -> None:
@@ -303,7 +303,7 @@ def test_jobs_that_wait_for_a_failed_parent_link_to_it(client, fire):
 
 
 def test_members_that_cannot_start_link_to_their_batch(client, fire):
-    """The banner names the batch; several members are shown as a number."""
+    """The banner names the batch. If there are several such members, it shows their number."""
 
     @fire.task(name="shop.load", retry=Retry.never())
     def load() -> None:
@@ -336,7 +336,7 @@ def backlog(text):
 
 
 def test_backlog_time_is_that_of_the_slowest_queue(client, fire, task):
-    """The rate of one queue does not empty another, so the tile shows the slowest queue and its name."""
+    """A fast queue does not empty another queue, so the tile shows the slowest queue and its name."""
     serve(fire)
     task.enqueue_many([(n,) for n in range(20)])
     task.using(queue="reports").enqueue_many([(n,) for n in range(30)])
@@ -349,7 +349,7 @@ def test_backlog_time_is_that_of_the_slowest_queue(client, fire, task):
 
 
 def test_backlog_without_a_server_has_no_time(client, fire, task):
-    """Jobs of a queue without a server wait forever, however fast the other queues are."""
+    """Jobs in a queue without a server wait forever, no matter how fast the other queues are."""
     serve(fire, queues="mail")
     task.enqueue_many([(n,) for n in range(20)])
     task.using(queue="reports").enqueue_many([(n,) for n in range(2)])
@@ -359,8 +359,11 @@ def test_backlog_without_a_server_has_no_time(client, fire, task):
     assert ("never", "no server listens to reports") == backlog(client.part("/", "tiles").text)
 
 
-def test_backlog_held_by_limits_has_no_time(client, fire, task):
-    """The rate of other jobs does not predict when held jobs start; the tile links to the limits."""
+def test_backlog_delayed_by_limits_has_no_time(client, fire, task):
+    """The rate of other jobs does not predict when jobs that wait for a limit start.
+
+    The tile links to the limits.
+    """
     serve(fire)
     fire.limits.set("tenant", concurrent=1)
     task.using(limits=[Turns("tenant:7")]).enqueue_many([(1,), (2,), (3,)])
@@ -375,7 +378,7 @@ def test_backlog_held_by_limits_has_no_time(client, fire, task):
 
 
 def test_tile_without_a_backlog_shows_the_completion_rate(client, fire, task):
-    """The number is the mean of the last minutes."""
+    """The rate is the mean of the last minutes."""
     serve(fire)
     for minutes in range(1, 11):
         ended(fire, minutes, count=48)
@@ -383,11 +386,11 @@ def test_tile_without_a_backlog_shows_the_completion_rate(client, fire, task):
     assert ("–", "48 jobs finish per minute") == backlog(client.part("/", "tiles").text)
 
 
-def test_oldest_wait_ignores_jobs_held_by_limits(client, fire, task):
-    """The oldest wait is that of the first job that no limit holds; the held jobs before it are counted.
+def test_oldest_wait_ignores_jobs_delayed_by_limits(client, fire, task):
+    """The oldest wait is that of the first job that no limit delays.
 
-    If limits hold all examined jobs, the wait is that of the first of them, with the reason and without a
-    warning.
+    The page shows the number of delayed jobs before it. If limits delay all examined jobs, the page shows the
+    wait of the first of them, with the reason and without a warning.
     """
     fire.limits.set("tenant", concurrent=1)
     task.using(limits=[Turns("tenant:7")]).enqueue_many([(1,), (2,), (3,)])
@@ -416,7 +419,7 @@ def oldest_of_queue(text, name):
 
 
 def test_banner_contains_the_wait_once(client, fire, task):
-    """The sentence contains the duration in the page's usual format, and does not repeat it with "since"."""
+    """The sentence contains the duration in the page's usual format and does not repeat it after "since"."""
     task.enqueue(1)
     fire.storage.clock_offset += 25 * MINUTE
     serve(fire)
@@ -431,7 +434,10 @@ def test_banner_contains_the_wait_once(client, fire, task):
 
 
 def test_tile_and_table_show_the_same_rate(client, fire, task):
-    """A queue in which no job ended lately has a rate of zero in both; the tile shows its full name."""
+    """If no job of a queue ended recently, the tile and the table show a rate of zero.
+
+    The tile contains the queue's full name.
+    """
     serve(fire)
     task.enqueue(1)
 
@@ -460,7 +466,7 @@ def test_task_unknown_to_every_server_has_a_banner(client, fire, task):
 
 
 def test_chart_data_is_available_as_json(client, fire):
-    """The JSON has starts, labels and a value per bucket; unchanged numbers are not sent again."""
+    """The JSON contains starts, labels and one value per bucket. Unchanged numbers are not sent again."""
     ended(fire, count=4)
     ended(fire, outcome="crashed", count=2)
     ended(fire, outcome="retried", count=1)
@@ -476,7 +482,7 @@ def test_chart_data_is_available_as_json(client, fire):
 
 
 def test_latency_without_ended_runs_is_a_gap(client, fire):
-    """Without an ended run there is no percentile, so the line has a gap instead of a zero."""
+    """Without an ended run there is no percentile, so the line has a gap there instead of a zero."""
     ended(fire, seconds=0.5)
 
     lines = {
@@ -512,7 +518,7 @@ def test_percentile_of_a_single_run_is_its_duration(client, fire, task, address)
 
 
 def test_pages_without_a_stream_get_the_same_samples(client, dashboard, task):
-    """/live.json returns the last samples, and the storage's error if there is one."""
+    """/live.json returns the most recent samples and, if the storage failed, its error."""
     task.enqueue(1)
     dashboard.live.read()
 
@@ -524,7 +530,7 @@ def test_pages_without_a_stream_get_the_same_samples(client, dashboard, task):
 
 
 def test_depth_chart_shows_the_last_hour_and_links_keep_the_span(client, fire, task):
-    """Spans without data are not links, and the links to other charts keep the earlier span."""
+    """Periods without data have no links. The links to other charts keep the previously selected period."""
     task.enqueue_many([(1,), (2,)])
     client.app.history.note_depths(fire.jobs.counts())
 
@@ -543,7 +549,7 @@ def test_depth_chart_shows_the_last_hour_and_links_keep_the_span(client, fire, t
 
 
 def test_day_tiles_draw_the_whole_day(client, fire, task):
-    """Failures from three hours ago are included in the number and in the drawing, which has a caption."""
+    """A tile's number and its drawing, which has a caption, include failures from three hours ago."""
     task.enqueue(1)
     ended(fire, 180, outcome="failed", count=504)
     client.app.history.settle()
@@ -559,7 +565,7 @@ def test_day_tiles_draw_the_whole_day(client, fire, task):
 
 
 def test_processing_tile_draws_the_running_jobs(client, fire, task, dashboard, monkeypatch):
-    """The drawing shows running jobs even while none of them ends.
+    """The drawing shows running jobs even if none of them has ended.
 
     The caption contains the recorded period.
     """
@@ -580,7 +586,7 @@ def test_processing_tile_draws_the_running_jobs(client, fire, task, dashboard, m
 
 @pytest.mark.parametrize("address", ["/", "/queues"])
 def test_queue_bars_have_a_legend_and_a_scale(client, task, address):
-    """A legend names the colours of the bars and the number of jobs of a full bar."""
+    """The legend explains the colours of the bars and shows how many jobs a full bar represents."""
     task.enqueue_many([(n,) for n in range(12)])
 
     page = client.get(address).text
@@ -591,7 +597,7 @@ def test_queue_bars_have_a_legend_and_a_scale(client, task, address):
 
 
 def test_latency_of_a_single_minute_is_a_dot(client, fire, task):
-    """A point without a neighbour draws no line, so each point has a mark."""
+    """A line needs two neighbouring points, so every point has a mark."""
     task.enqueue(1)
     ended(fire, count=1, seconds=0.098)
 
@@ -627,7 +633,7 @@ def test_lines_have_gaps_at_missing_values():
 
 
 def test_live_samples_are_on_whole_seconds():
-    """A sample belongs to its second; seconds without a sample are gaps."""
+    """Each sample belongs to one second. Seconds without a sample are gaps."""
     samples = [Sample(1_000.5, 7, 2, 0.0, 3.0, 1.0, 0.0, None), Sample(998.4, 5, 1, 0.0, 2.0, 0.0, 0.0, 0.0)]
 
     drawn = chart_of_samples(samples, 1_000.9, "throughput")
@@ -638,7 +644,7 @@ def test_live_samples_are_on_whole_seconds():
 
 
 def test_seconds_without_samples_share_the_rest_of_their_minute():
-    """The attempts of a minute that are in no sample are spread evenly over its seconds without samples."""
+    """Attempts of a minute that are in no sample are spread evenly over its seconds without samples."""
     samples = [Sample(960.5, 7, 2, None, None, None, None, None)]  # no rates in the first reading
     samples += [Sample(at + 0.5, 7, 2, 0.0, 4.0, 1.0, 0.0, 0.0) for at in (961, 962)]
     ended = {900: {"succeeded": 120}, 960: {"succeeded": 47, "failed": 1, "crashed": 4}}
@@ -656,7 +662,7 @@ def test_seconds_without_samples_share_the_rest_of_their_minute():
 
 
 def test_live_chart_explains_its_means_and_gaps(client, fire, task):
-    """Seconds without samples are filled in from the servers' rollups."""
+    """Seconds without samples are filled with means from the servers' rollups."""
     task.enqueue(1)
     minute = fire.storage.clock() // 60_000_000 * 60_000_000 - 60_000_000
     fire.storage.record_metrics([Rollup(minute, "shop.send", "mail", "succeeded", 600, 1, (600, *(0,) * 12))])
@@ -695,7 +701,7 @@ def suspended(fire, name, due_at=None):
 def test_jobs_that_wait_for_a_signal_have_a_banner(client, fire, task):
     """The banner contains the number of jobs, the signals, and a link.
 
-    It also shows when the first job continues without an answer.
+    It also shows when the first job will continue without an answer.
     """
     task.enqueue_many([(1,), (2,)])
     nobody = client.part("/", "health").text

@@ -66,7 +66,7 @@ def test_server_without_renewals_is_overdue_and_then_lost(fire):
 
 
 def test_page_without_queues_explains_itself(client):
-    """An empty page explains what would be listed."""
+    """The page explains what it would list."""
     page = client.get("/queues")
 
     assert 200 == page.status
@@ -74,7 +74,7 @@ def test_page_without_queues_explains_itself(client):
 
 
 def test_queue_bars_share_one_scale(fire, client, mail):
-    """The bar of the fullest queue is full; other bars are proportional to it, and never empty."""
+    """The bar of the fullest queue has the full width. Other bars are proportional to it, and never empty."""
     for name, count in (("a-full", 400), ("b-few", 100), ("c-one", 1)):
         mail.using(queue=name).enqueue_many([(number,) for number in range(count)])
 
@@ -86,7 +86,7 @@ def test_queue_bars_share_one_scale(fire, client, mail):
 
 
 def test_queue_row_shows_its_jobs_and_servers(fire, client, mail):
-    """A row shows the numbers of its jobs with links, its servers and slots, and its state."""
+    """Each row shows the numbers of jobs with links, the servers and slots, and the state of the queue."""
     mail.enqueue_many([(1,), (2,), (3,)])
     mail.schedule(timedelta(hours=1), 4)
     serve(fire, workers=4)
@@ -117,8 +117,11 @@ def test_long_wait_is_highlighted(fire, client, mail, minutes, classes):
 
 
 @pytest.mark.parametrize(("path", "part"), [("/queues", "rows"), ("/queues/mail", "facts")])
-def test_queue_wait_ignores_jobs_held_by_a_limit(fire, client, mail, path, part):
-    """A queue's wait begins with its first job that no limit holds; the held jobs before it are counted."""
+def test_queue_wait_ignores_jobs_delayed_by_a_limit(fire, client, mail, path, part):
+    """The wait of a queue is that of its first job that no limit delays.
+
+    The number of delayed jobs before it is shown.
+    """
     fire.limits.set("tenant", concurrent=1)
     mail.using(limits=[Turns("tenant:7")]).enqueue_many([(1,), (2,), (3,)])
     Worker(fire).claim()
@@ -141,9 +144,9 @@ def waits(page):
 
 
 def test_time_until_a_queue_is_empty_follows_its_rates(fire, mail):
-    """The time until a queue is empty is computed from the current rates.
+    """The time until a queue is empty is computed from its current rates.
 
-    It is unknown if no server listens, if jobs arrive at least as fast as they end, or if a limit holds the
+    It is unknown if no server listens, if jobs arrive at least as fast as they end, or if a limit delays the
     first jobs.
     """
     mail.enqueue_many([(1,), (2,)])
@@ -162,7 +165,7 @@ def test_time_until_a_queue_is_empty_follows_its_rates(fire, mail):
 
 
 def test_queues_are_paged_by_name(fire, client):
-    """A page has at most 25 queues, and the next page begins after the last one."""
+    """A page has at most 25 queues. The next page begins after the last one of them."""
     for number in range(28):
         fire.queues.pause(f"q{number:02}")
 
@@ -173,8 +176,8 @@ def test_queues_are_paged_by_name(fire, client):
     assert ('id="queue-q24"' in second, 'id="queue-q27"' in second) == (False, True)
 
 
-def test_oldest_wait_is_shown_if_limits_hold_every_job(fire, client, mail):
-    """The wait is shown with the reason instead of a warning, because more workers would not help."""
+def test_oldest_wait_is_shown_if_limits_delay_every_job(fire, client, mail):
+    """The wait is shown with a reason instead of a warning, because more workers would not help."""
     fire.limits.set("tenant", concurrent=1)
     mail.using(limits=[Turns("tenant:7")]).enqueue_many([(1,), (2,)])
     Worker(fire).claim()
@@ -188,7 +191,7 @@ def test_oldest_wait_is_shown_if_limits_hold_every_job(fire, client, mail):
 
 
 def test_first_jobs_are_shown_with_arguments_and_limits(fire, client, mail):
-    """The jobs are in the order of priority and age."""
+    """The jobs are in order of priority and then of age."""
     fire.limits.set("tenant", concurrent=1)
     mail.using(limits=[Turns("tenant:7")]).enqueue_many([(1,), (2,)])
     Worker(fire).claim()
@@ -202,9 +205,9 @@ def test_first_jobs_are_shown_with_arguments_and_limits(fire, client, mail):
 
 
 def test_first_jobs_with_limits_are_in_order_of_their_turns(client, fire, mail):
-    """The first job of each key comes before the second of each key; other jobs keep their places.
+    """The first jobs of all keys come before the second job of any key.
 
-    This is the order in which the jobs start.
+    Other jobs keep their positions. This is the order in which the jobs start.
     """
     of = {key: mail.using(limits=[Turns(f"tenant:{key}")]) for key in (1, 2)}
     urgent = mail.using(limits=[Turns("tenant:2")], priority=9)
@@ -219,7 +222,7 @@ def test_first_jobs_with_limits_are_in_order_of_their_turns(client, fire, mail):
 
 
 def test_pause_is_shown_with_author_time_and_note(fire, client, mail):
-    """The list and the queue's own page show the person, the time and the note."""
+    """The list and the queue's page show who paused the queue, when, and the note."""
     mail.enqueue(1)
 
     answer = client.post("/queues/pause", {"queue": "mail", "note": "provider is down", "back": "/queues"})
@@ -263,7 +266,7 @@ def test_invalid_queue_name_is_refused(fire, client, verb, name):
 
 
 def test_note_has_a_maximum_length(client):
-    """A note has at most 500 characters."""
+    """A note must not have more than 500 characters."""
     assert 400 == client.post("/queues/pause", {"queue": "mail", "note": "x" * 501}).status
 
 
@@ -283,9 +286,9 @@ def test_next_jobs_of_a_queue_are_shown(fire, client, mail):
 
 
 def test_queue_page_shows_its_servers(fire, client, mail):
-    """Servers are listed with their state, including quiet ones.
+    """Servers are listed with their states, and quiet servers are included.
 
-    Without servers, the page shows the command that starts one.
+    If there are no servers, the page shows the command that starts one.
     """
     mail.enqueue(1)
     alone = client.get("/queues/mail").text
@@ -309,7 +312,7 @@ def test_page_of_an_unknown_queue_is_not_found(client):
 
 
 def test_waiting_jobs_are_deleted_after_the_queue_name_is_typed(fire, dashboard, client, mail):
-    """The response contains the number of jobs; an operation deletes them.
+    """An operation deletes the jobs, and the response contains their number.
 
     Scheduled jobs and jobs of other queues are not deleted.
     """
@@ -342,7 +345,7 @@ def test_delete_without_the_queue_name_is_refused(fire, client, mail, typed):
 
 
 def test_delete_of_an_empty_queue_starts_no_operation(fire, client):
-    """The message states that no job waits."""
+    """The message states that no jobs are waiting."""
     fire.queues.pause("mail")
 
     reply = client.act("/queues/delete", {"queue": "mail", "typed": "mail"}).json()

@@ -77,16 +77,13 @@ def actions(fire):
     ],
 )
 def test_displayed_schedule_is_parsed_to_the_same_schedule(text, schedule):
-    """A schedule is a cron expression in a zone, or an interval.
-
-    The displayed form of a schedule is parsed to the same schedule.
-    """
+    """This is true for cron expressions with a time zone and for intervals."""
     assert schedule == read_schedule(text, "Europe/Istanbul")
     assert schedule == read_schedule(schedule_text(schedule), "Europe/Istanbul")
 
 
 def test_values_that_are_not_in_the_form_are_kept():
-    """The anchor of an interval and the limit of misfires are not in the form."""
+    """The form does not contain the anchor of an interval or the limit of misfires."""
     before = Every(timedelta(hours=1), anchor=datetime(2026, 1, 1, 0, 7, tzinfo=UTC), misfire_limit=7)
 
     after = read_schedule("every 2h", "", before, overlap="skip", misfire="all")
@@ -100,7 +97,7 @@ def test_values_that_are_not_in_the_form_are_kept():
     "text", ["", "every", "every 5x", "every 0s", "61 2 * * *", "x" * 1_001, "every 99999 weeks"]
 )
 def test_invalid_schedule_is_refused(text):
-    """Any other input is a ScheduleError."""
+    """Any input that is not a valid schedule raises a ScheduleError."""
     if text == "every":
         text = "every  "
     with pytest.raises(ScheduleError):
@@ -118,7 +115,10 @@ def definition(recurring_id, schedule, *, is_paused=False):
 
 
 def test_timeline_counts_runs_per_ten_minutes():
-    """The count begins now and includes frequent schedules; paused definitions do not fire."""
+    """The timeline counts all future runs of its day, including those of frequent schedules.
+
+    Paused definitions are not counted.
+    """
     now = datetime(2026, 11, 25, 14, 25, tzinfo=UTC)
     timeline = timeline_of(
         [
@@ -153,7 +153,7 @@ def test_timeline_counts_runs_per_ten_minutes():
     ],
 )
 def test_timeline_counts_frequent_schedules_exactly(schedule):
-    """Each time from now on counts in its own bucket."""
+    """Each future run is counted in the bucket of its ten minutes."""
     now = datetime(2026, 11, 25, 14, 25, 30, tzinfo=UTC)
     start = now.replace(minute=20, second=0)
     walked, at = Counter(), schedule.next_after(now)
@@ -168,8 +168,8 @@ def test_timeline_counts_frequent_schedules_exactly(schedule):
     }
 
 
-def test_timeline_includes_forty_frequent_definitions():
-    """Twenty nightly definitions and sixteen that run every five or twenty minutes are all included."""
+def test_timeline_includes_frequent_definitions():
+    """The timeline includes twenty nightly definitions and sixteen that run every five or twenty minutes."""
     nightly = [definition(f"n{number}", Cron(f"{number} 2 * * *")) for number in range(20)]
     often = [definition(f"o{number}", Cron(f"{number % 5}/5 * * * *")) for number in range(9)]
     rarer = [definition(f"r{number}", Cron(f"{number}/20 * * * *")) for number in range(7)]
@@ -183,9 +183,9 @@ def test_timeline_includes_forty_frequent_definitions():
 
 
 def test_slow_timeline_omits_the_most_frequent_definitions():
-    """The timeline contains the number of omitted definitions.
+    """The timeline shows the number of omitted definitions.
 
-    It lists no fullest buckets, because the omitted definitions could change them.
+    It does not list the fullest buckets, because the omitted definitions could change them.
     """
     often = [
         definition(f"d{number}", Cron(f"* * * * {','.join(map(str, range(7)))}", tz=zone))
@@ -205,7 +205,7 @@ def test_slow_timeline_omits_the_most_frequent_definitions():
 
 
 def test_page_without_recurring_jobs_shows_how_to_declare_one(client):
-    """The page includes an example."""
+    """The page contains an example of a declaration."""
     page = client.get("/recurring").text
 
     assert "No recurring jobs yet" in page
@@ -214,7 +214,7 @@ def test_page_without_recurring_jobs_shows_how_to_declare_one(client):
 
 
 def test_definition_is_shown_in_words(client, nightly):
-    """The row has the schedule in words and as cron, the zone, the next run, and the origin."""
+    """The row shows the schedule in words and as a cron expression, its zone, the next run and the origin."""
     page = client.part("/recurring", "rows").text
 
     expected = (
@@ -230,7 +230,7 @@ def test_definition_is_shown_in_words(client, nightly):
 
 
 def test_last_runs_are_shown_as_ticks(fire, client, report, nightly):
-    """The last runs are shown as one link with their states, oldest first.
+    """The ticks show the states of the last runs, oldest first, and are a single link.
 
     The page of the definition links to each run.
     """
@@ -252,7 +252,10 @@ def test_last_runs_are_shown_as_ticks(fire, client, report, nightly):
 
 
 def test_origin_of_a_definition_is_shown(fire, client, report, nightly):
-    """The origin is code, code with later edits, a call, the dashboard, or code that was removed."""
+    """A definition was created by code, a call or the dashboard.
+
+    The origin also shows that it was edited, or that its code was removed.
+    """
     report.recur("called", "0 3 * * *", "tue")
     fire.recurring.create("shop.report", "made", "0 4 * * *", ["wed"])
     fire.recurring.edit("nightly", priority=3)
@@ -270,7 +273,7 @@ def test_origin_of_a_definition_is_shown(fire, client, report, nightly):
 
 
 def test_unreadable_schedule_is_shown_with_an_error(fire, client, report, nightly):
-    """The list and the page still work."""
+    """The list and the page of the definition still work."""
     broken = attrs.evolve(nightly.record, id="broken", schedule="{}", version=0)
     put_recurring(fire.storage, broken, keep_progress=False)
 
@@ -283,7 +286,7 @@ def test_unreadable_schedule_is_shown_with_an_error(fire, client, report, nightl
 def test_definition_of_a_newer_version_is_shown_but_not_changed(client, fire, nightly, value):
     """The list still shows all other definitions.
 
-    The stored values are unknown to this version, so a change is refused with an explanation.
+    This version does not support the stored values, so it refuses changes and explains why.
     """
     record = {**attrs.asdict(nightly.record), **value}
     fire.storage.put_record("recurring", "newer", json.dumps(record))
@@ -299,7 +302,7 @@ def test_definition_of_a_newer_version_is_shown_but_not_changed(client, fire, ni
 
 
 def test_definitions_are_paged_by_id(client, report):
-    """A page has thirty definitions."""
+    """A page shows thirty definitions."""
     for number in range(32):
         report.recur(f"n{number:02}", "0 3 * * *", "tue")
 
@@ -336,7 +339,7 @@ def test_definition_page_shows_next_runs_and_policies(client, nightly):
 
 
 def test_definition_metadata_is_shown_and_masked(client, report):
-    """The metadata is shown as on the page of a job."""
+    """The metadata is shown in the same way as on the page of a job."""
     report.using(meta={"tenant": "acme", "api-key": "hunter2"}).recur("weekly", "0 2 * * 1", "mon")
 
     page = client.get(view("weekly")).text
@@ -347,7 +350,7 @@ def test_definition_metadata_is_shown_and_masked(client, report):
 
 
 def test_clock_change_is_shown_in_preview_and_page(client):
-    """The preview reports the clock change, as the page of a definition does."""
+    """The preview and the page of the definition report a change of the clock."""
     query = urlencode({"schedule": "30 2 29 3 *", "zone": "Europe/Berlin"})
 
     page = client.get(f"/recurring/preview?{query}").text
@@ -356,7 +359,7 @@ def test_clock_change_is_shown_in_preview_and_page(client):
 
 
 def test_secrets_in_arguments_are_masked(fire, client, report):
-    """The page and the form mask secrets; the form keeps the arguments unless new ones are entered."""
+    """The page and the form mask secrets. The form keeps the stored arguments unless new ones are entered."""
     report.recur("secret", "0 3 * * *", "tue", api_key="hunter2")
 
     pages = client.get(view("secret")).text, client.get(view("secret", "edit")).text
@@ -374,7 +377,7 @@ def test_secrets_in_arguments_are_masked(fire, client, report):
 
 @pytest.mark.parametrize("id_", [SPECIAL_ID, " "])
 def test_id_may_contain_any_characters(fire, client, report, id_):
-    """An id may contain slashes, spaces at its ends, and special characters of URLs and markup.
+    """An id may contain slashes, spaces at either end, and special characters of URLs and markup.
 
     Every page and action accepts such an id.
     """
@@ -395,7 +398,7 @@ def test_id_may_contain_any_characters(fire, client, report, id_):
 
 
 def test_definition_is_run_now(fire, client, nightly):
-    """A job of the definition is enqueued, and the message links to it."""
+    """A job of the definition is enqueued, and the message contains a link to the job."""
     reply = client.act("/recurring/trigger", {"id": "nightly"}).json()
 
     (job,) = fire.recurring.runs("nightly")
@@ -404,7 +407,10 @@ def test_definition_is_run_now(fire, client, nightly):
 
 
 def test_pause_and_resume_are_undone(fire, client, nightly):
-    """A response contains the form that undoes its action, if anything changed; the audit has all actions."""
+    """If an action changed anything, the response contains a form that undoes it.
+
+    The audit contains all actions.
+    """
     paused = client.act("/recurring/pause", {"id": "nightly"}).json()
     shown = client.part("/recurring", "rows").text
     again = client.act("/recurring/pause", {"id": "nightly"}).json()
@@ -419,7 +425,7 @@ def test_pause_and_resume_are_undone(fire, client, nightly):
 
 
 def test_edited_definition_is_reset_to_the_code(fire, client, nightly):
-    """The definition is reset immediately if this app declares it.
+    """If this app declares the definition, it is reset immediately.
 
     A definition that was never declared in code cannot be reset.
     """
@@ -437,7 +443,7 @@ def test_edited_definition_is_reset_to_the_code(fire, client, nightly):
 
 
 def test_removal_requires_confirmation(fire, client, nightly):
-    """Without a script, a page requires confirmation first."""
+    """If scripts are disabled, a separate page asks for confirmation."""
     confirmation = client.post("/recurring/remove", {"id": "nightly", "back": "/recurring"})
     before = len(fire.recurring.list())
     done = client.post("/recurring/remove", {"id": "nightly", "back": "/recurring", "sure": "1"})
@@ -455,7 +461,7 @@ def test_removal_requires_confirmation(fire, client, nightly):
     [({}, 400), ({"id": ""}, 400), ({"id": ["a", "b"]}, 400), ({"id": "x" * 201}, 400), ({"id": "no"}, 404)],
 )
 def test_invalid_id_is_refused(fire, client, verb, form, status):
-    """The error names the id, and the audit gets no entry."""
+    """The error names the id, and no audit entry is added."""
     answer = client.post(f"/recurring/{verb}", {**form, **({"version": "1"} if verb == "edit" else {})})
 
     assert status == answer.status
@@ -465,7 +471,7 @@ def test_invalid_id_is_refused(fire, client, verb, form, status):
 
 @pytest.mark.parametrize("page", ["view", "edit"])
 def test_unknown_definition_is_not_found(client, page):
-    """The response is a 404 with the id."""
+    """The response is a 404 that contains the id."""
     answer = client.get(view("gone/away", page))
 
     assert 404 == answer.status
@@ -476,9 +482,9 @@ def test_unknown_definition_is_not_found(client, page):
 
 
 def test_form_changes_a_definition(fire, client, nightly):
-    """The form contains the schedule, zone, policies, queue, priority and arguments.
+    """The form contains the schedule, time zone, policies, queue, priority and arguments.
 
-    The origin is then "edited".
+    After the change, the origin is "edited".
     """
     form = form_of(
         nightly, schedule="30 4 * * 1", zone="Europe/Berlin", overlap="queue_one", misfire="all",
@@ -496,7 +502,7 @@ def test_form_changes_a_definition(fire, client, nightly):
 
 
 def test_unchanged_form_changes_nothing(fire, client, nightly):
-    """The definition keeps its version and its origin, and the audit gets no entry."""
+    """The definition keeps its version and its origin, and no audit entry is added."""
     page = client.get(view("nightly", "edit")).text
     assert f'name="version" value="{nightly.version}"' in page
 
@@ -554,7 +560,7 @@ def test_invalid_form_is_refused_with_its_field(client, nightly, changes, messag
 def test_concurrent_change_is_not_overwritten(fire, client, nightly):
     """The form shows the author of the other change and the current schedule.
 
-    If it is sent again, it contains the new version.
+    If the form is sent again, it contains the new version.
     """
     client.post("/recurring/edit", form_of(nightly, schedule="0 5 * * *"))
 
@@ -607,7 +613,7 @@ def test_new_definition_is_created(fire, client, report):
     ],
 )
 def test_invalid_new_definition_shows_errors_at_their_fields(fire, client, nightly, changes, field):
-    """Causes include an id that is taken, an unknown task, and arguments that do not match."""
+    """Errors include an id that is already used, an unknown task, and arguments that do not match it."""
     form = {"id": "new", "task": "shop.report", "schedule": "@daily", "zone": "UTC", "arguments": '["mon"]'}
 
     answer = client.post("/recurring/create", {**form, **changes})
@@ -631,7 +637,7 @@ def test_invalid_new_definition_shows_errors_at_their_fields(fire, client, night
     ],
 )
 def test_typed_schedule_gets_a_preview(client, schedule, zone, preview):
-    """The preview is a fragment of a page with the schedule in words and five runs, or with the error."""
+    """The preview is an HTML fragment with the schedule in words and its next five runs, or with an error."""
     answer = client.get(f"/recurring/preview?{urlencode({'schedule': schedule, 'zone': zone})}")
 
     assert 200 == answer.status

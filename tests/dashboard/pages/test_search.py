@@ -43,7 +43,7 @@ def found(client, text):
 
 
 def test_objects_are_found_by_part_of_their_name(client, shop):
-    """Tasks, queues, recurring jobs and servers are found by any part of their names."""
+    """Tasks, queues, recurring jobs and servers are found by any part of their name."""
     assert ["/tasks/view?name=shop.reports.build"] == found(client, "build")["Tasks"]
     everything = found(client, "report")
 
@@ -54,7 +54,7 @@ def test_objects_are_found_by_part_of_their_name(client, shop):
 
 
 def test_jobs_are_found_by_id_tag_argument_and_error(fire, client, shop):
-    """Jobs are found by the beginning of the id, a whole tag, a part of an argument, or a failure's text."""
+    """Jobs are found by the beginning of their id, a whole tag, a part of an argument, or an error's text."""
     waiting = [f"/jobs/{job.id}" for job in fire.jobs.find(state=State.ENQUEUED)]
     failed = next(iter(fire.jobs.find(state=State.FAILED)))
 
@@ -72,13 +72,13 @@ def exact(client, text):
 
 @pytest.mark.parametrize("text", ["city+izmir", "city=izmir", "City++izmir", "izmir"])
 def test_tag_is_found_without_its_colon(client, shop, text):
-    """A blank or an equals sign may replace the colon, and the value alone is sufficient."""
+    """A blank or an equals sign may be used instead of the colon. The value alone is sufficient, too."""
     assert ["/jobs?tag=city%3Aizmir"] == exact(client, text)[:1]
 
 
 @pytest.mark.parametrize("text", ["amount+12", "Amount=12"])
 def test_argument_is_found_by_name_and_value(fire, client, text):
-    """The name is a parameter's name and not a tag; the value of another parameter does not match."""
+    """The name is that of a parameter, not of a tag. Other parameters with the same value do not match."""
 
     @fire.task(name="shop.charge")
     def charge(order: int, amount: int) -> None: ...
@@ -90,7 +90,7 @@ def test_argument_is_found_by_name_and_value(fire, client, text):
 
 
 def test_name_and_value_are_searched_together_everywhere(fire, client, shop):
-    """In addition to the tag, the search in arguments splits the text into a name and a value."""
+    """The search in tags and the search in arguments both split the text into a name and a value."""
     assert ["/jobs?arg=city%3Aizmir"] == found(client, "city+izmir")["Jobs with this argument"]
     assert ("/jobs?tag=city%3Aizmir", "2") == offered(client, "/jobs?error=city+izmir")["as a tag"]
     assert ("/jobs?arg=city%3Aizmir", None) == offered(client, "/jobs?error=city+izmir")["in arguments"]
@@ -98,7 +98,7 @@ def test_name_and_value_are_searched_together_everywhere(fire, client, shop):
 
 
 def test_words_without_a_matching_tag_are_not_a_tag(client, shop):
-    """No task creates tags with this name, or no job has this value."""
+    """Either no task creates tags with this name, or no job has a tag with this value."""
     assert [] == exact(client, "country+izmir")
     assert [] == exact(client, "city+oslo")
 
@@ -107,7 +107,7 @@ def test_words_without_a_matching_tag_are_not_a_tag(client, shop):
     ("typed", "leads_to"), [("city+izmir", "tag=city%3Aizmir"), ("no+figures", "error=no+figures")]
 )
 def test_job_filter_accepts_a_tag_without_its_colon(client, shop, typed, leads_to):
-    """The text is a tag if a job has it; other text is searched for in errors."""
+    """The text counts as a tag if a job has this tag. Otherwise, it is searched for in errors."""
     answer = client.get(f"/jobs?q={typed}")
 
     assert answer.header("location") == f"/jobs?{leads_to}"
@@ -130,9 +130,9 @@ def mail(fire):
 
 
 def test_exact_matches_come_first_in_a_fixed_order(client, mail):
-    """Exact matches are tags, ids, batches, tasks, queues and limit keys, in this order.
+    """Exact matches are listed in the order tags, ids, batches, tasks, queues and limit keys.
 
-    Groups whose results only contain the text follow.
+    Results that only contain the text are listed below them.
     """
     assert ["/jobs?tag=mail", f"/batches/{mail.id}", "/tasks/view?name=shop.mail", "/queues/mail"] == exact(
         client, "mail"
@@ -147,20 +147,20 @@ def test_exact_matches_come_first_in_a_fixed_order(client, mail):
 
 
 def test_tag_result_links_to_its_jobs(fire, client, shop):
-    """A tag is found by a part of it and by its exact text, and leads to its jobs."""
+    """A tag is found by its exact text or a part of it, and the result links to its jobs."""
     assert "/jobs?tag=city%3Aizmir" in found(client, "izm")["Jobs by tag"]
     assert "/jobs?tag=city%3Aizmir" == exact(client, "city:izmir")[0]
     assert "/jobs?tag=city%3Aizmir" == client.get("/jobs?q=city:izmir").location
 
 
 def test_exact_match_skips_the_search_in_arguments(client, shop):
-    """In this case, arguments of jobs are not searched, but a link offers the search."""
+    """The arguments of jobs are not searched, but a link offers this search."""
     assert ["/jobs?arg=city%3Aizmir"] == found(client, "city:izmir")["Jobs with this argument"]
     assert "Search arguments" in client.get("/search?q=city:izmir").text
 
 
 def test_word_that_is_not_a_filter_is_tried_as_a_tag(client, shop):
-    """A word with a colon, or a single word, is a tag or a queue if one exists.
+    """A single word, or a word with a colon, is used as a tag or a queue if one exists.
 
     Other words are searched for in errors.
     """
@@ -184,10 +184,7 @@ def test_batches_and_limit_keys_are_found(client, mail, fire):
 
 
 def test_empty_or_unknown_text_has_no_results(client, shop):
-    """An empty text and an unknown text have no results.
-
-    A text that is too long or contains a NUL causes an error.
-    """
+    """A text that is too long or contains a NUL character causes an error."""
     assert {} == found(client, "")
     assert {} == found(client, "nowhere")
     assert "No results for nowhere" in client.get("/search?q=nowhere").text
@@ -196,7 +193,7 @@ def test_empty_or_unknown_text_has_no_results(client, shop):
 
 
 def test_results_of_each_kind_are_bounded(fire, client):
-    """Each kind has at most five results, best first, and a link to all of them."""
+    """Each kind shows at most five results, the best ones first, and a link to all results."""
     for number in range(9):
         fire.task(name=f"shop.a{number}.sum_up")(lambda: None)
     fire.task(name="shop.up")(lambda: None)
@@ -219,9 +216,9 @@ def offered(client, address):
 
 
 def test_list_without_matches_offers_other_searches(client, shop):
-    """The offers are searches by id, task, queue and tag, in errors and in arguments.
+    """The page offers searches by id, task, queue and tag, in errors and in arguments.
 
-    The number is shown if it is cheap to determine.
+    It shows the number of results if this number is cheap to determine.
     """
     ways = offered(client, "/jobs?tag=reports")
 
@@ -242,7 +239,7 @@ def test_list_without_matches_offers_other_searches(client, shop):
 
 
 def test_offered_search_counts_up_to_twenty(client, shop):
-    """Above twenty, the number is shown as "20+"."""
+    """If there are more than twenty results, the number is shown as "20+"."""
     shop.enqueue_many([("oslo",)] * 25)
 
     assert ("/jobs?tag=city%3Aoslo", "20+") == offered(client, "/jobs?error=city:oslo")["as a tag"]

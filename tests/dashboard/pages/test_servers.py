@@ -66,7 +66,10 @@ def actions(fire):
 
 
 def test_page_without_servers_shows_how_to_start_one(fire, client):
-    """The page shows a command, or `fire.server()` if the storage is the memory of one process."""
+    """The page shows a command.
+
+    If the storage is the memory of one process, it shows `fire.server()` instead.
+    """
     page = client.get("/servers").text
 
     assert "No server is running" in page
@@ -76,7 +79,7 @@ def test_page_without_servers_shows_how_to_start_one(fire, client):
 
 
 def test_server_card_combines_its_processes(client, serving, send):
-    """Two sessions of one server are one card, with the sums of slots, busy slots, CPU and memory."""
+    """One card shows both sessions of a server, with the sums of slots, busy slots, CPU and memory."""
     send.enqueue_many([(number,) for number in range(3)])
     serving.claim(serving("web-1", server="a", pid=11), 1, started=1)
     serving.claim(serving("web-1", server="a", pid=12), 2, started=2)
@@ -91,7 +94,10 @@ def test_server_card_combines_its_processes(client, serving, send):
 
 
 def test_slots_show_started_claimed_and_free(client, serving, send):
-    """Each running job is a link; a job that has not started looks different; other slots are free."""
+    """Each running job is a link.
+
+    Jobs that have not started look different, and the remaining slots are free.
+    """
     send.enqueue_many([(number,) for number in range(3)])
     session = serving("web-1", workers=5, busy=3)
     ids = serving.claim(session, 3, started=2)
@@ -106,7 +112,10 @@ def test_slots_show_started_claimed_and_free(client, serving, send):
 
 
 def test_running_jobs_are_busy_slots_before_the_next_heartbeat(client, serving, send):
-    """Busy slots are counted from the drawn jobs; jobs that are claimed beyond the slots do not count."""
+    """The number of busy slots is the number of jobs that are shown.
+
+    Jobs that are claimed beyond the slots are not counted.
+    """
     send.enqueue_many([(number,) for number in range(8)])
     session = serving("web-1", workers=6, busy=0)
     serving.claim(session, 5, started=2)
@@ -121,7 +130,7 @@ def test_running_jobs_are_busy_slots_before_the_next_heartbeat(client, serving, 
 
 
 def test_deleted_job_that_still_runs_is_listed(fire, client, serving, send):
-    """If a server reports more running jobs than are stored as processing, one read finds deleted jobs."""
+    """If a server reports more running jobs than the storage has for it, one read finds the deleted jobs."""
     send.enqueue_many([(number,) for number in range(2)])
     session = serving("web-1", workers=5, busy=2)
     kept, deleted = serving.claim(session, 2, started=2)
@@ -137,7 +146,7 @@ def test_deleted_job_that_still_runs_is_listed(fire, client, serving, send):
 
 
 def test_requeued_job_is_listed_while_its_deleted_run_continues(fire, client, serving, send):
-    """The job is enqueued again, but its earlier run still occupies a slot, so the card shows the job."""
+    """The job is enqueued again, but the card still shows it, because its earlier run occupies a slot."""
     job = send.enqueue(1)
     session = serving("web-1", workers=5, busy=1)
     serving.claim(session, 1, started=1)
@@ -161,7 +170,7 @@ def test_heartbeat_is_shown_with_its_session_timeout(client, serving):
 
 
 def test_server_that_reports_no_slots_shows_its_jobs(client, serving, send):
-    """A card with jobs and "0 of 0 slots" would be contradictory."""
+    """The card must not contain jobs together with "0 of 0 slots", because this would be contradictory."""
     send.enqueue_many([(1,), (2,)])
     serving.claim(serving("web-1", workers=0), 2, started=1)
 
@@ -172,7 +181,7 @@ def test_server_that_reports_no_slots_shows_its_jobs(client, serving, send):
 
 
 def test_replaced_worker_process_has_no_free_slots(client, serving, send):
-    """The process claims no jobs, and its running jobs are busy slots."""
+    """The process does not claim any more jobs, and its running jobs occupy the busy slots."""
     send.enqueue_many([(number,) for number in range(3)])
     old = serving("web-1", server="a", workers=10, pid=11, state="retired", busy=2)
     serving.claim(old, 2, started=2)
@@ -192,7 +201,7 @@ def test_replaced_worker_process_has_no_free_slots(client, serving, send):
 
 
 def test_output_of_an_earlier_attempt_does_not_count_as_a_start(fire, client, serving, send):
-    """A log line of the previous attempt, and progress from before the claim, do not count as a start."""
+    """A log line of the previous attempt, or progress from before the claim, does not count as a start."""
     job = send.enqueue(1)
     session = serving("web-1")
     now = fire.client.clock.now()
@@ -213,7 +222,7 @@ def test_output_of_an_earlier_attempt_does_not_count_as_a_start(fire, client, se
 
 
 def test_servers_of_the_same_name_show_their_own_jobs(client, serving, send):
-    """Two servers with the same name each show only the jobs of their own sessions."""
+    """If two servers have the same name, each card shows only the jobs of that server's sessions."""
     send.enqueue_many([(number,) for number in range(3)])
     one, other = serving("web", server="a", pid=1), serving("web", server="b", pid=2)
     ones, others = serving.claim(one, 1, started=1), serving.claim(other, 2, started=2)
@@ -225,7 +234,7 @@ def test_servers_of_the_same_name_show_their_own_jobs(client, serving, send):
 
 
 def test_number_of_drawn_slots_is_bounded(client, serving):
-    """Two hundred slots are drawn, and the others are shown as a number."""
+    """The card draws two hundred slots and shows the number of the remaining ones."""
     serving("web-1", workers=1_000)
 
     page = client.part("/servers", "servers").text
@@ -239,7 +248,7 @@ def test_number_of_drawn_slots_is_bounded(client, serving):
     ("state", "text"), [("quiet", "Quiet"), ("stopping", "Stopping"), ("overdue", "Overdue")]
 )
 def test_reported_server_state_is_shown(client, serving, state, text):
-    """The server is shown as quiet, stopping, or stale if a worker process does not report."""
+    """A server is shown as quiet or stopping, or as stale if a worker process does not report."""
     serving("web-1", state=state)
 
     assert text in client.part("/servers", "servers").text
@@ -248,7 +257,7 @@ def test_reported_server_state_is_shown(client, serving, state, text):
 def test_stopped_server_is_distinguished_from_a_lost_one(fire, client, serving):
     """A server has ended if its last reported state was stopping; otherwise it is lost.
 
-    Such servers are listed for a day, folded, and accept no orders.
+    Such servers are listed for a day in a collapsed list, which offers no actions.
     """
     fire.storage.end_session(serving("stopped-1", state="stopping"), (), reason="server stopped")
     fire.storage.end_session(serving("killed-1"), None, reason="its session was lost")
@@ -276,7 +285,7 @@ def test_lost_server_with_locked_jobs_is_explained(fire, client, serving, is_clo
 
 
 def test_servers_are_paged(client, serving):
-    """A page has 24 cards, and the next page begins after the last one."""
+    """A page has 24 cards, and the next page begins after the last of them."""
     for number in range(26):
         serving(f"web-{number:02}")
 
@@ -289,7 +298,7 @@ def test_servers_are_paged(client, serving):
 
 @pytest.mark.parametrize("order", ["quiet", "resume", "stop"])
 def test_server_gets_the_order_with_its_heartbeat(fire, client, serving, order):
-    """The server gets the order with its next heartbeat, and the audit records who gave it."""
+    """The server gets the order with its next heartbeat, and the audit records who sent it."""
     serving("web-1", server="a")
 
     reply = client.act("/servers/order", {"server": "a", "order": order}).json()
@@ -301,7 +310,7 @@ def test_server_gets_the_order_with_its_heartbeat(fire, client, serving, order):
 
 
 def test_stop_without_a_script_requires_confirmation(fire, client, serving):
-    """A page requires confirmation; after it, the order is stored and the visitor is redirected."""
+    """A page asks for confirmation. After that, the order is stored and the visitor is redirected."""
     serving("web-1", server="a")
     form = {"server": "a", "order": "stop", "back": "/servers"}
 
@@ -317,9 +326,10 @@ def test_stop_without_a_script_requires_confirmation(fire, client, serving):
 
 
 def test_stop_confirmation_of_the_only_server_shows_the_effect(fire, client, serving, send):
-    """The question states that no other server runs jobs, the number of running jobs, and their time to end.
+    """The question states that no other server runs jobs.
 
-    Both the page and the confirmation page contain it.
+    It contains the number of running jobs and how long they may continue, and is shown on the page itself and
+    on the confirmation page.
     """
     session = serving("web-1", server="a", workers=4)
     serving("web-2", server="b", state="quiet")
@@ -345,7 +355,7 @@ def test_stop_confirmation_of_the_only_server_shows_the_effect(fire, client, ser
 
 
 def test_worker_process_is_ended_after_confirmation_with_its_jobs(fire, client, serving, send):
-    """The order is in the audit, and the server's other worker process is not affected."""
+    """The audit records the order, and the server's other worker process is not affected."""
     send.enqueue_many([(number,) for number in range(8)])
     old = serving("web-1", server="a", workers=10, pid=11)
     ids = serving.claim(old, 7, started=7)
@@ -369,7 +379,7 @@ def test_worker_process_is_ended_after_confirmation_with_its_jobs(fire, client, 
 
 
 def test_worker_process_without_other_jobs_is_ended(client, serving):
-    """The question states that no other job runs in the process."""
+    """The question states that no other jobs run in the process."""
     session = serving("web-1", pid=11)
 
     confirmation = client.post("/servers/end-process", {"session": session}).text
@@ -378,7 +388,7 @@ def test_worker_process_without_other_jobs_is_ended(client, serving):
 
 
 def test_worker_process_that_has_ended_is_not_found(fire, client, serving):
-    """No order is stored."""
+    """The response is an error, and no order is stored."""
     session = serving("web-1", server="a")
     fire.storage.end_session(session, (), reason="stopped")
 
@@ -400,7 +410,7 @@ def test_worker_process_that_has_ended_is_not_found(fire, client, serving):
     ],
 )
 def test_invalid_order_is_refused(fire, client, serving, form, refusal):
-    """The error names the field and its valid values; no order is stored and the audit gets no entry."""
+    """The error names the field and its valid values. No order is stored, and no audit entry is added."""
     serving("web-1", server="a")
     fire.storage.end_session(serving("gone", server="c"), (), reason="stopped")
 

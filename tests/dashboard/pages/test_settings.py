@@ -34,7 +34,7 @@ DEFAULTS = {name: choices[0] for name, choices in SETTINGS.items()}
 
 
 def test_settings_page_shows_every_choice_and_default(client):
-    """The first choice of each setting is its default."""
+    """The first choice of each setting is the default."""
     page = client.get("/settings").text
 
     assert [pair for pair in PAIRS if f'name="{pair[0]}" value="{pair[1]}"' not in page] == []
@@ -51,7 +51,10 @@ def test_changed_setting_keeps_the_others(client, name, choice):
 
 
 def test_settings_sent_separately_are_combined(client):
-    """Settings may be sent one after the other, or all by the form, which redirects to its page."""
+    """Settings may be sent one at a time or all together in the form.
+
+    After sending the form, the visitor is redirected to the previous page.
+    """
     client.act("/settings", {"theme": "dark"})
     client.act("/settings", {"times": "absolute"})
     assert DEFAULTS | {"theme": "dark", "times": "absolute"} == chosen(client)
@@ -65,7 +68,7 @@ def test_settings_sent_separately_are_combined(client):
 
 
 def test_pages_follow_the_settings(client):
-    """The theme, density and times are in the page's HTML, so that they apply before it is drawn."""
+    """Each page's HTML contains the theme, density and format of times, so they apply before it is drawn."""
     client.act("/settings", {"theme": "dark", "density": "compact", "times": "absolute"})
 
     assert 'data-theme="dark" data-density="compact" data-times="absolute"' in client.get("/queues").text
@@ -82,7 +85,7 @@ def test_pages_follow_the_settings(client):
     ids=lambda value: str(value)[:40],
 )  # fmt: skip
 def test_invalid_choice_changes_nothing(client, form, names):
-    """The response is a 400 that names the field, and sets no cookie."""
+    """The response is a 400 that names the field. It does not set a cookie."""
     answer = client.act("/settings", form)
 
     assert 400 == answer.status
@@ -99,7 +102,7 @@ def test_invalid_choice_changes_nothing(client, form, names):
     ids=lambda value: ascii(value)[:30],
 )  # fmt: skip
 def test_invalid_cookie_is_ignored(client, cookie):
-    """The page is shown for any cookie; settings without a valid choice have their defaults."""
+    """The page is shown for any cookie. Each setting without a valid choice has its default value."""
     client.cookies["firelock_settings"] = cookie
 
     assert chosen(client) in (DEFAULTS, DEFAULTS | {"theme": "light"})
@@ -117,7 +120,7 @@ def test_invalid_cookie_is_ignored(client, cookie):
 )  # fmt: skip
 @pytest.mark.parametrize("root", ["", "/admin/jobs"])
 def test_cookie_is_limited_to_this_mount(fire, root, options, request_options, is_secure):
-    """Scripts cannot read the cookie, other sites cannot send it, and no other path gets it."""
+    """Scripts cannot read the cookie, other sites cannot send it, and it is not sent to any other path."""
     dashboard = Dashboard(fire, auth=lambda _: "read", **options)
     with closing(Browser(dashboard, root=root)) as browser:
         answer = browser.post("/settings", {"theme": "dark"}, **request_options)

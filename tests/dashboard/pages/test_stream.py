@@ -135,9 +135,9 @@ def follow(client, job, offset):
 
 
 def test_job_page_shows_emitted_output(fire, client, job):
-    """There is no panel before the first output; after it, a panel shows the escaped text.
+    """A panel with the escaped text appears after the first output.
 
-    Later text is returned after the last offset.
+    Later requests return only the text after the last offset.
     """
     assert panel_of(client, job) is None
     assert "Nothing has been emitted" in panel_of(client, job, "?stream=other")
@@ -161,7 +161,10 @@ def test_hostile_output_is_text(fire, client, job, hostile):
 
 @pytest.mark.parametrize("count", [99, 100, 101, 128, 129, 612])
 def test_end_of_a_long_stream_is_shown(fire, client, job, count):
-    """The newest hundred chunks are shown; links lead to the beginning and to the chunks after it."""
+    """The newest hundred chunks are shown.
+
+    Links lead to the beginning of the stream and to the chunks that follow it.
+    """
     emit(fire, job, *(f"[{number}]" for number in range(count)))
 
     card = panel_of(client, job)
@@ -190,7 +193,7 @@ def test_last_run_with_output_is_shown(fire, client, job):
 
 
 def test_part_of_a_stream_has_a_maximum_size(fire, client, job):
-    """Fewer large chunks are shown, but at least one; the next part begins after them."""
+    """If chunks are large, fewer of them are shown, but at least one. The next part begins after them."""
     emit(fire, job, *(letter * 16_000 for letter in "abcdefghijkl"))
 
     shown = text_of(panel_of(client, job))
@@ -201,7 +204,10 @@ def test_part_of_a_stream_has_a_maximum_size(fire, client, job):
 
 
 def test_stream_is_masked_and_requires_view_logs(fire, job):
-    """A secret is masked even across two chunks; a visitor without `view_logs` sees no panel."""
+    """A secret is masked even if it is split across two chunks.
+
+    Visitors without `view_logs` do not see the panel.
+    """
     emit(fire, job, "password=hun", "ter2 ok")
     seen = []
     for level in ("admin", {"read"}):

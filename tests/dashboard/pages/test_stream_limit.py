@@ -70,7 +70,10 @@ def statuses(dashboard, *requests, **options):
 
 
 def test_visitor_may_open_a_quarter_of_the_streams(fire, job):
-    """A page beyond the limit gets the status that makes it poll; a program gets a 503 with Retry-After."""
+    """If a page exceeds the limit, the status of the response makes the page poll instead.
+
+    A program gets a 503 with Retry-After.
+    """
     job_stream = f"/jobs/{job.id}/stream"
     with closing(Dashboard(fire, auth=named, max_streams=8)) as dashboard:
         live = statuses(dashboard, *[("/live", "ada")] * 3, ("/live", "bob"))

@@ -38,12 +38,12 @@ def order(fire):
 
 
 def test_empty_task_list_shows_how_to_declare_a_task(client):
-    """Without known tasks, the page shows how to declare one."""
+    """If no tasks are known, the page shows how to declare one."""
     assert "@fire.task" in client.get("/tasks").text
 
 
 def test_task_list_describes_each_task(client, order):
-    """A row has the task's name, queue, first words of its docstring, and a button to run it."""
+    """Each row shows the task's name, its queue, the beginning of its docstring, and a button to run it."""
     page = client.get("/tasks").text
 
     assert "Take an order and pack it." in page
@@ -55,7 +55,7 @@ def test_task_list_describes_each_task(client, order):
 
 
 def test_task_list_shows_running_jobs(client, fire, order):
-    """A task whose first jobs are running shows their number and a last run, although no run has ended."""
+    """Even before the first run has ended, the row shows the number of running jobs and the last run."""
     order.enqueue_many([(1,), (2,), (3,)])
     now = fire.storage.clock()
     fire.storage.begin_session(NewSession("s", "server", "worker-1", "host", 1, now, 30.0, 10, "*"))
@@ -70,9 +70,9 @@ def test_task_list_shows_running_jobs(client, fire, order):
 
 
 def test_task_list_marks_incomplete_running_counts(client, fire, order, monkeypatch):
-    """Such a number is followed by a plus sign.
+    """A number that might be too low is followed by a plus sign.
 
-    A task without a counted job may have running jobs too, so its row does not show zero.
+    A task without any counted job may still have running jobs, so its row does not show zero.
     """
     monkeypatch.setattr(tasks, "_RUNNING", 2)
 
@@ -100,7 +100,7 @@ def running(page):
 
 
 def test_task_list_counts_deleted_jobs_that_still_run(client, fire, order):
-    """Deleted jobs that still run are counted separately, with their own link.
+    """Deleted jobs that still run are counted separately and have their own link.
 
     Deleted jobs that never ran are not counted.
     """
@@ -120,7 +120,7 @@ def test_task_list_counts_deleted_jobs_that_still_run(client, fire, order):
 
 
 def test_task_page_shows_signature_tags_and_jobs(client, order):
-    """The page of a task has its signature, tags and newest jobs."""
+    """The page shows the task's signature, its tags and its newest jobs."""
     job = order.enqueue(7)
 
     page = client.get("/tasks/view?name=shop.order").text
@@ -132,7 +132,7 @@ def test_task_page_shows_signature_tags_and_jobs(client, order):
 
 
 def test_unknown_task_is_not_found(client):
-    """The page of a task that is not registered and that no job names is a 404, and so is its form."""
+    """If a task is not registered and no job names it, its page and its form are 404s."""
     answer = client.get("/tasks/view?name=nobody.knows")
 
     assert 404 == answer.status
@@ -152,7 +152,7 @@ def test_unregistered_task_shows_its_jobs_and_a_warning(client, fire, order):
 
 
 def test_form_has_a_field_for_each_parameter(client, order):
-    """The form has choices for enums and booleans, JSON for structures, and the defaults filled in."""
+    """Enums and booleans are choices, structures are JSON, and the default values are filled in."""
     page = client.get("/tasks/run?name=shop.order").text
 
     assert 'name="args.number"' in page
@@ -162,7 +162,7 @@ def test_form_has_a_field_for_each_parameter(client, order):
 
 
 def test_form_enqueues_a_job(client, fire, order):
-    """The job has the typed arguments and the options of the form, and the audit has an entry."""
+    """The job has the arguments and options that were typed into the form, and an audit entry is added."""
     answer = client.post(
         "/tasks/run",
         {"name": "shop.order", "args.number": "7", "args.size": "LARGE", "args.gift": "true",
@@ -178,7 +178,10 @@ def test_form_enqueues_a_job(client, fire, order):
 
 
 def test_resource_is_not_a_form_field(client, fire):
-    """The worker provides a resource, so the form does not contain it, and a forged field is refused."""
+    """The worker provides the resource, so the form does not contain a field for it.
+
+    A forged field is refused.
+    """
 
     @fire.resource
     def pool():
@@ -199,7 +202,7 @@ def test_resource_is_not_a_form_field(client, fire):
 
 
 def test_job_is_run_again_with_changes(client, fire, order):
-    """The form contains the arguments and options of the job; the new job links back to that job."""
+    """The form contains the arguments and options of the job. The new job links to that job."""
     task = order.using(queue="rush", priority=5, meta={"tenant": "acme"})
     original = task.enqueue(7, Size.LARGE, gift=True, notes=["ü"])
     leads = f"/tasks/run?name=shop.order&amp;from={original.id}"
@@ -228,7 +231,10 @@ def test_job_is_run_again_with_changes(client, fire, order):
 
 
 def test_argument_from_another_job_is_shown_in_the_form(client, fire):
-    """The form contains the result when it exists; until then it names the job that produces it."""
+    """The form contains the other job's result if it exists.
+
+    Until then, the form names the job that produces the result.
+    """
 
     @fire.task(name="shop.count")
     def count() -> int:
@@ -271,7 +277,7 @@ def test_secret_argument_must_be_entered_again(client, fire):
 
 @pytest.mark.parametrize("value", [MASK, f'{{"key": "{MASK}"}}'])
 def test_mask_is_refused_as_a_value(client, fire, value):
-    """A value may contain the mask if the arguments were copied from a job's page."""
+    """A typed value contains the mask if a visitor has copied the arguments from a job's page."""
 
     @fire.task(name="shop.login")
     def login(note: str) -> None: ...
@@ -290,7 +296,7 @@ def test_mask_is_refused_as_a_value(client, fire, value):
 
 @pytest.mark.parametrize(("original", "status"), [("gone", 404), ("of another task", 400)])
 def test_run_again_with_a_job_of_another_task_is_refused(client, fire, order, original, status):
-    """A job that is not stored, or that is a job of another task, causes an error."""
+    """The response is an error if the job does not exist or belongs to another task."""
 
     @fire.task(name="shop.other")
     def other() -> None: ...
@@ -318,7 +324,7 @@ def test_run_again_requires_view_args(fire, order):
 
 
 def test_priority_zero_is_kept(client, fire):
-    """An empty field means the priority of the task."""
+    """Only an empty field means the priority of the task."""
 
     @fire.task(name="shop.urgent", priority=9)
     def urgent() -> None: ...
@@ -342,7 +348,7 @@ def test_priority_zero_is_kept(client, fire):
     ],
 )
 def test_invalid_field_is_named_and_the_form_is_kept(client, fire, order, form, named):
-    """Nothing is enqueued; the form returns with the typed values and an error that names the field."""
+    """No job is enqueued. The form is shown again with the typed values and an error that names the field."""
     answer = client.post("/tasks/run", {"name": "shop.order", **form})
 
     assert 400 == answer.status
@@ -353,7 +359,7 @@ def test_invalid_field_is_named_and_the_form_is_kept(client, fire, order, form, 
 
 
 def test_newest_jobs_of_a_task_show_their_arguments(client, fire, order):
-    """The jobs are shown with their creation times, by which they are ordered."""
+    """The jobs are listed by creation time, which is also shown."""
     order.enqueue(7)
     (job,) = flows.claim(fire)
     flows.end(fire, job, State.FAILED)
@@ -369,7 +375,7 @@ def test_newest_jobs_of_a_task_show_their_arguments(client, fire, order):
 
 @pytest.mark.parametrize(("failed", "is_marked"), [(1, False), (2, True)])
 def test_failure_rate_is_highlighted_consistently(client, fire, order, failed, is_marked):
-    """A rate of 8 % of twelve attempts is marked either in all tables or in none."""
+    """No table highlights one failure in twelve attempts, and all tables highlight two failures."""
     minute = fire.client.clock.now() // 60_000_000 * 60_000_000
     histogram = (*([0] * len(DURATION_BUCKETS)), 12)
     fire.storage.record_metrics(

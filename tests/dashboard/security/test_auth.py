@@ -111,7 +111,7 @@ def hashing(monkeypatch):
     [None, "", "Basic", "Basic !!", "Bearer x", basic("", "x"), basic("ada", ""), "Basic OmE="],
 )
 def test_request_without_credentials_computes_no_hash(hashing, authorization):
-    """A request without a name and a password gets a 401 immediately, at any rate of requests."""
+    """A request without a name and a password gets a 401 immediately, however many such requests arrive."""
     auth = basic_auth({"ada": HASHED})
 
     for _ in range(20):
@@ -144,7 +144,10 @@ def ended(threads, answers):
 
 
 def test_at_most_two_passwords_are_hashed_concurrently(hashing):
-    """Further guesses get a 429, so a flood of guesses uses two cores and 64 MiB, and no thread for long."""
+    """Further guesses get a 429.
+
+    Many guesses therefore use at most two cores and 64 MiB, and do not block threads for long.
+    """
     auth, answers = basic_auth({"ada": HASHED, "bob": HASHED}), queue.SimpleQueue()
 
     first = guessing(auth, answers, range(2))
@@ -158,7 +161,7 @@ def test_at_most_two_passwords_are_hashed_concurrently(hashing):
 
 
 def test_flood_of_guesses_blocks_few_threads(hashing, monkeypatch):
-    """Eight guesses may wait; each further guess is refused immediately."""
+    """Up to eight guesses may wait. Each further guess is refused immediately."""
     auth, answers = basic_auth({"ada": HASHED}), queue.SimpleQueue()
     monkeypatch.setattr(credentials, "_WAIT_SECONDS", 30.0)  # waiting lasts until the gate is open
 
@@ -191,7 +194,7 @@ def test_flood_of_guesses_blocks_few_threads(hashing, monkeypatch):
     ],
 )  # fmt: skip
 def test_auth_results_grant_their_permissions(answer, may, may_not):
-    """An auth may return a level, permissions, an Access, or nothing."""
+    """An auth function may return a level, permissions, an Access, or nothing."""
     access = to_access(answer)
 
     assert may <= access.permissions
@@ -202,7 +205,7 @@ def test_auth_results_grant_their_permissions(answer, may, may_not):
     "answer", [True, 1, "root", "Admin", "", b"admin", {"sudo"}, object(), {"read": True, "x": 1}]
 )
 def test_invalid_auth_result_grants_no_access(visit, caplog, answer):
-    """An invalid result grants nothing: the response is a 500, and the log lists the valid results."""
+    """The response is a 500, and the log lists the valid results."""
     browser = visit(lambda _request: answer)
 
     assert 500 == browser.get("/queues").status
@@ -211,7 +214,7 @@ def test_invalid_auth_result_grants_no_access(visit, caplog, answer):
 
 
 def test_invalid_auth_result_is_not_logged(visit, caplog):
-    """A user may contain a hash and a string may be a token, so the log contains only the type."""
+    """A user object may contain a hash, and a string may be a token, so the log contains only the type."""
 
     class User:
         def __repr__(self):
@@ -225,7 +228,7 @@ def test_invalid_auth_result_is_not_logged(visit, caplog):
 
 
 def test_auth_may_be_async_or_plain_or_an_object(visit):
-    """An auth is awaited if necessary, and runs in a thread if it could block."""
+    """An auth is awaited if necessary. If it could block, it runs in a thread."""
 
     class Plain:
         def __call__(self, _request):
@@ -278,7 +281,7 @@ def test_failing_auth_grants_no_access(visit, caplog, error):
 def test_auth_may_refuse_by_raising(visit, caplog, error, status):
     """The response has the status and the Location of the exception.
 
-    Nothing is logged, because this is not a failure.
+    Nothing is logged, because a refusal is not a failure.
     """
 
     def refuse(_request):
@@ -291,7 +294,7 @@ def test_auth_may_refuse_by_raising(visit, caplog, error, status):
 
 
 def test_visitor_name_is_shown_and_audited(app, visit):
-    """The name is taken from the Access; otherwise, it is the visitor's address."""
+    """The name is that of the Access. If the Access has no name, the visitor's address is used."""
     visit(lambda _request: Access(LEVELS["operate"], "ada")).post("/queues/pause", {"queue": "named"})
     visit(lambda _request: "operate").post("/queues/pause", {"queue": "unnamed"})
     names = {entry.target: entry.by for entry in app.audit.list()}
@@ -315,7 +318,7 @@ class Rule:
 
 
 def test_plugin_decides_before_auth(caplog):
-    """If the plugin has a result, it applies; otherwise, auth is called.
+    """If the plugin returns a result, the result applies; otherwise, auth is called.
 
     If the plugin fails, access is denied.
     """
@@ -334,9 +337,9 @@ def test_plugin_decides_before_auth(caplog):
 
 
 def test_name_and_password_grant_access():
-    """The password may be stored as it is or hashed, and the name identifies the visitor.
+    """The password may be stored in plain text or hashed, and the name identifies the visitor.
 
-    A browser sends both with every request.
+    A browser sends the name and the password with every request.
     """
     auth = basic_auth(
         {"ada": "plain word", "bob": hash_password("geheim: ü"), "eve": "word"},
@@ -375,7 +378,7 @@ def test_invalid_credentials_get_a_password_challenge(sent):
 
 
 def test_only_correct_passwords_are_cached():
-    """A correct password is recognized again without hashing, and no other password is."""
+    """A correct password is recognized the next time without hashing. Other passwords are not."""
     auth = basic_auth({"bob": hash_password("right")})
     granted(auth, request(basic("bob", "right")))
 
@@ -399,9 +402,9 @@ def test_browser_gets_a_password_challenge(visit):
 
 
 def test_hashes_of_one_password_differ():
-    """Two hashes of one password differ, and neither contains it.
+    """No hash contains the password.
 
-    An empty password cannot be hashed, because it would protect nothing.
+    An empty password cannot be hashed, because it would not protect anything.
     """
     one, two = hash_password("word"), hash_password("word")
 
@@ -426,7 +429,7 @@ def test_hashes_of_one_password_differ():
     ids=ascii,
 )  # fmt: skip
 def test_invalid_users_raise_on_creation(users, options):
-    """Causes are missing users, an empty password, a damaged hash or an unknown level.
+    """Errors include missing users, an empty password, a damaged hash and an unknown level.
 
     The message does not contain the password.
     """
@@ -439,9 +442,9 @@ def test_invalid_users_raise_on_creation(users, options):
 
 
 def test_token_grants_its_level_without_an_origin(visit):
-    """A program may post without an origin, and the visitor's name does not contain the token.
+    """A program may send a POST without an origin, and the visitor's name does not contain the token.
 
-    If the browser reports that another page sent the request, a token is not sufficient.
+    If the browser reports that another site's page sent the request, a token is not sufficient.
     """
     browser = visit(bearer_tokens({TOKEN: "operate", OTHER: Access(LEVELS["read"], "metrics")}))
 
@@ -472,7 +475,7 @@ def test_unknown_tokens_are_refused(sent):
     [{}, {"short": "read"}, {"x" * 16 + "ü": "read"}, {"a b" * 9: "read"}, {TOKEN: "root"}, {5: "read"}],
 )
 def test_invalid_tokens_raise_on_creation(tokens):
-    """Causes are missing tokens, a short token or an unknown level.
+    """Errors include missing tokens, a short token and an unknown level.
 
     The message does not contain the token.
     """
@@ -485,7 +488,7 @@ def test_invalid_tokens_raise_on_creation(tokens):
 
 
 def test_first_granting_auth_decides(visit):
-    """The first auth that grants access decides: for example, people use a password and programs a token.
+    """For example, people use a password and programs use a token.
 
     A refusal contains the challenges of all auths.
     """
@@ -499,7 +502,7 @@ def test_first_granting_auth_decides(visit):
 
 
 def test_auths_that_grant_nothing_refuse_access():
-    """Auths that grant nothing, and an empty list of auths, admit no visitor."""
+    """A visitor has no access if none of the auths grants anything, or if the list of auths is empty."""
 
     async def nobody(_request):
         return None
@@ -528,7 +531,7 @@ def user(**more):
     ],
 )  # fmt: skip
 def test_django_staff_may_operate_and_superusers_may_do_everything(user, level):
-    """Users without these roles, inactive users and anonymous ones have no access."""
+    """Users without these roles, inactive users and anonymous users have no access."""
     access = granted(django_staff, request(**{"django.request": SimpleNamespace(user=user)}))
 
     assert LEVELS[level] == access.permissions
@@ -544,7 +547,7 @@ def test_django_staff_may_operate_and_superusers_may_do_everything(user, level):
 def test_django_permissions_decide_the_level(caplog, names, level):
     """The strongest permission counts.
 
-    Staff without a permission have no access, which is logged; inactive users have no access either.
+    Staff without a permission have no access, which is logged. Inactive users have no access either.
     """
     given = {f"firelock.{name}_jobs" for name in names}
     known = user(is_staff=True, has_perm=given.__contains__)
@@ -569,7 +572,7 @@ def test_django_permissions_decide_the_level(caplog, names, level):
     ],
 )  # fmt: skip
 def test_framework_auth_requires_its_framework(caplog, auth, scope, words):
-    """Outside the framework, or without its middleware, no visitor has access; the log names the cause."""
+    """Outside the framework, or without its middleware, no visitor has access. The log names the cause."""
     with pytest.raises(RequestProblem) as refusal:
         granted(auth, request(**scope))
 
@@ -601,7 +604,7 @@ def flask_app():
 def test_flask_login_user_gets_the_level(flask_app):
     """Flask-Login provides the user in the context of Flask's request.
 
-    The level is the same for all users or depends on the user.
+    The level may be the same for all users or depend on the user.
     """
     by_user = flask_login(lambda user: "admin" if user.get_id() == "ada" else None)
 
@@ -615,7 +618,7 @@ def test_flask_login_user_gets_the_level(flask_app):
 
 
 def test_mount_in_flask_follows_its_login(app, flask_app):
-    """The dashboard follows Flask's session, and forms from other sites are refused."""
+    """The dashboard uses Flask's session, and refuses forms from other sites."""
     Dashboard(app, auth=flask_login("operate")).init_app(flask_app, "/jobs")
     flask = flask_app.test_client()
     ada = {"X-User": "ada"}
@@ -630,7 +633,7 @@ def test_mount_in_flask_follows_its_login(app, flask_app):
 
 
 def test_any_of_in_flask_accepts_login_or_token(app, flask_app):
-    """People use Flask's login and programs use a token, in one mount."""
+    """The same mount accepts Flask's login for people and a token for programs."""
     auth = any_of(flask_login("operate"), bearer_tokens({TOKEN: "read"}))
     Dashboard(app, auth=auth).init_app(flask_app, "/jobs")
     flask = flask_app.test_client()
@@ -642,7 +645,7 @@ def test_any_of_in_flask_accepts_login_or_token(app, flask_app):
 def test_fastapi_dependency_identifies_the_visitor(visit):
     """The dependency may be plain or async, and a refusal has the status of its HTTPException.
 
-    The level is the same for all visitors or depends on what the dependency returned.
+    The level may be the same for all visitors or depend on the value that the dependency returned.
     """
     from fastapi import HTTPException as FastAPIException
 
@@ -679,7 +682,7 @@ def test_string_returned_by_a_dependency_is_not_a_level(found):
 
 
 def test_access_returned_by_a_dependency_is_used_unchanged():
-    """A dependency that returns an Access determines the permissions itself."""
+    """A dependency that returns an Access determines the permissions."""
     access = Access(frozenset({Permission.READ}), "ada")
 
     assert access == granted(fastapi_dependency(lambda _request: access), request())
@@ -688,9 +691,9 @@ def test_access_returned_by_a_dependency_is_used_unchanged():
 
 
 def test_unsupported_dependencies_raise_on_creation():
-    """Refused dependencies are a security scheme that only reads, an inner Depends, and a generator.
+    """Unsupported dependencies are a security scheme that only reads, an inner Depends, and a generator.
 
-    A dependency without parameters, or with several, is refused too.
+    A dependency without parameters, or with several, is not supported either.
     """
     from fastapi import Depends, Header
     from fastapi.security import HTTPBasic, OAuth2PasswordBearer

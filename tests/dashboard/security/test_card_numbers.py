@@ -93,7 +93,7 @@ def test_uuids_are_not_masked(redactor):
 def test_few_random_numbers_are_masked(redactor):
     """One random number in ten passes the Luhn check.
 
-    With the networks' first digits and lengths, at most one in thirty is masked.
+    Because the first digits and lengths of card networks are checked too, at most one in thirty is masked.
     """
     chosen = random.Random(7)
     for digits in range(13, 20):
@@ -113,5 +113,5 @@ def test_other_values_are_not_masked(redactor, value):
     ids=["cards", "digits", "groups", "hyphens"],
 )
 def test_cost_of_a_long_text_is_linear(redactor, text):
-    """Even very long texts are processed, because a page may show texts of any size."""
+    """Very long texts are processed too, because a page may show texts of any size."""
     assert redactor.text(text)

@@ -69,7 +69,7 @@ def empty(_visit):
     ],
 )
 def test_local_visitor_needs_no_auth(visit, peer, host):
-    """A peer on this machine whose Host is this machine passes the check."""
+    """A request is accepted if it comes from this machine and its Host header names this machine."""
     assert 200 == visit(peer=(peer, 5)).get("/queues", headers={"host": host}).status
 
 
@@ -96,7 +96,10 @@ def test_foreign_host_is_refused_without_auth(visit, host):
 
 
 def test_request_requires_exactly_one_host(visit):
-    """A request without a Host is not local, and two Hosts are ambiguous, with and without auth."""
+    """A request without a Host header is not local, and one with two Host headers is ambiguous.
+
+    This is true with and without auth.
+    """
     assert 403 == visit().get("/queues", headers={"host": None}).status
     assert 400 == visit().get("/queues", headers={"host": ["localhost", "evil.example"]}).status
     assert 400 == visit(auth=everybody).get("/queues", headers={"host": ["localhost", "localhost"]}).status
@@ -110,9 +113,9 @@ def test_request_requires_exactly_one_host(visit):
     ],
 )  # fmt: skip
 def test_foreign_peer_is_refused_without_auth(visit, peer):
-    """The response explains what to configure.
+    """The response explains which setting to configure.
 
-    A Unix socket is not local, because it usually belongs to a proxy.
+    A Unix socket does not count as local, because it usually belongs to a proxy.
     """
     assert 403 == visit(peer=(peer, 5)).get("/queues").status
     assert 403 == visit(peer=None).get("/queues").status
@@ -159,7 +162,7 @@ def test_http_1_0_is_refused_without_auth(visit):
     ],
 )  # fmt: skip
 def test_refusal_shows_the_configuration_to_add(visit, framework, scope, words):
-    """The advice is for the framework, which is known from the mount or from the request."""
+    """The configuration is that of the web framework, which is known from the mount or from the request."""
     answer = visit(framework=framework).request("GET", "/queues", headers={"host": "evil.example"}, **scope)
 
     assert 403 == answer.status
@@ -167,7 +170,7 @@ def test_refusal_shows_the_configuration_to_add(visit, framework, scope, words):
 
 
 def test_programs_get_a_json_refusal(visit):
-    """The response is JSON for a URL of the API or a request that accepts JSON."""
+    """The response is JSON if the URL belongs to the API or the request accepts JSON."""
     for target, headers in (("/api/jobs", {}), ("/queues", {"accept": "application/json"})):
         answer = visit().get(target, headers={"host": "evil.example", **headers})
 
@@ -176,7 +179,7 @@ def test_programs_get_a_json_refusal(visit):
 
 
 def test_refusal_reveals_nothing_of_the_app(fire, visit):
-    """A refusal contains no name, number or URL of the app, with and without auth."""
+    """With and without auth, a refusal does not contain any name, number or URL of the app."""
     fire.task(name="secret.payroll")(lambda: None).using(queue="secretqueue").enqueue()
     for browser in (
         visit(title="Payroll", environment="prod", peer=("10.0.0.5", 5)),
@@ -214,14 +217,14 @@ def test_refusal_reveals_nothing_of_the_app(fire, visit):
     ],
 )  # fmt: skip
 def test_only_allowed_hosts_are_accepted(visit, host, status):
-    """The list of allowed hosts has names with or without a port, and domains with all names below them."""
+    """The allowed hosts are names with or without a port, and domains together with all their subdomains."""
     browser = visit(auth=everybody, allowed_hosts=["jobs.example.com", "*.lan", "only.test:81"])
 
     assert status == browser.get("/queues", headers={"host": host}).status
 
 
 def test_forwarded_host_counts_only_from_a_trusted_proxy(visit):
-    """The host in the proxy's header is compared only if the proxy is trusted."""
+    """The host in the proxy's header is checked only if the proxy is trusted."""
     headers = {"host": "10.0.0.1:9000", "x-forwarded-host": "jobs.example.com"}
 
     for trusts_proxy, status in ((True, 200), (False, 403)):
@@ -247,7 +250,10 @@ def test_forwarded_host_counts_only_from_a_trusted_proxy(visit):
     ],
 )  # fmt: skip
 def test_invalid_options_raise_on_creation(fire, options):
-    """An invalid origin, host or path is an error with its value when the dashboard is created."""
+    """If an origin, a host or a path is invalid, creating the dashboard fails.
+
+    The error contains the value.
+    """
     with pytest.raises(ConfigurationError, match=r"=.*use"):
         Dashboard(fire, **options)
 
@@ -263,14 +269,14 @@ def test_invalid_options_raise_on_creation(fire, options):
     "target", ["/", "/queues", "/queues/pause", "/nothing", "/static/firelock.css", "/live"]
 )
 def test_other_methods_are_refused(visit, method, target):
-    """Only GET, HEAD and POST are accepted, as the response's Allow header states."""
+    """Only GET, HEAD and POST are accepted. The response lists them in its Allow header."""
     answer = visit().request(method, target, headers={"sec-fetch-site": "same-origin"})
 
     assert (405, "GET, HEAD, POST") == (answer.status, answer.header("allow"))
 
 
 def test_wrong_method_for_a_known_url_is_refused(dashboard, client):
-    """A page does not accept POST, and an action does not accept GET."""
+    """Pages do not accept POST, and actions do not accept GET."""
     dashboard.routes = Routes(
         [Route(method, path, Permission.READ, empty) for method, path in (("GET", "/page"), ("POST", "/act"))]
     )
@@ -292,7 +298,10 @@ def test_head_is_get_without_the_body(client):
 
 
 def test_trusted_origins_may_act(visit):
-    """A trusted origin may act even if the browser reports another site; other origins may not."""
+    """Actions of a trusted origin are accepted even if the browser reports another site.
+
+    Other origins are refused.
+    """
     browser = visit(trusted_origins=["https://ops.example.com", "http://other.test:81"])
 
     for origin, status in (
@@ -380,7 +389,7 @@ def test_forwarded_origin_counts_only_from_a_trusted_proxy(visit):
     ],
 )  # fmt: skip
 def test_ambiguous_path_is_refused(client, target):
-    """Dots, reversed, double or encoded slashes, and control characters are ambiguous."""
+    """Ambiguous paths contain dots, backslashes, double or encoded slashes, or control characters."""
     assert 400 == client.get(target).status
     assert 400 == client.post(target).status
 
@@ -396,18 +405,18 @@ def test_ambiguous_path_is_refused(client, target):
     ],
 )  # fmt: skip
 def test_unknown_path_is_not_found(client, target):
-    """A similar path, a hidden file or a source map is a 404."""
+    """The response is a 404 for a similar path, a hidden file and a source map."""
     assert 404 == client.get(target).status
 
 
 def test_path_with_invalid_characters_is_refused(client):
-    """A path that is not a valid string cannot be looked up."""
+    """A path that is not a valid string could not be looked up."""
     assert 400 == client.request("GET", "/a", path="/a\udcff").status
     assert 400 == client.request("GET", "/a", path="a").status
 
 
 def test_mount_ends_at_its_slash(visit):
-    """`/dash` is the mount, and `/dashX` is not below it."""
+    """If the mount is `/dash`, the path `/dashX` is not part of it."""
     browser = visit(root="/dash")
 
     assert (307, "/dash/") == (browser.get("").status, browser.get("").location)
@@ -431,7 +440,7 @@ def test_mount_ends_at_its_slash(visit):
     ],
 )
 def test_invalid_mount_prefix_is_in_no_link(visit, root):
-    """A SCRIPT_NAME or prefix that is not a path of plain names appears in no link."""
+    """A SCRIPT_NAME or a prefix that is not a path of plain names is not used in links."""
     answers = [
         visit(auth=everybody).request("GET", "", path=root, root_path=root),
         visit(auth=everybody, trusts_proxy=True).get(
@@ -444,7 +453,7 @@ def test_invalid_mount_prefix_is_in_no_link(visit, root):
 
 
 def test_prefix_of_a_trusted_proxy_is_in_every_url(visit):
-    """The prefix of an untrusted proxy is in no URL."""
+    """The prefix of an untrusted proxy is not used in any URL."""
     headers = {"x-forwarded-prefix": "/ops/"}
 
     assert (
@@ -457,7 +466,7 @@ def test_prefix_of_a_trusted_proxy_is_in_every_url(visit):
 
 
 def test_mount_with_special_characters_is_encoded(visit):
-    """A path segment that the host application's route matched is encoded before it is used in a header."""
+    """A path segment that matched the host application's route is encoded before it is used in a header."""
     browser = visit(root="/t;Domain=evil.example/ü")
 
     answer = browser.post("/queues/pause", {"queue": "a"}, path="/t;Domain=evil.example/ü/queues/pause")
@@ -478,7 +487,7 @@ def test_mount_with_special_characters_is_encoded(visit):
     ],
 )  # fmt: skip
 def test_action_redirects_only_within_the_dashboard(visit, back):
-    """Whatever `back` contains, the browser stays in this mount, with the query of `back`."""
+    """Whatever `back` contains, the browser stays within this mount. The query of `back` is kept."""
     browser = visit(root="/dash")
 
     answer = browser.post("/queues/pause", {"queue": "a", "back": back})
@@ -505,9 +514,9 @@ def test_action_redirects_only_within_the_dashboard(visit, back):
     ],
 )  # fmt: skip
 def test_every_response_has_the_security_headers(visit, method, target, headers, status):
-    """Pages, errors, redirects, refusals and streams have the same headers, each once.
+    """Pages, errors, redirects, refusals and streams all have these headers, each of them once.
 
-    No header permits sharing the response with other origins.
+    No header permits other origins to read the response.
     """
     answer = visit(root="/dash").request(method, target, headers=headers, only_start=True)
 
@@ -520,13 +529,13 @@ def test_every_response_has_the_security_headers(visit, method, target, headers,
 
 
 def test_content_security_policy_is_strict():
-    """The policy permits no inline code, nothing from other hosts, and no frame around the page."""
+    """The policy forbids inline code, content from other hosts, and frames around the page."""
     assert POLICY == PROTECTION["Content-Security-Policy"]
     assert {"nosniff", "same-origin", "noindex"} <= set(PROTECTION.values())
 
 
 def test_static_files_are_cached_by_browsers(dashboard, client):
-    """Static files have names that change with their content, so they are immutable.
+    """The names of static files change with their content, so the files are immutable.
 
     They contain no data, so any visitor may read them.
     """
@@ -539,7 +548,7 @@ def test_static_files_are_cached_by_browsers(dashboard, client):
 
 
 def test_policy_of_a_page_is_added_to_that_of_the_dashboard(dashboard, client):
-    """A browser applies both policies, so neither is weakened."""
+    """A browser applies both policies, so neither of them is weakened."""
 
     def strict(_visit):
         return Response("x", headers={"Content-Security-Policy": "sandbox", "Cache-Control": "no-cache"})
@@ -555,7 +564,7 @@ def test_policy_of_a_page_is_added_to_that_of_the_dashboard(dashboard, client):
 
 
 def test_page_error_is_logged_and_not_shown(dashboard, client, caplog):
-    """The response is a 500 with the security headers, and contains no part of the error."""
+    """The response is a 500 with the security headers. It does not contain any part of the error."""
 
     def broken(_visit):
         raise RuntimeError("password=hunter2")
@@ -572,7 +581,7 @@ def test_page_error_is_logged_and_not_shown(dashboard, client, caplog):
 
 
 def test_page_during_a_storage_outage_is_a_503(dashboard, client):
-    """The response is a 503 page that does not need the storage, and its message contains no password."""
+    """The error page does not need the storage, and its message does not contain a password."""
     from firelock.errors import StorageUnavailable
 
     def away(_visit):
@@ -587,7 +596,7 @@ def test_page_during_a_storage_outage_is_a_503(dashboard, client):
 
 
 def test_websocket_is_refused(dashboard):
-    """A WebSocket is closed before it opens."""
+    """The WebSocket is closed before it is accepted."""
     import asyncio
 
     sent = []

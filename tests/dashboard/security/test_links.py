@@ -78,9 +78,9 @@ def paused(fire):
 
 @pytest.mark.parametrize(("framework", "kind"), HOSTS)
 def test_silent_proxy_makes_no_visitor_local(framework, kind):
-    """A proxy that uses HTTP/1.1, rewrites Host and adds no header makes every visitor look local.
+    """If a proxy uses HTTP/1.1, rewrites Host and adds no header, every visitor appears to be local.
 
-    Without a session, no visitor is admitted.
+    A visitor without a session therefore has no access.
     """
     own = {"Origin": f"http://{OUTSIDE}", "Sec-Fetch-Site": "same-origin"}
     with (
@@ -104,7 +104,7 @@ def test_silent_proxy_makes_no_visitor_local(framework, kind):
 
 
 def test_link_grants_access_through_a_silent_proxy():
-    """Only the session determines access, whichever path leads to the dashboard."""
+    """Access depends only on the session, not on the path that the request takes to the dashboard."""
     with closing(Firelock("memory://")) as fire, closing(Dashboard(fire)) as dashboard:
         session = session_of(dashboard)
         with served_by_asgi(dashboard) as upstream, silent_proxy(upstream) as port:
@@ -117,7 +117,7 @@ def test_link_grants_access_through_a_silent_proxy():
 
 
 def test_local_visitor_without_a_link_gets_the_link_page(newcomer):
-    """The page shows the command with this dashboard's own URL; programs get JSON."""
+    """The page shows the command with the dashboard's own URL. Programs get JSON."""
     page = newcomer.get("/queues?tag=a", headers={"host": "localhost:8000"})
     program = newcomer.get("/api/jobs")
 
@@ -131,7 +131,7 @@ def test_local_visitor_without_a_link_gets_the_link_page(newcomer):
 def test_link_is_exchanged_for_a_session(dashboard, newcomer):
     """The page's own form posts the token.
 
-    The cookie is limited to this mount, and neither scripts nor other sites can use it.
+    The cookie is limited to this mount and cannot be used by scripts or other sites.
     """
     answer = newcomer.post("/enter", {"token": token_of(dashboard.link(HERE)), "back": "/queues?tag=a"})
 
@@ -152,7 +152,7 @@ def test_session_over_https_has_a_secure_cookie(dashboard, newcomer):
 
 @pytest.mark.parametrize(("framework", "kind"), HOSTS)
 def test_link_is_exchanged_in_every_mount(framework, kind):
-    """Every framework passes the cookie on completely, limited to the mount."""
+    """Every framework passes on the complete cookie, including its limitation to the mount."""
     with closing(Firelock("memory://")) as fire:
         prefix = "" if framework == "bare" else "/jobs"
         with closing(visitor(framework, kind, fire, prefix, PLACES[0][1], auth=None)) as one:
@@ -168,7 +168,7 @@ def test_link_is_exchanged_in_every_mount(framework, kind):
 
 
 def test_token_is_in_the_url_fragment(dashboard):
-    """The token is in the fragment, which browsers do not send, so no proxy's access log contains it."""
+    """Browsers do not send the fragment, so a proxy's access log does not contain the token."""
     link = dashboard.link("http://127.0.0.1:8000/jobs/")
 
     address, _, token = link.partition("#")
@@ -177,13 +177,16 @@ def test_token_is_in_the_url_fragment(dashboard):
 
 
 def test_pasted_link_grants_access(dashboard, newcomer):
-    """Without scripts, or from another screen, the visitor pastes the whole link or the part after its #."""
+    """Without scripts, or on another device, the visitor pastes the whole link or the part after the `#`."""
     for pasted in (dashboard.link(HERE), f"open={token_of(dashboard.link(HERE))}"):
         assert 303 == newcomer.post("/enter", {"token": f" {pasted} "}).status
 
 
 def test_get_request_does_not_use_up_a_link(dashboard, newcomer):
-    """Link previews use GET, which does not use up the link; a token in the query has no effect either."""
+    """Programs that preview links send GET requests, so a GET must not use up the link.
+
+    A token in the query has no effect either.
+    """
     token = token_of(dashboard.link(HERE))
 
     pages = [
@@ -199,7 +202,7 @@ def test_get_request_does_not_use_up_a_link(dashboard, newcomer):
 
 
 def test_link_works_once(dashboard, newcomer):
-    """The second visitor gets a page which states that the link has been used."""
+    """The second visitor gets a page that states that the link has already been used."""
     token = token_of(dashboard.link(HERE))
 
     first, second = (newcomer.post("/enter", {"token": token}) for _ in range(2))
@@ -209,7 +212,7 @@ def test_link_works_once(dashboard, newcomer):
 
 
 def test_only_one_of_concurrent_exchanges_succeeds(dashboard):
-    """The link is used up by a compare-and-set, so any interleaving has one winner."""
+    """A compare-and-set operation uses up the link, so only one request succeeds in any interleaving."""
     token, start, came = token_of(dashboard.link(HERE)), threading.Barrier(8), []
 
     def exchange():
@@ -255,7 +258,7 @@ def test_invalid_token_grants_no_access(newcomer, token):
 def test_session_expires_after_a_week(fire):
     """The storage's clock is used.
 
-    A session that was found is trusted for half a minute until it is looked up again.
+    After a session has been found, it is accepted for half a minute before it is looked up again.
     """
     at = [0.0]
     with closing(Dashboard(fire)) as dashboard, closing(Browser(dashboard)) as browser:
@@ -296,7 +299,7 @@ def test_link_is_exchanged_only_locally_by_its_own_page(dashboard, newcomer, hea
 
 
 def test_foreign_origin_is_refused_despite_sec_fetch_site(fire, dashboard):
-    """A proxy that rewrites Host makes another origin look like this one, but Origin reveals it."""
+    """If a proxy rewrites Host, another origin looks like this one, but the Origin header reveals it."""
     with closing(Browser(dashboard)) as browser:
         for origin in ("http://jobs.example.com", "https://localhost.evil.example", "http://localhost:81"):
             headers = {"sec-fetch-site": "same-origin", "origin": origin}
@@ -308,10 +311,7 @@ def test_foreign_origin_is_refused_despite_sec_fetch_site(fire, dashboard):
 
 
 def test_same_origin_request_is_accepted_if_a_proxy_ends_tls(fire):
-    """The proxy passes on Host but not the scheme.
-
-    The browser's statement that the site is the same is therefore sufficient.
-    """
+    """The proxy passes on Host but not the scheme, so the browser's report of the same site is sufficient."""
     auth = {"auth": lambda _: "admin"}
     with closing(Dashboard(fire, **auth)) as dashboard, closing(Browser(dashboard)) as browser:
         host = "ops.example.com"
@@ -321,7 +321,10 @@ def test_same_origin_request_is_accepted_if_a_proxy_ends_tls(fire):
 
 
 def test_visitor_from_another_site_gets_a_link_to_continue(dashboard):
-    """A browser sends no strict cookie with a request from another site, so the page has a link."""
+    """With a request from another site, a browser does not send a strict cookie.
+
+    The page therefore contains a link to itself.
+    """
     elsewhere = {
         "sec-fetch-site": "cross-site",
         "sec-fetch-mode": "navigate",
@@ -336,7 +339,7 @@ def test_visitor_from_another_site_gets_a_link_to_continue(dashboard):
 
 
 def test_dashboard_with_auth_has_no_links(fire):
-    """The auth of the dashboard grants or denies access."""
+    """Only the dashboard's auth grants or denies access."""
     dashboard = Dashboard(fire, auth=lambda _: "admin")
     with closing(dashboard), closing(Browser(dashboard)) as browser:
         assert 404 == browser.get("/enter").status
@@ -349,7 +352,7 @@ def test_dashboard_with_auth_has_no_links(fire):
     ["", "localhost:8000", "javascript:alert(1)", "http://", "http://a b/", "http://h/?x=1", "http://h:x"],
 )
 def test_link_requires_a_valid_url(dashboard, at):
-    """The error contains the URL that a browser could not open."""
+    """The error contains the URL, which a browser could not open."""
     with pytest.raises(ConfigurationError, match=re.escape(repr(at))):
         dashboard.link(at)
 
@@ -358,7 +361,7 @@ def test_link_requires_a_valid_url(dashboard, at):
 
 
 def test_storage_contains_only_hashes_of_tokens(fire, dashboard):
-    """A reader of the storage or of a backup finds nothing that grants access."""
+    """Nothing in the storage or in a backup of it grants access to its reader."""
     token = token_of(dashboard.link(HERE))
     session = dashboard.links.exchange(token)
 
@@ -379,7 +382,10 @@ def test_links_and_sessions_are_shared_by_all_processes(tmp_path):
 
 
 def test_number_of_links_and_sessions_is_bounded(fire, dashboard):
-    """Above a hundred, the oldest are deleted; expired ones are deleted when the next one is created."""
+    """If there are more than a hundred, the oldest are deleted.
+
+    Expired ones are deleted when the next one is created.
+    """
     first = session_of(dashboard)
     for _ in range(120):
         fire.storage.clock_offset += 1_000_000
@@ -405,7 +411,10 @@ def test_damaged_session_record_grants_no_access(fire, dashboard):
 
 
 def test_known_session_survives_a_storage_outage():
-    """A visitor with a known session gets the page; a visitor whose session is not known yet gets a 503."""
+    """A visitor with a known session gets the page.
+
+    A visitor whose session has not been looked up yet gets a 503.
+    """
     storage, at = FailingStorage(), [0.0]
     with closing(Firelock(storage)) as fire, closing(Dashboard(fire)) as dashboard:
         dashboard.links._monotonic = lambda: at[0]  # noqa: SLF001 - a clock injected by the test
@@ -420,9 +429,9 @@ def test_known_session_survives_a_storage_outage():
 
 
 def test_outage_reveals_nothing_to_visitors_without_a_session():
-    """The response contains neither the storage's URL nor its driver's message.
+    """The response contains neither the storage's URL nor the message of its driver.
 
-    Both are only in the server's log.
+    Only the server's log contains them.
     """
     storage = FailingStorage()
     storage.fail_always("get_record", StorageUnavailable("redis://10.1.2.3:6379/4 is away"))
@@ -443,9 +452,9 @@ def test_outage_reveals_nothing_to_visitors_without_a_session():
 @pytest.mark.parametrize("port", [80, 9999])
 @pytest.mark.parametrize("order", [1, -1])
 def test_session_cookie_is_found_among_others_of_its_name(dashboard, port, order):
-    """Two cookies have the same name, as for `/` and `/jobs`, or one belongs to another port.
+    """Two cookies have the same name if they belong to different ports, or to `/` and `/jobs`.
 
-    Browsers send both.
+    Browsers send both cookies.
     """
     own = session_of(dashboard)
     pair = [f"{COOKIE}_80={own}", f"{COOKIE}_{port}={'x' * 43}"]
@@ -457,7 +466,7 @@ def test_session_cookie_is_found_among_others_of_its_name(dashboard, port, order
 
 
 def test_sign_out_ends_the_session_and_clears_its_cookie(fire, dashboard, client):
-    """A copy of the cookie no longer works; other sessions are not affected."""
+    """A copy of the cookie no longer works. Other sessions are not affected."""
     other = session_of(dashboard)
     copy = client.cookies[f"{COOKIE}_80"]
     assert 'action="/sign-out"' in client.get("/").text
@@ -475,7 +484,7 @@ def test_sign_out_ends_the_session_and_clears_its_cookie(fire, dashboard, client
 
 
 def test_sign_out_ends_every_session_of_the_browser(dashboard, client):
-    """With two dashboards of one storage at two ports, the other session would still admit the visitor."""
+    """If a storage has two dashboards on two ports, the other session would still admit the visitor."""
     client.cookies[f"{COOKIE}_81"] = session_of(dashboard)
 
     answer = client.post("/sign-out")
@@ -507,7 +516,10 @@ def test_ended_session_is_cached_for_at_most_half_a_minute(fire, dashboard, clie
     ],
 )
 def test_sign_out_from_another_site_is_refused(client, headers):
-    """Signing out follows the rules of any other action; a link cannot do it, because a link sends a GET."""
+    """Signing out follows the same rules as any other action.
+
+    A link cannot sign out a visitor, because it sends a GET.
+    """
     assert 403 == client.post("/sign-out", headers=headers).status
     assert 405 == client.get("/sign-out").status
     assert 200 == client.get("/queues").status
@@ -523,7 +535,7 @@ def test_read_only_dashboard_allows_sign_out(fire):
 
 
 def test_dashboard_with_auth_has_no_sign_out(fire):
-    """The sessions belong to the application, so there is no button, and the URL is a 404."""
+    """The sessions belong to the application, so the page has no button and the URL is a 404."""
     with (
         closing(Dashboard(fire, auth=lambda _: "admin")) as dashboard,
         closing(Browser(dashboard)) as browser,
@@ -533,7 +545,7 @@ def test_dashboard_with_auth_has_no_sign_out(fire):
 
 
 def test_sign_out_during_a_storage_outage_keeps_the_session():
-    """The visitor gets an error instead of a message that the session has ended."""
+    """The visitor gets an error instead of the message that the session has ended."""
     storage = FailingStorage()
     with (
         closing(Firelock(storage)) as fire,

@@ -150,7 +150,7 @@ def test_method_override_headers_are_ignored(opened, path):
 
 
 def test_unsafe_cross_origin_requests_are_refused_everywhere(opened):
-    """The refusal is independent of the visitor, and of whether the URL exists."""
+    """They are refused for every visitor, and whether or not the URL exists."""
     statuses = {
         ask_cell(opened, path, ("POST", who, origin))
         for path in (*PATHS, "/nothing", "/live", "/static/firelock.css")
@@ -171,7 +171,7 @@ def test_stream_requires_read_permission(opened):
 
 
 def test_only_listed_actions_require_just_read_permission():
-    """Every other action has its own permission in the table."""
+    """According to the table, every other action requires its own permission."""
     lax = {route.path for route in TABLE if route.method == "POST" and route.permission is Permission.READ}
 
     assert {path for path in CHECKED_INSIDE if path != "/jobs/all"} == lax
@@ -208,7 +208,7 @@ def read_only(seeded):
 
 @pytest.mark.parametrize("route", [route for route in TABLE if route.is_action], ids=lambda route: route.path)
 def test_read_only_dashboard_has_no_actions(read_only, route):
-    """Action routes do not exist for any visitor."""
+    """The routes of actions do not exist for any visitor."""
     assert read_only.post(address(route.path)).status in {404, 405}
 
 
@@ -301,7 +301,7 @@ def holding(answers, *marks):
 
 
 def test_no_page_fails_for_any_field(seen_by_all_permissions):
-    """No kind of field value makes a page of the dashboard fail."""
+    """Every page of the dashboard works with every kind of field value."""
     answers = seen_by_all_permissions
 
     assert {} == {target: answer.status for target, answer in answers.items() if answer.status >= 500}
@@ -317,7 +317,7 @@ def test_no_page_shows_a_secret(seen_by_all_permissions):
 
 
 def test_arguments_are_hidden_without_view_args(seeded):
-    """Without `view_args`, no page, list, form, file or API response contains an argument or a result."""
+    """No page, list, form, file or API response contains an argument or a result."""
     answers = read_all(seeded, set(Permission) - {Permission.VIEW_ARGUMENTS})
     echoes = {target for target in answers if ARGUMENT in target}  # the field repeats the visitor's input
 
@@ -325,7 +325,7 @@ def test_arguments_are_hidden_without_view_args(seeded):
 
 
 def test_search_in_arguments_requires_view_args(seeded):
-    """A search for arguments would reveal them letter by letter."""
+    """Otherwise, a visitor could find out the arguments letter by letter."""
     permissions = set(Permission) - {Permission.VIEW_ARGUMENTS}
     with closing(Browser(Dashboard(seeded, auth=lambda _: Access(frozenset(permissions))))) as browser:
         for target in (
@@ -343,12 +343,12 @@ def test_search_in_arguments_requires_view_args(seeded):
 
 
 def test_logs_and_tracebacks_are_hidden_without_view_logs(seeded):
-    """Without `view_logs`, no page, file or API response contains a log line or a traceback."""
+    """No page, file or API response contains a log line or a traceback."""
     assert [] == holding(read_all(seeded, set(Permission) - {Permission.VIEW_LOGS}), LOG, TRACED)
 
 
 def test_error_messages_are_shown_to_every_reader(seeded):
-    """The reason for a job's state quotes error messages, so hiding them would hide the reasons too."""
+    """The reason for a job's state contains error messages, so hiding them would hide the reasons as well."""
     answers = read_all(seeded, {Permission.READ})
     page = (Path(__file__).parents[3] / "docs/dashboard.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", page, re.MULTILINE))
@@ -367,7 +367,7 @@ def test_error_messages_are_shown_to_every_reader(seeded):
     ids=["may-read", "read-only"],
 )
 def test_visitor_without_permissions_sees_no_buttons(seeded, options):
-    """No form posts to an action, except to the visitor's own settings."""
+    """The only form that posts to an action is the one for the visitor's own settings."""
     answers = read_all(seeded, **options)
     actions = {
         (target, action)
@@ -381,9 +381,9 @@ def test_visitor_without_permissions_sees_no_buttons(seeded, options):
 
 
 def test_hostile_texts_are_shown_literally():
-    """Every page shows the strings literally.
+    """Every page shows such strings literally.
 
-    The strings are in job data, output, results, keys, notes, the audit, definitions, servers and queries.
+    They are in job data, output, results, keys, notes, the audit, definitions, servers and queries.
     """
     with closing(Firelock("memory://")) as fire, closing(Dashboard(fire)) as dashboard:
         send = fire.task(name="shop.charge")(lambda note: None)

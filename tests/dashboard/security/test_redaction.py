@@ -46,7 +46,7 @@ redact, redact_text = Redactor().value, Redactor().text
     ],
 )  # fmt: skip
 def test_value_with_a_sensitive_name_is_masked(name):
-    """The name may be in camel case, snake case or capitals, or be part of a longer name."""
+    """The name may be written in camel case, snake case or capitals, or be part of a longer name."""
     assert {name: MASK, "id": 5} == redact({name: "x", "id": 5})
     assert {name: MASK} == redact({name: {"deep": ["x"]}})
 
@@ -63,12 +63,12 @@ def test_value_with_a_sensitive_name_is_masked(name):
     ],
 )  # fmt: skip
 def test_values_with_other_names_are_shown(name):
-    """A name that only contains another word is not masked: a keyboard is not a key."""
+    """The value of "keyboard" is not masked, although the name contains "key"."""
     assert {name: "x"} == redact({name: "x"})
 
 
 def test_booleans_none_and_counts_are_not_masked():
-    """Booleans and None only show whether there is a secret; a number of tokens is a count."""
+    """Booleans and None only show whether a secret exists, and a number of tokens is only a count."""
     value = {"password": None, "secret": True, "token": False, "max_tokens": 4096, "tokens": 1.5}
 
     assert value == redact(value)
@@ -76,7 +76,7 @@ def test_booleans_none_and_counts_are_not_masked():
 
 
 def test_nested_values_are_masked_in_a_copy():
-    """Lists, keyword arguments and nested objects are searched, and the given value does not change."""
+    """Lists, keyword arguments and nested objects are searched. The original value does not change."""
     value = {
         "a": [{"b": {"api_key": "x"}}, "y"],
         "**options": {"password": "p", "n": 1},
@@ -126,7 +126,7 @@ def test_very_deep_value_is_masked():
 def test_credentials_are_masked_in_any_text(text, secret):
     """Credentials in URLs and headers, and keys in known formats, are masked.
 
-    Pairs of a sensitive name and its value are masked too.
+    Values that follow a sensitive name are masked too.
     """
     assert secret in text
     assert secret not in redact_text(text)
@@ -166,7 +166,7 @@ WORST = (
 
 @pytest.mark.parametrize("piece", WORST)
 def test_masking_is_fast_for_any_text(piece):
-    """100 kB of the hardest input for the patterns is processed long before the suite's time limit.
+    """Masking 100 kB of the most difficult input takes much less time than the suite's time limit.
 
     The input is used as a value and as a name.
     """
@@ -177,7 +177,7 @@ def test_masking_is_fast_for_any_text(piece):
 
 
 def test_every_repetition_in_a_pattern_is_bounded():
-    """With bounded repetitions, the cost of a search grows only linearly with the text."""
+    """With bounded repetitions, the time of a search grows only linearly with the length of the text."""
     patterns = [one for one in vars(redaction).values() if isinstance(one, re.Pattern)]
     patterns += redaction._IN_TEXT  # noqa: SLF001 - the promise is about these patterns
     endless = [one.pattern for one in patterns if re.search(r"(?<!\\)[*+](?![^\[]*\])", one.pattern)]
@@ -189,7 +189,7 @@ def test_every_repetition_in_a_pattern_is_bounded():
 
 
 def test_redact_list_applies_to_every_task():
-    """The names are a list; each matches in any spelling, but only as a whole."""
+    """Each name in the list matches in any spelling, but only as a whole."""
     redactor = Redactor(["diagnosis", "birth_date"])
 
     assert {"Diagnosis": MASK, "birthDate": MASK, "diagnosis_code": "x", "password": MASK} == redactor.value(
@@ -199,14 +199,14 @@ def test_redact_list_applies_to_every_task():
 
 
 def test_redact_pattern_matches_names():
-    """A custom pattern is searched for in the name as it is written."""
+    """A custom pattern is matched against the name as it is written."""
     redactor = Redactor(re.compile(r"^x_"))
 
     assert {"x_a": MASK, "a_x_": 1, "token": MASK} == redactor.value({"x_a": 1, "a_x_": 1, "token": "t"})
 
 
 def test_redact_mapping_applies_by_task():
-    """Names for one task do not apply to other tasks; names for all tasks apply everywhere."""
+    """Names for one task do not apply to other tasks. Names for all tasks apply to every task."""
     redactor = Redactor({"billing.charge": ["amount"], "*": ["email"]})
     value = {"amount": 5, "email": "a@b"}
 
@@ -217,9 +217,9 @@ def test_redact_mapping_applies_by_task():
 
 @pytest.mark.parametrize("more", ["password", ["ok", 5], [""], {"task": "field"}, {"task": None}, 5, [None]])
 def test_invalid_redact_raises_on_creation(more):
-    """Invalid values include a single name instead of a list, a number and None.
+    """Creating the dashboard raises the error.
 
-    The error is raised when the dashboard is created.
+    Invalid values include a single name instead of a list, a number and None.
     """
     with closing(Firelock("memory://")) as fire, pytest.raises(ConfigurationError, match="redact="):
         Dashboard(fire, redact=more)
@@ -272,7 +272,7 @@ def test_arguments_are_shown_by_name_and_masked(fire, shown):
 
 
 def test_redact_option_applies_to_pages(shown):
-    """`redact=` applies to the values that a visit shows, depending on the task of the record."""
+    """Pages mask values with the names that `redact=` contains for the task of the record."""
     record = record_of(CHARGE)
 
     assert MASK == shown(record, redact={"charge": ["order"]})[0].value["order"]
@@ -297,7 +297,7 @@ def test_unreadable_value_is_shown_raw_with_the_reason(shown, stored):
 
 
 def test_raw_text_is_masked_with_the_names_of_its_task(shown):
-    """The names in `redact=` for one task apply to its damaged arguments, but not to those of other tasks."""
+    """Names in `redact=` for one task apply to its damaged arguments, but not to those of other tasks."""
     damaged = record_of('{"diagnosis": "flu", "n": ')
     named = {"charge": ["diagnosis"]}
 
@@ -306,7 +306,7 @@ def test_raw_text_is_masked_with_the_names_of_its_task(shown):
 
 
 def test_unknown_serializer_is_named(shown):
-    """A value of an unknown serializer is shown unparsed, with the serializer's name."""
+    """A value of an unknown serializer is not parsed, and is shown with the name of the serializer."""
     arguments, _ = shown(record_of("AbC=", serializer="sealed"))
 
     assert ("AbC=", None) == (arguments.text, arguments.value)
@@ -314,7 +314,7 @@ def test_unknown_serializer_is_named(shown):
 
 
 def test_large_values_are_truncated_with_a_note(shown):
-    """The limit is 4 KiB in lists and 64 KiB on detail pages; a download contains everything."""
+    """The limit is 4 KiB in lists and 64 KiB on detail pages. A download contains the whole value."""
     record = record_of('{"note":"' + "y" * 100_000 + '"}')
 
     for limit in (IN_LISTS, IN_DETAIL):
@@ -328,7 +328,7 @@ def test_large_values_are_truncated_with_a_note(shown):
 @pytest.mark.parametrize("target", ["/", "/queues", "/settings", "/api/jobs", "/nothing"])
 @pytest.mark.parametrize("auth", [None, lambda _: "admin"], ids=["link", "auth"])
 def test_no_response_contains_the_storage_password(target, auth):
-    """Neither the URL in the footer nor the message of an outage contains the password."""
+    """The password is in neither the URL in the footer nor the message about an outage."""
     with (
         closing(Firelock("redis://ops:hunter2@127.0.0.1:1/0")) as fire,
         closing(Browser(Dashboard(fire, auth=auth), is_in=False)) as browser,
@@ -342,7 +342,7 @@ def test_no_response_contains_the_storage_password(target, auth):
 
 
 def test_actions_and_searches_do_not_match_masked_values(fire):
-    """The number of matching jobs would reveal a secret, one guess at a time."""
+    """Otherwise, the number of matching jobs would reveal a secret guess by guess."""
 
     @fire.task(name="shop.login", retry=Retry.never())
     def login(password: str, note: str) -> None:
@@ -407,7 +407,7 @@ def test_card_number_in_text_is_neither_shown_nor_searchable(fire):
 
 
 def test_reason_of_a_recurring_job_s_run_is_masked(fire):
-    """The last runs are listed with the reasons of their states, which may contain error messages."""
+    """The list of the last runs contains the reasons for their states, which may contain error messages."""
 
     @fire.task(name="shop.sync")
     def sync() -> None:

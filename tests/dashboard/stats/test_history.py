@@ -66,7 +66,7 @@ def test_hour_ends_with_the_current_minute(history, storage):
 
 
 def test_day_combines_summed_hours_and_open_minutes(history, storage):
-    """No rollup is lost or counted twice at the boundary between summed hours and minutes."""
+    """No rollup is lost or counted twice at the boundary between summed hours and single minutes."""
     storage.record_metrics([rollup(minute) for minute in range(-23 * 60, 31)])
     history.settle()
 
@@ -79,7 +79,7 @@ def test_day_combines_summed_hours_and_open_minutes(history, storage):
 
 @pytest.mark.parametrize(("span", "buckets", "bucket"), [("7d", 84, 7_200), ("30d", 120, 21_600)])
 def test_weeks_and_months_use_whole_hours(history, storage, span, buckets, bucket):
-    """Longer spans use the summed hours, in buckets of hours."""
+    """For periods longer than a day, each bucket consists of summed hours."""
     storage.record_metrics([rollup(-minute * 600) for minute in range(1, 15)])
     history.settle()
 
@@ -91,7 +91,7 @@ def test_weeks_and_months_use_whole_hours(history, storage, span, buckets, bucke
 
 
 def test_tasks_and_queues_have_separate_series(history, storage):
-    """A series of a task counts only that task, and a series of a queue only that queue."""
+    """The series of a task counts only that task, and the series of a queue counts only that queue."""
     storage.record_metrics(
         [rollup(-90), rollup(-90, task="charge", count=7), rollup(5, queue="slow", count=2)]
     )
@@ -104,7 +104,7 @@ def test_tasks_and_queues_have_separate_series(history, storage):
 
 
 def test_hours_are_summed_once_and_read_by_the_next_process(history, storage, tick):
-    """Another dashboard reads the stored sums, and no rollup of a summed hour is read again."""
+    """Another dashboard reads the stored sums. The rollups of a summed hour are not read again."""
     storage.record_metrics([rollup(-180), rollup(-120)])
     history.settle()
     storage.called["timeline"].clear()
@@ -118,7 +118,7 @@ def test_hours_are_summed_once_and_read_by_the_next_process(history, storage, ti
 
 
 def test_hour_is_summed_after_its_late_rollups(history, storage):
-    """An hour is summed three minutes after it has ended; until then, its minutes are read."""
+    """An hour is summed three minutes after it has ended. Until then, its minutes are read."""
     storage.record_metrics([rollup(10)])
     storage.clock_offset = 32 * MINUTE
     history.settle()
@@ -132,7 +132,7 @@ def test_hour_is_summed_after_its_late_rollups(history, storage):
 
 
 def test_late_rollups_of_open_minutes_are_read_again(history, storage, tick):
-    """Servers may store attempts up to three minutes late, so these minutes are read again."""
+    """Servers may store attempts up to three minutes late, so the minutes of this period are read again."""
     storage.record_metrics([rollup(29)])
     history.settle()
     storage.record_metrics([rollup(29), rollup(30)])
@@ -143,7 +143,10 @@ def test_late_rollups_of_open_minutes_are_read_again(history, storage, tick):
 
 
 def test_unsummed_hours_are_unknown_and_not_zero(history, storage):
-    """A bucket without data is marked as unknown. Missing hours are summed one by one, newest first."""
+    """A bucket without data is marked as unknown.
+
+    Missing hours are summed one by one, starting with the newest.
+    """
     storage.record_metrics([rollup(-600)])
     history.advance()
     for _ in range(4):
@@ -156,7 +159,7 @@ def test_unsummed_hours_are_unknown_and_not_zero(history, storage):
 
 
 def test_unreadable_summary_is_summed_again(history, storage):
-    """A record that is damaged, or that another program wrote, does not break the history."""
+    """The history still works if a record is damaged or was written by another program."""
     storage.record_metrics([rollup(-120)])
     for key, text in {"2030-01-01T10": '{"fives": 1}', "2030-01-01T09": "[", "who knows": "{}"}.items():
         storage.put_record("history", key, text)
@@ -170,7 +173,7 @@ def test_unreadable_summary_is_summed_again(history, storage):
 
 
 def test_history_is_shown_if_the_storage_rejects_summaries(history, storage):
-    """If the storage rejects the summary, the next process has to sum again, but the page still works."""
+    """Without a stored summary, the next process must compute the sums again, but the page still works."""
     storage.record_metrics([rollup(-120)])
     storage.fail_always("put_record", StorageError("read-only"))
 
@@ -213,7 +216,7 @@ def test_task_statistics_include_outcomes_and_durations(history, storage):
 def test_hours_with_runs_of_a_task_are_counted(history, storage):
     """Summed hours and single minutes are treated alike.
 
-    Each hour counts once, and only the last 24 count.
+    Each hour is counted once, and only the last 24 hours count.
     """
     for minute in (-24 * 60, -600, -590, -20, -10, 0, 29):
         storage.record_metrics([rollup(minute)])
@@ -224,7 +227,7 @@ def test_hours_with_runs_of_a_task_are_counted(history, storage):
 
 
 def test_queue_statistics_include_jobs_that_left_and_entered(history, storage, tick):
-    """The number of jobs that entered a queue is the number that left it plus the queue's growth."""
+    """The number of jobs that entered a queue is the number that left it plus the growth of the queue."""
     storage.record_metrics([rollup(minute, count=6) for minute in range(20, 30)])
     fire = history._fire  # noqa: SLF001
     history.settle()
@@ -242,7 +245,7 @@ def test_queue_statistics_include_jobs_that_left_and_entered(history, storage, t
 
 
 def test_depths_reach_back_to_the_last_gap(history, tick):
-    """Waiting and running jobs are recorded only while the dashboard is used.
+    """The numbers of waiting and running jobs are recorded only while the dashboard is used.
 
     The result contains the length of the recorded period.
     """
@@ -261,7 +264,7 @@ def test_depths_reach_back_to_the_last_gap(history, tick):
 
 
 def test_queue_rate_includes_just_ended_attempts(history, storage, tick):
-    """Attempts that end in the current minute count immediately, not only after the minute."""
+    """Attempts that end in the current minute are counted immediately, not after the minute has ended."""
     history.settle()
     history.queues()
     storage.record_metrics([rollup(30, count=45)])
@@ -276,7 +279,7 @@ def lambda_named() -> None:
 
 
 def test_visit_starts_the_thread_and_close_ends_it(history):
-    """One thread reads the history, and `close` ends it."""
+    """A single thread reads the history. `close` ends this thread."""
     history.series("1h")
     thread = history._thread  # noqa: SLF001
     history.series("24h")
@@ -318,7 +321,10 @@ def runs_of(*durations):
     ],
 )
 def test_percentile_bound_respects_the_sum_of_durations(durations, p50, p95):
-    """The bound of a single run is its duration; otherwise, it is the largest value that the data allows."""
+    """For a single run, the bound is its duration.
+
+    Otherwise, it is the largest value that the data allows.
+    """
     run_sum = runs_of(*durations)
 
     assert pytest.approx(p50, abs=0.001) == run_sum.quantile(0.5)
@@ -326,14 +332,13 @@ def test_percentile_bound_respects_the_sum_of_durations(durations, p50, p95):
 
 
 def test_percentile_without_ended_runs_is_none():
-    """Without an ended run there is no bound."""
     assert RunSum().quantile(0.5) is None
 
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("share", [0.5, 0.95])
 def test_percentile_is_never_below_the_true_value(seed, share):
-    """For any durations, at least the stated share of the runs took no longer than the bound."""
+    """For any durations, at least the requested share of the runs took no longer than the bound."""
     chance = random.Random(seed)
     durations = sorted(round(10 ** chance.uniform(-4, 3), 6) for _ in range(chance.randint(1, 200)))
 

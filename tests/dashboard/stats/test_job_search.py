@@ -26,9 +26,9 @@ def job_ids(fire):
 
 @pytest.mark.parametrize("hundreds", [1, 2, 3])
 def test_search_continues_in_the_middle_of_a_storage_page(fire, job_ids, hundreds):
-    """The next page starts at the first job that was not examined.
+    """The next page starts with the first job that was not examined.
 
-    The search time ends after one, two or three hundred jobs.
+    In this test, the time for a search ends after one, two or three hundred jobs.
     """
     seen: list[str] = []
     # one tick passes when the search begins
@@ -44,9 +44,9 @@ def test_search_continues_in_the_middle_of_a_storage_page(fire, job_ids, hundred
 
 
 def test_search_continues_after_the_end_of_a_storage_page(fire, job_ids):
-    """A part of a search may end at the last job of a storage page.
+    """A search may stop at the last job of a storage page.
 
-    The next part then continues with the following storage page, however little time is left.
+    The next part of the search then continues with the following storage page, however little time is left.
     """
     for _ in range(250):
         fire.jobs.copy(job_ids[0])
@@ -60,7 +60,7 @@ def test_search_continues_after_the_end_of_a_storage_page(fire, job_ids):
 
 
 def test_page_without_conditions_is_always_full(fire, job_ids):
-    """If every job matches, no search is necessary, so even a slow storage returns full pages."""
+    """If every job matches, no search is needed, so even a slow storage returns full pages."""
     found = find_page(fire, SearchPlan(JobFilter()), limit=25, cursor=None, seconds=0, monotonic=_ticks())
 
     assert job_ids[:25] == [job.id for job in found.jobs]
@@ -69,7 +69,10 @@ def test_page_without_conditions_is_always_full(fire, job_ids):
 
 @pytest.mark.parametrize(("each", "reads"), [(0.011, 5), (0.025, 2), (0.04, 1), (0.5, 1)])
 def test_search_starts_no_read_that_would_exceed_its_time(each, reads):
-    """A storage that finds nothing in 40 ms is not read again within the limit of 60 ms; a fast one is."""
+    """If a read takes 40 ms and finds nothing, it is not repeated within the limit of 60 ms.
+
+    A faster read is repeated.
+    """
     clock = Clock()
     pages = Pages(clock, each)
 
@@ -84,9 +87,9 @@ def test_search_starts_no_read_that_would_exceed_its_time(each, reads):
 
 
 def test_icon_is_rendered_once():
-    """A list of jobs repeats a few icons hundreds of times, so an icon is rendered once.
+    """A list of jobs contains the same few icons hundreds of times.
 
-    An icon with a label is rendered with its own label.
+    An icon with a label is rendered separately for this label.
     """
     assert icon("next") is icon("next")
     assert "&lt;b&gt;" in icon("next", label="<b>")

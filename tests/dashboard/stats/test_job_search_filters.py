@@ -37,14 +37,14 @@ def planned(query, arguments=None, **more):
 
 
 def test_unambiguous_short_name_selects_its_task():
-    """If several tasks have this short name, it is used unchanged and the result lists these tasks."""
+    """If several tasks have the short name, the name is used unchanged and the result lists these tasks."""
     assert "shop.pay.charge" == planned("task=charge").where.task
     assert "send" == planned("task=send").where.task
     assert ("shop.mail.send", "shop.sms.send") == planned("task=send").several_tasks
 
 
 def test_argument_is_looked_up_by_its_tag():
-    """Each job found is still tested, because any job may have been given this tag."""
+    """Each job that has the tag is still tested, because any job may have been given this tag."""
     found = planned("task=shop.mail.send&arg=user_id:7", {"user_id": 7})
 
     assert "user:7" == found.where.tag == found.by_tag
@@ -53,16 +53,16 @@ def test_argument_is_looked_up_by_its_tag():
 
 
 def test_age_is_a_storage_filter_in_order_of_creation():
-    """The storage looks up the period, because it applies to the creation times that order the list."""
+    """The list is ordered by creation time, so the storage can look up the period."""
     assert JobFilter(until=MICROS - 2 * HOUR) == planned("created=%3E2h").where
     assert JobFilter(since=MICROS - HOUR) == planned("created=%3C1h").where
 
 
 def test_age_is_tested_per_job_in_order_of_change():
-    """Here the age is tested for each job, because the list is not ordered by creation.
+    """The age of each job is tested, because the list is not ordered by creation time.
 
-    A maximum age also limits the period that the storage looks up, because a job created since then has also
-    changed since then.
+    A maximum age also limits the period that the storage looks up, because a job cannot have changed before
+    it was created.
     """
     older = planned("state=failed&created=%3E2h")
     younger = planned("state=failed&created=%3C1h")
@@ -83,7 +83,10 @@ def test_age_is_tested_per_job_in_order_of_change():
     ],
 )  # fmt: skip
 def test_free_text_is_a_task_state_id_or_error(typed, chip):
-    """Typed text is interpreted in this order, and the result is shown as a chip."""
+    """The typed text is tried as a task, a state, an id and an error, in this order.
+
+    The result is shown as a chip.
+    """
     assert [chip] == read_typed(typed, KNOWN)
 
 
@@ -99,7 +102,7 @@ def test_free_text_is_a_task_state_id_or_error(typed, chip):
     ],
 )
 def test_plain_value_is_looked_up_in_tags_and_arguments_before_errors(typed, known, chip):
-    """A number alone is usually a customer or an order, and rarely part of an error.
+    """A number on its own is usually a customer or an order, and rarely a part of an error.
 
     The search suggestions follow the same rule.
     """

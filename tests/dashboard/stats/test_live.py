@@ -65,7 +65,7 @@ def last_sample(events):
 
 
 def test_close_waits_for_a_thread_that_is_starting(live, monkeypatch):
-    """`close`, called between creation and start of the thread, waits until the thread can be joined."""
+    """If the thread has been created but not started, `close` waits until the thread can be joined."""
 
     class ClosedMeanwhile(threading.Thread):
         def start(self):
@@ -88,9 +88,9 @@ def test_close_waits_for_a_thread_that_is_starting(live, monkeypatch):
 
 
 def test_sample_contains_depths_and_rates_since_the_last_one(live, tick, task):
-    """The first sample has no earlier one to compare with.
+    """The first sample contains no rates.
 
-    Later samples contain created and ended jobs per second.
+    Later samples contain the numbers of jobs created and ended per second since the previous sample.
     """
     jobs = task.enqueue_many([(n,) for n in range(6)])
     first = last_sample(read_once(live, tick))
@@ -104,7 +104,7 @@ def test_sample_contains_depths_and_rates_since_the_last_one(live, tick, task):
 
 
 def test_falling_total_has_a_rate_of_zero(live, tick, task):
-    """If a requeue removes a job from a total, the rate is 0."""
+    """A total falls, for example, if a requeue removes a job from it."""
     job = task.enqueue(1)
     job.delete()
     read_once(live, tick)
@@ -114,7 +114,7 @@ def test_falling_total_has_a_rate_of_zero(live, tick, task):
 
 
 def test_pause_between_readings_is_a_gap(live, tick, task):
-    """After a pause without readings, rates are unknown instead of including the jobs of the pause."""
+    """After a pause without readings, the rates are unknown instead of including the jobs of that pause."""
     read_once(live, tick)
     for job in task.enqueue_many([(n,) for n in range(50)]):
         job.delete()
@@ -125,7 +125,7 @@ def test_pause_between_readings_is_a_gap(live, tick, task):
 
 
 def test_retried_attempts_are_counted_from_rollups(live, tick, fire, storage):
-    """A retried attempt is not included in any total, so its rate comes from the rollups."""
+    """No total includes retried attempts, so their rate comes from the rollups."""
     histogram = (0,) * len(DURATION_BUCKETS) + (1,)
     minute = fire.client.clock.now() // 60_000_000 * 60_000_000
     read_once(live, tick)
@@ -136,7 +136,7 @@ def test_retried_attempts_are_counted_from_rollups(live, tick, fire, storage):
 
 
 def test_last_two_minutes_of_samples_are_kept(live, tick):
-    """A page that is opened later shows the last 120 samples, and no more."""
+    """A page that is opened later shows at most the last 120 samples."""
     for _ in range(125):
         read_once(live, tick)
 
@@ -162,7 +162,7 @@ def test_only_changed_topics_are_announced(live, tick, fire, task):
 
 
 def test_ended_attempts_are_a_separate_topic(live, tick, storage, fire):
-    """Servers report ended attempts some seconds after the jobs. The figures of attempts change only then."""
+    """Servers report ended attempts some seconds after the jobs. The numbers of attempts change only then."""
     minute = fire.client.clock.now() // 60_000_000 * 60_000_000
     histogram = (0,) * len(DURATION_BUCKETS) + (1,)
     read_once(live, tick)
@@ -173,7 +173,7 @@ def test_ended_attempts_are_a_separate_topic(live, tick, storage, fire):
 
 
 def test_caches_expire_before_listeners_are_notified(fire, tick, task):
-    """The caches are expired first, because a listener that reads immediately must not get outdated data."""
+    """Otherwise, a listener that reads immediately would get outdated data."""
     order = []
 
     def note(moved):
@@ -189,7 +189,7 @@ def test_caches_expire_before_listeners_are_notified(fire, tick, task):
 
 
 def test_topic_is_announced_at_most_every_two_seconds(live, tick, task):
-    """A constantly changing topic is announced every two seconds, and its last change is always announced."""
+    """A constantly changing topic is announced every two seconds, and its last change is never omitted."""
     read_once(live, tick)
     announced = []
     for number in range(5):
@@ -201,7 +201,7 @@ def test_topic_is_announced_at_most_every_two_seconds(live, tick, task):
 
 
 def test_definitions_and_servers_are_separate_topics(live, tick, fire, task):
-    """A changed recurring definition is announced within five readings."""
+    """A change of a recurring definition is announced within five readings."""
     read_once(live, tick)
     fire.recurring.add_or_update(task.call(1), "nightly", "0 3 * * *")
 
@@ -214,7 +214,10 @@ def test_definitions_and_servers_are_separate_topics(live, tick, fire, task):
 
 
 def test_outage_and_its_end_are_announced(live, tick, storage):
-    """`down` contains the error; after the outage all topics count as changed and rates start again."""
+    """`down` contains the error.
+
+    After the outage, all topics count as changed, and the rates are computed from new readings.
+    """
     read_once(live, tick)
     storage.fail_always("counts", StorageUnavailable("connection refused\nby the peer"))
     down = read_once(live, tick)
@@ -229,7 +232,7 @@ def test_outage_and_its_end_are_announced(live, tick, storage):
 
 
 def test_unreachable_storage_is_polled_less_often(live, tick, storage):
-    """The pause between readings doubles up to 30 seconds; one successful reading resets it."""
+    """The pause between readings doubles up to 30 seconds. A successful reading resets it."""
     storage.fail_always("counts", StorageUnavailable("no route"))
     pauses = [(read_once(live, tick), live._pause)[1] for _ in range(7)]  # noqa: SLF001
     storage.recover()
@@ -243,7 +246,7 @@ def test_unreachable_storage_is_polled_less_often(live, tick, storage):
 
 
 def test_all_listeners_share_one_thread(our_threads, live, tick):
-    """The first listener starts the thread, and it ends some seconds after the last listener has left."""
+    """The first listener starts the thread. The thread ends some seconds after the last listener has left."""
     before = our_threads("firelock-live")
     live.join()
     live.join()
@@ -258,7 +261,7 @@ def test_all_listeners_share_one_thread(our_threads, live, tick):
 
 
 def test_polling_page_keeps_the_thread_running_for_a_while(live, tick):
-    """Pages without a stream get samples too; when they stop requesting them, the thread ends."""
+    """Pages without a stream get samples as well. When they stop requesting samples, the thread ends."""
     live.samples()
     until(live.samples)
     thread = live._thread  # noqa: SLF001
@@ -321,7 +324,10 @@ def listen_to(dashboard, then=None):
 
 
 def test_stream_sends_samples_until_the_visitor_leaves(our_threads, fire):
-    """Headers prevent proxies from buffering, and no asyncio task, listener or thread remains."""
+    """The headers prevent proxies from buffering the stream.
+
+    After the visitor has left, no asyncio task, listener or thread remains.
+    """
     one = listen_to(Dashboard(fire), Listening.hang_up)
     headers = dict(one.sent[0]["headers"])
 
@@ -333,7 +339,7 @@ def test_stream_sends_samples_until_the_visitor_leaves(our_threads, fire):
 
 
 def test_closing_the_dashboard_ends_its_streams(our_threads, fire):
-    """A stream that is open when the dashboard closes ends like a complete response."""
+    """An open stream ends in the same way as a complete response."""
     dashboard = Dashboard(fire)
 
     one = listen_to(dashboard, lambda _: dashboard.close())
@@ -352,7 +358,7 @@ class Server:
 
 
 def test_stopping_server_ends_its_streams(fire):
-    """uvicorn waits for its streams before it exits, so the streams end by themselves."""
+    """The streams must end by themselves, because uvicorn waits for them before it exits."""
     server = Server()
     previous = signal.signal(signal.SIGTERM, server.handle_exit)
 
@@ -365,7 +371,7 @@ def test_stopping_server_ends_its_streams(fire):
 def test_socket_error_removes_the_listener(fire, monkeypatch):
     """A server may report a disconnected client as an error of `send`.
 
-    The dashboard does not treat it as its own error.
+    The dashboard does not treat this as an error of its own.
     """
 
     async def send(self, message):
@@ -378,7 +384,7 @@ def test_socket_error_removes_the_listener(fire, monkeypatch):
 
 
 def test_stream_ends_when_its_permission_is_revoked(fire):
-    """A stream never ends by itself, so its visitor's permission is checked again at intervals."""
+    """A stream can stay open for any length of time, so its visitor's permission is checked repeatedly."""
     levels = iter(["read", "read", "none"])
     dashboard = Dashboard(fire, auth=lambda request: next(levels))
     dashboard.live.checks_every = 0.0
@@ -390,7 +396,7 @@ def test_stream_ends_when_its_permission_is_revoked(fire):
 
 
 def test_end_of_the_lifespan_stops_all_threads(our_threads, fire):
-    """A dashboard that is served as a separate application stops its threads when its server ends."""
+    """If the dashboard is served as a separate application, its threads stop when the server stops."""
     dashboard = Dashboard(fire)
     dashboard.live.samples()
     messages = iter(["lifespan.startup", "lifespan.shutdown"])
@@ -409,7 +415,7 @@ def test_end_of_the_lifespan_stops_all_threads(our_threads, fire):
 
 
 def test_samples_use_the_storage_clock(live, tick, storage):
-    """The history uses the same clock."""
+    """The history uses the storage's clock as well."""
     storage.clock_offset = timedelta(days=1) // timedelta(microseconds=1)
 
     at = datetime.fromtimestamp(last_sample(read_once(live, tick))["at"], UTC)

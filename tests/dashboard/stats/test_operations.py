@@ -6,7 +6,7 @@ import threading
 
 
 def test_close_waits_for_an_operation_that_is_starting(client, dashboard, fire, monkeypatch):
-    """Closing waits until the operation's thread has started; an unstarted thread cannot be joined."""
+    """Closing waits until the operation's thread has started. An unstarted thread cannot be joined."""
     fire.task(name="send")(lambda: None)
     start, failures = threading.Thread.start, []
 

@@ -132,7 +132,7 @@ SEALED = "serializer 'sealed' is not installed on server host:a; waiting for a s
     ],
 )
 def test_every_reason_is_reported_with_its_values(servers, job, around, keys, values):
-    """Each reason has its numbers and names; a job that runs or has ended has no reasons."""
+    """Each reason contains its numbers and names. A job that is running or has ended has no reasons."""
     reasons = explain(snapshot(*servers, job=attrs.evolve(JOB, **job), **around))
 
     assert keys == [reason.key for reason in reasons]
@@ -140,7 +140,7 @@ def test_every_reason_is_reported_with_its_values(servers, job, around, keys, va
 
 
 def test_reasons_that_need_a_person_come_first():
-    """Readers start at the top of a list, so reasons that need a person come first."""
+    """Readers start at the top of the list, where they find the problems that a person must solve."""
     job = attrs.evolve(JOB, state=State.SCHEDULED, due_at=MICROS + 10**9)
 
     weights = [reason.weight for reason in explain(snapshot(server("x"), job=job, is_paused=True))]
@@ -149,7 +149,7 @@ def test_reasons_that_need_a_person_come_first():
 
 
 def test_every_reason_has_a_sentence():
-    """Each sentence is complete with the values that its reason provides."""
+    """Filled in with the values of its reason, each sentence is complete."""
     texts = Texts()
     at = [
         snapshot(), snapshot(server("x")), snapshot(server("*"), is_paused=True, note="n"),

@@ -31,7 +31,7 @@ def grouped(storage):
 
 
 def test_recent_reading_is_shared_by_requests(watch, storage, tick):
-    """Two requests within the reading's age share it."""
+    """Two requests get the same reading if it has not reached its maximum age."""
     watch.failure_groups()
     tick.at += 9
     watch.failure_groups()
@@ -40,7 +40,7 @@ def test_recent_reading_is_shared_by_requests(watch, storage, tick):
 
 
 def test_outdated_reading_is_returned_and_renewed_in_a_thread(watch, storage, tick, our_threads):
-    """A request gets the previous value immediately, while one thread reads again."""
+    """A request gets the previous reading immediately, while a thread reads the values again."""
     first = watch.failure_groups()
     tick.at += 11
 
@@ -59,7 +59,10 @@ def test_first_request_after_a_long_pause_waits_for_a_reading(watch, storage, ti
 
 
 def test_failed_background_reading_is_repeated_by_the_next_request(watch, storage, tick, our_threads):
-    """An error in the thread is not shown; the next request reads again and raises its own error."""
+    """The error in the thread is not shown.
+
+    The next request reads the values itself and raises its own error.
+    """
     watch.failure_groups()
     tick.at += 11
     storage.fail_always("failure_groups", StorageUnavailable("no route"))
@@ -89,7 +92,7 @@ def test_fast_readings_are_repeated_after_a_change(watch, storage):
 
 
 def test_slow_readings_are_kept_after_a_change(watch, storage, tick, monkeypatch):
-    """On a busy storage something changes all the time, but slow readings are not repeated all the time."""
+    """On a busy storage, data changes all the time, but slow readings must not be repeated all the time."""
     read = storage.failure_groups
 
     def read_slowly(*args, **kwargs):

@@ -62,21 +62,24 @@ def templates():
 
 
 def test_static_url_contains_the_content_hash(folder):
-    """The URL is the name with the first eight digits of the content's SHA-256 before the suffix."""
+    """The URL contains the first eight digits of the content's SHA-256 before the suffix of the file name."""
     expected = hashlib.sha256(STYLE).hexdigest()[:8]
 
     assert f"files/firelock.{expected}.css" == Assets(folder).url("firelock.css")
 
 
 def test_unknown_file_name_error_lists_the_known_names(folder):
-    """An unknown name is a mistake of the page's author, so the error lists the known names."""
+    """An unknown name is a mistake in the page's code, so the error lists the known names."""
     with pytest.raises(ConfigurationError, match=r"No static file is named 'fire\.css'.*firelock\.css"):
         Assets(folder).url("fire.css")
 
 
 @pytest.mark.parametrize("name", VENDOR)
 def test_missing_third_party_file_error_explains_the_build(folder, name):
-    """The dashboard does not start without htmx or uPlot; the error names the missing file and the fix."""
+    """The dashboard does not start without htmx or uPlot.
+
+    The error names the missing file and explains the fix.
+    """
     (folder / name).unlink()
 
     with pytest.raises(ConfigurationError, match=rf"{re.escape(name)}.*are missing.*make setup"):
@@ -128,7 +131,7 @@ def test_own_scripts_and_styles_are_sent_without_comments(folder):
     "name", [one.name for one in (PACKAGE / "static").iterdir() if one.name.endswith(".js")]
 )
 def test_template_literals_of_scripts_are_on_one_line(name):
-    """A template literal over several lines would lose its indentation."""
+    """A template literal that spans several lines would lose its indentation."""
     lines = (PACKAGE / "static" / name).read_text(encoding="utf-8").splitlines()
 
     assert [line for line in lines if line.count("`") % 2] == []
@@ -138,7 +141,7 @@ def test_template_literals_of_scripts_are_on_one_line(name):
     ("name", "content"), [("firelock.css", STYLE), ("vendor/htmx.min.js", b"/* theirs */" * 20)]
 )
 def test_file_is_compressed_once(folder, name, content):
-    """The compressed form is created at the first request and kept."""
+    """The compressed file is created for the first request and kept."""
     assets = Assets(folder)
 
     first = fetch(assets, name, accept_encoding=BROWSER)
@@ -169,7 +172,7 @@ def test_compressed_form_that_is_not_smaller_is_not_sent(folder):
 
 
 def test_matching_if_none_match_gets_a_304(folder):
-    """If-None-Match may contain the form's tag alone or among others, weak or strong, or `*`.
+    """If-None-Match may contain the file's tag, alone or among others, weak or strong, or `*`.
 
     The response is then a 304 without a body.
     """
@@ -261,7 +264,7 @@ def test_preferred_encoding_is_chosen(accepted, expected):
     ],
 )
 def test_path_outside_the_table_is_not_found(folder, path):
-    """No path leads out of the table, neither upwards, nor with another spelling, nor without a hash."""
+    """This includes paths with `..`, other spellings of a path, and names without their hash."""
     answer = Assets(folder).response(path, Headers())
 
     assert 404 == answer.status_code
@@ -290,7 +293,7 @@ def weight(names):
 
 
 def test_size_of_scripts_is_bounded():
-    """All scripts are at most 40 KiB over the network, or 65 KiB with the charts that some pages load."""
+    """The scripts have at most 40 KiB over the network, or 65 KiB with the charts that some pages load."""
     scripts = sources(".js")
     charts = {name for name in scripts if "uPlot" in name}
 
@@ -300,7 +303,7 @@ def test_size_of_scripts_is_bounded():
 
 
 def test_size_of_styles_is_bounded():
-    """All styles are at most 14 KiB over the network."""
+    """The styles have at most 14 KiB over the network."""
     assert weight(sources(".css")) <= 14 * 1024
 
 

@@ -150,7 +150,7 @@ def test_complete_request_has_no_time_limit(serve):
 
 
 def test_body_may_take_longer_than_the_head(serve):
-    """`read_body` limits the time for the body and responds."""
+    """`read_body` has its own time limit for the body and sends a response when it expires."""
     app = App()
     head = HEAD.replace(b"GET / ", b"POST /slow ") + b"Content-Length: 9\r\n\r\n"
     (unfinished, waiting), _ = serve(app, head, b"", request_seconds=0.1)

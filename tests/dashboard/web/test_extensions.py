@@ -46,7 +46,7 @@ def browse():
 def test_plugin_page_is_in_the_navigation(browse):
     """Every page links to the plugin's page by its title.
 
-    Its content is shown in the page frame; plain text is escaped.
+    The plugin's content is shown in the frame of a page, and plain text is escaped.
     """
     browser = browse(
         Tenants(
@@ -62,7 +62,7 @@ def test_plugin_page_is_in_the_navigation(browse):
 
 
 def test_plugin_page_gets_a_visit(browse):
-    """A visit has the documented members: app, fields, URLs, the visitor's name and permissions."""
+    """The visit has the documented attributes: app, fields, URLs, the visitor's name and permissions."""
     seen = []
 
     def render(visit):
@@ -119,9 +119,9 @@ def leaving(*_):
     ],
 )  # fmt: skip
 def test_invalid_plugin_page_does_not_affect_others(browse, caplog, page):
-    """All other pages work, including the plugin's own valid page.
+    """All other pages work, including the plugin's valid page.
 
-    The log and the page System report the problem.
+    The log and the System page report the problem.
     """
     browser = browse(Tenants(Page("good", "Good", lambda visit: "well"), page))
 
@@ -134,7 +134,7 @@ def test_invalid_plugin_page_does_not_affect_others(browse, caplog, page):
 
 @pytest.mark.parametrize("offer", [broken, lambda: 7, lambda: "pages", lambda: Page("a", "A", str)])
 def test_failing_plugin_loses_only_its_own_pages(browse, caplog, offer):
-    """The plugin may raise an error, return something other than a list, or fail halfway."""
+    """The plugin may raise an error immediately, fail halfway, or return something other than a list."""
 
     class Bad:
         @hookimpl
@@ -173,7 +173,7 @@ def test_failing_plugin_page_shows_its_error(browse, caplog, render):
               JobPanel(None, lambda visit, job: "x"), JobPanel("Bad", None), 7, None, Unknown()],
 )  # fmt: skip
 def test_failing_panel_does_not_affect_others(browse, panel):
-    """Panels are cards on a job's page, with escaped text; a panel that raises shows its error there."""
+    """Panels are cards with escaped text on a job's page. A panel that raises shows its error there."""
     browser = browse(Tenants(panels=[panel, JobPanel("Trace", lambda visit, job: f"<{job.id}>")]))
     job = browser.fire.task(name="send")(lambda: None).enqueue()
 

@@ -65,7 +65,7 @@ def test_actions_refuse_unknown_fields(waiting, client, route):
 
 
 def test_misspelled_filter_affects_no_job(waiting, client):
-    """The error suggests the similar name, and no operation is stored."""
+    """The error suggests the most similar name, and no operation is stored."""
     form = {"verb": "delete", "state": "enqueued", "tagg": "zz"}
     by_program = client.post("/api/operations", form)
     by_page = client.post("/jobs/all/delete?state=enqueued&tagg=zz")
@@ -87,7 +87,7 @@ def test_misspelled_filter_affects_no_job(waiting, client):
     ],
 )  # fmt: skip
 def test_repeated_single_value_field_is_refused(client, target):
-    """At most one of two values could apply. A list of retries accepts no other state."""
+    """Only one of two values could apply. A list of retries accepts no other state."""
     assert 400 == client.get(target).status
 
 
@@ -113,9 +113,9 @@ def test_repeatable_fields_are_read_as_lists(client):
     ],
 )  # fmt: skip
 def test_empty_filter_affects_no_job(waiting, client, body, named):
-    """An empty value or an unknown name would filter nothing, and the last of two values would win.
+    """An empty value or an unknown name would not filter anything, and the last of two values would win.
 
-    The cases are JSON bodies, and the form that a script sends if its variable is empty.
+    The requests are JSON bodies, and the form that a script sends if its variable is empty.
     """
     kind = "application/json" if body.startswith(b"{") else "application/x-www-form-urlencoded"
     headers = {"content-type": kind, "accept": "application/json", "sec-fetch-site": "same-origin"}
@@ -128,7 +128,7 @@ def test_empty_filter_affects_no_job(waiting, client, body, named):
 
 
 def test_every_api_parameter_is_a_field():
-    """The route accepts exactly the parameters in the API's description, without a second list."""
+    """The route accepts exactly the parameters in the description of the API. There is no second list."""
     fields = (Texts("id"), Named("args.NAME"), Text("queue"))
     route = Route("POST", "/api/x", Permission.READ, lambda visit: None, is_api=True, parameters=fields)
 

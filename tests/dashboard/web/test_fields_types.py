@@ -351,7 +351,7 @@ def as_json(route, name, value):
     ],
 )
 def test_same_request_with_valid_values_succeeds(route, as_what):
-    """A valid request succeeds, so the errors above are caused by the wrong values alone.
+    """This shows that only the wrong values cause the errors above.
 
     Actions are sent as a form and as JSON.
     """
@@ -375,7 +375,7 @@ def test_same_request_with_valid_values_succeeds(route, as_what):
 
 
 def test_field_without_a_type_is_rejected():
-    """A route with an undeclared name is rejected when it is created."""
+    """Creating a route with an undeclared field name raises an error."""
     for place in ("query", "form", "parameters"):
         with pytest.raises(TypeError, match="declare it as a Field"):
             Route("POST", "/x", Permission.READ, lambda visit: None, **{place: ("name",)})
@@ -425,7 +425,7 @@ def left(fire):
 
 @pytest.mark.parametrize("word", ["True", "true", "TRUE", "1", "on", "On", "yes", "YES"])
 def test_bulk_delete_with_retrying_true_deletes_only_the_retries(fire, client, dashboard, scheduled, word):
-    """Python's requests and urlencode send a boolean as True."""
+    """In Python, requests and urlencode send a boolean as True, so this spelling is accepted."""
     listed = client.get(f"/api/jobs?state=scheduled&retrying={word}").json()["jobs"]
     shown = client.get(f"/jobs/all?verb=delete&state=scheduled&retrying={word}").text
     answer = client.act("/api/operations", {"verb": "delete", "state": "scheduled", "retrying": word})
@@ -459,7 +459,7 @@ def test_bulk_delete_with_an_invalid_retrying_deletes_nothing(fire, client, dash
 
 @pytest.mark.parametrize("value", ["true", False, None, [], 1])
 def test_bulk_delete_in_json_requires_a_boolean_retrying(fire, client, dashboard, scheduled, value):
-    """A string or a number is an error; false matches the jobs that are not retries."""
+    """A string or a number is an error. False matches the jobs that are not retries."""
     body = json.dumps({"verb": "delete", "state": "scheduled", "retrying": value}).encode()
     own = {"content-type": "application/json", "sec-fetch-site": "same-origin"}
 
@@ -471,7 +471,7 @@ def test_bulk_delete_in_json_requires_a_boolean_retrying(fire, client, dashboard
 
 
 def test_bulk_delete_with_retrying_false_requires_another_filter(fire, client, scheduled):
-    """The filter would match almost every job, like an empty filter."""
+    """This filter alone would match almost every job, like an empty filter."""
     answer = client.act("/api/operations", {"verb": "delete", "retrying": "false"})
 
     assert 400 == answer.status
@@ -497,7 +497,7 @@ def test_delete_of_a_list_without_its_retries_is_refused(fire, client, scheduled
     ],
 )  # fmt: skip
 def test_invalid_cursor_is_refused(client, target):
-    """An outdated bookmark results in a 400 whose message recommends starting without a cursor."""
+    """For example, an outdated bookmark causes a 400 whose message recommends starting without a cursor."""
     answer = client.get(target)
 
     assert 400 == answer.status
@@ -513,7 +513,7 @@ def test_invalid_cursor_is_refused(client, target):
     ],
 )
 def test_time_at_the_edge_of_the_calendar_is_refused(client, target, named):
-    """No hour exists outside the calendar."""
+    """The timeline would need an hour that is outside the calendar."""
     answer = client.get(target)
 
     assert 400 == answer.status
@@ -523,13 +523,13 @@ def test_time_at_the_edge_of_the_calendar_is_refused(client, target, named):
 @pytest.mark.parametrize("age", ["%3C999999w", "%3E999999w"])
 @pytest.mark.parametrize("at", ["", "&at=0001-01-01T00:00:00Z"])
 def test_age_before_the_year_1_matches_every_job_or_none(client, age, at):
-    """The result is the same for an age relative to the earliest possible time."""
+    """Such an age has the same effect as an age that reaches back to the earliest possible time."""
     assert 200 == client.get(f"/jobs?created={age}{at}").status
     assert 200 == client.get(f"/jobs?state=failed&created={age}{at}").status
 
 
 def test_too_long_interval_is_shown_as_an_error(client):
-    """The error is in the preview, and in the form next to the field."""
+    """The error is shown in the preview and next to the field of the form."""
     preview = client.get("/recurring/preview?schedule=every%20999999999w")
     form = {"id": "a", "task": "shop.send", "schedule": "every 999999999w"}
     created = client.post("/recurring/create", form)
@@ -587,7 +587,7 @@ def test_forms_without_a_session_accept_only_strings(dashboard, path, field):
 
 
 def test_duration_and_time_together_are_refused(fire, client, scheduled):
-    """One of two contradictory values would be dropped."""
+    """Otherwise, one of two contradictory values would be ignored."""
     due_at = fire.jobs.get(scheduled[0]).next_due_at
     form = {"id": scheduled[0], "in": "15m", "at": "2030-01-01T00:00:00Z"}
 

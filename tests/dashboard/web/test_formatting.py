@@ -12,7 +12,7 @@ from firelock_dashboard.web.formatting import count_text, one_line, percentile
     [(7, "7"), (1_000, "1,000"), (99_999, "99,999"), (123_456, "123 k"), (1_200_000, "1.2 M")],
 )
 def test_large_numbers_have_commas_and_then_a_unit(number, text):
-    """The core's own sentences write numbers in the same way: "23 of 1,000 members failed"."""
+    """Sentences of the core contain numbers in the same format: "23 of 1,000 members failed"."""
     assert text == count_text(number)
 
 
@@ -31,7 +31,10 @@ def test_large_numbers_have_commas_and_then_a_unit(number, text):
     ],
 )
 def test_percentile_of_several_runs_is_rounded_up(bound, runs, text):
-    """A single run has its exact duration; several have an upper bound, so it is rounded up."""
+    """For a single run, the duration is exact.
+
+    For several runs, it is an upper bound, so it is rounded up.
+    """
     assert text == percentile(bound, runs)
 
 

@@ -51,7 +51,7 @@ def links(html):
 
 @matrix
 def test_every_url_on_a_page_exists_below_the_mount(mounted):
-    """Every URL on a page is below the mount as the browser sees it, and the page's files exist."""
+    """Every URL on a page is below the mount that the browser uses, and the page's files exist."""
     page = mounted.get(f"{mounted.root}/queues")
 
     assert page.status == 200
@@ -79,7 +79,7 @@ def test_action_redirects_back_with_a_message(mounted, fire):
 
 @matrix
 def test_unsafe_request_from_another_site_is_refused(mounted, fire):
-    """A request from another site changes nothing in any framework."""
+    """In every framework, a request from another site has no effect."""
     answer = mounted.post(
         f"{mounted.root}/queues/pause", {"queue": "mail"}, headers={"sec-fetch-site": "cross-site"}
     )
@@ -118,7 +118,7 @@ def test_stream_is_offered_only_with_asgi(mounted):
 
 @matrix
 def test_unknown_page_is_the_dashboards_404(mounted):
-    """An unknown page is the dashboard's own 404, with links below the mount."""
+    """The dashboard responds with its own 404 page, whose links are below the mount."""
     answer = mounted.get(f"{mounted.root}/nowhere/at-all")
 
     assert 404 == answer.status
@@ -126,7 +126,7 @@ def test_unknown_page_is_the_dashboards_404(mounted):
 
 
 def test_http_1_0_request_is_not_local(fire):
-    """Django has no name for the HTTP version of an ASGI request, but the dashboard still detects it."""
+    """Django does not provide the HTTP version of an ASGI request, but the dashboard still detects it."""
     with closing(visitor("django", "asgi", fire, "/jobs", PLACES[0][1], auth=None)) as one:
         assert 401 == one.get("/jobs/queues").status
         assert 403 == one.get("/jobs/queues", http_version="1.0").status

@@ -29,7 +29,7 @@ fire.close()
 
 
 def test_templates_are_read_when_the_dashboard_is_created():
-    """An upgrade of the package on disk does not mix templates of two releases in a running dashboard."""
+    """If the package is upgraded on disk, a running dashboard does not mix templates of two releases."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, env=unmeasured()
     )

@@ -35,7 +35,7 @@ def counted(chunks, taken):
 
 
 def test_large_body_is_refused_by_its_content_length(client, fire):
-    """The body is refused by its Content-Length, before any of it is read."""
+    """The body is refused before any of it is read."""
     taken = []
 
     answer = send(
@@ -63,7 +63,7 @@ def test_endless_body_is_read_only_up_to_the_limit(client, fire, length):
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "x-gzip", "identity, gzip", "GZIP"])
 def test_compressed_body_is_refused(client, fire, coding):
-    """A small compressed body may be large when unpacked, so it is refused unread."""
+    """A small compressed body may be large when it is decompressed, so it is refused without reading it."""
     bomb = gzip.compress(b"queue=mail&note=" + b"x" * 50 * MEBI)
     taken = []
 
@@ -84,9 +84,9 @@ def test_compressed_body_is_refused(client, fire, coding):
     ],
 )  # fmt: skip
 def test_other_content_types_are_refused(client, fire, kind, body):
-    """A type is also refused if another site's page may send it without a preflight request.
+    """This includes types that another site's page may send without a preflight request, such as text/plain.
 
-    An example is text/plain. The error names the accepted type.
+    The error names the accepted type.
     """
     answer = send(client, body, content_type=kind)
 
@@ -107,7 +107,7 @@ def test_other_content_types_are_refused(client, fire, kind, body):
     ids=lambda value: None if isinstance(value, str) else ascii(value[:20]),
 )  # fmt: skip
 def test_malformed_form_is_refused_with_the_cause(client, fire, body, word):
-    """The error names the field or the rule; a form of ten thousand fields is malformed too."""
+    """The error names the field or the rule. A form with ten thousand fields counts as malformed too."""
     answer = send(client, body)
 
     assert 400 == answer.status
@@ -124,7 +124,7 @@ def test_malformed_form_is_refused_with_the_cause(client, fire, body, word):
     ids=lambda body: ascii(body[:20]),
 )  # fmt: skip
 def test_malformed_json_is_refused(client, fire, body):
-    """Extreme nesting and endless digits also cause only an error."""
+    """Extremely deep nesting and very long numbers do not have any effect except the error."""
     answer = send(client, body, content_type="application/json", accept="application/json")
 
     assert answer.status in {400, 404, 422}
@@ -133,7 +133,7 @@ def test_malformed_json_is_refused(client, fire, body):
 
 
 def test_slow_body_times_out():
-    """If the body does not arrive in time, the response is a 408 and the connection is free again."""
+    """If the body does not arrive in time, the response is a 408 and the connection is no longer occupied."""
 
     async def receive():
         await asyncio.Event().wait()
@@ -160,10 +160,7 @@ def packed_length(answer):
 
 @pytest.mark.parametrize("target", ["/", "/jobs", "/queues?part=nav", "/api/openapi.json"])
 def test_pages_and_parts_are_compressed(client, target):
-    """Responses are compressed for clients that accept gzip, with the same content.
-
-    Their `Vary` header informs caches.
-    """
+    """Clients that accept gzip get the same content in compressed form. The `Vary` header informs caches."""
     plain = client.get(target, headers={"sec-fetch-site": "same-origin"})
     answer = client.get(target, headers={"sec-fetch-site": "same-origin", "accept-encoding": "br, gzip"})
 
@@ -182,7 +179,7 @@ def test_pages_and_parts_are_compressed(client, target):
     ],
 )  # fmt: skip
 def test_cross_site_requests_over_tls_get_no_compressed_response(fire, scheme, site, is_packed):
-    """Someone who controls part of a page could guess the rest from the length of a compressed response."""
+    """If an attacker controls part of a page, the length of a compressed response could reveal the rest."""
     headers = {
         "accept-encoding": "gzip",
         "sec-fetch-site": site,
@@ -207,7 +204,7 @@ def test_compressed_response_has_a_random_length(client):
 
 
 def test_small_responses_and_files_are_not_compressed(client):
-    """Responses of one packet, downloads, and files that the build has compressed are not compressed."""
+    """These are responses that fit in one packet, downloads, and files that the build has compressed."""
     headers = {"accept-encoding": "gzip", "sec-fetch-site": "same-origin"}
 
     assert packed_length(client.get("/api/jobs/counts", headers=headers)) is None

@@ -79,7 +79,7 @@ class Words(HTMLParser):
 
 @pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.name)
 def test_templates_contain_no_text(file):
-    """The text between tags and in visible attributes comes only from keys."""
+    """All text between tags and in visible attributes comes from keys."""
     words = Words()
 
     words.feed(re.sub(r"\{#.*?#\}|\{\{.*?\}\}|\{%.*?%\}", " ", source(file), flags=re.DOTALL))
@@ -104,7 +104,7 @@ def named():
 
 
 def test_every_referenced_text_exists():
-    """A key in a template without a text would make the page fail."""
+    """If a template used a key that has no text, the page would fail."""
     texts = Texts()
     groups = {key.partition(".")[0] for key in texts}
 
@@ -119,7 +119,7 @@ def test_every_referenced_text_exists():
 
 
 def test_every_text_is_used():
-    """An unused text would be translated for nothing."""
+    """Nobody should have to translate an unused text."""
     whole, begun = named()
 
     left = {key for key in Texts() if key not in whole and not any(key.startswith(one) for one in begun)}
@@ -127,7 +127,7 @@ def test_every_text_is_used():
 
 
 def test_text_is_formatted_with_values_and_plural():
-    """Values replace the braces, and a number selects the singular or the plural."""
+    """Values replace the names in braces, and a number selects the singular or the plural."""
     texts = Texts()
 
     assert "rendered in 3 ms" == texts("shared.rendered_in", time="3 ms")

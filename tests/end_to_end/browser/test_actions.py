@@ -44,7 +44,7 @@ def visitor(request, served, open_context):
 
 
 def test_every_action_is_tested_here():
-    """Every action in the table is tested in a browser, in both ways."""
+    """Every action in the table is tested in a browser, with and without JavaScript."""
     assert ACTIONS == acted
 
 
@@ -96,7 +96,7 @@ def test_job_is_deleted_after_a_confirmation(visitor, stocked):
 
 @acts("/jobs/restore")
 def test_delete_can_be_undone(visitor, stocked):
-    """The button next to the message undoes the delete, and later the button on the job's page."""
+    """The undo button is next to the message and, later, on the job's page."""
     job = one_in(stocked, State.FAILED)
     place = visitor.page.locator(".toast" if visitor.has_script else "main > .banner")
 
@@ -113,7 +113,7 @@ def test_delete_can_be_undone(visitor, stocked):
 @pytest.mark.parametrize("visitor", [True], ids=["script"], indirect=True)
 @acts("/jobs/delete")
 def test_running_job_is_kept_or_stopped(visitor, stocked):
-    """The two answers do not both sound like "cancel"."""
+    """The labels of the two buttons must not both sound like "cancel"."""
     job = stocked.jobs.get(Worker(stocked, timeout=3_600.0).claim().id)
     dialog = visitor.page.locator("dialog[open]")
 
@@ -283,7 +283,7 @@ def test_all_waiting_jobs_are_moved(visitor, stocked):
 def test_operation_is_cancelled(visitor, stocked):
     """Jobs that the operation has not reached do not change.
 
-    The test holds the operation's lock, so that the operation does not end first.
+    The test locks the operation so that it cannot end first.
     """
     where = JobFilter(state=State.FAILED)
     operation = stocked.operations.start("requeue", where, by="ada")
@@ -373,7 +373,7 @@ def test_settings_of_a_limit_are_changed_and_reset(visitor, stocked):
 
 @acts("/limits/set")
 def test_limit_is_changed_in_its_row_with_enter(visitor, stocked):
-    """The form is in the list, so the limit's page need not be opened."""
+    """The form is in the list, so the limit's page does not have to be opened."""
     stocked.limits.set("tenant", concurrent=3)
     page = visitor.go("/limits").page
 
@@ -429,7 +429,7 @@ def test_recurring_job_is_run_now(visitor, stocked):
 
 @acts("/recurring/pause", "/recurring/resume")
 def test_recurring_job_is_paused_and_resumed(visitor, stocked):
-    """The actions are in the list."""
+    """Both actions are available in the list."""
     row = visitor.go("/recurring").page.locator("tr", has_text="hand-made")
 
     visitor.press("Pause", visitor.open_menu(row)).shows_result("hand-made paused")
@@ -488,7 +488,7 @@ def test_recurring_job_is_created_and_removed(visitor, stocked, guard):
 
 @acts("/tasks/run")
 def test_task_is_run_with_its_form(visitor, stocked, guard):
-    """The typed values become arguments; an error is shown, and the values are kept."""
+    """The typed values become the arguments. If one is invalid, an error is shown and the values are kept."""
     guard.allow("status of 400")
     page = visitor.go("/tasks/view?name=shop.orders.add").page
     page.get_by_role("link", name="Run…").click()
@@ -513,7 +513,7 @@ def server_states(fire, name):
 
 @acts("/servers/order")
 def test_server_is_made_quiet_and_resumed(visitor, stocked):
-    """The server gets the order, and claims no jobs until it is resumed."""
+    """The server gets the order and does not claim any jobs until it is resumed."""
     with stocked.server(name="web-9", workers=1):
         card = visitor.go("/servers").page.locator("section.server", has_text="web-9")
         visitor.press("Make quiet", card).is_sure("Make web-9, the only server, quiet?", None).shows_result(
@@ -538,7 +538,7 @@ def test_server_is_stopped(visitor, stocked):
 
 @acts("/servers/end-process")
 def test_worker_process_of_a_job_that_does_not_stop_is_ended(visitor, stocked):
-    """The action is on the page of the deleted job; the question names the other jobs of the process."""
+    """The action is on the page of the deleted job. The question names the other jobs of the process."""
     worker = Worker(stocked, timeout=3_600.0)
     job, other = (stocked.jobs.get(worker.claim().id) for _ in range(2))
     job.delete()
@@ -556,7 +556,7 @@ def test_worker_process_of_a_job_that_does_not_stop_is_ended(visitor, stocked):
 
 @acts("/settings")
 def test_settings_are_stored_in_the_browser(visitor):
-    """Each setting takes effect on pages and is kept."""
+    """Each setting is stored and takes effect on other pages."""
     page = visitor.go("/settings").page
 
     for choice in ("Dark", "Compact", "Absolute", "Off"):
@@ -639,9 +639,9 @@ class Approval:
 
 
 def test_signal_is_sent_with_its_form_fields(stocked, served, open_page, guard):
-    """An invalid field has its error next to it, and other fields keep their values.
+    """If a field is invalid, an error is shown next to it and the other fields keep their values.
 
-    Then the job continues.
+    With valid values, the job continues.
     """
     guard.allow("status of 400")
     stocked.signal("approval", Approval)

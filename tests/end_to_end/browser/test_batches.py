@@ -57,7 +57,7 @@ def flow(serve):
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_labels_of_a_flow_stay_inside_their_boxes(flow, open_page, width):
-    """Names of 60 characters, even next to a count, do not make the page scroll sideways."""
+    """Names of 60 characters, even next to a number, do not make the page scroll sideways."""
     served, address = flow
     page = open_page(served)
     page.set_viewport_size({"width": width, "height": 900})
@@ -72,7 +72,7 @@ def test_labels_of_a_flow_stay_inside_their_boxes(flow, open_page, width):
 
 
 def test_labels_stay_inside_their_boxes_when_the_page_is_refreshed(flow, open_page):
-    """After a refresh, the region has the same layout as before."""
+    """The layout of the region does not change when it is refreshed."""
     served, address = flow
     page = open_page(served, address)
     node = page.locator("svg.flow a", has_text="recalculate_monthly").filter(visible=True).first
@@ -86,7 +86,10 @@ def test_labels_stay_inside_their_boxes_when_the_page_is_refreshed(flow, open_pa
 
 
 def test_tabs_change_the_members_and_stay_when_the_page_is_refreshed(flow, open_page):
-    """Failed members come first; the selected tab is part of the URL, so a refresh keeps it."""
+    """Failed members come first.
+
+    The selected tab is part of the URL, so it stays selected after a refresh.
+    """
     served, address = flow
     page = open_page(served, address)
     rows = page.locator("tr[id^=member-]")
@@ -104,7 +107,7 @@ def test_tabs_change_the_members_and_stay_when_the_page_is_refreshed(flow, open_
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_tabs_and_causes_fit(flow, open_page, width):
-    """Every tab is reachable, and one click shows the members with an error."""
+    """Every tab can be reached, and one click on an error shows the members that have it."""
     served, address = flow
     page = open_page(served)
     page.set_viewport_size({"width": width, "height": 900})

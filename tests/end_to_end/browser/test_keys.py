@@ -20,7 +20,7 @@ def page(served, open_page):
 
 
 def test_palette_opens_any_section(page):
-    """Ctrl K, some letters and Enter open any section."""
+    """Pressing Ctrl K, some letters and Enter opens any section."""
     page.keyboard.press("Control+k")
     expect(page.locator("#palette")).to_be_visible()
     expect(page.locator("#palette-input")).to_be_focused()
@@ -33,7 +33,10 @@ def test_palette_opens_any_section(page):
 
 
 def test_arrow_keys_select_palette_options(page):
-    """The arrow keys move down and up, and wrap around. Screen readers announce the selected option."""
+    """The arrow keys move the selection up and down, and wrap around.
+
+    Screen readers announce the selected option.
+    """
     page.keyboard.press("Control+k")
     field = page.locator("#palette-input")
     first = field.get_attribute("aria-activedescendant")
@@ -61,7 +64,7 @@ def test_palette_opens_a_job_by_its_id(page, stocked):
 
 
 def test_palette_offers_a_search_if_no_name_matches(page):
-    """Without a matching name, the palette searches the jobs for the text."""
+    """The palette then offers to search the jobs for the text."""
     page.keyboard.press("Control+k")
     page.keyboard.insert_text("the bank said no")
     page.keyboard.press("Enter")
@@ -72,7 +75,7 @@ def test_palette_offers_a_search_if_no_name_matches(page):
 
 @pytest.mark.parametrize("opener", ["Control+k", "?"])
 def test_dialog_keeps_the_focus_and_returns_it(page, opener):
-    """Tab stays in the dialog; Escape closes it and returns the focus."""
+    """Tab stays inside the dialog. Escape closes the dialog and returns the focus."""
     link = page.locator("tbody tr[id] a").first
     link.focus()
     page.keyboard.press(opener)
@@ -132,7 +135,7 @@ def test_keys_move_select_and_open_rows(page):
     ],
 )
 def test_key_requeues_or_deletes_the_row(page, stocked, key, question, state):
-    """The key acts on the current row if no job is selected; a delete requires confirmation."""
+    """If no job is selected, the key acts on the current row. A delete requires confirmation."""
     page.keyboard.press("j")
     job = page.locator("tr.is-current").get_attribute("id").removeprefix("job-")
 
@@ -147,7 +150,7 @@ def test_key_requeues_or_deletes_the_row(page, stocked, key, question, state):
 
 @pytest.mark.parametrize("key", ["Enter", " "])
 def test_keys_open_and_close_a_menu(page, key):
-    """Enter and Space open it, Tab moves into it, and Escape closes it and returns the focus."""
+    """Enter and Space open the menu, Tab moves into it, and Escape closes it and returns the focus."""
     opener = page.locator("tbody a[data-menu]").first
     menu = page.locator("tbody .menu > .list").first
     expect(opener).to_have_attribute("aria-expanded", "false")
@@ -179,7 +182,7 @@ def test_number_sign_deletes_the_selected_jobs(page, stocked):
 
 
 def test_filter_shortcuts_theme_and_pause_have_keys(page):
-    """The keys are /, ?, t and p."""
+    """The keys are `/`, `?`, `t` and `p`."""
     page.keyboard.press("/")
     expect(page.locator("#filter")).to_be_focused()
     page.locator("h1").click()
@@ -195,7 +198,7 @@ def test_filter_shortcuts_theme_and_pause_have_keys(page):
 
 
 def test_keys_in_a_field_are_typed(page):
-    """Keys that are pressed in a field are typed into it."""
+    """While a field has the focus, pressed keys are typed instead of being used as shortcuts."""
     page.locator("#filter").click()
 
     page.keyboard.type("jet?#")
@@ -223,7 +226,7 @@ def test_single_keys_can_be_disabled(page):
 
 
 def test_first_tab_focuses_the_skip_link(page):
-    """The first Tab focuses a link that skips to the content."""
+    """The skip link leads to the content of the page."""
     page.keyboard.press("Tab")
     expect(page.locator("a.skip")).to_be_focused()
     expect(page.locator("a.skip")).to_be_in_viewport()

@@ -20,7 +20,7 @@ def newcomer(served, open_context):
 
 
 def test_link_admits_the_visitor_after_a_button_press(served, newcomer, guard):
-    """Pressing the button admits the visitor; the address bar and the earlier requests contain no token."""
+    """Neither the address bar nor any request before the button press contains the token."""
     guard.allow("401")
     link = served.dashboard.link(served.origin)
     token = link.rpartition("#")[2]
@@ -47,7 +47,7 @@ def test_link_opened_by_the_command_admits_without_a_click(served, newcomer, gua
 
 
 def test_visitor_reaches_the_requested_page_after_the_link(served, newcomer, guard):
-    """The visitor pastes the link into the page that replaced the requested one."""
+    """The visitor pastes the link into the page that was shown instead of the requested one."""
     guard.allow("401")
 
     newcomer.goto("/queues")
@@ -98,7 +98,7 @@ def token_of(link):
 
 
 def test_token_of_an_approval_link_is_only_in_the_form(served, newcomer, link, awaiting):
-    """Neither URLs, nor Referer headers, nor the browser's history contain the token, only the form."""
+    """URLs, Referer headers and the browser's history do not contain the token."""
     requested = []
     newcomer.on("request", lambda request: requested.append((request.url, request.headers.get("referer"))))
 
@@ -128,7 +128,7 @@ def test_approval_link_can_be_pasted_without_javascript(served, open_context, li
 
 
 def test_earlier_link_is_not_in_a_referer(served, newcomer, link):
-    """The URL contains the token, but the requests of its page and form do not."""
+    """The URL contains the token, but the requests that its page and form send do not."""
     referers = []
     newcomer.on("request", lambda request: referers.append(request.headers.get("referer")))
 
@@ -150,7 +150,7 @@ def test_incomplete_approval_link_requests_the_whole_link(newcomer, address):
 
 
 def test_visitor_signs_out(served, open_page, guard):
-    """After the visitor presses the button in the bar, no page opens without another link."""
+    """After the visitor has pressed the button in the bar, no page opens without another link."""
     guard.allow("401")
     page = open_page(served, "/queues")
 

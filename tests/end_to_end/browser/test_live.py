@@ -84,7 +84,7 @@ def test_numbers_change_without_a_stream(stocked, mail, serve, open_page):
 
 
 def test_page_of_a_running_job_is_updated(stocked, tasks, served, open_page):
-    """The job's state, progress and log are updated, and finally the end of the job is shown."""
+    """The job's state, progress and log are updated. When the job has ended, its final state is shown."""
     job = tasks.work.using(queue="now").enqueue(4)
     page = open_page(served, f"/jobs/{job.id}")
     badge = page.locator("#region-head .badge")
@@ -99,7 +99,7 @@ def test_page_of_a_running_job_is_updated(stocked, tasks, served, open_page):
 
 
 def test_hidden_region_appears_with_a_new_problem(tmp_path, serve, open_page):
-    """A region that is hidden while there are no problems shows a new problem."""
+    """A region that is hidden while there are no problems appears when a problem occurs."""
     fire, tasks = seeds.small(f"sqlite:///{tmp_path / 'quiet.db'}")
     with closing(fire):
         fire.storage.migrate()
@@ -156,7 +156,7 @@ TYPING = """() => {
     ids=["typing", "selecting text"],
 )
 def test_region_in_use_is_not_updated(page, mail, begin, is_so, end):
-    """Typed text is kept and text can be copied; the region is updated afterwards."""
+    """Typed text is kept and text can be copied. The region is updated after that."""
     page.evaluate(begin)
 
     mail()
@@ -169,7 +169,7 @@ def test_region_in_use_is_not_updated(page, mail, begin, is_so, end):
 
 
 def test_open_dialog_stays_open(page, mail):
-    """Typed text is kept, and the numbers behind the dialog are updated when it is closed."""
+    """Typed text is kept, and the numbers behind the dialog are updated after it is closed."""
     page.locator("tr#queue-mail [data-open]").click()
     note = page.locator("#note-mail")
     note.fill("half a")
@@ -185,7 +185,7 @@ def test_open_dialog_stays_open(page, mail):
 
 
 def test_focus_survives_an_update(page, mail):
-    """The same link, found by the id of its row, keeps the focus."""
+    """The link is found again by the id of its row and keeps the focus."""
     page.locator("tr#queue-mail a").first.focus()
     mail()
 
@@ -215,7 +215,7 @@ def test_new_jobs_are_inserted_by_a_button(served, mail, open_page):
 
 
 def test_row_of_a_job_that_changed_state_turns_grey(stocked, served, open_page):
-    """The row stays in its place until the list is opened again."""
+    """The row stays in its place until the list is loaded again."""
     page = open_page(served, "/jobs?state=enqueued")
     job = next(iter(stocked.jobs.find(state=State.ENQUEUED, limit=1)))
     row = page.locator(f"tr#job-{job.id}")
@@ -278,7 +278,7 @@ def test_menu_stays_open_while_its_row_moves(stocked, served, open_page):
 
 @pytest.mark.parametrize("answer", [{}, {"status": 500, "body": "no"}], ids=["menu", "error"])
 def test_closed_menu_stays_closed_after_a_late_response(served, open_page, guard, answer):
-    """The late response, or an error, changes nothing."""
+    """Neither the late response nor an error opens the menu."""
     guard.allow("status of 500")
     page = open_page(served, "/jobs?state=failed")
     held, opener = HeldClaim(page), page.locator("tbody a[data-menu]").first
@@ -293,7 +293,7 @@ def test_closed_menu_stays_closed_after_a_late_response(served, open_page, guard
 
 
 def test_only_the_last_opened_menu_is_open(served, open_page):
-    """The response for the first menu arrives after the second one was opened."""
+    """In this test, the response for the first menu arrives after the second menu was opened."""
     page = open_page(served, "/jobs?state=failed")
     held, openers = HeldClaim(page), page.locator("tbody a[data-menu]")
 
@@ -384,7 +384,7 @@ def test_open_details_element_stays_open(stocked, served, open_page, address, re
 
 
 def test_chip_pauses_and_resumes_updates(page, mail):
-    """While paused, the page does not change; after resuming, it is updated."""
+    """The page does not change while it is paused, and is updated as soon as it is resumed."""
     chip = page.locator("[data-live-chip]")
     chip.click()
     expect(chip).to_have_text("Paused")
@@ -399,7 +399,7 @@ def test_chip_pauses_and_resumes_updates(page, mail):
 
 
 def test_chip_shows_that_the_server_is_unreachable(page, served, mail, guard):
-    """The page continues by itself as soon as a server responds again."""
+    """As soon as a server responds again, the page continues automatically."""
     guard.allow("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_RESET")
     mark(page)
     chip = page.locator("[data-live-chip]")
@@ -425,7 +425,7 @@ _SHOWN = """() => {
 
 
 def test_overview_shows_consistent_numbers_while_jobs_arrive(served, mail, open_page):
-    """Navigation, tiles and tables are replaced together, even those outside the visible part."""
+    """The navigation, tiles and tables are replaced together, even those outside the visible part."""
     page = open_page(served, "/")
     page.wait_for_function("() => firelock.isStreaming()")
     page.evaluate(f"""() => {{
@@ -487,7 +487,7 @@ def test_facts_of_a_job_change_with_its_state(stocked, served, open_page):
 
 
 def test_theme_button_shows_the_other_theme(served, open_page):
-    """A moon switches to dark, and a sun to light."""
+    """A moon switches to the dark theme, and a sun to the light one."""
     page = open_page(served, "/queues")
     page.emulate_media(color_scheme="light")
     button = page.locator("[data-theme-switch] button")
@@ -501,7 +501,7 @@ def test_theme_button_shows_the_other_theme(served, open_page):
 
 
 def test_storage_time_in_the_footer_is_updated(page):
-    """The footer shows the storage's current time, not that of the last reload."""
+    """The footer shows the current time of the storage, not that of the last reload."""
     clock = page.locator("time[data-clock]")
     before = clock.text_content()
 
@@ -512,7 +512,7 @@ def test_storage_time_in_the_footer_is_updated(page):
 
 
 def test_tab_sends_at_most_two_requests_per_second(stocked, tasks, served, open_page):
-    """Every page keeps this limit while everything changes; a stream counts as one request."""
+    """Every page observes this limit even if all of its data changes. A stream counts as one request."""
     job = tasks.work.using(queue="now").enqueue(4)
     requests, pages = {}, {}
     with stocked.server(queues=["now", "mail"], workers=2):
@@ -538,7 +538,7 @@ def test_tab_sends_at_most_two_requests_per_second(stocked, tasks, served, open_
 
 
 def test_hidden_tab_sends_no_requests(page, mail, served):
-    """The page is updated when the tab is visible again."""
+    """The page is updated when the tab becomes visible again."""
     hide = """(is) => {
       Object.defineProperty(document, "hidden", { get: () => is, configurable: true });
       document.dispatchEvent(new Event("visibilitychange"));
@@ -556,7 +556,7 @@ def test_hidden_tab_sends_no_requests(page, mail, served):
 
 
 def test_windows_of_a_browser_share_one_stream(served, stocked, open_context):
-    """One window listens for all windows; when it closes, another one takes over."""
+    """One window receives the stream for all windows. When it is closed, another one takes over."""
     context = open_context(served)
     first, second, third = (context.new_page() for _ in range(3))
     for page in (first, second, third):
@@ -578,7 +578,7 @@ def test_windows_of_a_browser_share_one_stream(served, stocked, open_context):
 
 
 def test_each_window_listens_if_locks_are_not_available(served, open_context):
-    """Browsers provide locks only in a secure context; without them, each window works on its own."""
+    """Browsers provide locks only in a secure context. Without locks, each window has its own stream."""
     context = open_context(served)
     context.add_init_script("Object.defineProperty(Navigator.prototype, 'locks', { value: undefined })")
     pages = [context.new_page() for _ in range(2)]
@@ -590,7 +590,7 @@ def test_each_window_listens_if_locks_are_not_available(served, open_context):
 
 
 def test_output_of_a_stream_is_appended(stocked, served, open_page):
-    """The panel appears with the first output of the job, and later output is appended as text."""
+    """The panel appears with the first output of the job. Later output is appended as text."""
     stocked.queues.resume("reports")
     stocked.tasks_of_test.work.enqueue(1)
     (job,) = flows.claim(stocked, queues=["reports"])
@@ -624,7 +624,10 @@ _FAILED = """() => {
 
 
 def test_rows_footer_and_navigation_agree_after_an_action(stocked, served, open_page):
-    """Rows, footer and navigation are requested separately, but all of them show the operation's end."""
+    """The rows, the footer and the navigation are requested separately.
+
+    All of them show that the operation has ended.
+    """
     broken = stocked.task(name="shop.stock.count", retry=Retry.never())(lambda: {}["shelf"])
     broken.enqueue_many([()] * 2)
     with stocked.server(queues=["default"], workers=2):
