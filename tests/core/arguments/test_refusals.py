@@ -83,7 +83,7 @@ def refusal_of(function, *args, **kwargs):
     ],
 )
 def test_error_about_an_entity_shows_the_call_with_its_id(function, entity, name):
-    """The entity is refused for every annotation, even if it is a mapped dataclass."""
+    """Entities are refused whatever the parameter's annotation is, even if they are mapped dataclasses."""
     task, kind = function.__name__, type(entity).__name__
 
     assert (
@@ -93,7 +93,7 @@ def test_error_about_an_entity_shows_the_call_with_its_id(function, entity, name
 
 
 def test_shown_call_contains_the_other_arguments():
-    """The other arguments make the line in the source easy to find."""
+    """With the other arguments, the line in the source code is easy to find."""
     message = refusal_of(charge, 1, User(id=1), note="x")
 
     assert message.startswith(
@@ -116,7 +116,7 @@ def test_error_about_an_entity_shows_its_whole_composite_key():
     ],
 )
 def test_entity_inside_an_argument_is_refused(function, value, place):
-    """The message contains the path of the entity."""
+    """The message contains the path to the entity."""
     message = refusal_of(function, value)
 
     assert "passes the entity User (User) in argument 'user" in message
@@ -141,7 +141,7 @@ def made_by(module, name, **attributes):
     ],
 )
 def test_entities_of_other_libraries_are_refused(value, key):
-    """The library is recognized without importing it."""
+    """Firelock recognizes the library without importing it."""
     message = refusal_of(send_mail, value)
 
     assert "argument 'user' (position 1) is the entity Sub" in message
@@ -214,7 +214,7 @@ def test_flask_proxy_is_refused_as_a_proxy(name, is_bound):
 
 
 def test_open_resources_are_refused():
-    """Files, sockets, connections, cursors and processes belong to their own process."""
+    """Files, sockets, connections, cursors and processes belong to the process that opened them."""
     with (
         tempfile.NamedTemporaryFile() as temporary,
         Path(temporary.name).open() as plain,

@@ -55,7 +55,7 @@ def serializer(request):
     ids=short,
 )
 def test_value_that_cannot_be_restored_is_refused_with_its_path(serializer, value, words):
-    """The code with and without orjson refuses the same values with the same messages."""
+    """The serializer refuses the same values, with the same messages, with and without orjson."""
     with pytest.raises(ArgumentError) as caught:
         serializer.dumps(value)
 
@@ -63,7 +63,7 @@ def test_value_that_cannot_be_restored_is_refused_with_its_path(serializer, valu
 
 
 def test_long_shallow_value_is_read(serializer):
-    """Many adjacent containers do not count as depth."""
+    """Containers next to each other do not add to the depth."""
     value = [{"a": [1]}] * 100
 
     assert value == serializer.loads(serializer.dumps(value))
@@ -124,7 +124,7 @@ def test_bytes_are_refused(serializer):
     ],
 )
 def test_json_of_other_writers_is_read_as_plain_values(serializer, text, value):
-    """White space, escapes, other number formats and keys with a meaning elsewhere are read as plain JSON."""
+    """White space, escapes, other number formats and keys with a special meaning elsewhere are allowed."""
     back = serializer.loads(text)
 
     assert repr(value) == repr(back)
@@ -132,7 +132,7 @@ def test_json_of_other_writers_is_read_as_plain_values(serializer, text, value):
 
 @given(text=st.text('[]{}",:0123456789.eE+-aNInfty\\ud\0 ', max_size=60))
 def test_results_with_and_without_orjson_are_equal(text):
-    """For any string, both paths return equal values or raise an ArgumentError with equal messages."""
+    """For any string, the result is either an equal value or an ArgumentError with an equal message."""
     answers = []
     for use_orjson in (True, False):
         try:
@@ -162,13 +162,13 @@ def test_check_json_agrees_with_unicode(text):
 
 @pytest.mark.parametrize("name", ["", "JSON", "a b", "x" * 33, "a/b", "json\n", 7])
 def test_serializer_name_that_cannot_be_stored_is_refused(name):
-    """Names are short, lower case and plain, because they are stored in every row."""
+    """Names must be short and in lower case, because they are stored in every row."""
     with pytest.raises(ConfigurationError, match="must be 1 to 32 characters from a-z 0-9"):
         type("Custom", (Serializer,), {"name": name})
 
 
 def test_importing_the_module_loads_neither_orjson_nor_cattrs():
-    """Applications import the serializer, so it must be cheap to import until it is used."""
+    """Applications import the module even if they do not use it, so the import must be cheap."""
     code = (
         "import sys, firelock.arguments.serializer; "
         "print({'orjson', 'cattrs', 'typing_extensions'} & set(sys.modules))"

@@ -31,7 +31,7 @@ def test_encrypted_arguments_are_restored_and_unreadable_in_storage():
 
 
 def test_waiting_job_can_be_read_after_a_key_rotation():
-    """The first key encrypts. The old keys after it can still decrypt."""
+    """The first key encrypts new values. The older keys after it can still decrypt stored values."""
     waiting = BINDER.encode_text(("4111 1111", 995), {}, EncryptedSerializer([OLD]))
     rotated = EncryptedSerializer([NEW, OLD])
 
@@ -62,7 +62,7 @@ def test_value_of_a_removed_key_raises_an_error():
     ],
 )
 def test_changed_token_is_refused(change):
-    """If a token is cut, altered, replaced by plain JSON or not ASCII, no part of it reaches the task."""
+    """No part of a token reaches the task if the token is truncated, altered, not ASCII or plain JSON."""
     serializer = EncryptedSerializer([NEW])
     text = BINDER.encode_text(("4111 1111", 995), {}, serializer)
 
@@ -81,7 +81,7 @@ def test_invalid_key_is_refused_and_not_shown(keys):
 
 
 def test_keys_are_read_from_the_environment_newest_first(monkeypatch):
-    """The order in the variable is the order of rotation."""
+    """The environment variable lists the keys from the newest to the oldest."""
     monkeypatch.setenv("APP_ENCRYPTION_KEYS", f"{NEW},{OLD}")
 
     (serializer,) = EncryptedArguments.from_environment().register_serializers().values()

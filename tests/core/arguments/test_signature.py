@@ -172,7 +172,7 @@ def test_default_with_an_unusual_or_long_repr_is_not_shown():
     ],
 )
 def test_arguments_of_an_older_signature_fail_before_the_run(stored, words):
-    """If the signature changed while jobs waited, the job fails with an error that names the change."""
+    """If the signature changed while a job was waiting, the job fails. The error describes the change."""
     with pytest.raises(SignatureMismatch) as caught:
         binder_of(resize).decode(stored)
 
@@ -196,7 +196,7 @@ def test_extra_keyword_that_became_a_parameter_is_refused():
 def test_gap_before_a_positional_only_parameter_gets_the_current_default(stored, args, kwargs):
     """All parameters before a positional-only argument must be passed.
 
-    The run fills in all other defaults.
+    Python applies all other defaults when the function is called.
     """
     call = binder_of(only).decode(stored)
 
@@ -204,7 +204,7 @@ def test_gap_before_a_positional_only_parameter_gets_the_current_default(stored,
 
 
 def test_gap_before_args_gets_the_current_default():
-    """`*args` follow all positional parameters, so these must be passed too."""
+    """All positional parameters before `*args` must be passed as well."""
     call = binder_of(everything).decode({"a": 1, "*more": [7], "c": 4})
 
     assert ((1, 2, 7), {"c": 4}) == call
@@ -286,7 +286,7 @@ def nested(depth: int) -> list[object]:
 
 
 def test_error_shows_that_an_argument_is_passed_by_name():
-    """`test_refusals` covers `*args` and `**kwargs`."""
+    """The cases with `*args` and `**kwargs` are in `test_refusals`."""
     with pytest.raises(ArgumentError, match=r"\(by name\)"):
         binder_of(resize).encode((1,), {"sharp": 1})
 
@@ -359,7 +359,7 @@ class Reversed(Serializer):
 
 
 def test_errors_of_another_serializer_become_argument_errors():
-    """Callers and workers get only ArgumentErrors, whatever a serializer raises."""
+    """Callers and workers always get an ArgumentError, whatever exception the serializer raises."""
     binder = binder_of(create_report)
 
     with pytest.raises(ArgumentError, match="The serializer 'reversed' failed: oops"):
@@ -467,7 +467,7 @@ def test_only_a_plain_function_can_be_a_task(candidate, words):
 
 
 def test_coroutine_cannot_be_a_task():
-    """The message explains the mistake of calling the function, as in `fire.task(fetch())`."""
+    """The message explains that the function was called by mistake, as in `fire.task(fetch())`."""
     coroutine = fetch()
 
     with pytest.raises(TaskError, match=r"it is a coroutine, the result of a call; pass the function itself"):

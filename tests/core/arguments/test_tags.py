@@ -99,7 +99,7 @@ def test_value_that_a_tag_cannot_contain_is_refused(value, words):
 
 @given(template=st.text("{}x.!:[]0a ", max_size=12), value=st.text(max_size=5) | st.integers())
 def test_accepted_template_produces_a_tag_or_an_argument_error(template, value):
-    """No template and no value raises any other error."""
+    """A template or a value never causes any other error."""
     try:
         check_tag_templates([template], ["x", "a"])
         (tag,) = format_tags([template], {"x": value, "a": 1})

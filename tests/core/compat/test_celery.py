@@ -439,7 +439,10 @@ def test_suggested_replacements_of_chord_and_replace_work(app):
 
 
 def test_unsupported_names_do_not_exist(app):
-    """`hasattr` returns False for them. An AttributeError inside a property keeps its own message."""
+    """`hasattr` returns False for unsupported names.
+
+    An AttributeError that is raised inside a property keeps its own message.
+    """
     task = app.task(function)
     other = ours.Celery(broker="memory://", set_as_current=False)
     other.on_after_configure.connect(lambda made: made.no_such_name)
@@ -494,7 +497,7 @@ def test_invalid_setting_or_option_is_refused(app, monkeypatch, call, message):
 
 @pytest.mark.filterwarnings("error::firelock.compat.celery.RunsTwiceWarning")
 def test_task_that_may_run_twice_causes_a_warning(app):
-    """The warning points to the line of the task. An option of the task or a setting disables it."""
+    """The warning points to the line of the task. An option of the task or a setting disables the warning."""
     with pytest.warns(ours.RunsTwiceWarning, match=f"Task '{NAME}' might run twice") as caught:
         app.task(function)
     app.task(name="late", acks_late=True)(function)
@@ -514,7 +517,7 @@ def test_task_that_may_run_twice_causes_a_warning(app):
     ],
 )
 def test_order_of_priorities_is_kept(broker, priority, stored):
-    """In Celery, the highest priority is 9, or 0 with Redis."""
+    """In Celery, the highest priority is 9, except with Redis, where it is 0."""
     app = ours.Celery(broker=broker, set_as_current=False)
 
     assert stored == app.options_of("any", {"priority": priority})["priority"]
@@ -537,7 +540,7 @@ def test_options_have_priority_in_the_order_call_task_routes_settings():
 
 
 def test_job_is_stored_like_a_job_of_a_native_task(app):
-    """The same task, declared with @fire.task, can therefore run the waiting jobs."""
+    """A native task with the same name can therefore run the waiting jobs."""
     task = app.task(bind=True, name="shop.add", acks_late=True)(lambda self, x, y=2: x + y)
 
     job = task.apply_async((1,), {"y": 5}, countdown=60, queue="q").job.record()
@@ -810,7 +813,7 @@ def test_expired_job_is_deleted(moved):
 
 
 def test_task_that_waits_for_another_task_is_refused(moved):
-    """A task that waits for another one could wait for a job that needs its own worker."""
+    """The other task might need the worker that the waiting task occupies."""
     other = moved.add.delay(1, 1)
     task = moved.app.task(name="t.waits", acks_late=True)(lambda: other.get(timeout=1))
 

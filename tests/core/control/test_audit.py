@@ -63,7 +63,7 @@ def test_newest_entries_are_first(fire):
 
 
 def test_full_last_page_has_no_cursor(fire):
-    """The next page of a cursor is never empty."""
+    """A cursor never leads to an empty page."""
     fire.audit.record("a", "b", by="ada")
 
     assert None is fire.audit.list(1).cursor
@@ -72,7 +72,7 @@ def test_full_last_page_has_no_cursor(fire):
 
 
 def test_long_strings_are_truncated(fire):
-    """An ellipsis marks a truncated string. A detail that is too large keeps its beginning."""
+    """An ellipsis marks a truncated string. If a detail is too large, only its beginning is stored."""
     entry = fire.audit.record("a" * 300, "b" * 501, by="c" * 201, detail={"text": "d" * 5_000})
 
     assert ("a" * 199 + "…", "b" * 499 + "…", "c" * 199 + "…") == (entry.action, entry.target, entry.by)
@@ -116,7 +116,7 @@ def test_invalid_arguments_are_refused(watched):
 
 
 def test_oldest_entries_are_deleted_above_the_maximum(watched):
-    """The newest 10,000 entries are kept, whichever process recorded them."""
+    """The newest 10,000 entries are kept, regardless of which process recorded them."""
     other = Firelock(watched.storage)
     sample = watched.audit.record("a", "old", by="ada", at=NOON)
     value = watched.storage.get_record("audit", sample.id).value

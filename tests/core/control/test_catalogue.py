@@ -53,7 +53,7 @@ def server(storage):
 
 
 def test_app_without_the_code_lists_the_tasks_of_servers(server, storage):
-    """An entry contains all data that a page shows about a task, but no file path of the machine."""
+    """An entry contains everything that a page shows about a task, but no local file paths."""
     publish_tasks(server.client)
 
     (entry,) = app(storage).catalogue.list()
@@ -91,7 +91,7 @@ def test_tasks_of_this_app_and_of_servers_are_merged(server, storage):
 
 
 def test_unknown_tasks_are_listed_by_name(server, storage):
-    """Aliases of reported tasks are known as well."""
+    """Aliases of reported tasks are not listed as unknown."""
     publish_tasks(server.client)
 
     assert ["gone"] == app(storage).catalogue.unknown(["charge", "gone", "bill", "gone"])
@@ -100,7 +100,7 @@ def test_unknown_tasks_are_listed_by_name(server, storage):
 
 
 def test_start_without_changes_costs_one_read(server, storage):
-    """Unchanged entries are only written again after twelve hours."""
+    """Unchanged entries are written again only after twelve hours."""
     publish_tasks(server.client)
     reads, writes = storage.called["list_records"], storage.called["put_record"]
     before = (len(reads), len(writes))
@@ -116,7 +116,7 @@ def test_start_without_changes_costs_one_read(server, storage):
 
 
 def test_changed_definition_is_written_immediately(server, storage):
-    """A deploy with a changed definition does not wait for the next regular write."""
+    """A server with a changed definition does not wait for the next regular write."""
     publish_tasks(server.client)
     fire = app(storage)
     fire.task(name="charge", queue="other")(charge)
@@ -183,7 +183,7 @@ def test_retry_policy_is_described_in_words(storage, retry, words):
 
 
 def test_running_server_has_reported_its_tasks():
-    """The report comes soon after the start, which does not wait for it."""
+    """The server sends its report soon after the start, and the start does not wait for the report."""
     with Firelock("memory://") as fire:
         fire.task(name="charge")(charge)
 

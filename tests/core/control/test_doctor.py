@@ -25,7 +25,7 @@ def words(diagnosis):
 
 
 def test_diagnose_returns_findings_with_advice(storage):
-    """The report also contains what was examined. The async method returns the same report."""
+    """The report also describes the examined storage. The async method returns the same report."""
     fire = Firelock(storage)
     fire.task(name="report")(lambda: None).enqueue()
 
@@ -92,7 +92,7 @@ def fails():
 
 
 def test_problems_with_limits_and_unique_keys_are_found(storage):
-    """The problems are costs above the limit, jobs without their task's limits, and needlessly held keys."""
+    """The problems are costs above the limit, jobs without their task's limits, and unneeded unique keys."""
     stub = Firelock(storage)
     with Firelock(storage) as fire:
         parent = fire.task(name="parent", retry=Retry(attempts=0))(fails).enqueue()
@@ -118,7 +118,7 @@ def test_problems_with_limits_and_unique_keys_are_found(storage):
 
 
 def test_limits_in_code_are_checked_on_a_partitioned_storage(storage):
-    """Unique keys are checked as well. Other storages have no such finding."""
+    """Unique keys are checked as well. The checks do not exist for other storages."""
     with Firelock(storage) as fire:
         apart = [Limit("smtp", concurrent=9), Limit("tenant:{n}", concurrent=1)]
         fire.task(name="apart", limits=apart)(lambda n: None)

@@ -102,7 +102,7 @@ def test_healthy_storage_has_no_findings():
 
 @pytest.mark.parametrize("servers", [[], [server(is_alive=False)], [server(expires_in=-1)]])
 def test_waiting_jobs_without_a_server_are_reported_first(servers):
-    """The finding contains the number of waiting jobs and the time since which they have waited."""
+    """The finding contains the number of waiting jobs and the time when the wait started."""
     since = at(minutes=-14)
 
     trouble, *_ = found(queues=[queue(enqueued=3), queue("bulk", 4)], servers=servers, oldest={"mail": since})
@@ -124,7 +124,7 @@ def test_waiting_jobs_without_a_server_are_reported_first(servers):
     ],
 )
 def test_queue_without_a_listening_server_is_reported(queues, listens):
-    """A server describes its queues with a string that means all queues, a list of names, or weights."""
+    """A server describes its queues as a string that means all queues, as a list of names, or as weights."""
     reported = kinds(queues=[queue("mail", 12)], servers=[server(queues=queues)])
 
     assert ([] if listens else ["no_listener"]) == reported
@@ -132,7 +132,10 @@ def test_queue_without_a_listening_server_is_reported(queues, listens):
 
 @pytest.mark.parametrize(("state", "expected"), [("quiet", ["no_listener"]), ("stopping", [])])
 def test_quiet_server_does_not_count_as_a_listener(state, expected):
-    """A quiet server is alive but claims no jobs. A stopping server ends soon, as happens in each deploy."""
+    """A quiet server is alive but does not claim any jobs.
+
+    A stopping server will soon exit, as in every deploy.
+    """
     assert expected == kinds(queues=[queue()], servers=[server(state=state)])
 
 
@@ -170,7 +173,10 @@ def test_server_that_misses_renewals_is_reported():
     ],
 )
 def test_server_that_died_with_jobs_is_reported_for_an_hour(lost, others, severity):
-    """The finding is an error until other servers process its queues. After that, it is a note."""
+    """The finding is an error until other servers process the queues of the dead server.
+
+    After that, it is a note.
+    """
     gone = server("gone", is_alive=False, **{"expires_in": -60, **lost})
     back = [server(f"server {number}", queues=queues) for number, queues in enumerate(others)]
 
@@ -207,7 +213,7 @@ def test_workers_occupied_by_jobs_after_their_timeout_are_reported(reported, wha
 
 
 def test_parked_ends_are_reported():
-    """The finding contains the server, the number of ends, and the place where the jobs are named."""
+    """The finding contains the server and the number of ends, and states where their jobs are listed."""
     trouble = only(servers=[server(parked=1_000), server("two")])
 
     assert ("parked_ends", False) == (trouble.code, trouble.is_error)
@@ -238,10 +244,10 @@ def test_restarted_server_is_not_lost():
     ],
 )
 def test_task_that_fails_more_than_usual_is_reported(lately, usually, is_error):
-    """At least a tenth of ten or more runs must have failed.
+    """There must be at least ten recent runs, of which at least a tenth failed.
 
-    This rate must be three times that of the rest of the day. If the day has no data, half of the runs must
-    have failed.
+    The rate must be three times the rate of the rest of the day. If there is no data for the day, at least
+    half of the runs must have failed.
     """
     reported = found(lately={"charge": lately}, usually={} if usually is None else {"charge": usually})
 
@@ -263,7 +269,7 @@ def test_muted_failures_do_not_count(share, rates):
 def test_broken_and_late_recurring_jobs_have_different_findings():
     """The finding about a broken definition contains its error.
 
-    Each late definition has a finding, the latest first. Paused definitions have none.
+    Each late definition has its own finding; the most overdue one is first. Paused definitions have none.
     """
     reported = found(
         recurring=[
@@ -289,8 +295,8 @@ def test_long_wait_in_a_queue_with_a_listener_is_reported():
     assert [] == kinds(queues=[queue(is_paused=True)], **seen)
 
 
-def test_jobs_held_by_limits_do_not_count_as_waiting_for_workers():
-    """The reported duration is how long the first job that no limit holds has waited."""
+def test_jobs_blocked_by_limits_do_not_count_as_waiting_for_workers():
+    """The finding reports how long the first job that no limit blocks has been waiting."""
     seen = {"servers": [server()], "queues": [queue()], "oldest": {"mail": at(minutes=-60)}}
     late, young = (job(changed_at=at(minutes=minutes)) for minutes in (-10, -9))
 
@@ -347,7 +353,10 @@ def all_of(code, **seen):
 
 
 def test_limit_of_zero_is_reported_with_the_waiting_jobs():
-    """A limit of zero for a name is reported once for all its keys, and for a single key separately."""
+    """A limit of zero for a name is reported once for all its keys.
+
+    For a single key, it is reported separately.
+    """
     names = [named(concurrent=0)]
     keys = [
         a_key(concurrent=0, waiting=3),
@@ -364,7 +373,7 @@ def test_limit_of_zero_is_reported_with_the_waiting_jobs():
 
 
 def test_paused_limit_is_reported_with_its_note_and_start():
-    """The finding is a warning if many jobs wait, or if some wait for an hour."""
+    """The finding is a warning if many jobs are waiting, or if some have been waiting for an hour."""
     paused = {"is_paused": True, "note": "moving", "paused_at": NOW - timedelta(hours=2)}
     lately = {**paused, "paused_at": NOW - timedelta(minutes=5)}
 
@@ -437,7 +446,7 @@ def test_many_failed_jobs_are_a_warning_until_their_cause_is_muted():
 
 
 def test_failed_jobs_of_a_failing_task_are_reported_once():
-    """The finding about the rate already contains the number of failed jobs."""
+    """The finding about the failure rate already contains the number of failed jobs."""
     group = FailureGroup("f1", "pay.ProviderDown", "503", "charge", 502, at(), "j1")
 
     found = list_findings(
@@ -453,7 +462,7 @@ def test_failed_jobs_of_a_failing_task_are_reported_once():
 
 
 def test_failed_batches_are_named_among_the_failed_jobs():
-    """A batch is counted like a job, so the finding must not call all of them jobs."""
+    """The number includes batches, so the finding must not call all of them jobs."""
     (several,) = list_findings(readings(by_state={State.FAILED: 3}, has_failed_batch=True))
     (alone,) = list_findings(readings(by_state={State.FAILED: 1}, has_failed_batch=True))
 
@@ -479,7 +488,10 @@ def test_failing_task_names_its_failed_jobs_and_the_newest_cause():
 
 
 def test_failures_of_one_burst_are_not_called_usual():
-    """An outage and the requeue after it affect at most three hours, which do not show the usual rate."""
+    """An outage and the requeue after it affect at most three hours.
+
+    These are too few to show the usual rate.
+    """
     lately = {"send": EndedRuns(502, 502, 502, hours=1)}
 
     burst = only(lately=lately, usually={"send": EndedRuns(1_256, 1_004, 1_004, hours=3)})
@@ -492,7 +504,7 @@ def test_failures_of_one_burst_are_not_called_usual():
 
 @pytest.mark.parametrize(("hours", "is_reported"), [((1, 1, 1, 1), False), ((1, 2, 3), True)])
 def test_hours_in_which_a_task_ran_are_counted(hours, is_reported):
-    """The hours are counted from the minutes of the day, which are read for the rates."""
+    """The hours are derived from the per-minute statistics of the day, which are read for the rates."""
 
     class Still(FailingStorage):
         def clock(self):
@@ -560,7 +572,7 @@ def test_job_that_runs_much_longer_than_usual_is_reported_per_task():
     ],
 )
 def test_run_is_too_long_compared_with_the_longest_run_of_the_day(minutes, ended, is_reported):
-    """A run is too long after ten minutes and ten times the longest run, if at least ten runs are known."""
+    """A run is too long if it takes ten minutes and ten times as long as the longest of at least ten runs."""
     seen = {} if ended is None else {"send": ended}
 
     assert (["long_run"] if is_reported else []) == kinds(

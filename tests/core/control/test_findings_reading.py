@@ -100,7 +100,7 @@ def test_first_jobs_of_unreported_tasks_are_counted(fire):
 
 
 def test_recent_attempts_are_counted_per_task(fire):
-    """A retry and a crash are failed attempts. Only an attempt that ended its job counts as failed."""
+    """Retries and crashes count as failed attempts. Only an attempt that ended its job counts as failed."""
     for outcome, count in (("succeeded", 5), ("retried", 3), ("crashed", 2), ("failed", 1), ("deleted", 4)):
         ended(fire, 5 * MINUTE, outcome, count)
     ended(fire, 20 * MINUTE, "failed", 100)
@@ -126,7 +126,10 @@ def test_daily_statistics_are_read_only_after_recent_failures(fire):
 
 
 def test_longest_attempts_of_the_day_are_read_if_a_job_has_run_for_long(fire):
-    """The duration is the upper bound of the longest attempts' bucket, and unknown above the last bucket."""
+    """The duration is the upper bound of the longest attempt's bucket.
+
+    Above the last bucket, it is unknown.
+    """
     worker = Worker(fire)
     job = fire.task_named("noop").enqueue()
     (claimed,) = worker.claim()
@@ -148,7 +151,7 @@ def test_longest_attempts_of_the_day_are_read_if_a_job_has_run_for_long(fire):
 
 @pytest.mark.parametrize(("until_in", "share"), [(None, 0.5), (MINUTE, 0.5), (0, 0.0)])
 def test_share_of_muted_failures_uses_the_current_mutes(fire, until_in, share):
-    """A cause is muted until a time or forever. An unreadable record mutes nothing."""
+    """A cause is muted until a given time or forever. An unreadable record does not mute any cause."""
     worker = Worker(fire)
     jobs = fire.task_named("refuse").enqueue_many([(number,) for number in range(4)])
     worker.run()

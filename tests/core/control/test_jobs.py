@@ -135,7 +135,7 @@ def test_iterator_returns_all_matching_jobs(fire, adding, worker):
 
 
 def test_iterator_reads_one_page_at_a_time(fire, adding):
-    """A page of 500 is read when it is needed, so memory does not grow with the number of jobs."""
+    """A page of 500 jobs is read when it is needed, so memory does not grow with the number of jobs."""
     adding.enqueue_many([(number,) for number in range(1_101)])
 
     jobs = fire.jobs.iterate()
@@ -180,9 +180,9 @@ def fail_in_turn(storage, verb, *errors):
 
 
 def test_requeue_of_many_jobs_returns_a_result_for_each(fire, adding, worker):
-    """A job whose state does not allow it is refused, and an unknown id is missing.
+    """A job is refused if its state does not allow a requeue.
 
-    The other jobs are enqueued.
+    An unknown id is reported as missing. The other jobs are enqueued.
     """
     done = adding.enqueue(1)
     worker.run()
@@ -210,7 +210,7 @@ def test_delete_of_many_jobs_returns_a_result_for_each(fire, adding):
 
 
 def test_actions_on_many_jobs_use_chunks_of_500(fire, adding):
-    """No call of the storage is large, however many ids there are. The async methods do the same."""
+    """Each call to the storage is small, however many ids are passed. The async methods do the same."""
     jobs = adding.enqueue_many([(number,) for number in range(1_100)])
 
     results = asyncio.run(fire.jobs.adelete([job.id for job in jobs]))
@@ -276,7 +276,7 @@ def test_job_that_changed_since_its_delete_is_not_restored(fire, adding, worker)
     assert (State.DELETED, State.ENQUEUED) == (changed.refresh().state, same.refresh().state)
 
 
-def test_outage_during_a_restore_reports_unchanged_jobs(fire, adding):
+def test_outage_during_a_restore_reports_the_unchanged_jobs(fire, adding):
     """Results of unchanged and changed jobs are returned in the order of the ids."""
     jobs = adding.enqueue_many([(number,) for number in range(600)])
     fire.jobs.delete([job.id for job in jobs])
@@ -289,7 +289,7 @@ def test_outage_during_a_restore_reports_unchanged_jobs(fire, adding):
 
 
 def test_outage_after_the_last_result_does_not_lose_results(fire, adding, caplog):
-    """Released continuations wait for a server's sweep."""
+    """A server releases the continuations in its next sweep."""
     parent = adding.enqueue(1)
     child = parent.then(adding, 2)
     fire.storage.fail("release", StorageUnavailable("gone"))
@@ -368,7 +368,7 @@ def test_scheduled_jobs_are_moved_to_another_due_time(fire, adding):
 
 @pytest.mark.parametrize("when", [timedelta(0), timedelta.min, datetime(1900, 1, 1, tzinfo=UTC)])
 def test_job_moved_to_a_past_time_is_due_immediately(fire, adding, when):
-    """The next promotion enqueues the job, however long ago the due time was."""
+    """The job is enqueued with the next due jobs, however long ago its due time was."""
     job = adding.schedule(300, 1)
 
     fire.jobs.reschedule([job.id], when)
@@ -390,7 +390,10 @@ def test_invalid_due_time_is_refused(fire, adding):
 
 
 def test_waiting_jobs_are_moved_to_another_queue(fire, adding, worker):
-    """A job keeps its id, history and continuations. Each id has a result and a readable reason."""
+    """A job keeps its id, history and continuations.
+
+    Each id has a result and, if its job was not moved, a readable reason.
+    """
     ended = adding.enqueue(1)
     worker.run()
     waiting, later = adding.enqueue(2), adding.schedule(300, 3)
@@ -462,7 +465,7 @@ def test_move_that_fails_in_a_later_chunk_reports_earlier_results(fire, adding):
     assert (Applied.APPLIED,) * 500 + (None,) * 100 == caught.value.results
 
 
-def test_reason_of_a_change_by_a_handle_is_in_the_history(fire, adding):
+def test_reason_passed_to_a_handle_is_in_the_history(fire, adding):
     """The methods for delete, restore and requeue accept a reason, like the methods for many jobs."""
     job = adding.enqueue(1)
 
@@ -477,7 +480,7 @@ def test_reason_of_a_change_by_a_handle_is_in_the_history(fire, adding):
 
 
 def test_copy_has_the_options_of_the_stored_job(fire, adding):
-    """The copy is at the end of its queue. An app without the task can create it too."""
+    """The copy is placed at the end of its queue. An app without the task can create it too."""
     retry = Retry(attempts=2)
     old = adding.using(queue="bulk", priority=7, tags=["x"], timeout=5, retry=retry).enqueue(1, b=2)
     old.delete()
@@ -526,7 +529,7 @@ def test_list_of_queues_contains_queues_with_jobs_or_settings(fire, adding, work
 
 @pytest.mark.parametrize("name", ["", "A", "a b", "x" * 65, None, 7])
 def test_invalid_queue_name_is_refused(fire, name):
-    """Nothing is written for a name that no job can have."""
+    """Nothing is written if the name is not valid for a job's queue."""
     for verb in (fire.queues.pause, fire.queues.resume):
         with pytest.raises(ConfigurationError, match=r"Queue name must be 1 to 64 .*, got .*"):
             verb(name)

@@ -70,7 +70,10 @@ def audited(fire):
 
 
 def test_key_shows_its_holders_and_the_source_of_its_values(fire):
-    """The key also shows its waiting jobs, its name's values, and when its rate allows the next start."""
+    """The result also contains the waiting jobs and the values of the name.
+
+    If a rate delays the next start, the result contains its time.
+    """
     now = fire.storage.clock()
     fire.storage.hold("tenant:7", "a", "b", waiting=5, next_arrival_at=now + MINUTE)
     limits = declaring(fire, tenant={"concurrent": 2, "rate": 60, "per": MINUTE})
@@ -88,8 +91,8 @@ def test_key_shows_its_holders_and_the_source_of_its_values(fire):
     assert view == limits.get("tenant:7")
 
 
-def test_key_without_values_only_takes_turns(fire):
-    """Such a key has no limit and is never closed."""
+def test_key_without_values_is_used_only_for_turns(fire):
+    """Such a key has no limit and never blocks a job."""
     fire.storage.hold("shop:1", "a")
 
     (view,) = fire.limits.list()
@@ -98,7 +101,7 @@ def test_key_without_values_only_takes_turns(fire):
 
 
 def test_pages_of_keys_include_keys_that_have_only_values(fire):
-    """The list contains each held key and each key with its own values or pause once, in order.
+    """The list contains each key that is in use and each key with its own values or pause once, in order.
 
     It does not contain names.
     """
@@ -130,7 +133,7 @@ def test_declared_names_are_shown_before_they_have_a_key(fire):
 
 
 def test_unused_key_shows_the_values_of_its_name(fire):
-    """A key that no job has used has no holders and no waiting jobs."""
+    """A key that no job has used has no running jobs and no waiting jobs."""
     fire.limits.set("tenant", concurrent=3)
 
     view = asyncio.run(fire.limits.aget("tenant:42"))
@@ -142,7 +145,7 @@ def test_unused_key_shows_the_values_of_its_name(fire):
 # ---- values ----------------------------------------------------------------------------------------------
 
 
-def test_value_of_an_operator_is_kept_until_the_code_changes(fire):
+def test_value_set_by_an_operator_is_kept_until_the_code_changes(fire):
     """A starting server writes the code's values only if they have changed."""
     declaring(fire, tenant={"concurrent": 4}).sync()
     fire.limits.set("tenant", concurrent=9)
@@ -168,7 +171,7 @@ def test_value_set_before_its_declaration_is_kept(fire):
 
 
 def test_server_logs_the_written_limits_in_one_line(fire, caplog):
-    """The line contains all their names. Nothing is logged if nothing has changed."""
+    """The line contains the names of all written limits. Nothing is logged if nothing has changed."""
     caplog.set_level(logging.INFO, "firelock.control.limits")
 
     declaring(fire, a={"concurrent": 1}, b={"concurrent": 2}).sync()
@@ -192,7 +195,7 @@ def test_limit_without_values_has_no_record(fire):
 
 
 def test_set_keeps_omitted_values(fire):
-    """A key starts with the values of its name; None removes a value."""
+    """For a key without its own values, omitted values are those of its name. None removes a value."""
     declaring(fire, tenant={"concurrent": 4, "rate": 10, "per": MINUTE, "burst": 3}).sync()
 
     own = fire.limits.set("tenant:7", rate=20)
@@ -218,7 +221,7 @@ def test_reset_restores_the_values_of_the_code(fire):
 
 
 def test_pause_of_a_name_applies_to_all_its_keys(fire):
-    """The pause, with its note and actor, is shown on each key and can be removed only at the name."""
+    """The pause, with its note and actor, is shown on each key, but can be removed only for the name."""
     fire.limits.pause("tenant", "provider is down", by="ada")
 
     paused = fire.limits.get("tenant:7")
@@ -336,7 +339,7 @@ def test_page_limit_of_keys_must_be_from_1_to_500(fire, limit):
 
 
 def test_storage_without_limits_raises_an_error():
-    """Nothing is written, not even when a server starts."""
+    """If the storage does not support limits, nothing is written, not even when a server starts."""
     storage = KeyedStorage()
     storage.features = storage.features - {Feature.LIMITS}
     with Firelock(storage) as fire:
@@ -411,8 +414,8 @@ def take(fire, count):
     return storage.claim(ClaimRequest(None, count, "one", storage.clock())).jobs
 
 
-def test_key_with_free_places_names_the_key_that_holds_its_jobs(shop):
-    """If no other key holds the jobs, they wait for a worker."""
+def test_key_below_its_limit_names_the_key_that_blocks_its_jobs(shop):
+    """If no other key blocks the jobs, they wait for a worker."""
     jobs = described(shop)
 
     views = {view.key: view for view in shop.limits.list()}
@@ -439,10 +442,10 @@ def test_key_with_free_places_names_the_key_that_holds_its_jobs(shop):
         (lambda fire: fire.storage.spend("gpu", until=fire.storage.clock() + MINUTE), LimitState.BLOCKED),
     ],
 )
-def test_key_shows_why_it_admits_no_job(shop, change, state):
-    """The key is paused, has a limit of 0, is full, or is closed until a time.
+def test_key_shows_why_it_allows_no_job(shop, change, state):
+    """The key is paused, has a limit of 0, is at its limit, or allows no start until a given time.
 
-    Jobs of a key with free places wait for a worker.
+    Jobs of a key below its limit wait for a worker.
     """
 
     @shop.task(name="train", limits=[Limit("gpu", concurrent=1)])
@@ -458,9 +461,9 @@ def test_key_shows_why_it_admits_no_job(shop, change, state):
 
 
 def test_line_shows_waiting_jobs_with_reasons_and_estimates(shop):
-    """The line contains the jobs in the order of their turns, each with the keys that hold it.
+    """The line contains the jobs in the order of their turns.
 
-    A rate provides an estimate.
+    For each job, it lists the keys that block the job and the start time that is estimated from the rate.
     """
     described(shop)
     now = shop.client.clock.now()
@@ -492,8 +495,8 @@ def test_line_counts_earlier_jobs_under_a_shared_key(shop):
     assert all(abs(1 + place - wait) <= 1 for place, wait in zip(places, waits, strict=True))
 
 
-def test_jobs_held_by_another_key_have_no_turn(shop):
-    """While the key has free places, the turns and estimates of other jobs ignore the held jobs."""
+def test_jobs_blocked_by_another_key_have_no_turn(shop):
+    """While the key is below its limit, the turns and estimates of its other jobs ignore the blocked jobs."""
 
     @shop.task(
         name="ask",
@@ -516,10 +519,10 @@ def test_jobs_held_by_another_key_have_no_turn(shop):
     assert 10_000_000 == round(starts[1] - starts[0], -6)
 
 
-def test_job_that_a_full_key_also_holds_keeps_its_turn(shop):
-    """Other jobs cannot pass the job while its key is full.
+def test_job_that_is_also_blocked_by_a_full_key_keeps_its_turn(shop):
+    """Other jobs cannot overtake the job while its key is at its limit.
 
-    Each line contains all keys that hold the job.
+    Each line lists all keys that block the job.
     """
 
     @shop.task(name="ask", limits=[Limit("model", concurrent=2), Limit("customer:{customer}", concurrent=1)])
@@ -547,7 +550,7 @@ def test_job_that_a_full_key_also_holds_keeps_its_turn(shop):
 
 
 def test_timeouts_limit_the_start_without_an_estimate(shop):
-    """The bound is computed from the timeout of the job or its task.
+    """Without an estimate, the timeout of the job or its task gives an upper bound for the start.
 
     The task's timeout is read from the code or from the report of a server. Without a timeout, there is no
     bound.
@@ -576,7 +579,7 @@ def test_timeouts_limit_the_start_without_an_estimate(shop):
 
 
 def test_bound_of_a_start_includes_the_previous_job_under_each_key(shop):
-    """The last two jobs of one customer run one after the other, even if the shared key has more places."""
+    """The last two jobs of one customer run one after the other, even if the shared key allows more jobs."""
 
     @shop.task(
         name="ask",
@@ -607,7 +610,7 @@ def test_bound_of_a_start_includes_the_previous_job_under_each_key(shop):
 
 
 def test_jobs_after_a_job_without_a_bound_have_none(shop):
-    """A job whose start time is unknown may hold a key that later jobs share."""
+    """A job whose start time is unknown may use a key that later jobs share."""
 
     @shop.task(name="ask", limits=[Limit("model", concurrent=1), Limit("customer:{customer}", concurrent=1)])
     def ask(customer: int) -> None: ...
@@ -643,7 +646,7 @@ def test_start_has_no_bound_if_an_earlier_job_has_no_timeout(shop):
 
 
 def test_recent_run_times_provide_the_estimate_for_a_full_key(shop):
-    """With two places and runs of one minute, the third waiting job starts after a minute and a half."""
+    """With a limit of two and runs of one minute, the third waiting job starts after a minute and a half."""
 
     @shop.task(name="train", limits=[Limit("gpu", concurrent=2)])
     def train(number: int) -> None: ...
@@ -668,7 +671,7 @@ def test_recent_run_times_provide_the_estimate_for_a_full_key(shop):
 
 @pytest.mark.parametrize("after", [-1, 10_001, True, "3"])
 def test_start_of_a_line_must_be_within_its_range(shop, after):
-    """The error contains the range."""
+    """The error contains the range of valid values for `after`."""
     with pytest.raises(ConfigurationError, match="after must be an integer from 0 to 10,000, got"):
         shop.limits.line("gpu", after)
 

@@ -20,7 +20,7 @@ def claimed(fire):
 @pytest.mark.parametrize("settings", [{"rate": 1_000, "per": 1.0}, {"rate": None, "concurrent": 100}])
 @pytest.mark.parametrize("of", ["mail/out", "mail:7/out"])
 def test_changed_rate_applies_to_keys_that_used_up_the_previous_rate(settings, of):
-    """The rate of a name or of a single key may be raised or removed."""
+    """The rate of a name or of a single key can be raised or removed."""
     with Firelock("memory://") as fire:
 
         @fire.task(name="shop.send", limits=[Limit("mail:{user_id}/out", rate=1, per=DAY)])

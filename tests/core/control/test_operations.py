@@ -150,7 +150,7 @@ def test_invalid_operation_is_refused(watched):
 
 
 def test_every_matching_job_is_changed(fire):
-    """The matching jobs need several pages.
+    """The matching jobs fill several pages.
 
     The operation keeps the first ids, and each job's history contains the reason.
     """
@@ -170,7 +170,7 @@ def test_every_matching_job_is_changed(fire):
 
 
 def test_failed_jobs_are_requeued_oldest_first(fire):
-    """Jobs that fail again do so after the operation's start. They no longer match, so the operation ends."""
+    """Jobs that fail again after the start of the operation no longer match, so the operation ends."""
     ids = fill(fire, 0, failed=3)
     operation = fire.operations.start("requeue", JobFilter(state=State.FAILED), by="ada")
 
@@ -270,9 +270,9 @@ def test_contains_selects_jobs_by_strings(fire, contains, changed):
     ("seconds", "options", "waited"), [(2, {"pace": 2.5}, 5.0), (1, {"jobs_a_second": 50}, 9.0)]
 )
 def test_operation_pauses_after_each_chunk_except_the_last(watched, seconds, options, waited):
-    """The pause gives workers a turn.
+    """The pause lets workers proceed.
 
-    It is a multiple of the chunk's duration, or lasts until the rate allows more.
+    It is a multiple of the chunk's duration, or lasts until the rate allows more changes.
     """
     fill(watched, 1_200)
     operation = deleting(watched)
@@ -396,7 +396,7 @@ def test_operation_fails_at_a_permanent_error(watched):
 # ---- cancelling ------------------------------------------------------------------------------------------
 
 
-def test_cancellation_during_a_chunk_counts_the_chunk(watched):
+def test_chunk_changed_during_a_cancellation_is_counted(watched):
     """The changes of the chunk are counted, even if the cancellation was stored before them."""
     fill(watched, 1_200)
     operation = deleting(watched)
@@ -427,7 +427,7 @@ def test_unknown_operation_is_none(fire, operation_id):
 
 
 def test_newest_operations_are_first(fire):
-    """Pages work as for audit entries. Resumable operations are in the order of their start."""
+    """Pages work as for audit entries. Resumable operations are ordered by their start time."""
     started = [fire.operations.start("delete", BULK, by=str(number)) for number in range(3)]
 
     first = fire.operations.list(2)
@@ -465,7 +465,7 @@ def test_stored_filter_is_restored(fire):
 
 
 def test_operation_on_a_list_by_due_time_drops_the_order(fire):
-    """A window of due times is refused, because the window of an operation contains times of changes."""
+    """A range of due times is refused, because the range of an operation applies to times of changes."""
     by_due = JobFilter(by_due=True, queue="bulk")
 
     started = fire.operations.start("delete", by_due, by="ada")
@@ -479,7 +479,7 @@ def test_operation_on_a_list_by_due_time_drops_the_order(fire):
 
 
 def test_field_of_a_newer_version_is_kept_in_an_operation(watched):
-    """The operation runs to its end."""
+    """The operation runs to completion."""
     fill(watched, 3)
     operation = deleting(watched)
     value = json.loads(watched.storage.get_record("operation", operation.id).value)
@@ -532,9 +532,9 @@ class Meddler:
 
 
 def test_outcome_of_a_requeue_is_counted_from_its_jobs(fire):
-    """The outcome contains how many jobs succeeded, failed again or have not ended.
+    """The outcome contains the numbers of jobs that succeeded, failed again or have not ended.
 
-    As soon as all have ended, it no longer changes.
+    As soon as all jobs have ended, the outcome no longer changes.
     """
     ids = fill(fire, 0, failed=3)
     task, worker = fire.task_named("send"), Worker(fire)

@@ -121,7 +121,7 @@ def test_definition_is_stored_with_its_call(fire, reporting):
 
 
 def test_unchanged_definition_is_not_written_again(reporting, storage):
-    """A script that runs at every deploy only costs one read."""
+    """A script that runs at every deploy costs only one read."""
     first = reporting.recur("id", "0 2 * * *")
 
     again = asyncio.run(reporting.arecur("id", "0 2 * * *"))
@@ -289,7 +289,7 @@ def test_pause_by_an_operator_is_kept_after_deploys(storage):
 
 
 def test_edit_by_an_operator_is_kept_in_a_rolling_deploy(storage):
-    """A server without the declaration flags the definition.
+    """A server whose code does not contain the declaration flags the definition.
 
     The next server that declares it removes the flag. Nothing else changes.
     """
@@ -428,9 +428,9 @@ def test_limit_of_definitions_per_call_is_respected(fire, reporting, advance):
     ],
 )
 def test_missed_runs_follow_the_misfire_policy(fire, reporting, advance, schedule, minutes):
-    """After half an hour without a server, the policy determines the created runs.
+    """After half an hour without a server, the policy determines which runs are created.
 
-    These are the latest run, the newest runs within the limit, or only runs that are still on time.
+    These are the latest run, the newest runs within the limit, or only the runs that are still on time.
     """
     reporting.recur("id", schedule)
     advance(minutes=29, seconds=30)
@@ -561,7 +561,7 @@ NEWER = [{"tags": {"eu": 1}}, {"schedule": {"sun": "rise"}}]  # values of unknow
 
 
 def test_every_change_keeps_a_field_of_a_newer_version(fire, reporting, advance):
-    """Creating jobs, pausing, editing and declaring again all work and do not change the field."""
+    """The field is kept when jobs are created and when the definition is paused, edited or declared again."""
     reporting.recur("id", "* * * * *")
     rewrite(fire, limit={"eu": 1})
 
@@ -587,7 +587,7 @@ def test_every_change_keeps_a_field_of_a_newer_version(fire, reporting, advance)
 
 @pytest.mark.parametrize("written", NEWER, ids=["value", "schedule"])
 def test_definition_of_a_newer_version_is_not_run(fire, reporting, advance, written):
-    """The definition keeps its stored value.
+    """The stored definition does not change.
 
     The other due definitions create their jobs, and the newer definition does not count toward the limit.
     """
@@ -688,7 +688,7 @@ def test_definition_of_a_newer_version_cannot_be_changed(fire, reporting):
 def test_unreadable_definition_is_listed_and_can_be_removed(fire, reporting, advance, text):
     """An unreadable definition has no known due time, so it is never due.
 
-    It does not stop other definitions, promotions or lists.
+    Other definitions, scheduled jobs and lists are not affected.
     """
     reporting.recur("other", "* * * * *")
     fire.storage.put_record("recurring", "id", text)
@@ -781,7 +781,7 @@ def test_queue_one_allows_another_job_after_the_waiting_one_started(fire, report
 
 @pytest.mark.parametrize("overlap", ["skip", "queue_one"])
 def test_missed_runs_without_overlap_create_one_job(fire, reporting, advance, overlap):
-    """If several missed runs were created together, they would overlap, so only the latest runs."""
+    """If several missed runs were created together, they would overlap, so only the latest run is created."""
     reporting.recur("id", Cron("* * * * *", misfire="all", overlap=overlap))
     advance(minutes=9, seconds=30)
 
@@ -869,7 +869,7 @@ def test_trigger_creates_a_job_and_keeps_the_schedule(fire, reporting):
 def test_second_pause_or_resume_changes_nothing(fire, reporting):
     """The async methods behave in the same way.
 
-    A definition that was not paused keeps its due time on resume.
+    If a definition that is not paused is resumed, it keeps its due time.
     """
     reporting.recur("id", "0 2 * * *")
 

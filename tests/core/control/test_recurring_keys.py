@@ -81,7 +81,7 @@ def test_run_has_the_keys_of_its_arguments(fire, report, storage):
 def test_run_whose_key_is_taken_is_skipped(fire, report, storage):
     """Until a run creates a job again, the definition shows the job that has the key.
 
-    Its last created job does not change.
+    The definition's last created job stays the same.
     """
     report.recur("id", MINUTES)
     pass_minutes(storage, 1)

@@ -283,7 +283,7 @@ def test_hold_is_extended_as_chunks_are_stored(fire, storage, load):
 
 
 def test_batch_is_cancelled_when_its_hold_expires(fire, storage, load):
-    """The block then raises when it stores its next chunk or when it ends."""
+    """The block raises an error when it stores its next chunk or when it ends."""
     with ends_with(BatchFinished), fire.batch("import") as batch:
         batch.add_many(many(load, 501))
         storage.clock_offset += 2 * HOUR
@@ -605,7 +605,8 @@ def test_member_cannot_depend_on_a_debounced_member(fire, load, report):
 def test_async_block_stores_without_blocking_the_event_loop(fire, storage, load, report):
     """In an async block, `add` stores nothing.
 
-    `aadd` stores a chunk when enough members were added, and the end of the block stores the rest.
+    `aadd` stores a chunk when enough members were added, and the remaining members are stored when the block
+    ends.
     """
 
     async def fill():

@@ -95,7 +95,7 @@ def collect(batch, task, **options):
 
 
 def test_results_of_a_nested_batch_require_the_deep_argument(year, load):
-    """By default, a caller could sum only the direct members without noticing."""
+    """If the argument had a default, a caller could sum only the direct members without noticing."""
     message = (
         r"<Batch .* 'year' .*> contains 2 batches, so results\(load\) requires deep\. Pass deep=True for "
         r"the results of all members, or deep=False for those of its own members only\."

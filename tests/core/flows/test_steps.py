@@ -120,7 +120,10 @@ def test_step_value_is_restored_with_its_annotated_type(fire, tester):
 
 
 def test_step_calls_a_task_as_a_plain_function(fire, tester):
-    """A step runs a task in the same process. The task's return annotation gives the type of the value."""
+    """A step runs a task in the same process.
+
+    The task's return annotation determines the type of the value.
+    """
 
     @fire.task(name="load")
     def load(day: str) -> datetime:
@@ -686,7 +689,7 @@ def test_called_job_inherits_the_meta_of_its_caller(fire, tester):
 
 
 def test_call_returns_the_result_of_the_called_job(fire, tester):
-    """The called job runs like any other job. Its caller does not occupy a worker meanwhile."""
+    """The called job runs like any other job. While it runs, its caller does not occupy a worker."""
 
     @fire.task(name="double")
     def double(number: int) -> int:
@@ -1115,7 +1118,7 @@ def test_astep_with_a_sync_function_raises(fire, tester):
 
 
 def test_steps_awaited_together_share_a_round_trip():
-    """The memos of steps in one turn of the event loop are sent together."""
+    """The memos of steps in one iteration of the event loop are sent together."""
     storage = FailingStorage()
 
     async def page(number: int) -> int:

@@ -164,7 +164,10 @@ def test_tester_runs_the_jobs_of_an_application(shop):
 
 
 def test_jobs_store_the_request_id(shop):
-    """The id comes from the request; otherwise a new id is created. The response contains the id."""
+    """The id comes from the request.
+
+    If the request has none, a new id is created. The response contains the id.
+    """
     with TestClient(web_of(shop)) as client:
         given = client.get("/", headers={"X-Request-ID": "abc-1"})
         made = client.get("/")
@@ -243,7 +246,7 @@ def test_websocket_has_a_request_id_but_the_lifespan_does_not(shop):
 
 
 def test_lifespan_and_middleware_work_with_starlette(shop):
-    """Both use only plain ASGI."""
+    """The lifespan and the middleware use only plain ASGI."""
 
     async def page(request):
         await shop.report.aenqueue()
@@ -279,7 +282,7 @@ def test_lifespan_dependency_and_middleware_work_with_litestar(shop):
 
 
 def test_import_does_not_import_any_framework():
-    """A user of one framework does not need the others."""
+    """Users of one framework do not need the others."""
     program = "import sys, firelock.integrations.fastapi; print(*sorted(sys.modules))"
 
     loaded = subprocess.run(

@@ -94,7 +94,7 @@ def test_job_without_an_application_fails_with_a_fix(shop):
 def test_configuration_sets_the_storage(tmp_path):
     """In processes that create jobs, the configuration replaces the storage that is set in the code.
 
-    It can also turn off the header of the request id.
+    The configuration can also disable the header of the request id.
     """
     shop = Shop()
     url = f"sqlite:///{tmp_path}/jobs.db"
@@ -113,7 +113,10 @@ def test_configuration_sets_the_storage(tmp_path):
 
 
 def test_jobs_store_the_request_id_and_configured_metadata():
-    """The id comes from the request; otherwise a new id is created. The response contains the id."""
+    """The id comes from the request.
+
+    If the request has none, a new id is created. The response contains the id.
+    """
     shop = Shop(tenant=lambda: g.get("tenant") if g else None)
     app = shop.web()
     app.before_request(lambda: setattr(g, "tenant", "acme"))

@@ -306,8 +306,8 @@ def charge_card(card: str) -> None:
     """Charge the card."""
 
 
-def test_jobs_held_back_by_a_limit_are_not_a_delay(shop):
-    """The first job without a limit is reported, with the number of held jobs before it."""
+def test_jobs_blocked_by_a_limit_are_not_a_delay(shop):
+    """The first job without a limit is reported, together with the number of blocked jobs before it."""
     app = shop(latency=TEN)
     begin_session(app.storage, "serves", timeout=1e9)
     app.check()
@@ -327,7 +327,7 @@ def test_jobs_held_back_by_a_limit_are_not_a_delay(shop):
     )
 
 
-def test_search_for_a_delayed_job_stops_after_100_held_jobs(shop):
+def test_search_for_a_delayed_job_stops_after_100_blocked_jobs(shop):
     """Later jobs are not read, so nothing is reported."""
     app = shop(latency=TEN)
     app.check()
@@ -358,7 +358,7 @@ def test_job_with_a_limit_is_reported_if_two_checks_find_it_free(shop):
 def test_late_recurring_job_is_reported(shop):
     """A definition is reported if it is late by more than the margin.
 
-    It recovers when its next job is created.
+    The definition recovers when its next job is created.
     """
     app = shop()
     app.charge.recur("nightly", "0 2 * * *", "1")
@@ -412,7 +412,10 @@ def test_lost_server_is_reported_once(shop):
 
 
 def test_other_findings_and_their_end_are_each_reported_once(shop):
-    """A finding that persists for two checks is reported with its code and advice, and again when it ends."""
+    """A finding that persists for two checks is reported with its code and advice.
+
+    When the finding ends, this is reported as well.
+    """
     app = shop(hook={"on": ["finding", "recovered"]})
     app.webhooks_after(0)
     app.charge.enqueue("1")

@@ -91,7 +91,7 @@ def test_options_of_a_call_override_the_task_options(mail):
 
 
 def test_timeout_and_retry_of_the_task_are_not_stored(fire):
-    """They are read from the task when the job runs, so a deployment can change them."""
+    """Both options are read from the task when the job runs, so a deployment can change them."""
     stored = record(fire.task(name="plain", timeout=5, retry=Retry(attempts=2))(send).enqueue("x"))
 
     assert (None, None, ()) == (stored.timeout_seconds, stored.retry, stored.tags)
@@ -103,7 +103,7 @@ def test_braces_in_a_tag_of_a_call_are_literal(mail):
 
 
 def test_job_has_at_most_twenty_tags(mail, fire):
-    """The tags of the task and the call count together. Nothing is stored."""
+    """The tags of the task and the call are counted together. If there are more, nothing is stored."""
     with pytest.raises(ConfigurationError, match="at most 20 tags, including those of its task, got 21"):
         mail.using(tags=[f"t{number}" for number in range(20)]).enqueue("anna")
 

@@ -352,7 +352,7 @@ def test_keep_last_replaces_the_arguments_of_the_waiting_job(fire):
 
 
 def test_each_call_postpones_a_debounced_job():
-    """The job is scheduled. It is postponed up to the maximum wait."""
+    """The job is scheduled and can be postponed until the maximum wait has passed."""
     storage = MemoryStorage()
     with Firelock(storage) as fire:
 
@@ -388,7 +388,7 @@ def test_each_call_postpones_a_debounced_job():
     ],
 )
 def test_debounce_cannot_be_combined_with_a_due_time(fire, plain, call):
-    """It cannot be combined with a delay, a parent or a schedule either. Nothing is stored."""
+    """A delay, a parent or a schedule is refused as well. Nothing is stored."""
     parent = plain.enqueue()
 
     with pytest.raises(ConfigurationError, match=r"using\(unique=False\)"):
@@ -400,7 +400,7 @@ def test_debounce_cannot_be_combined_with_a_due_time(fire, plain, call):
 # ---- reasons for waiting ---------------------------------------------------------------------------------
 
 
-def test_handle_shows_the_limit_that_holds_a_job_back(fire, report):
+def test_handle_shows_the_limit_that_blocks_a_job(fire, report):
     """After a refresh, the handle shows whether the limit is full, closed or paused.
 
     If the job waits only for a worker, the handle does not show a limit.

@@ -460,7 +460,7 @@ def in_state(adding, failing, worker):
     "state", [state for state in State if state not in (State.ENQUEUED, State.PROCESSING)]
 )
 def test_job_that_is_not_enqueued_or_running_can_be_requeued(in_state, state):
-    """The handle then shows the new state and the reason."""
+    """After the requeue, the handle shows the new state and the reason."""
     job = in_state(state)
     assert state is job.refresh().state
 
@@ -541,8 +541,8 @@ def test_restore_of_a_job_that_is_not_deleted_is_refused(in_state, state):
         job.restore()
 
 
-def test_restore_is_refused_if_the_job_changes_meanwhile(adding, fire, worker):
-    """Here the job is requeued, runs and is deleted again, so the first deletion can no longer be undone."""
+def test_restore_is_refused_if_the_job_has_changed(adding, fire, worker):
+    """The job was requeued, ran and was deleted again, so the first deletion can no longer be undone."""
     job = adding.enqueue(1)
     job.delete()
     history = fire.storage.history
@@ -564,7 +564,7 @@ def test_restore_is_refused_if_the_job_changes_meanwhile(adding, fire, worker):
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.DELETED])
 def test_job_in_any_other_state_can_be_deleted(in_state, state):
-    """The handle then shows the new state, and the record has an expiry time."""
+    """After the delete, the handle shows the new state, and the record has an expiry time."""
     job = in_state(state)
 
     same = job.delete()
@@ -578,7 +578,10 @@ def test_job_in_any_other_state_can_be_deleted(in_state, state):
 
 
 def test_uncommitted_job_is_not_found(adding, fire):
-    """The error contains the fix. Only a continuation in the same transaction is possible."""
+    """The error contains the fix.
+
+    For an uncommitted job, only a continuation in the same transaction is possible.
+    """
     session = []
     job = adding.using(within=session).enqueue(1)
 

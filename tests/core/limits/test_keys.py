@@ -232,7 +232,7 @@ def test_unique_key_defaults_to_all_arguments():
 
 
 def test_deadline_is_a_time_or_a_duration():
-    """Both are stored in microseconds."""
+    """A time or a duration is stored in microseconds."""
     assert Admission(start_within=60_000_000) == keys_of({}, start_before=timedelta(minutes=1)).admission
     assert (
         Admission(start_before=1_000_000)

@@ -47,7 +47,7 @@ def test_position_of_every_job_is_found(lengths):
 
 
 def test_number_of_read_jobs_is_bounded():
-    """A page or a position reads only a few times as many jobs as it shows, no matter how many jobs wait."""
+    """For a page or a position, at most a few times as many jobs are read as are shown."""
     lanes = Lanes(*[1] * 400, *[5_000_000] * 3)
 
     line = lanes.spots(0, 1_000)
@@ -88,7 +88,7 @@ def settings(**given):
 def test_start_of_a_job_is_estimated(given, facts, seconds):
     """The estimate uses the rate, the jobs ahead and the duration of runs.
 
-    If only an operator can open the limit, the estimate is NEVER.
+    If the job cannot start before an operator changes the limit, the estimate is NEVER.
     """
     inputs = {
         "running": 0, "next_arrival_at": 0, "ahead": 0, "cost": 1, "run_time": 10.0 * SECOND, "now": 0,
@@ -118,7 +118,7 @@ def test_start_of_a_job_is_estimated(given, facts, seconds):
     ],
 )
 def test_estimated_start_is_bounded_by_timeouts(given, left, facts, seconds):
-    """The jobs ahead run until their timeout at most (100 s). Without timeouts, there is no bound."""
+    """The jobs ahead run no longer than their timeout (100 s). Without timeouts, there is no bound."""
     inputs = {"next_arrival_at": 0, "ahead": 0, "cost": 1, "timeout": 100.0 * SECOND, "now": 0, **facts}
 
     at = start_bound(settings(**given), left=[seconds * SECOND for seconds in left], **inputs)

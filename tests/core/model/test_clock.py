@@ -319,7 +319,7 @@ def test_suspension_seems_to_be_a_clock_change_without_a_suspension_clock(host):
 
 @pytest.mark.parametrize("stalled", range(5))
 def test_pause_between_two_readings_is_not_a_jump(stalled):
-    """Another process uses the processor for 10 s between two of the readings of a check."""
+    """For 10 s between two readings of the same check, another process uses the processor."""
     passed = 0.0
     pauses = iter([0.0] * 5 + [10.0 if place == stalled else 0.0 for place in range(5)] + [0.0] * 5)
 

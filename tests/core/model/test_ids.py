@@ -130,7 +130,7 @@ def test_ids_of_one_call_ascend_and_are_unique():
 
 
 def test_newer_record_keys_sort_first():
-    """This applies to all supported years. Of keys with equal times, the last created key sorts first."""
+    """This applies to all supported years. If keys have equal times, the last created key sorts first."""
     instants = [-62_135_596_800_000_000, -1, 0, 1, 1_764_000_000_000_000, 253_402_300_799_999_999]
     keys = [newest_first_key(at) for at in instants for _ in range(3)]
 

@@ -15,8 +15,8 @@ _NOTE = "    note: str | None = None\n"
 PLAIN = NewJob("id", "task", "[]", "json", "default", 5, State.ENQUEUED, 7)
 
 
-def test_job_with_an_added_field_is_not_plain():
-    """A job that uses a field which a later release has added is not stored on a fast path."""
+def test_job_with_an_added_field_is_not_stored_on_a_fast_path():
+    """A fast path does not write a field that a later release has added."""
     script = """
 from firelock.storage import NewJob, State, further_fields
 job = NewJob("id", "task", "[]", "json", "default", 5, State.ENQUEUED, 7, note="added")
@@ -29,8 +29,8 @@ print(job.is_plain, read(job) == plain)
     assert "False False\n" == printed
 
 
-def test_success_with_an_added_field_is_not_plain():
-    """A storage settles a plain success with one statement, which does not write the field."""
+def test_success_with_an_added_field_is_not_settled_on_a_fast_path():
+    """The fast path settles a success with one statement, which does not write the field."""
     script = """
 from firelock.model.lifecycle import HELD
 from firelock.storage import State, Transition
@@ -46,13 +46,13 @@ print(*(end.is_plain_success for end in ends))
 @pytest.mark.parametrize(
     "field", [field.name for field in attrs.fields(NewJob) if field.name not in PLAIN_FIELDS]
 )
-def test_job_with_any_further_field_is_not_plain(field):
+def test_job_with_any_other_field_is_not_plain(field):
     """A plain job has only a queue, a priority and the fields that every job has."""
     assert PLAIN.is_plain
     assert not attrs.evolve(PLAIN, **{field: object()}).is_plain
 
 
-def test_unknown_field_of_a_short_path_raises():
-    """A misspelled field would keep all of its jobs off the fast path."""
+def test_unknown_field_of_a_fast_path_raises():
+    """If a field were misspelled, jobs that use the field could not be stored on the fast path."""
     with pytest.raises(ValueError, match=r"^A new job has no field limits\.$"):
         further_fields("limits", "tags")

@@ -75,7 +75,7 @@ def test_table_of_state_changes_contains_every_state():
 
 
 def test_only_runs_and_batches_return_to_awaiting():
-    """A run is suspended, or an ended batch is opened again."""
+    """A run returns to `awaiting` when it is suspended, and an ended batch when it is opened again."""
     before = {state for state in State if State.AWAITING in ALLOWED[state]}
 
     assert {State.AWAITING, State.PROCESSING, State.SUCCEEDED, State.FAILED} == before
@@ -161,7 +161,7 @@ def crash(reason, started_at=None):
     ],
 )
 def test_crash_counts_as_a_loss_if_the_job_was_running(entries, losses):
-    """A job that a lost server had only claimed does not count. A job process is not a server."""
+    """A job that a lost server had claimed but not started does not count. A job process is not a server."""
     count = sum(entry.reason != "server stopping" for entry in entries)
 
     assert losses == lifecycle.crashes_of(entries, count).losses
@@ -264,10 +264,10 @@ def test_reason_of_a_waiting_continuation_contains_the_parent_state():
 
 
 @given(at=instants, spans=st.tuples(spans, spans, spans))
-def test_each_end_has_a_separate_retention(at, spans):
-    """Retention counts from the end.
+def test_each_outcome_has_a_separate_retention(at, spans):
+    """The retention period begins when the job ends.
 
-    None keeps the job forever. A job that has not ended never expires.
+    With None, the job is kept forever. A job that has not ended never expires.
     """
     retention, ends = Retention(*spans), (State.SUCCEEDED, State.FAILED, State.DELETED)
 

@@ -405,7 +405,7 @@ def test_enqueue_context_receives_inherited_metadata(make_app, is_awaited):
 
 
 def test_enqueue_context_contains_jobs_that_are_stored_later(make_app):
-    """When the context exits, it has the jobs that a batch block or a call in a task stores later."""
+    """When the context exits, it contains the jobs that a batch block or a call in a task stores later."""
     exits = []
 
     @contextmanager
@@ -533,7 +533,7 @@ def test_job_context_surrounds_the_run(make_app):
 def test_job_context_can_close_connections_of_the_thread(make_app, is_async, end):
     """However the run ends, the context exits in the thread of the job.
 
-    Connections of web frameworks need this.
+    Web frameworks need this to close their connections.
     """
     connections, opened = {}, threading.Event()
 
@@ -613,7 +613,7 @@ def test_retry_decision_of_the_first_plugin_takes_precedence(make_app):
     assert (["first", "second"], State.DELETED, "second") == (calls, ended.state, ended.reason)
 
 
-def test_elect_transition_replaces_the_end(make_app):
+def test_elect_transition_replaces_the_outcome(make_app):
     """The job gets the state that the plugin has chosen, under the conditions of the proposed transition."""
     proposals = []
 
@@ -686,8 +686,8 @@ def test_configure_app_can_add_tasks(make_app):
         make_app(plugin(configure_app=lambda: 1 / 0))
 
 
-def test_jobs_settled_reports_accepted_ends(make_app):
-    """Every end of an attempt is reported, including a snooze."""
+def test_jobs_settled_reports_accepted_outcomes(make_app):
+    """The outcome of every attempt is reported, including a snooze."""
     ends, runs = [], []
     app = make_app(plugin(jobs_settled=lambda settled: ends.extend(settled)))  # noqa: PLW0108
 

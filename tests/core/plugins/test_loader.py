@@ -426,7 +426,7 @@ class Selfless:
     ],
 )
 def test_method_without_self_is_refused(plugin, message):
-    """Its first parameter would receive the plugin instead of the argument of the hook."""
+    """The first parameter of such a method would receive the plugin instead of the argument of the hook."""
     with pytest.raises(PluginError, match=message):
         Plugins([plugin], use_entry_points=False)
 

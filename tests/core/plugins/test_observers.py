@@ -75,8 +75,8 @@ def dropped(name, count, in_all):
 # ---- the queue of a plugin -------------------------------------------------------------------------------
 
 
-def test_ends_are_reported_in_order_in_calls_of_limited_size(reports, gate):
-    """Ends that accumulate during a slow call are reported afterwards in a few calls."""
+def test_outcomes_are_reported_in_order_in_calls_of_limited_size(reports, gate):
+    """Outcomes that accumulate during a slow call are reported afterwards in a few calls."""
     calls = []
     ends = reports(slow=blocked_by(gate, calls))
     ends.report([0])
@@ -90,10 +90,10 @@ def test_ends_are_reported_in_order_in_calls_of_limited_size(reports, gate):
     assert list(range(2 * CALL_LIMIT + 1)) == [end for call in calls for end in call]
 
 
-def test_ends_above_the_limit_are_dropped_and_logged(reports, gate, caplog):
-    """The first dropped end is logged immediately.
+def test_outcomes_above_the_limit_are_dropped_and_logged(reports, gate, caplog):
+    """The first dropped outcome is logged immediately.
 
-    Later ones are logged as a sum. The memory use does not grow.
+    For later ones, their number is logged. The memory use does not grow.
     """
     caplog.set_level(logging.WARNING)
     calls = []
@@ -112,8 +112,8 @@ def test_ends_above_the_limit_are_dropped_and_logged(reports, gate, caplog):
     assert QUEUE_LIMIT == sum(map(len, calls))
 
 
-def test_dropped_ends_are_summed_up_per_interval(reports, gate, caplog, monkeypatch):
-    """The sum is logged even if no further ends are reported."""
+def test_dropped_outcomes_are_summed_up_per_interval(reports, gate, caplog, monkeypatch):
+    """The sum is logged even if no more outcomes are reported."""
     caplog.set_level(logging.WARNING)
     calls = []
     ends = reports(exporter=blocked_by(gate, calls))
@@ -138,7 +138,7 @@ def test_blocked_observer_does_not_delay_another(reports, gate):
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit])
-def test_observer_that_raises_receives_the_next_ends(reports, caplog, error):
+def test_observer_that_raises_receives_the_next_outcomes(reports, caplog, error):
     """The error is logged with the name of the plugin."""
     seen = []
 
@@ -157,8 +157,8 @@ def test_observer_that_raises_receives_the_next_ends(reports, caplog, error):
     assert "Plugin 'broken' raised an exception in jobs_settled; no job is affected." in caplog.messages
 
 
-def test_close_reports_the_waiting_ends(reports):
-    """The last ends of a process are not lost."""
+def test_close_reports_the_waiting_outcomes(reports):
+    """The last outcomes of a process are not lost."""
     seen = []
     ends = reports(quick=seen.extend)
 
@@ -169,7 +169,7 @@ def test_close_reports_the_waiting_ends(reports):
 
 
 def test_close_abandons_a_blocked_observer_and_logs_it(reports, gate, caplog):
-    """Later ends count as dropped."""
+    """Later outcomes count as dropped."""
     calls = []
     ends = reports(blocked=blocked_by(gate, calls))
     ends.report([1])
@@ -186,7 +186,7 @@ def test_close_abandons_a_blocked_observer_and_logs_it(reports, gate, caplog):
 
 
 def test_observers_that_count_in_memory_are_called_directly(reports, gate):
-    """They receive every end even if other plugins are blocked, and do not need a thread."""
+    """Such observers receive every outcome even if other plugins are blocked, and do not need a thread."""
     calls, threads = [], []
 
     @counts_in_memory
@@ -201,7 +201,7 @@ def test_observers_that_count_in_memory_are_called_directly(reports, gate):
 
 
 def test_counters_of_firelock_count_in_memory():
-    """If a queue dropped an end, it would be missing from every later total."""
+    """If a queue dropped an outcome, it would be missing from every later total."""
     own = [Prometheus(CollectorRegistry()), OpenTelemetry(meter_provider=MeterProvider())]
 
     found = Plugins([*own, plugin(jobs_settled=lambda settled: None)], use_entry_points=False).end_observers()
@@ -284,7 +284,7 @@ def serve(*plugins):
     return fire, fire.task(name="noop")(lambda: None)
 
 
-def test_server_stop_reports_every_end(gate):
+def test_server_stop_reports_every_outcome(gate):
     """The hook can use the remaining grace time."""
     seen = []
 

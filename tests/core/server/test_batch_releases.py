@@ -96,7 +96,7 @@ def test_remaining_members_of_a_new_batch_are_not_counted():
     assert storage.counted == 0
 
 
-def test_first_end_is_released_immediately_and_later_ones_after_a_pause():
+def test_first_release_is_immediate_and_later_ones_follow_a_pause():
     """A failure is not delayed by a long pause. If a release was incomplete, another one is due."""
     storage = Batches({"a": 100_000})
     releases = BatchReleases(storage, lambda: storage.now)

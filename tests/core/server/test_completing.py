@@ -118,7 +118,7 @@ def bench():
 def test_requeue_after_the_commit_cancels_the_run(bench):
     """The requeued job runs again, so the first run no longer belongs to it.
 
-    The end of the later run is counted.
+    The outcome of the later run is counted.
     """
     job = bench.commit()
 
@@ -151,7 +151,7 @@ def test_delete_after_the_commit_leaves_the_run(bench):
 
 
 def test_job_removed_after_the_commit_counts_as_ended(bench):
-    """Only final jobs are removed, so the run continues and its end is counted."""
+    """Only jobs that have ended are removed, so the run continues and its outcome is counted."""
     job = bench.commit()
 
     bench.storage.clock_offset += 30 * DAYS
@@ -166,8 +166,8 @@ def test_job_removed_after_the_commit_counts_as_ended(bench):
     assert ([(1, State.SUCCEEDED, "1")], []) == (bench.settled, bench.reasons)
 
 
-def test_job_removed_before_its_end_was_sent_counts_as_ended(bench):
-    """The storage reports that the job does not exist, and its end is counted."""
+def test_job_removed_before_its_outcome_was_sent_counts_as_ended(bench):
+    """The storage reports that the job does not exist, and the outcome is counted."""
     bench.commit()
 
     bench.storage.clock_offset += 30 * DAYS
@@ -180,8 +180,8 @@ def test_job_removed_before_its_end_was_sent_counts_as_ended(bench):
     assert [(1, State.SUCCEEDED, "1")] == bench.settled
 
 
-def test_lookup_of_a_refused_end_is_retried_during_an_outage(bench):
-    """An outage during the lookup does not lose the end, which is counted once."""
+def test_lookup_of_a_refused_outcome_is_retried_during_an_outage(bench):
+    """An outage during the lookup does not lose the outcome, which is counted once."""
     bench.then = lambda: Snooze(60)
     bench.storage.fail("get", StorageUnavailable("away"), StorageUnavailable("still away"))
     bench.commit()
@@ -194,8 +194,8 @@ def test_lookup_of_a_refused_end_is_retried_during_an_outage(bench):
     assert [(1, State.SUCCEEDED, "1")] == bench.settled
 
 
-def test_refused_end_is_discarded_if_its_lookup_fails(bench, caplog):
-    """A discarded end does not delay other ends or the stop. It is logged."""
+def test_refused_outcome_is_discarded_if_its_lookup_fails(bench, caplog):
+    """A discarded outcome is logged. It delays neither other outcomes nor the stop of the server."""
     bench.then = lambda: Snooze(60)
     bench.storage.fail("get", StorageError("unreadable"))
     bench.opened.set()
@@ -228,8 +228,8 @@ def test_error_after_the_commit_in_an_outage_is_counted_as_a_success(bench):
     assert "succeeded" == job.refresh().state
 
 
-def test_end_whose_reply_was_lost_is_counted_once(bench):
-    """The end is sent again, and the storage recognizes the repetition."""
+def test_outcome_whose_reply_was_lost_is_counted_once(bench):
+    """The outcome is sent again, and the storage recognizes the repetition."""
     bench.opened.set()
     bench.storage.fail("exchange", StorageUnavailable("lost"), is_late=True)
     bench.storage.fail("apply", StorageUnavailable("lost"), is_late=True)
@@ -241,8 +241,8 @@ def test_end_whose_reply_was_lost_is_counted_once(bench):
     assert [(1, State.SUCCEEDED, "1")] == bench.settled
 
 
-def test_end_right_after_the_commit_needs_no_lookup(bench):
-    """The job of a task that returns after its commit is settled without a lookup or reconciliation."""
+def test_return_right_after_the_commit_needs_no_lookup(bench):
+    """The job is settled without a lookup or reconciliation."""
     bench.opened.set()
     bench.work.enqueue_many([()] * 20)
 

@@ -11,7 +11,7 @@ from firelock.server.dispatcher import ClaimAhead
 
 
 def test_claim_ahead_grows_when_workers_run_out_of_jobs():
-    """Each time workers are idle although there are jobs, the number grows by one plus 5 %."""
+    """Each time workers are idle although jobs are available, the number grows by one plus 5 %."""
     ahead = ClaimAhead(500)
 
     grown = []
@@ -44,7 +44,7 @@ def test_claim_ahead_shrinks_when_jobs_wait(wait, left, are_handed_back):
 def test_claim_ahead_resumes_when_a_worker_becomes_free(seconds, left):
     """When a worker becomes free, claiming ahead continues with half of the number.
 
-    If this took so long that the jobs must be long ones, it continues with zero.
+    If this took so long that the jobs must be long ones, the new number is zero.
     """
     now = [7.0]
     ahead = ClaimAhead(100, lambda: now[0])
@@ -68,8 +68,8 @@ def test_claim_ahead_resumes_when_a_worker_becomes_free(seconds, left):
         (0.002, 10, 0.5, 101),  # this exchange is not long because of its ends
     ],
 )
-def test_claim_ahead_shrinks_when_ends_make_exchanges_long(short, ends, seconds, left):
-    """The number drops by a tenth, from 95, and does not grow again before an exchange is short."""
+def test_claim_ahead_shrinks_when_outcomes_make_exchanges_long(short, ends, seconds, left):
+    """The number drops by a tenth, from 95, and does not grow again until an exchange is short."""
     ahead = ClaimAhead(500)
     for _ in range(36):
         ahead.ran_dry()

@@ -236,7 +236,7 @@ def test_exception_in_worker_process_started_prevents_the_start(make_app, our_th
 
 
 def test_job_that_ignores_its_cancellation_is_handed_back_at_the_stop(make_app, caplog, our_threads):
-    """The server does not wait forever for such a job. If the job ends later, its end is ignored."""
+    """The server does not wait forever for such a job. If the job ends later, its outcome is ignored."""
     fire = make_app()
     gate = Gate(fire, obeys=False)
     server = fire.server(workers=1, async_workers=1).start()
@@ -282,7 +282,7 @@ def test_server_stops_during_an_outage(make_app, caplog, monkeypatch, our_thread
 
 @pytest.mark.parametrize("order", ["quiet", "stop"])
 def test_server_obeys_quiet_resume_and_stop_orders(fire, order):
-    """A quiet server claims no jobs until it gets the order to resume. The order to stop stops the server."""
+    """A quiet server claims no jobs until it gets the order to resume. The stop order stops the server."""
     with fire.server(workers=1, async_workers=1) as server:
         (view,) = fire.servers.list()
         fire.servers.order(view.id, order)
@@ -362,7 +362,7 @@ def test_run_outside_of_the_main_thread_is_refused(fire):
 
 
 def test_loss_that_is_reported_twice_begins_one_session(fire, our_threads):
-    """Both a claim and a renewal can detect the loss."""
+    """Both a claim and a renewal can detect that the session was lost."""
     with fire.server(workers=1, async_workers=1):
         (view,) = fire.servers.list()
         lost = view.sessions[0].session.id
@@ -383,7 +383,7 @@ def test_failed_wait_for_work_is_repeated(fire):
         assert "y" == fire.echo.enqueue("y").result(timeout=10)
 
 
-def test_stop_logs_ends_that_could_not_be_stored(make_app, caplog, monkeypatch, our_threads):
+def test_stop_logs_outcomes_that_could_not_be_stored(make_app, caplog, monkeypatch, our_threads):
     """The server does not wait forever for a storage that hangs."""
     monkeypatch.setattr("firelock.server.worker_process._SETTLE_GRACE", 0.05)
     monkeypatch.setattr("firelock.server.worker_process._CANCEL_GRACE", 0.05)
@@ -435,7 +435,7 @@ def test_stop_ordered_during_the_start_is_obeyed(make_app):
 
 
 def test_stopping_server_lets_its_jobs_end_and_ignores_resume(make_app):
-    """The server does not claim again, whatever orders it gets while it stops."""
+    """The server does not claim any more jobs, whatever orders it gets while it stops."""
     fire = make_app()
     gate, later = Gate(fire, obeys=False), fire.task(name="later")(lambda: None)
     server = fire.server(workers=2).start()

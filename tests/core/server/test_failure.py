@@ -246,7 +246,7 @@ def test_exception_whose_message_cannot_be_read_is_described():
 
 
 def test_unsupported_characters_of_a_message_are_escaped():
-    """No storage accepts lone surrogates and NULs."""
+    """Lone surrogates and NULs are escaped, because no storage accepts them."""
     info = describe_failure(ValueError("a\0b\ud800"))
 
     assert "a\\0b\\ud800" == info.message

@@ -76,8 +76,8 @@ def descriptor():
         (end(State.ENQUEUED, crashes=1), "job_crashes_total", ""),
     ],
 )
-def test_end_is_counted_once_by_kind(settled, name, labels):
-    """The end is counted along with its duration and the time that the job had waited."""
+def test_outcome_is_counted_once_by_kind(settled, name, labels):
+    """The outcome is counted with the duration of the run and the time that the job had waited."""
     counters = JobCounters.private()
 
     counters.count_settled([settled])

@@ -243,10 +243,10 @@ def test_one_process_runs_several_jobs(bench, tmp_path):
     assert (True, False, "host:a") == (alive, process.is_alive, (tmp_path / "stopped").read_text())
 
 
-def test_job_process_returns_every_kind_of_end(bench):
+def test_job_process_returns_every_kind_of_outcome(bench):
     """The process returns results, failures, decisions of plugins and closed limit keys.
 
-    A failure contains its traceback, and the session that is checked when it is settled.
+    A failure contains its traceback and the session that is checked when the failure is settled.
     """
     process = bench.process()
     coroutine = bench.run(process, bench.start("atalk", "hello")).transition
@@ -466,8 +466,8 @@ def test_number_of_idle_processes_is_limited(bench):
     assert not second.is_alive
 
 
-def test_end_of_a_suspect_does_not_wait_for_stopping_processes(bench):
-    """The end of a suspect is passed on before its own process and surplus processes are stopped."""
+def test_outcome_of_a_suspect_does_not_wait_for_stopping_processes(bench):
+    """The outcome of a suspect is passed on before its own process and surplus processes are stopped."""
     pool, info = JobProcessPool(JobProcessSpec(bench.spec, SERVER), keep=1), bench.tasks["talk"].info
     surplus, kept = pool.take(info), pool.take(info)
     pool.give_back(surplus)

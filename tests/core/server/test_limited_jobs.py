@@ -98,8 +98,8 @@ def test_changed_limit_starts_waiting_jobs(fire, serve):
     assert [State.ENQUEUED] * 2 == waiting
 
 
-def test_open_key_among_many_full_lanes_is_found_without_a_poll(fire, serve):
-    """The server finds the only open key among many full ones without a poll."""
+def test_only_available_key_among_many_full_lanes_is_found_without_a_poll(fire, serve):
+    """All other keys are at their limit, but the server finds the job without polling."""
     task = fire.task(name="task")(lambda: None)
     fire.limits.set("full", concurrent=0)
     for number in range(600):
@@ -231,7 +231,7 @@ def test_timeout_takes_precedence_over_rate_limited(fire):
     assert "TimeoutError" == worker.runner.run(run).transition.error.type
 
 
-def test_rate_limited_job_closes_its_key_for_other_jobs(fire, serve):
+def test_rate_limited_job_blocks_its_key_for_other_jobs(fire, serve):
     """Other jobs with that key wait equally long. Jobs with other keys continue."""
     limited_once = fire.task(name="limited")(limited(3_600, key="tenant:7/openai"))
     plain = fire.task(name="plain")(lambda: None)
@@ -252,8 +252,8 @@ def test_rate_limited_job_closes_its_key_for_other_jobs(fire, serve):
     )  # fmt: skip
 
 
-def test_key_is_closed_before_its_next_job_can_start(fire, serve):
-    """The end of the job waits until the key is closed, even if the storage was unreachable at first."""
+def test_key_is_blocked_before_its_next_job_can_start(fire, serve):
+    """The job is settled after its key is blocked, even if the storage was unreachable at first."""
     storage = fire.storage
     task = fire.task(name="limited")(limited(3_600, key="smtp"))
     storage.fail("block", StorageUnavailable("away"))
@@ -266,7 +266,7 @@ def test_key_is_closed_before_its_next_job_can_start(fire, serve):
     assert 2 == len(storage.called["block"])
 
 
-def test_end_is_stored_if_the_key_cannot_be_closed(fire, serve, caplog):
+def test_outcome_is_stored_if_the_key_cannot_be_blocked(fire, serve, caplog):
     """Only this job waits, and the log contains the reason."""
     storage = fire.storage
     task = fire.task(name="limited")(limited(3_600, key="smtp"))
@@ -290,8 +290,8 @@ def test_end_is_stored_if_the_key_cannot_be_closed(fire, serve, caplog):
         ("tenant:7", ""),
     ],
 )
-def test_closing_a_key_that_the_job_does_not_use_logs_a_warning(fire, caplog, key, message):
-    """A name instead of a key, or a missing `f` before a string, closes a key that no job uses."""
+def test_blocking_a_key_that_the_job_does_not_use_logs_a_warning(fire, caplog, key, message):
+    """A name instead of a key, or a missing `f` before a string, blocks a key that no job uses."""
     limits = [Limit("tenant:{tenant}", concurrent=4)]
 
     @fire.task(name="work", limits=limits)
@@ -458,7 +458,7 @@ def test_tester_clock_applies_to_rates_and_start_deadlines():
 
 
 def test_inline_jobs_wait_for_their_limits():
-    """If the key of a job is held by the outer job, or its rate is used up, the job waits for the drain."""
+    """If the outer job uses the same key, or the rate of the key is used up, the job waits for the drain."""
     with Firelock("memory://") as fire:
         leaf = fire.task(name="leaf")(lambda: None)
 

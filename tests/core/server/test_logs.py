@@ -85,7 +85,7 @@ def test_record_of_a_job_has_job_fields(app, kept):
 
 
 def test_record_outside_of_a_job_has_the_default(kept):
-    """The default allows a format to name the fields. Without it, the record is not changed."""
+    """With the default, a format can contain the fields. Without a default, the record is not changed."""
     logging.getLogger("shop").warning("here")
     record = logging.makeLogRecord({})
 

@@ -78,7 +78,7 @@ def put_behind(storage, first, names, act=lambda: None):
 
 
 def test_memos_that_arrive_during_a_send_are_sent_together(storage):
-    """Of 150 waiting memos, 100 are sent together, in their order, and then the rest."""
+    """Of 150 waiting memos, the first 100 are sent together, in their order, and the other 50 after them."""
     names = [f"{number:03}" for number in range(150)]
 
     answers = put_behind(storage, "first", names)

@@ -117,7 +117,10 @@ def test_async_resource_is_opened_on_the_event_loop(fire, takes):
 
 
 def test_timed_out_job_does_not_cancel_the_opening(fire):
-    """The timeout concerns only the waiting job. The next job uses the resource that was opened meanwhile."""
+    """The timeout affects only the waiting job.
+
+    The next job uses the resource, which has been opened by then.
+    """
     is_opened, opened = threading.Event(), []
 
     @fire.resource

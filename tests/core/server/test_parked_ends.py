@@ -132,8 +132,8 @@ def test_other_jobs_run_while_a_row_is_locked(shop):
     assert [entry.state for entry in locked.history()] == [State.ENQUEUED, State.SUCCEEDED]
 
 
-def test_end_that_was_busy_for_a_moment_is_not_parked(shop):
-    """An end that was busy only once is stored with the next exchange."""
+def test_end_whose_row_was_locked_for_a_moment_is_not_parked(shop):
+    """If the row was locked at only one attempt, the end is stored with the next exchange."""
     job = shop.note.enqueue()
     shop.lock(job)
     shop.storage.is_locked_once = True
@@ -189,8 +189,8 @@ def test_returned_job_is_parked_if_its_row_is_locked(shop):
     assert shop.ran.count(job.id) == 1
 
 
-def test_deleted_job_with_a_parked_end_stops_being_held(shop):
-    """The end is refused, and the job runs again if it is requeued."""
+def test_job_with_a_parked_end_can_be_deleted_and_requeued(shop):
+    """The parked end is refused, and the job runs again."""
     job = shop.note.enqueue()
     shop.lock(job)
     shop.server.start()
@@ -205,7 +205,7 @@ def test_deleted_job_with_a_parked_end_stops_being_held(shop):
 
 
 def test_parked_ends_of_a_lost_session_are_discarded(shop):
-    """The job runs again in the next session, and the old end is not stored."""
+    """The job runs again in the next session, and its previous outcome is not stored."""
     job = shop.note.enqueue()
     shop.lock(job)
     shop.server.start()
@@ -259,7 +259,7 @@ def test_stop_names_the_jobs_whose_ends_are_not_stored(shop, caplog):
 def test_too_many_parked_ends_stop_claims(make_shop, caplog):
     """At most 1,000 ends are parked, plus the ends of jobs that are running at that moment.
 
-    Claims then wait until fewer ends are parked.
+    No jobs are claimed until fewer ends are parked.
     """
     shop = make_shop(workers=4)
     shop.storage.is_everything_locked = True
@@ -275,8 +275,8 @@ def test_too_many_parked_ends_stop_claims(make_shop, caplog):
     assert len(shop.ran) == len(jobs)
 
 
-def test_locked_limit_key_delays_only_the_job_that_closes_it(shop):
-    """The key is closed before the end is stored."""
+def test_locked_limit_key_delays_only_the_job_that_blocks_it(shop):
+    """The key is blocked before the outcome of the job is stored."""
 
     @shop.fire.task(name="throttled")
     def throttled() -> None:

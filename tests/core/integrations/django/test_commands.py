@@ -55,7 +55,7 @@ def test_both_commands_start_a_server(project, way, tmp_path):
     """The commands are `manage.py firelock server` and, with DJANGO_SETTINGS_MODULE set, `firelock server`.
 
     The first command works from any folder, and with --pythonpath. With DEBUG, Django has its own log
-    handler, but each line is in the server's log only once, and in the server's format.
+    handler, but each line appears in the server's log only once and in the server's format.
     """
     order = project.shell("from shop.models import Order; print(Order.objects.create(buyer='bob').pk)")
     words = [str(FOLDER / "manage.py"), "firelock"] if way == "manage.py" else ["-m", "firelock"]
@@ -86,7 +86,7 @@ def test_both_commands_start_a_server(project, way, tmp_path):
 
 
 def test_manage_py_commands_use_the_app_of_the_project(project):
-    """They need neither --app nor --storage, and return the exit code."""
+    """The commands need neither --app nor --storage, and return the exit code."""
     assert [] == json.loads(project("firelock", "jobs", "list", "--json"))["jobs"]
     assert "no command 'job'" in project("firelock", "job", code=2)
     assert "firelock demo" in project("help", "firelock")
@@ -118,7 +118,7 @@ def test_job_created_during_django_setup_is_refused(project, environment, place)
 
 
 def test_jobs_can_be_created_after_django_setup(project):
-    """Views, commands, tasks and threads can then create jobs."""
+    """Views, commands, tasks and threads can create jobs."""
     listed = project.shell(
         "import json; from firelock.integrations.django import fire; from shop.tasks import send_receipt; "
         "send_receipt.enqueue(1); print(json.dumps(fire.jobs.counts()['enqueued'])); fire.close()"
@@ -160,7 +160,10 @@ def test_app_with_wrong_settings_fails_on_first_use(project):
 
 @pytest.mark.heavy("starts Django processes")
 def test_suggested_commands_have_the_form_that_was_called(project):
-    """They use manage.py, or `firelock` if the environment selects the project. Both forms omit --app."""
+    """Suggested commands use manage.py, or `firelock` if the environment selects the project.
+
+    Both forms omit --app.
+    """
     project.shell(
         "from shop.tasks import send_receipt; import json; print(json.dumps(send_receipt.enqueue(1).id))"
     )
@@ -288,7 +291,7 @@ print(json.dumps(output))
 
 @pytest.mark.heavy("starts Django processes")
 def test_celery_app_can_be_the_app_of_a_project(project, tmp_path):
-    """It supports namespace="CELERY", shared tasks of Django apps and delay_on_commit.
+    """The Celery app supports namespace="CELERY", shared tasks of Django apps and delay_on_commit.
 
     The commands of manage.py use the same jobs.
     """

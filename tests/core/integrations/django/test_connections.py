@@ -54,5 +54,8 @@ print(json.dumps([ends(DjangoPlugin()), ends()]))
 
 
 def test_dead_connection_does_not_fail_the_next_job(django_project):
-    """Worker threads and coroutines get a new connection. Without the plugin, both following jobs fail."""
+    """Worker threads and coroutines get a new connection.
+
+    Without the plugin, both of the following jobs fail.
+    """
     assert [[0, 0], ["failed", "failed"]] == django_project.shell(CUT_OFF)

@@ -448,7 +448,7 @@ class TestOptionsOfTheBackend:
         ("fail", "default", 2), ("fail", "mail", 4), ("afail", "default", 1), ("flaky", "mail", 3),
     ])  # fmt: skip
     def test_options_of_the_task_override_its_path_and_queue(self, tester, tasks, name, queue, attempts):
-        """The order is: task, import path, queue, all tasks."""
+        """Options of the task come first, followed by those of its import path, its queue and all tasks."""
         result = getattr(tasks, name).using(queue_name=queue).enqueue("no")
         for _ in range(5):
             tester.clock.advance(seconds=60)
@@ -498,7 +498,7 @@ def test_task_finished_is_sent_once_per_job(tester, tasks, sent_signals, name):
 
 
 def test_error_of_a_signal_receiver_does_not_affect_the_job(tester, tasks, caplog):
-    """The error is logged."""
+    """The error of the receiver is logged."""
 
     def receiver(**_):
         raise RuntimeError("receiver")
@@ -658,7 +658,7 @@ def test_keep_option_sets_the_retention_of_the_job(tester, tasks, fire):
 
 
 def test_function_cannot_be_two_tasks_with_different_options(tester, tasks):
-    """Otherwise, it would be unclear which options apply to its jobs."""
+    """Otherwise, it would be unclear which options apply to the jobs of the function."""
     same = FirelockTask(func=tasks.add.func, priority=3, backend="default", queue_name="mail", run_after=None)
 
     assert "mail" == same.queue_name

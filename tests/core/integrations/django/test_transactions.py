@@ -21,7 +21,7 @@ def databases(django_project, tmp_path):
 
 
 def test_jobs_are_committed_or_rolled_back_with_the_transaction(databases):
-    """Jobs join by default inside atomic(), or by an alias or a connection.
+    """Jobs join the transaction by default inside atomic(), or if an alias or a connection is passed.
 
     If a savepoint is rolled back, its own jobs are removed.
     """
@@ -79,7 +79,7 @@ def test_jobs_of_a_celery_app_join_transactions_via_the_setting(django_project):
 
 
 def test_method_that_cannot_join_raises_inside_atomic(django_project):
-    """On SQLite, it must be called after the commit, as the error explains."""
+    """On SQLite, the method must be called after the commit, as the error explains."""
     output = django_project.shell("""
 import json
 from django.db import transaction
