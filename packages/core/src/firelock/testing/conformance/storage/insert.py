@@ -68,9 +68,9 @@ class InsertTests(StorageFixtures):
 
     @pytest.mark.parametrize("field", list(FIELD_VALUES))
     def test_field_is_stored_with_every_kind_of_insert(self, flow: FlowScene, field: str) -> None:
-        """A field is stored, whether its job is alone, one of many, a member of a batch, or has a limit.
+        """A field is stored whether its job is inserted alone or with others, is in a batch or has a limit.
 
-        If this fails: a fast path of the storage drops a field that it does not store.
+        If this fails: a fast path of the storage drops a field.
         """
         wanted = FIELD_VALUES[field]
         value = {field: wanted}

@@ -35,7 +35,7 @@ _EXCHANGES_LIMIT = 3_000
 
 
 class _Ledger:
-    """The jobs that certainly hold a key, from the storage's reply until their end is sent."""
+    """The jobs that certainly hold a key, from the reply to their claim until their result is sent."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -53,7 +53,7 @@ class _Ledger:
                 self.most[key] = max(self.most[key], len(self._holds[key]))
 
     def end(self, job_id: str) -> None:
-        """Record that the job may have ended from now on."""
+        """Record that the job may end from now on."""
         with self._lock:
             self._gone.add(job_id)
             for ids in self._holds.values():
@@ -63,7 +63,7 @@ class _Ledger:
 def _work(
     storage: Storage, holder: ClaimHolder, ledger: _Ledger, left: list[int], queue: str, *, tries: int
 ) -> int:
-    """Claim jobs and end them until all are done; return how many were ended.
+    """Claim and settle jobs until all are done; return how many jobs have ended.
 
     Each job is tried `tries` times.
     """
@@ -112,7 +112,7 @@ class LimitRaceTests(StorageFixtures):
         return ledger.most
 
     def test_concurrent_claims_of_crossing_lanes_exceed_no_limit(self, scene: Scene) -> None:
-        """Eight servers that claim jobs with pairs of keys, in all combinations, run all and exceed no limit.
+        """Eight servers run all jobs with all combinations of two keys, and do not exceed any limit.
 
         If this fails: each server's count was correct when it was made, but together the counts are wrong.
         """
@@ -282,7 +282,7 @@ class UniqueRaceTests(StorageFixtures):
     def test_one_of_eight_concurrent_calls_with_raises_is_stored(self, scene: Scene) -> None:
         """Of eight concurrent calls with `raises` and the same free key, one is stored and seven are refused.
 
-        If this fails: two callers both get the result that they were first.
+        If this fails: two callers both get the result of the first call.
         """
         handles = scene.open(8)
 

@@ -92,7 +92,7 @@ class LeftOutTests(StorageFixtures):
         assert [far] == _ids(_claim(scene, holder))
 
     def test_exchange_skips_jobs_of_left_out_tasks(self, scene: Scene) -> None:
-        """An exchange applies its ends, and its claim skips the tasks that are left out.
+        """An exchange settles jobs, and its claim skips the tasks that are left out.
 
         If this fails: a busy server claims jobs that it cannot run whenever it settles jobs.
         """
@@ -214,7 +214,7 @@ class LeftOutInLanesTests(StorageFixtures):
         assert [far] == self._claim_until_nothing_is_left(scene, holder)
 
     def test_claim_returns_the_time_at_which_a_rate_opens(self, scene: Scene) -> None:
-        """`next_claim_at` is the time at which the rate admits the next job of a lane that has jobs to claim.
+        """`next_claim_at` is the time at which the rate allows the next start in a lane with jobs to claim.
 
         If this fails: jobs that were delayed by a rate start at the next poll, seconds late.
         """

@@ -88,7 +88,7 @@ def _arguments(job: NewJob) -> dict[str, tuple[object, ...]]:
 
 
 def _verbs_of_the_store(storage: Storage, job: NewJob) -> list[tuple[str, Callable[[], object]]]:
-    """Return the verbs that must access the store, each with a call of it."""
+    """Return the names of the verbs that must access the store, each with a function that calls it."""
     verbs = _arguments(job)
     if Feature.LIMITS in storage.features:
         verbs |= {"spend": ("kit/a",), "find_keys": (), "find_waiting": ("kit/a",)}
@@ -138,7 +138,7 @@ class LifeTests(StorageFixtures):
         assert [] == [finding for finding in storage.diagnose() if not (finding.what and finding.advice)]
 
     def test_features_do_not_change(self, scene: Scene) -> None:
-        """The features of a handle are known before its first verb, and no verb changes them.
+        """The features of a handle are known before the first call of a verb, and no call changes them.
 
         If this fails: code that reads them early, such as a server at its start, uses a feature that no
         longer exists. If a connection allows less, report it in `describe`.
@@ -187,7 +187,7 @@ class LifeTests(StorageFixtures):
         assert STAMP < now < STAMP + 100 * 365 * DAY
 
     def test_clock_is_finer_than_a_second(self, storage: Storage) -> None:
-        """Of two different readings of the clock at least one is not a whole second.
+        """Of two different readings of the clock, at least one is not a whole number of seconds.
 
         If this fails: the clock counts seconds. Jobs enqueued within the same second are not ordered by age,
         leases end up to a second early, and a retry that is due soon is late.
@@ -316,7 +316,7 @@ class LifeTests(StorageFixtures):
 
     @requires(Feature.DURABLE)
     def test_stored_data_survives_a_restart(self, scene: Scene, handles: Handles) -> None:
-        """Jobs, histories, sessions, records, definitions and locks still exist after all handles closed.
+        """Jobs, histories, sessions, records, definitions and locks still exist after all handles close.
 
         If this fails: a restart loses jobs.
         """
@@ -445,7 +445,7 @@ class LifeTests(StorageFixtures):
         assert waiter.wait(request.queues, self.hang_timeout)
 
     def _ends_a_wait(self, scene: Scene, make_work: Callable[[int], object]) -> None:
-        """Assert that another handle's wait returns True soon after a call, which is repeated until then."""
+        """Make work repeatedly, and assert that the wait of another handle soon returns True."""
         waiter, answers = scene.handles.open(), list[bool]()
         waiter.promote(1)  # so that the handle has read the next due time
         thread = threading.Thread(target=lambda: answers.append(waiter.wait(None, 600.0)), daemon=True)
@@ -500,7 +500,7 @@ class LifeTests(StorageFixtures):
     @requires(Feature.NOTIFY)
     @pytest.mark.parametrize("what", ["delete", "delete of its batch"])
     def test_job_taken_from_a_session_ends_its_wait(self, flow: FlowScene, what: str) -> None:
-        """A wait for jobs taken from a session returns True as soon as another caller deletes a running one.
+        """A wait for jobs taken from a session returns True as soon as another caller deletes one of them.
 
         If this fails: a hundred jobs that a server has claimed ahead start although they were deleted.
         """
@@ -615,7 +615,7 @@ class LifeTests(StorageFixtures):
 
     @requires(Feature.TRANSACTIONAL_ENQUEUE)
     def test_late_end_within_a_transaction_is_refused(self, scene: Scene, open_transaction: object) -> None:
-        """An end within a transaction is refused before the commit if the session no longer holds the job.
+        """Settling a job within a transaction is refused before the commit if its session has lost the job.
 
         If this fails: the effects of a run that has lost its job are stored.
         """

@@ -34,8 +34,8 @@ from firelock.testing.conformance.scene import (
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
-# With partitions, turns hold only within a partition. All keys have the same prefix, so that the jobs of a
-# test are in one partition.
+# With partitions, lanes take turns only within a partition. All keys have the same prefix, so that the jobs
+# of a test are in one partition.
 A, B, X, Y = "kit/a", "kit/b", "kit/x", "kit/y"
 
 
@@ -61,7 +61,7 @@ class LimitTests(StorageFixtures):
         assert number == scene.by_state()[State.PROCESSING]
 
     def test_records_claims_and_reconciliations_have_the_limits(self, scene: Scene) -> None:
-        """A job's limits are complete in its record, its claims and reconciliations; others have no limits.
+        """A job has all its limits in its record, claims and reconciliations; other jobs have no limits.
 
         If this fails: a server does not see which keys a job holds, or a page does not show for which keys it
         waits.
@@ -82,7 +82,7 @@ class LimitTests(StorageFixtures):
 
     @pytest.mark.parametrize("end", sorted(ENDS))
     def test_every_end_of_a_run_frees_its_keys(self, scene: Scene, end: str) -> None:
-        """After any end of a run, exactly one other job of its key can start.
+        """After a run has ended in any way, exactly one other job of its key can start.
 
         If this fails: a slot is lost, and no job of the key ever starts again.
         """
@@ -128,9 +128,9 @@ class LimitTests(StorageFixtures):
 
     @pytest.mark.parametrize("gone", ["its end is refused", "its session ends", "it is taken out"])
     def test_deleted_job_holds_its_keys_until_its_tail_is_removed(self, scene: Scene, gone: str) -> None:
-        """A job that was deleted while it runs holds its keys until its tail, or the job itself, is removed.
+        """A job that is deleted while it runs holds its keys until its tail, or the job itself, is removed.
 
-        If this fails: after the delete of a running job one job more runs than the limit allows.
+        If this fails: after a running job is deleted, one more job runs than the limit allows.
         """
         scene.set_limit(A, concurrent=1)
         _, second = scene.add_limited(2, A)
@@ -153,7 +153,7 @@ class LimitTests(StorageFixtures):
     def test_requeued_job_with_a_tail_holds_its_keys(self, scene: Scene) -> None:
         """A job requeued while its old run continues holds its keys, and cannot start before this run ends.
 
-        If this fails: after a requeue one job more runs than the limit allows.
+        If this fails: after a requeue, one more job runs than the limit allows.
         """
         scene.set_limit(A, concurrent=1)
         ids = scene.add_limited(2, A)
@@ -169,7 +169,7 @@ class LimitTests(StorageFixtures):
 
     @pytest.mark.parametrize("lane", [(A, X), (X, A)], ids=["full first", "full last"])
     def test_job_starts_only_if_all_its_keys_admit_it(self, scene: Scene, lane: tuple[str, str]) -> None:
-        """A job starts only if each of its keys admits it; a job that must wait uses no slot of any key.
+        """A job starts only if all its keys allow it; a job that must wait uses no slot of any key.
 
         If this fails: only one of a job's limits counts, or waiting jobs use up slots that others could use.
         """
@@ -203,9 +203,9 @@ class LimitTests(StorageFixtures):
         assert number == keys_held(claimed)[A]
 
     def test_exchange_claims_with_keys_freed_by_its_ends(self, scene: Scene) -> None:
-        """The claim of an exchange can use keys that its own ends have freed; refused ends free no key.
+        """An exchange can claim jobs with keys that its settled jobs have freed; a refused result frees none.
 
-        If this fails: servers wait for a poll after each job of a full key, or a refused end frees a slot.
+        If this fails: servers wait for a poll after each job of a full key, or a refused result frees a slot.
         """
         scene.set_limit(A, concurrent=2)
         ids = scene.add_limited(5, A)
@@ -253,7 +253,7 @@ class LimitTests(StorageFixtures):
         assert before == (scene.record(job_id), scene.history(job_id))
 
     def test_full_key_does_not_delay_other_jobs(self, scene: Scene) -> None:
-        """A full key delays no other jobs: those with other keys, with other limits, or without keys start.
+        """A full key does not delay jobs with other keys, with other limits or without keys.
 
         If this fails: one tenant's backlog delays the work of all others.
         """
@@ -286,7 +286,7 @@ class LimitTests(StorageFixtures):
     def test_claims_without_a_list_respect_limits(self, scene: Scene) -> None:
         """Claims without a list of queues also respect each limit, and serve every queue.
 
-        If this fails: servers that serve all queues see no limits, or only one queue.
+        If this fails: servers that serve all queues ignore limits, or serve only one queue.
         """
         scene.set_limit("kit/tenant", concurrent=1)
         for queue in ("mail", "bulk"):
@@ -302,7 +302,7 @@ class LimitTests(StorageFixtures):
         assert 2 == sum(job.queue == "plain" for job in claimed)
 
     def test_jobs_with_limits_wait_in_a_paused_queue(self, scene: Scene) -> None:
-        """Jobs with limits in a paused queue wait, whatever their keys admit, until the queue is resumed.
+        """Jobs with limits wait in a paused queue until it is resumed, even if all their keys are free.
 
         If this fails: an operator pauses a queue, but half of its jobs continue to start.
         """
@@ -341,7 +341,7 @@ class LimitTests(StorageFixtures):
     # ---- settings of limits ------------------------------------------------------------------------------
 
     def test_lowered_limit_prevents_new_starts_until_jobs_end(self, scene: Scene) -> None:
-        """After a limit was lowered, no job starts until the number of the key's holders is below the limit.
+        """After a limit is lowered, no job starts until the number of the key's holders is below the limit.
 
         If this fails: a lowered limit is not enforced, or the holders of its key are forgotten.
         """
@@ -362,9 +362,9 @@ class LimitTests(StorageFixtures):
 
     @pytest.mark.parametrize(("number", "more"), [(3, 2), (None, 8), (0, 0), (1_000, 8)])
     def test_changed_limit_applies_immediately(self, scene: Scene, number: int | None, more: int) -> None:
-        """A raised limit admits that many more jobs; without a limit all start, with a limit of zero none.
+        """After a limit is raised, that many more jobs start; without a limit all start, with zero none.
 
-        If this fails: a changed limit needs a restart.
+        If this fails: a changed limit takes effect only after a restart.
         """
         scene.set_limit(A, concurrent=1)
         scene.add_limited(9, A)
@@ -392,7 +392,7 @@ class LimitTests(StorageFixtures):
 
     @pytest.mark.parametrize("name", [A, "kit/tenant", "kit/tenant:7"])
     def test_new_limit_counts_running_jobs(self, scene: Scene, name: str) -> None:
-        """If a limit is set for a key that had none, the jobs that already hold it count, including tails.
+        """A new limit for a key counts the jobs that already hold the key, including those with a tail.
 
         If this fails: a new limit is exceeded in its first minutes.
         """
@@ -412,7 +412,7 @@ class LimitTests(StorageFixtures):
 
     @pytest.mark.parametrize("gone", ["by a rate", "by none", "deleted"])
     def test_restored_limit_counts_jobs_started_without_it(self, scene: Scene, gone: str) -> None:
-        """Jobs that started while a key had no limit count when the key has a limit again.
+        """If a deleted limit is set again, it counts the jobs that started while there was no limit.
 
         If this fails: a limit that was removed for an hour is exceeded afterwards.
         """
@@ -568,7 +568,7 @@ class LimitTests(StorageFixtures):
     @pytest.mark.parametrize("wait", ["retry", "snooze", "crash", "immediate retry"])
     @pytest.mark.parametrize("final", ["succeeds", "fails", "is deleted"])
     def test_strict_job_keeps_its_key_until_its_end(self, scene: Scene, wait: str, final: str) -> None:
-        """A strict job keeps its key between its attempts; after any end of the job, the next one starts.
+        """A strict job keeps its key between its attempts; when it has ended in any way, the next job starts.
 
         If this fails: jobs that must run one after another overlap when one is retried.
         """
@@ -705,9 +705,9 @@ class LimitTests(StorageFixtures):
 
     @pytest.mark.parametrize("how", ["retry", "crash"])
     def test_started_job_is_never_late(self, scene: Scene, how: str) -> None:
-        """A job that started in time is never late, whatever happens to it later.
+        """A job that started in time never becomes late.
 
-        Its later starts use its keys.
+        Later starts of the job use its keys.
 
         If this fails: a retry is deleted because it comes after the time by which the job had to start.
         """
@@ -813,8 +813,8 @@ class KeyTests(StorageFixtures):
     def test_find_keys_returns_when_a_used_rate_is_free(self, scene: Scene) -> None:
         """`find_keys` returns the time at which a used rate is free, and omits free keys without jobs.
 
-        If this fails: people cannot see when a rate admits a job again, or the list grows with each key that
-        was ever used.
+        If this fails: people cannot see when a rate allows a start again, or the list grows with each key
+        that was ever used.
         """
         scene.set_limit(A, rate=1, per=HOUR, burst=1)
         scene.add_limited(1, A)
@@ -860,7 +860,7 @@ class KeyTests(StorageFixtures):
     # ---- notifications -----------------------------------------------------------------------------------
 
     def _wakes(self, scene: Scene, make_work: Callable[[Storage], object], queues: list[str]) -> None:
-        """Assert that a wait of another handle ends soon after a call, which is repeated until then."""
+        """Make work repeatedly, and assert that a wait of another handle soon ends."""
         waiter, answers = scene.handles.open(), list[bool]()
         thread = threading.Thread(target=lambda: answers.append(waiter.wait(queues, 600.0)), daemon=True)
         thread.start()
@@ -896,7 +896,7 @@ class KeyTests(StorageFixtures):
     @requires(Feature.NOTIFY)
     @pytest.mark.parametrize("how", ["apply", "exchange of another queue", "exchange for nothing", "session"])
     def test_end_that_frees_a_key_wakes_waiting_servers(self, scene: Scene, how: str) -> None:
-        """An end that frees a key wakes waiting servers, unless its caller claims the next job itself.
+        """Settling a job wakes servers that wait for its key, unless the caller claims the next job itself.
 
         If this fails: a free slot is used only after the next poll.
         """
@@ -946,7 +946,7 @@ class KeyTests(StorageFixtures):
 
     @requires(Feature.NOTIFY)
     def test_exchange_that_cannot_use_a_freed_key_wakes_others(self, scene: Scene) -> None:
-        """If an exchange frees a key but the waiting job needs another, full one, other servers are woken.
+        """If an exchange frees a key, but the waiting job also needs a full key, other servers are woken.
 
         If this fails: the storage treats the key as one for which no job waits, because it is free by then.
         """
@@ -972,7 +972,7 @@ class KeyTests(StorageFixtures):
     def test_changed_limit_wakes_servers_of_all_queues(self, scene: Scene, how: str) -> None:
         """Setting or deleting a limit wakes servers of all queues.
 
-        If this fails: a raised limit is noticed only at the next poll.
+        If this fails: a raised limit takes effect only at the next poll.
         """
         scene.set_limit("kit/tenant", concurrent=0)
         scene.add_limited(1, "kit/tenant:7", queue="mail")

@@ -144,7 +144,7 @@ class LineTests(StorageFixtures):
         assert [B, *(f"kit/many-{number:02d}" for number in range(9))] == list(state.others)
 
     def test_line_has_a_maximum_length(self, scene: Scene) -> None:
-        """A line covers a thousand lanes and the lane of the given job, and has at most 10,000 places.
+        """A line covers a thousand lanes and the lane of the given job, and has at most 10,000 jobs.
 
         If this fails: the time to show the page of a key grows with the number of jobs.
         """

@@ -34,8 +34,8 @@ from firelock.testing.conformance.storage.subject import StorageFixtures
 
 LockJob = Callable[[str], AbstractContextManager[object]]
 
-_DELETED_LATER = BASE - HOUR  # an expiry that has passed
-_ANSWER = 1.0  # seconds within which a call that does not wait for a lock returns
+_DELETED_LATER = BASE - HOUR  # an expiry time that has passed
+_ANSWER = 1.0  # a call that does not wait for a lock returns within this many seconds
 
 
 def _whole(scene: Scene, job_id: str) -> tuple[JobRecord, object, object]:
@@ -44,7 +44,7 @@ def _whole(scene: Scene, job_id: str) -> tuple[JobRecord, object, object]:
 
 
 class LockedRowTests(StorageFixtures):
-    """Tests of calls while others have locked rows of jobs; they need the fixture `lock_job`."""
+    """Tests of calls while other transactions have locked rows of jobs; they need the fixture `lock_job`."""
 
     verbs = "apply exchange reconcile append_logs release promote prune"
 
@@ -52,10 +52,10 @@ class LockedRowTests(StorageFixtures):
 
     @pytest.mark.parametrize("end", sorted(ENDS))
     def test_end_of_a_locked_job_is_busy(self, scene: Scene, lock_job: LockJob, end: str) -> None:
-        """The end of a locked job is `BUSY` and writes nothing; later it is `APPLIED`, and then `ALREADY`.
+        """Settling a locked job returns `BUSY` and stores nothing, later `APPLIED`, and finally `ALREADY`.
 
-        If this fails: a locked job is treated as missing and never ended; or the thread that stores all ends
-        waits for the lock; or the end is stored twice.
+        If this fails: a locked job is treated as missing and never ends; or the thread that stores all
+        results waits for the lock; or the result is stored twice.
         """
         running = scene.run()
         transition, unknown = ENDS[end](running), ENDS[end](running)
@@ -75,7 +75,7 @@ class LockedRowTests(StorageFixtures):
     def test_other_ends_are_stored_when_one_job_is_locked(
         self, scene: Scene, lock_job: LockJob, end: str
     ) -> None:
-        """Of several ends of all kinds only that of the locked job is `BUSY`, and the claim succeeds.
+        """Of several results of all kinds, only that of the locked job is `BUSY`, and the claim succeeds.
 
         If this fails: one locked row stops a server.
         """
@@ -100,7 +100,7 @@ class LockedRowTests(StorageFixtures):
     def test_many_locked_jobs_are_busy(
         self, scene: Scene, lock_job: LockJob, others: list[Callable[..., Transition]], is_exchange: bool
     ) -> None:
-        """Of many jobs each locked one is `BUSY`, and the ends of all others are stored.
+        """Each locked job is `BUSY`, and the results of all the other jobs are stored.
 
         If this fails: the result of a job depends on the number of other locked rows.
         """
@@ -117,7 +117,7 @@ class LockedRowTests(StorageFixtures):
         assert [Applied.APPLIED, Applied.ALREADY] * 6 == scene.storage.apply(endings)
 
     def test_another_handle_also_returns_busy(self, scene: Scene, lock_job: LockJob) -> None:
-        """A handle that has not claimed the locked job also returns `BUSY`, and so does a second end of it.
+        """A handle that has not claimed the locked job also returns `BUSY`, even for two results in one call.
 
         If this fails: whether a locked job is reported as missing depends on the claims that the handle
         remembers.
@@ -134,7 +134,7 @@ class LockedRowTests(StorageFixtures):
         assert [Applied.APPLIED] == other.apply([succeeds(running)])
 
     def test_busy_job_still_belongs_to_its_session(self, scene: Scene, lock_job: LockJob) -> None:
-        """After a `BUSY` end the job still runs for its session, and is not reported as lost.
+        """A `BUSY` job still belongs to its session, and is not reported as lost.
 
         If this fails: a job that has ended runs again.
         """
@@ -150,7 +150,7 @@ class LockedRowTests(StorageFixtures):
 
     @requires(Feature.LIMITS)
     def test_busy_job_keeps_its_limit_key(self, scene: Scene, lock_job: LockJob) -> None:
-        """The key of a busy job stays taken until its end is stored; a job with another key is claimed.
+        """The key of a busy job stays taken until its result is stored; a job with another key is claimed.
 
         If this fails: more jobs of a key run than its limit allows.
         """
@@ -171,7 +171,7 @@ class LockedRowTests(StorageFixtures):
     def test_busy_job_keeps_its_unique_key(self, scene: Scene, lock_job: LockJob) -> None:
         """A call with the unique key of a busy job is a duplicate of that job.
 
-        If this fails: two jobs run at the same time although they must not.
+        If this fails: two jobs with the same key run at the same time.
         """
         admission = asks(unique=UniqueUse("kit:key"))
         running = scene.run(job_id=scene.add(admission=admission))
@@ -189,7 +189,7 @@ class LockedRowTests(StorageFixtures):
     ) -> None:
         """An operator's change of a locked job is never `BUSY`: it is applied when the lock is released.
 
-        If this fails: a person who deletes a job gets an error, and has to try again.
+        If this fails: a person who deletes a job gets an error, and must try again.
         """
         (other,), job_id = scene.open(1), scene.settle(fails(scene.run()))
         results: list[Applied] = []
@@ -207,7 +207,7 @@ class LockedRowTests(StorageFixtures):
     # ---- parents, members, waits -------------------------------------------------------------------------
 
     def test_end_of_a_locked_parent_is_busy(self, scene: Scene, lock_job: LockJob) -> None:
-        """A locked parent ends later, and its children do not start before that.
+        """A locked parent ends when it is unlocked, and its children do not start before that.
 
         If this fails: a continuation is lost, or starts before its parent has ended.
         """
@@ -225,7 +225,7 @@ class LockedRowTests(StorageFixtures):
     def test_end_of_a_locked_member_is_busy(
         self, flow: FlowScene, lock_job: LockJob, end: Callable[[Running], object]
     ) -> None:
-        """A busy member stays active; other ends are counted, but the batch ends only with this member.
+        """A busy member stays active; other members are counted, but the batch ends only with this member.
 
         If this fails: a batch ends too early, or never.
         """
@@ -266,7 +266,7 @@ class LockedRowTests(StorageFixtures):
         assert [State.ENQUEUED, State.AWAITING, State.SCHEDULED] == flow.states(*ids)
 
     def test_suspension_that_waits_for_a_locked_job_is_busy(self, flow: FlowScene, lock_job: LockJob) -> None:
-        """A suspension that waits for a locked job is `BUSY` and applied later; other ends are stored.
+        """A suspension that waits for a locked job is `BUSY` and applied later; other results are stored.
 
         If this fails: a run continues before the job that it has called, or never.
         """
@@ -327,7 +327,7 @@ class LockedRowTests(StorageFixtures):
 
     @pytest.mark.parametrize("limit", [1, 3, 100])
     def test_locked_child_is_released_later(self, scene: Scene, lock_job: LockJob, limit: int) -> None:
-        """A locked child is released after its lock has ended, and not counted before; others are released.
+        """A locked child is released and counted only after it is unlocked; the others are not delayed.
 
         If this fails: a continuation waits forever, or a caller that repeats `release` until nothing is left
         never stops.
@@ -368,7 +368,7 @@ class LockedRowTests(StorageFixtures):
         assert [State.ENQUEUED] * 4 == scene.states(*children)
 
     def test_locked_child_of_a_deleted_parent_is_deleted_later(self, scene: Scene, lock_job: LockJob) -> None:
-        """A locked child is handled once, after its lock has ended, according to the end of its parent.
+        """A locked child is handled once, when it is unlocked, according to the outcome of its parent.
 
         If this fails: a continuation of a failed job runs.
         """
@@ -385,7 +385,7 @@ class LockedRowTests(StorageFixtures):
         assert [State.DELETED] * 2 == scene.states(child, later)
 
     def test_skipped_child_of_a_requeued_parent_waits_again(self, scene: Scene, lock_job: LockJob) -> None:
-        """If a parent is requeued, a child that was skipped waits again, for the next end of the parent.
+        """If a parent is requeued, a child that was skipped waits again until the parent has ended again.
 
         If this fails: a continuation starts while its parent runs.
         """
@@ -404,7 +404,7 @@ class LockedRowTests(StorageFixtures):
     def test_batch_ends_although_a_skipped_child_of_its_member_is_deleted(
         self, flow: FlowScene, lock_job: LockJob
     ) -> None:
-        """A member has two children, both skipped; one of them is then deleted, and locked again.
+        """A batch ends although one of two skipped children of its member is deleted and locked again.
 
         If this fails: the member counts as active forever, so its batch never ends.
         """
@@ -426,7 +426,7 @@ class LockedRowTests(StorageFixtures):
     def test_batch_ends_although_a_skipped_child_of_its_member_is_pruned(
         self, flow: FlowScene, lock_job: LockJob
     ) -> None:
-        """The child is skipped because it is locked, and then deleted and pruned.
+        """A batch ends although a child of its member is skipped due to a lock, then deleted and pruned.
 
         If this fails: the member counts as active forever, so its batch never ends.
         """
@@ -447,9 +447,9 @@ class LockedRowTests(StorageFixtures):
     def test_locked_member_of_a_cancelled_batch_is_deleted_later(
         self, flow: FlowScene, lock_job: LockJob
     ) -> None:
-        """A cancelled batch deletes its members; a locked member is deleted after its lock has ended.
+        """The members of a cancelled batch are deleted; a locked member is deleted when it is unlocked.
 
-        If this fails: a cancelled batch runs, or its server is blocked.
+        If this fails: members of a cancelled batch run, or a server is blocked.
         """
         batch, ids = flow.batch_of(4)
         flow.settle(deletes(batch))
@@ -463,7 +463,7 @@ class LockedRowTests(StorageFixtures):
         assert [State.DELETED] * 5 == flow.states(batch, *ids)
 
     def test_locked_batch_ends_later(self, flow: FlowScene, lock_job: LockJob) -> None:
-        """A locked batch ends after its lock has ended; another batch ends in the meantime.
+        """A locked batch ends when it is unlocked; another batch ends in the meantime.
 
         If this fails: one batch blocks all others, or never ends.
         """
@@ -480,7 +480,7 @@ class LockedRowTests(StorageFixtures):
         assert State.SUCCEEDED is flow.state(locked[0])
 
     def test_locked_due_job_is_promoted_later(self, flow: FlowScene, lock_job: LockJob) -> None:
-        """Due jobs and waits are enqueued, except locked ones, which a later call enqueues.
+        """Due jobs, including those whose wait is due, are enqueued; a later call enqueues the locked ones.
 
         If this fails: one locked row keeps every delayed job out of its queue.
         """
@@ -500,7 +500,7 @@ class LockedRowTests(StorageFixtures):
         assert (Moved.DUE, Moved.DUE) == (flow.record(ids[0]).reason, flow.record(ids[3]).reason)
 
     def test_locked_expired_job_is_pruned_later(self, flow: FlowScene, lock_job: LockJob) -> None:
-        """Expired jobs are pruned except locked ones, which may be plain jobs, parents, members or batches.
+        """Expired jobs are pruned, except locked ones, whether plain jobs, parents, members or batches.
 
         If this fails: one locked row prevents the pruning of all expired jobs.
         """
@@ -524,7 +524,7 @@ class LockedRowTests(StorageFixtures):
     def test_each_job_ends_once_while_rows_are_locked(self, scene: Scene, lock_job: LockJob) -> None:
         """Jobs of several kinds end in rounds, some of them while rows are locked; each ends exactly once.
 
-        If this fails: find the job whose state differs from the states of the others of its kind.
+        If this fails: find the job whose state differs from that of the other jobs of its kind.
         """
         holder, ids = scene.begin(), scene.add_many(30)
         children = [scene.continuation(parent, on=On.FINISHED) for parent in ids[::5]]

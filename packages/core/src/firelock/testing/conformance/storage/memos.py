@@ -104,7 +104,7 @@ class MemoTests(StorageFixtures):
         assert {(_STEP, "charge"): '"first"'} == flow.recalled(running.id)
 
     def test_begun_memo_is_replaced_in_its_place(self, flow: FlowScene) -> None:
-        """A memo that has only begun is replaced in its place by the next one with `replaces` set.
+        """An unfinished memo is replaced in its place by the next memo with `replaces` set.
 
         If this fails: a call is forgotten when its result arrives, or a second child is created for it.
         """
@@ -140,7 +140,7 @@ class MemoTests(StorageFixtures):
         assert {(_STEP, "name"): '"other"'} == flow.recalled(other.id)
 
     def test_memos_of_one_call_are_stored_in_order(self, flow: FlowScene) -> None:
-        """The memos of a call, of any jobs, are stored one after another; each has its own result, in order.
+        """The memos of a call, for any jobs, are stored one by one; each has its own result, in order.
 
         If this fails: concurrent steps overwrite each other, or one refused memo causes the loss of the
         others.
@@ -445,7 +445,7 @@ class MemoTests(StorageFixtures):
         assert {(_SIGNAL, "approval"): None} == flow.recalled(one.id)
 
     def test_signal_removes_the_time_out_of_a_wait(self, flow: FlowScene) -> None:
-        """A job that was woken by its signal is no longer due, whatever happens to it later.
+        """A job that was woken by its signal is no longer due, even if it waits again.
 
         If this fails: an obsolete time-out starts a job in the middle of its next wait.
         """
@@ -465,7 +465,7 @@ class MemoTests(StorageFixtures):
 
     @pytest.mark.parametrize("how", ["stale", "another session", "deleted"])
     def test_suspension_by_an_old_run_is_refused(self, flow: FlowScene, how: str) -> None:
-        """A suspension is guarded like any other end: if its run has lost the job, it is refused.
+        """Like any other result, a suspension is refused if its run has lost the job.
 
         If this fails: an old run suspends a job that a new run is processing.
         """
@@ -486,7 +486,7 @@ class MemoTests(StorageFixtures):
 
     @pytest.mark.parametrize("how", ["requeued", "deleted"])
     def test_waiting_job_can_be_requeued_or_deleted(self, flow: FlowScene, how: str) -> None:
-        """A waiting job can be deleted, or requeued to run from its start; signals then do not affect it.
+        """A waiting job can be deleted, or requeued to run from its start; signals no longer affect it.
 
         If this fails: an operator cannot end a wait, or a late answer starts a deleted job.
         """
@@ -581,7 +581,7 @@ class MemoTests(StorageFixtures):
     def test_requeue_forgets_the_named_memo_and_all_later_ones(self, flow: FlowScene) -> None:
         """A requeue with `forget_from` deletes the named memo and all recorded after it; others stay.
 
-        The place of a memo is determined by the first record of its name, not by its end.
+        The place of a memo is determined by the first record of its name, not by its completion.
 
         If this fails: "run again from here" repeats earlier steps, or continues with the results of later
         ones.
@@ -641,9 +641,9 @@ class MemoTests(StorageFixtures):
         assert {(_SIGNAL, "approval"): '"yes"'} == flow.recalled(running.id)
 
     def test_retries_crashes_and_requeues_keep_memos(self, flow: FlowScene) -> None:
-        """Retries, crashes, ends and requeues leave all memos unchanged.
+        """Retries, crashes, failures and requeues leave all memos unchanged.
 
-        If this fails: a job that is fixed and requeued pays twice.
+        If this fails: a job that is fixed and requeued makes a payment twice.
         """
         running = flow.run()
         flow.keep(running, "a")
@@ -696,7 +696,7 @@ class MemoTests(StorageFixtures):
     ) -> None:
         """A memo of an old run is also refused within a transaction.
 
-        If this fails: two runs of a job do a step that must be done once.
+        If this fails: two runs of a job both do a step that must be done only once.
         """
         assert callable(open_transaction)
         running = flow.run()

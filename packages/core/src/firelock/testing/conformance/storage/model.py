@@ -38,7 +38,7 @@ class ModelTests(StorageFixtures):
     def test_random_operations_agree_with_the_model(
         self, handles: Handles, open_handle: Callable[[], Storage], request: pytest.FixtureRequest
     ) -> None:
-        """`model_runs` short runs and as many runs of thirty operations match the model and its invariants.
+        """In `model_runs` short runs and as many runs of thirty operations, the storage matches the model.
 
         If this fails: Hypothesis prints a run that differs. Compare its last operation with the contract.
         """
@@ -63,7 +63,7 @@ class ModelTests(StorageFixtures):
     def test_random_calls_with_unique_keys_get_the_expected_results(
         self, open_handle: Callable[[], Storage]
     ) -> None:
-        """Depending on the key's holder, a random call with a unique key is stored, a duplicate or refused.
+        """A random call with a unique key is stored, a duplicate or refused, depending on the key's holder.
 
         If this fails: the message lists the operations. Compare the last one with `unique_operations`.
         """

@@ -98,7 +98,7 @@ class MoveTests(StorageFixtures):
         assert [job_id] == scene.found(JobFilter(tag="eu"))
 
     def test_moved_jobs_keep_their_order(self, scene: Scene) -> None:
-        """Moved jobs are claimed in order of age, together with the other jobs of the new queue.
+        """Moved jobs are claimed oldest first, together with the other jobs of the new queue.
 
         If this fails: a move of a backlog reverses it, or puts its oldest jobs at the end.
         """
@@ -113,7 +113,7 @@ class MoveTests(StorageFixtures):
     def test_new_priority_changes_the_place_in_the_queue(self, scene: Scene) -> None:
         """A job with a new priority is claimed before jobs of a lower one and after jobs of a higher one.
 
-        If this fails: "this customer first" does nothing.
+        If this fails: raising the priority of one customer's jobs has no effect.
         """
         ids = scene.add_many(4)
 
@@ -316,7 +316,7 @@ class MoveTests(StorageFixtures):
         assert [member] == flow.claim_ids(holder, queues=["bulk"])
 
     def test_moved_job_waits_for_the_end_of_its_tail(self, scene: Scene) -> None:
-        """A job that was requeued while it had a tail can be moved, and claimed when the tail has ended.
+        """A job that was requeued while it had a tail can be moved, and claimed when its tail is removed.
 
         If this fails: a moved job runs twice at the same time, or never again.
         """

@@ -41,7 +41,7 @@ class NewerTests(StorageFixtures):
 
     @requires(Feature.LIMITS)
     def test_added_fields_of_limits_are_kept_and_ignored(self, scene: Scene) -> None:
-        """A job whose admission has added fields holds its limit, and its string is returned as stored.
+        """A job whose admission has added fields observes its limit; the string is returned as stored.
 
         If this fails: a job of a newer client starts without its limit, or blocks other jobs.
         """
@@ -98,7 +98,7 @@ class NewerTests(StorageFixtures):
     ) -> None:
         """A job with a part that only a newer release can read is claimed like any other job.
 
-        Its server then schedules it for later. Every verb shows the job with the string as it was stored.
+        Its server then schedules it for later. Every verb returns the job with the string as it was stored.
 
         If this fails: one job of a newer client stops a queue, a page or the retention of an older release.
         """

@@ -85,9 +85,9 @@ class RaceTests(StorageFixtures):
         assert sorted(ids) == sorted(scene.claim_ids())
 
     def test_concurrent_ends_of_a_claim_are_applied_once(self, scene: Scene) -> None:
-        """Of two concurrent ends of one claim, one is applied, and the other is a repeat or is refused.
+        """Of two concurrent results of one claim, one is applied; the other is a repeat or is refused.
 
-        If this fails: an end that is sent again before the first one was stored counts twice.
+        If this fails: a result that is sent again before it was stored counts twice.
         """
         (one, other), holder = scene.open(), scene.begin()
 
@@ -107,7 +107,7 @@ class RaceTests(StorageFixtures):
             scene.settle(deletes(running.id))  # leaves the queue empty for the next round
 
     def test_settle_races_the_end_of_its_session(self, scene: Scene) -> None:
-        """Either the end is stored and the job is not taken, or the job is taken and the end is refused.
+        """Either the result is stored and the job stays, or the job is taken and the result is refused.
 
         If this fails: a job that has succeeded runs again, with its success in the history, or is lost.
         """
@@ -131,7 +131,7 @@ class RaceTests(StorageFixtures):
             scene.storage.apply([deletes(running.id)])
 
     def test_settle_races_a_delete(self, scene: Scene) -> None:
-        """The delete is always applied; the end is applied before it, or is refused and leaves no tail.
+        """The delete is always applied; the result is applied before it, or is refused and leaves no tail.
 
         If this fails: a deleted job returns, or is shown as stopping forever.
         """
@@ -190,7 +190,7 @@ class RaceTests(StorageFixtures):
             scene.storage.apply([deletes(job_id) for job_id in ids])
 
     def test_concurrent_ends_of_a_session_take_its_jobs_once(self, scene: Scene) -> None:
-        """Concurrent ends of one session take its jobs once, with one crash each.
+        """If several callers end a session concurrently, its jobs are taken once, with one crash each.
 
         If this fails: one death counts as two crashes.
         """
@@ -254,7 +254,7 @@ class RaceTests(StorageFixtures):
     def test_concurrent_ends_of_two_parents_release_their_child_once(self, scene: Scene) -> None:
         """Two parents that end concurrently release their common child once.
 
-        If this fails: each end treats the other parent as unfinished, and the child waits forever.
+        If this fails: each call treats the other parent as unfinished, and the child waits forever.
         """
         (one, other), holder = scene.open(), scene.begin()
 

@@ -22,8 +22,8 @@ from firelock.testing.conformance.scene import (
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
-# With partitions, turns hold only within a partition. All keys have the same prefix, so that the jobs of a
-# test are in one partition.
+# With partitions, lanes take turns only within a partition. All keys have the same prefix, so that the jobs
+# of a test are in one partition.
 A, B, X, Y = "kit/a", "kit/b", "kit/x", "kit/y"
 
 _MINUTE = 60 * SECOND
@@ -38,7 +38,7 @@ class RateTests(StorageFixtures):
     def test_burst_starts_immediately_and_later_jobs_wait(self, scene: Scene) -> None:
         """Jobs of an unused key start immediately until its burst is used up; later jobs wait.
 
-        If this fails: a rate is not enforced, or admits nothing.
+        If this fails: a rate is not enforced, or no job starts.
         """
         scene.set_limit(A, rate=1, per=HOUR, burst=5)
         ids = scene.add_limited(9, A)
@@ -51,7 +51,7 @@ class RateTests(StorageFixtures):
     def test_unused_rate_accumulates_at_most_one_burst(self, scene: Scene) -> None:
         """Even after a long time without starts, at most one burst of jobs starts together.
 
-        If this fails: a night without jobs is followed by a flood.
+        If this fails: after a night without jobs, too many jobs start together.
         """
         scene.set_limit(A, rate=60, per=HOUR, burst=5)
         scene.add_limited(60, A)
@@ -72,7 +72,7 @@ class RateTests(StorageFixtures):
     ) -> None:
         """The default burst is the number of starts that the rate allows per second, and at least one.
 
-        If this fails: a slow rate admits nothing, or a fast one admits a whole hour's starts together.
+        If this fails: a slow rate allows no starts, or a fast one allows a whole hour's starts together.
         """
         scene.set_limit(A, rate=rate, per=per, burst=burst)
         scene.add_limited(2 * expected + 5, A)
@@ -158,7 +158,7 @@ class RateTests(StorageFixtures):
         assert [] == scene.claim(holder)
 
     def test_claim_returns_the_time_when_a_rate_opens(self, scene: Scene) -> None:
-        """If jobs wait for a rate, a claim returns the time at which the rate admits a job, otherwise None.
+        """If jobs wait for a rate, a claim returns the time at which one can start, otherwise None.
 
         If this fails: servers sleep past this time, or poll all the time.
         """
@@ -185,7 +185,7 @@ class RateTests(StorageFixtures):
         assert 1 == len(scene.claim(holder))
 
     def test_claim_returns_the_earliest_opening_of_several_rates(self, scene: Scene) -> None:
-        """A claim returns when the first used-up rate admits a job; a job with several rates waits for all.
+        """A claim returns the time at which the first job can start; a job with several rates waits for all.
 
         If this fails: servers sleep too long, or poll for nothing.
         """
@@ -224,11 +224,11 @@ class RateTests(StorageFixtures):
         assert ids[2:3] == scene.claim_ids(holder)
 
     def test_start_above_the_burst_waits_and_delays_later_starts(self, scene: Scene) -> None:
-        """A start that costs more than the burst waits until the key is unused, and delays later starts.
+        """A start that costs more than the burst waits until the key is unused.
 
         Later starts wait until enough of the used units are available again.
 
-        If this fails: a large job waits forever, or is free.
+        If this fails: a large job waits forever, or does not use the rate.
         """
         scene.set_limit(A, rate=10, per=HOUR, burst=10)
         (first,) = scene.add_limited(1, A)
@@ -279,9 +279,9 @@ class RateTests(StorageFixtures):
 
     @pytest.mark.parametrize("how", ["set late", "raised", "zero", "paused"])
     def test_changed_rate_applies_to_the_next_claim(self, scene: Scene, how: str) -> None:
-        """A rate that is set, raised, set to zero or paused applies to the next claim.
+        """When a rate is set, raised, set to zero or paused, the change applies to the next claim.
 
-        If this fails: a changed rate needs a restart.
+        If this fails: a changed rate takes effect only after a restart.
         """
         if how != "set late":
             scene.set_limit(A, rate=1, per=DAY, burst=1)
@@ -305,9 +305,9 @@ class RateTests(StorageFixtures):
         }[how] == (first, second)  # fmt: skip
 
     def test_rate_of_zero_admits_no_start(self, scene: Scene) -> None:
-        """A key with a rate of zero, whether used before or not, admits no job until it gets another rate.
+        """No job starts while its key has a rate of zero, whether or not the key was used before.
 
-        If this fails: a rate of zero opens the key instead of blocking it.
+        If this fails: a rate of zero allows all starts instead of none.
         """
         scene.set_limit(A, rate=0, per=DAY, burst=3)
         scene.add_limited(9, A)
@@ -342,7 +342,7 @@ class RateTests(StorageFixtures):
     # ---- use without a claim -----------------------------------------------------------------------------
 
     def test_spent_units_delay_later_starts(self, scene: Scene) -> None:
-        """Spent units count as used, and `spend` returns the time from which a start is admitted again.
+        """Spent units count as used, and `spend` returns the time from which a start is allowed again.
 
         If this fails: a job that makes more calls than its cost exceeds the quota.
         """

@@ -1,4 +1,4 @@
-"""Tests of reading: each matching job is returned once, in order of time, with all that happened to it."""
+"""Tests of reading: each matching job is returned once, ordered by time, with its whole history."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ class FindTests(StorageFixtures):
     def test_pages_have_each_job_once(
         self, scene: Scene, limit: int, by_due: bool | None, oldest_first: bool
     ) -> None:
-        """Pages have every job once, in order of time and id, and a full last page has no page after it.
+        """Pages contain every job once, ordered by time and id, and no page follows a full last page.
 
         If this fails: jobs with equal times are missing or repeated where two pages meet.
         """
@@ -440,7 +440,7 @@ class PeopleTests(StorageFixtures):
         assert sorted(expected, key=str) == sorted(timeline, key=str)
 
     def test_timeline_is_a_half_open_window_in_order(self, scene: Scene) -> None:
-        """Minutes are in order, from `since` inclusive to `until` exclusive, filtered by task or queue.
+        """Minutes are returned in order, from `since` to before `until`, filtered by task or queue.
 
         If this fails: charts jump, or count a minute twice.
         """

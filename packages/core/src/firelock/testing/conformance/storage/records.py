@@ -145,7 +145,7 @@ class RecordTests(StorageFixtures):
         assert (True, None) == (storage.delete_record("kind", ""), storage.get_record("kind", ""))
 
     def test_records_are_listed_by_code_points_of_keys(self, scene: Scene) -> None:
-        """Records are listed in order of the code points of their keys, after `after`, and at most `limit`.
+        """At most `limit` records after `after` are listed, ordered by the code points of their keys.
 
         If this fails: because of the store's collation, a page of records repeats some and hides others.
         """

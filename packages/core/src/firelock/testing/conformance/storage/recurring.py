@@ -32,7 +32,7 @@ class RecurringTests(StorageFixtures):
     verbs = "due_records"
 
     def test_due_records_are_returned_earliest_due_first(self, scene: Scene) -> None:
-        """`due_records` returns at most `limit` records, due by the storage's clock, longest due first.
+        """`due_records` returns at most `limit` records that are due by the storage's clock, earliest first.
 
         If this fails: recurring jobs run early, or a late one waits for newer ones.
         """

@@ -120,7 +120,7 @@ class RowTests(StorageFixtures):
 
     @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "backward"])
     def test_scan_returns_rows_by_code_points(self, storage: RowStorage, reverse: bool) -> None:
-        """A scan returns at most `limit` rows of a prefix, beyond `start`, in order of code points.
+        """A scan returns at most `limit` rows with a prefix, after `start`, ordered by code points.
 
         If this fails: the store sorts by the rules of a language, or folds case. Jobs run in another order,
         and pages leave out jobs.
@@ -160,10 +160,10 @@ class RowTests(StorageFixtures):
         assert keys[:1_050] == scan(1_050)
 
     def test_keys_and_values_of_rows_are_kept_exactly(self, storage: RowStorage) -> None:
-        """Keys and values are returned exactly as written; keys that only look the same are two rows.
+        """Keys and values are returned exactly as written; keys that only look the same have separate rows.
 
-        If this fails: the store normalizes, trims or folds strings, for example an e with a combining accent
-        to one character. Arguments are changed, and one name replaces another.
+        If this fails: the store normalizes, trims or folds strings, for example an e and a combining accent
+        become one character. Arguments are changed, and one name replaces another.
         """
         texts = [*SPECIAL_TEXTS.values(), "\u00e9", "e\u0301", "E\u0301", " e\u0301", "e\u0301 "]
         stored = {_OURS + text: text for text in texts}
@@ -187,7 +187,7 @@ class RowTests(StorageFixtures):
         assert value + "b" == _transact(storage, lambda rows: rows.get(keys[1]))
 
     def test_row_with_a_long_key_is_deleted_alone(self, storage: RowStorage) -> None:
-        """If keys share their first 499 bytes, a replace or delete of one row leaves the others unchanged.
+        """If keys share their first 499 bytes, replacing or deleting one row leaves the others unchanged.
 
         If this fails: the store shortens or hashes long keys, so a delete also removes other rows. For
         example, a lock is free although it is held, or the result of a step is forgotten.

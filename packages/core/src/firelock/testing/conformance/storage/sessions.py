@@ -36,9 +36,10 @@ class SessionTests(StorageFixtures):
     verbs = "begin_session renew end_session orphans oldest_session list_sessions"
 
     def test_session_is_stored_as_given(self, scene: Scene) -> None:
-        """A session is listed with every field, and lives for its timeout by the storage's clock.
+        """A session is listed with every field, and stays alive for its timeout by the storage's clock.
 
-        If this fails: the list of servers is wrong, or a caller's clock decides how long a session lives.
+        If this fails: the list of servers is wrong, or a caller's clock determines how long a session stays
+        alive.
         """
         session = NewSession(
             "s-1", "srv-1", "web:17", "web", 17, STAMP + 5, 2 * HOURS, 20, "critical,default", "1.2"
@@ -70,7 +71,7 @@ class SessionTests(StorageFixtures):
         assert [not is_dead] == scene.storage.renew([Renewal(holder.session)])
 
     def test_renewed_session_lives_for_its_timeout_from_now(self, scene: Scene) -> None:
-        """A renewed session lives for its timeout from now, and shows the report of its worker process.
+        """A renewed session stays alive for its timeout from now, and shows its worker process's report.
 
         If this fails: living servers are treated as dead.
         """
@@ -177,8 +178,8 @@ class SessionTests(StorageFixtures):
     def test_orphans_ends_a_session_after_the_clock_was_set_back(self, scene: Scene) -> None:
         """After the clock was set back, `orphans` ends only sessions that have not been renewed since.
 
-        Such a session has expired if it would live for more than two of its timeouts. A session that could
-        have been renewed by the time `as_of` is also alive.
+        Such a session has expired if it would stay alive for more than two of its timeouts. A session that
+        could have been renewed by the time `as_of` is also alive.
 
         If this fails: after the storage's clock is set back by a day, the jobs of servers that died are lost
         for a day.
@@ -201,7 +202,7 @@ class SessionTests(StorageFixtures):
     def test_orphans_ends_at_most_its_limit_of_sessions(self, scene: Scene) -> None:
         """One call of `orphans` ends at most `limit` sessions; the next call ends the rest.
 
-        If this fails: the loss of a cluster is handled in one endless operation.
+        If this fails: the loss of a cluster is handled in one very long operation.
         """
         for name in "abcde":
             scene.begin(name, HOURS)
@@ -242,8 +243,8 @@ class SessionTests(StorageFixtures):
     def test_history_entry_of_a_crash_has_the_stored_start(self, scene: Scene, is_expired: bool) -> None:
         """The history entry of a crash has the last start that the session has stored for that attempt.
 
-        If this fails: a job that kills its whole server each time runs forever, or jobs that lost servers had
-        only claimed are failed.
+        If this fails: a job that kills its whole server each time runs forever, or jobs that were only
+        claimed by lost servers are failed.
         """
 
         def end(holder: ClaimHolder) -> None:
@@ -539,7 +540,7 @@ class ReconcileTests(StorageFixtures):
         assert (State.ENQUEUED, 0) == (scene.state(job.id), scene.record(job.id).attempt)
 
     def test_job_that_is_no_longer_held_is_lost(self, scene: Scene) -> None:
-        """Jobs that ended, were deleted, are held by others or do not exist are lost, in the given order.
+        """Jobs that ended, were deleted, are held by others or do not exist are returned as lost, in order.
 
         If this fails: a worker process continues a job that another one runs, or that an operator has
         deleted.
@@ -559,8 +560,8 @@ class ReconcileTests(StorageFixtures):
     def test_ended_job_is_lost_with_its_end(self, scene: Scene, to: str) -> None:
         """A lost job that its own run has ended has a final state, the fence of the claim and no tail.
 
-        If this fails: a run that ended its job within a transaction of its own is cancelled, and its end does
-        not count.
+        If this fails: a run that ended its job within a transaction of its own is cancelled, and its result
+        does not count.
         """
         running = scene.run()
         scene.settle(succeeds(running) if to == "succeeded" else fails(running))
@@ -572,7 +573,7 @@ class ReconcileTests(StorageFixtures):
         assert [True] == [one.has_ended for one in found.lost]
 
     def test_deleted_job_is_lost_with_its_tail(self, scene: Scene) -> None:
-        """A lost job that was deleted while it ran has a tail, until its holder's end removes the tail.
+        """A lost job that was deleted while it ran has a tail, until its holder sends a result.
 
         If this fails: the run of a deleted job continues, because it seems to have ended the job itself.
         """

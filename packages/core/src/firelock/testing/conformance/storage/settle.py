@@ -1,4 +1,4 @@
-"""Tests of settling: each end of an attempt writes the promised fields, and only the holder can end it."""
+"""Tests of settling: each result writes the promised fields, and only the holder can settle a job."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from firelock.testing.conformance.scene import (
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
-# For each rule: a function that creates the end, the effect of a failure, and the fields that are written.
+# For each rule: a function that creates the transition, the effect of a failure, and the written fields.
 _WRITTEN: dict[str, tuple[Callable[[Running], Transition], str, dict[str, object]]] = {
     "absent result has a reason": (
         lambda running: succeeds(running, None, absent="300 KiB is above the limit of 256 KiB"),
@@ -69,7 +69,7 @@ _WRITTEN: dict[str, tuple[Callable[[Running], Transition], str, dict[str, object
 
 
 class SettleTests(StorageFixtures):
-    """Tests of the fields that `apply` writes if every guard holds."""
+    """Tests of the fields that `apply` writes if no guard refuses the transition."""
 
     verbs = "apply"
 
@@ -96,7 +96,7 @@ class SettleTests(StorageFixtures):
     def test_each_end_writes_its_fields_and_reason(
         self, scene: Scene, end: Callable[[Running], Transition], why: str, written: dict[str, object]
     ) -> None:
-        """Each end writes the fields of its row in the table, and its reason.
+        """Each kind of result writes the fields of its row in the table, and its reason.
 
         If this fails: the row states the cause.
         """
@@ -110,8 +110,8 @@ class SettleTests(StorageFixtures):
     def test_traceback_is_stored_apart_from_the_record(self, scene: Scene) -> None:
         """The record of a failed job has its error without traceback; `errors` has the traceback by attempt.
 
-        The end is one history entry with state, time and reason, and the number, claim, start and server of
-        the attempt.
+        The failure is one history entry with state, time and reason, and the number, claim, start and server
+        of the attempt.
 
         If this fails: lists of jobs transfer megabytes of tracebacks, or the traceback is lost; or people
         cannot see what happened when, and where.
@@ -185,7 +185,7 @@ class SettleTests(StorageFixtures):
         assert [running.id, other] == scene.claim_ids(holder)
 
     def test_handed_back_jobs_come_before_the_rest_of_their_batch(self, scene: Scene) -> None:
-        """If a batch was claimed in part, jobs that are handed back still come before the rest of the batch.
+        """If some jobs of a batch were claimed and are handed back, they still come before the other jobs.
 
         If this fails: jobs with equal `enqueued_at` are ordered by their last write instead of by their
         insert.
@@ -245,7 +245,7 @@ class SettleTests(StorageFixtures):
         )
 
     def test_delete_by_an_operator_ends_a_waiting_job(self, scene: Scene) -> None:
-        """A deleted job has an end, a reason and the given expiry, and is not claimed.
+        """A deleted job has an end time, a reason and the given expiry, and is not claimed.
 
         If this fails: deleted jobs run.
         """
@@ -268,7 +268,7 @@ class SettleTests(StorageFixtures):
         assert [] == scene.claim(scene.begin())
 
     def test_requeue_resets_retries_crashes_and_result(self, scene: Scene) -> None:
-        """A requeued job has no retries, crashes, end, expiry or result; its attempts and history continue.
+        """A requeued job has no retries, crashes, end time, expiry or result; attempts and history continue.
 
         If this fails: a requeued job fails immediately, because its retries are used up, or is pruned while
         it waits.
@@ -341,7 +341,7 @@ class SettleTests(StorageFixtures):
         ]
 
     def test_restored_scheduled_job_has_its_old_due_time(self, scene: Scene) -> None:
-        """A restored scheduled job is due at its old time, keeps its retries, and has no end.
+        """A restored scheduled job is due at its old time, keeps its retries, and has no end time.
 
         If this fails: an undone delete runs a retry immediately, or never.
         """
@@ -426,7 +426,7 @@ class SettleTests(StorageFixtures):
 
 
 class GuardTests(StorageFixtures):
-    """Tests of `apply` if a guard does not hold."""
+    """Tests of transitions that a guard of `apply` refuses."""
 
     verbs = "apply"
 
@@ -434,9 +434,10 @@ class GuardTests(StorageFixtures):
     def test_only_the_holder_of_a_claim_can_settle_it(
         self, scene: Scene, end: Callable[[Running], Transition]
     ) -> None:
-        """The end of an earlier claim, and an end by another session, are refused and write nothing.
+        """Results of an earlier claim, or from another session, are refused and write nothing.
 
-        This also holds if the session has claimed the job again, or if the other session has the right fence.
+        This also applies if the session has claimed the job again, or if the other session has the right
+        fence.
 
         If this fails: a holder that was considered dead ends the attempt of another session, or sessions can
         end each other's jobs.
@@ -471,7 +472,7 @@ class GuardTests(StorageFixtures):
     def test_transition_of_an_unknown_job_is_missing(self, scene: Scene) -> None:
         """A transition of an id that is not stored returns `MISSING` and stores nothing.
 
-        If this fails: the end of a pruned job raises an error, or stores parts of the job again.
+        If this fails: settling a pruned job raises an error, or stores parts of the job again.
         """
         running = scene.run()
         ghost = Running(attrs.evolve(running.job, id=scene.new_id()), running.holder)
@@ -486,7 +487,7 @@ class GuardTests(StorageFixtures):
     def test_repeated_settle_returns_already(
         self, scene: Scene, end: Callable[[Running], Transition]
     ) -> None:
-        """An end that is sent again after it was applied returns `ALREADY` and writes nothing.
+        """A result that is sent again after it was applied returns `ALREADY` and writes nothing.
 
         If this fails: after a lost reply a server treats its success as a lost job, or counts a retry twice.
         """
@@ -501,7 +502,7 @@ class GuardTests(StorageFixtures):
         assert len(scene.errors(running.id)) <= 1
 
     def test_repeated_settle_after_the_next_claim_is_refused(self, scene: Scene) -> None:
-        """A repeated end is refused as stale if the job was claimed again in the meantime.
+        """A repeated result is refused as stale if the job was claimed again in the meantime.
 
         If this fails: a late repeat ends an attempt to which it does not belong.
         """
@@ -516,7 +517,7 @@ class GuardTests(StorageFixtures):
         assert (State.PROCESSING, 1) == (scene.state(first.id), scene.record(first.id).retries)
 
     def test_different_end_of_the_same_claim_is_refused(self, scene: Scene) -> None:
-        """The first end of a claim is final; a different end with the same fence is not a repeat.
+        """The first result of a claim is final; a different result with the same fence is not a repeat.
 
         If this fails: a late time-out fails a job that has succeeded.
         """
@@ -531,7 +532,7 @@ class GuardTests(StorageFixtures):
     def test_repeated_delete_by_an_operator_is_refused(self, scene: Scene) -> None:
         """A second delete by an operator is refused, because without a fence no repeat can be recognized.
 
-        If this fails: two people who delete the same job both get the result that they deleted it.
+        If this fails: two people who delete the same job are both notified that they deleted it.
         """
         job_id = scene.add()
 
@@ -543,7 +544,7 @@ class GuardTests(StorageFixtures):
     def test_refused_transition_does_not_affect_others(self, scene: Scene) -> None:
         """Each transition has its own result, in order, and counts change only by applied transitions.
 
-        If this fails: one lost job makes a server lose the ends of a whole batch, or counts follow the
+        If this fails: one lost job makes a server lose the results of a whole batch, or counts follow the
         requested changes instead of those that were applied.
         """
         holder = scene.begin()
@@ -571,7 +572,7 @@ class GuardTests(StorageFixtures):
         assert dict.fromkeys(states, 1) == scene.by_state()
 
     def test_transitions_of_a_job_are_applied_in_order(self, scene: Scene) -> None:
-        """Later transitions of a batch see the changes of earlier ones, even with other jobs between them.
+        """Later transitions of a batch include the changes of earlier ones, even with other jobs in between.
 
         If this fails: a batch is applied job by job instead of in order, or only the last transition is
         stored.
@@ -599,7 +600,7 @@ class GuardTests(StorageFixtures):
         ]
 
     def test_one_call_settles_a_thousand_jobs(self, scene: Scene) -> None:
-        """One call stores a thousand jobs, and another applies a thousand ends, each with its result.
+        """One call stores a thousand jobs, and another settles a thousand jobs, each with its own result.
 
         If this fails: the call exceeds a limit on the number of bound values of a statement or script.
         """
@@ -619,9 +620,9 @@ class ExchangeTests(StorageFixtures):
     verbs = "exchange"
 
     def test_exchange_settles_and_claims(self, scene: Scene) -> None:
-        """An exchange applies ends of any session, returns their results in order, and then claims jobs.
+        """An exchange settles jobs of any session, returns the results in order, and then claims jobs.
 
-        If this fails: a server that uses only `exchange` loses ends or starves; or the transitions of an
+        If this fails: a server that uses only `exchange` loses results or starves; or the transitions of an
         exchange must belong to the claiming session.
         """
         holder, other = scene.begin("a"), scene.begin("b")
@@ -639,7 +640,7 @@ class ExchangeTests(StorageFixtures):
 
     @pytest.mark.parametrize("queues", [["default"], None], ids=["named", "every queue"])
     def test_exchange_can_claim_jobs_that_it_enqueues(self, scene: Scene, queues: list[str] | None) -> None:
-        """The claim of an exchange sees the jobs that the ends of the same exchange have enqueued.
+        """The claim of an exchange can return jobs that the same exchange has enqueued.
 
         If this fails: a job that was handed back is claimed with its old fence, or waits for the next
         exchange without a reason.
@@ -655,7 +656,7 @@ class ExchangeTests(StorageFixtures):
         assert Applied.REFUSED == scene.apply(succeeds(first))
 
     def test_counts_match_after_many_ends_in_one_call(self, scene: Scene) -> None:
-        """After ends of several kinds the counts match the jobs, even if one got a child after its claim.
+        """After results of several kinds, the counts match the jobs, even if one got a child after its claim.
 
         If this fails: some writes of a batch are repeated, and counts stay wrong forever; or continuations
         wait for the next round of upkeep.
@@ -672,7 +673,7 @@ class ExchangeTests(StorageFixtures):
         assert (1, State.ENQUEUED) == (scene.release(), scene.state(child))
 
     def test_exchange_can_only_settle_or_only_claim(self, scene: Scene) -> None:
-        """An exchange without ends claims, and an exchange with a limit of zero settles.
+        """An exchange without transitions only claims jobs, and one with a limit of zero only settles jobs.
 
         If this fails: a full server cannot settle, or an idle one cannot claim.
         """
@@ -690,7 +691,7 @@ class ExchangeTests(StorageFixtures):
         )  # fmt: skip
 
     def test_exchange_of_an_ended_session_reports_it_as_lost(self, scene: Scene) -> None:
-        """An exchange of an ended session refuses its ends, claims nothing and reports the session as lost.
+        """An exchange of an ended session refuses results, claims nothing and reports the session as lost.
 
         If this fails: a server whose session was ended continues to work.
         """
@@ -734,7 +735,7 @@ class TailTests(StorageFixtures):
         assert record.ended_at is not None
 
     def test_history_of_a_deleted_running_job_has_its_attempt(self, scene: Scene) -> None:
-        """The history entry of the delete of a running job has its attempt, claim, start and server.
+        """The history entry for the deletion of a running job has its attempt, claim, start and server.
 
         If this fails: people cannot see that a cancelled job ran, when it started and where it ran.
         """
@@ -772,7 +773,7 @@ class TailTests(StorageFixtures):
     def test_end_by_the_holder_is_refused_and_removes_the_tail(
         self, scene: Scene, end: Callable[[Running], Transition]
     ) -> None:
-        """Any end by the holder is refused, writes nothing, and removes the tail.
+        """Any result from the holder is refused, writes nothing, and removes the tail.
 
         If this fails: a deleted job still succeeds, or is shown as stopping forever.
         """
@@ -794,9 +795,9 @@ class TailTests(StorageFixtures):
         assert history == scene.history(running.id)
 
     def test_only_the_holder_can_remove_its_tail(self, scene: Scene) -> None:
-        """The end of an earlier claim, or by another session, does not remove the tail.
+        """A result of an earlier claim, or from another session, does not remove the tail.
 
-        If this fails: a job runs twice, because a stale end was treated as the holder's.
+        If this fails: a job runs twice, because a stale result was treated as the holder's.
         """
         holder = scene.begin()
         stale = scene.run(holder)
@@ -810,7 +811,7 @@ class TailTests(StorageFixtures):
         assert scene.record(fresh.id).is_stopping
 
     def test_requeued_job_with_a_tail_is_not_claimed(self, scene: Scene) -> None:
-        """A job that was deleted and requeued while it runs is enqueued, but cannot be claimed.
+        """A job that was deleted and requeued while it was running is enqueued, but cannot be claimed.
 
         If this fails: after a delete and a requeue two runs of the job overlap.
         """
@@ -827,10 +828,10 @@ class TailTests(StorageFixtures):
     def test_requeued_job_is_claimed_after_the_end_of_its_tail(
         self, scene: Scene, end: Callable[[Running], Transition]
     ) -> None:
-        """Any end by the holder is refused; after that the job can be claimed, with a new fence.
+        """Any result from the holder is refused; after that, the job can be claimed with a new fence.
 
         If this fails: a hand-back, whose target is also `enqueued`, is treated as a repeat, and the job waits
-        forever; or the old end is written to the requeued job.
+        forever; or the old result is written to the requeued job.
         """
         running = _deleted_while_running(scene)
         scene.settle(requeues(running.id))
@@ -844,7 +845,7 @@ class TailTests(StorageFixtures):
 
     @pytest.mark.parametrize("is_orphan", [False, True], ids=["ended", "expired"])
     def test_end_of_a_session_removes_its_tails(self, scene: Scene, is_orphan: bool) -> None:
-        """The end of a session removes its tails without crash or history; requeued jobs can be claimed.
+        """When a session ends, its tails are removed without crash or history; requeued jobs can be claimed.
 
         If this fails: a requeued job waits for a holder that has died, or for a host that was lost.
         """
@@ -864,7 +865,7 @@ class TailTests(StorageFixtures):
     def test_second_delete_keeps_the_tail(self, scene: Scene) -> None:
         """After a delete, a requeue and a second delete, the tail stays until the holder ends its run.
 
-        If this fails: the second delete forgets the run that has not stopped yet.
+        If this fails: the second delete discards the tail of a run that has not stopped yet.
         """
         running = _deleted_while_running(scene)
         scene.settle(requeues(running.id))
@@ -878,7 +879,7 @@ class TailTests(StorageFixtures):
         assert _is_claimable(scene, running.id)
 
     def test_job_with_a_tail_is_counted_by_its_state(self, scene: Scene) -> None:
-        """Counts have the seven states; a job with a tail counts by its state.
+        """Counts include the seven states, and a job with a tail is counted by its state.
 
         If this fails: counts and lists differ while a job is stopping.
         """

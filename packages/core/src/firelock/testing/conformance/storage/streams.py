@@ -17,7 +17,7 @@ class StreamTests(StorageFixtures):
     verbs = "append_stream read_stream"
 
     def test_stream_is_read_as_it_was_emitted(self, flow: FlowScene) -> None:
-        """`read_stream` returns at most `limit` chunks after the given offset, in order of offset.
+        """`read_stream` returns at most `limit` chunks after the given offset, ordered by offset.
 
         If this fails: a page that continues reading after a reload misses words, or shows them twice.
         """

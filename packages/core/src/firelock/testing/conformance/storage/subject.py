@@ -47,8 +47,8 @@ class StorageFixtures(Conformance):
     def open_transaction(self) -> Callable[[bool], AbstractContextManager[object]]:
         """Return a function that opens a caller's transaction, as `within` accepts it.
 
-        The argument of the function is whether to commit. It returns a context manager of the transaction,
-        which ends with a commit or a rollback accordingly. Only for storages that join transactions.
+        The argument of the function is whether to commit. It returns a context manager for the transaction,
+        which is committed or rolled back accordingly. Only for storages that join transactions.
         """
         pytest.skip("the storage declares transactions; define the fixture open_transaction to test them")
 

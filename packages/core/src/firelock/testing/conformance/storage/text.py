@@ -93,7 +93,7 @@ class TextTests(StorageFixtures):
 
     @pytest.mark.parametrize("character", ["n", "\U0001f525"], ids=["one byte", "four bytes"])
     def test_longest_names_are_distinguished(self, scene: Scene, character: str) -> None:
-        """Recurring ids, locks and record keys of 200 characters, and tags of 100, are stored whole.
+        """Recurring ids, locks and record keys of 200 characters, and tags of 100, are stored completely.
 
         If this fails: a column or an index counts bytes. Long names are refused, truncated or confused with
         each other.
@@ -116,7 +116,7 @@ class TextTests(StorageFixtures):
                 assert [job_id] == scene.found(where)
 
     def test_record_with_a_long_key_is_deleted_alone(self, scene: Scene) -> None:
-        """If keys share 199 characters, a replace or delete of one record leaves the others unchanged.
+        """If keys share 199 characters, replacing or deleting one record leaves the others unchanged.
 
         If this fails: the store shortens or hashes long keys, so a delete also removes other records.
         """

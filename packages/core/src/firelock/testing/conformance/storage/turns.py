@@ -20,11 +20,11 @@ from firelock.testing.conformance.scene import (
 )
 from firelock.testing.conformance.storage.subject import StorageFixtures
 
-# With partitions, turns hold only within a partition. All keys have the same prefix, so that the jobs of a
-# test are in one partition.
+# With partitions, lanes take turns only within a partition. All keys have the same prefix, so that the jobs
+# of a test are in one partition.
 A, B, X, Y = "kit/a", "kit/b", "kit/x", "kit/y"
 
-_WALK = 256  # lanes that one claim checks
+_WALK = 256  # number of lanes that one claim checks
 
 
 class TurnTests(StorageFixtures):
@@ -110,7 +110,7 @@ class TurnTests(StorageFixtures):
         assert [4] * 4 == [total[f"kit/t:{tenant}"] for tenant in range(4)] or limit * times > 20
 
     def test_lanes_differ_by_at_most_one_job_in_a_claim(self, scene: Scene) -> None:
-        """Within a claim, lanes with work differ by at most one job; others use what a short lane leaves.
+        """Within a claim, lanes with work differ by at most one job; they share what a short lane leaves.
 
         If this fails: one tenant gets all of a large claim.
         """
@@ -123,7 +123,7 @@ class TurnTests(StorageFixtures):
         assert {5, 6} == {got[f"kit/t:{tenant}"] for tenant in (0, 2, 4)}
 
     def test_lanes_with_a_shared_key_take_turns_in_a_claim(self, scene: Scene) -> None:
-        """Within a claim, open lanes that share a key also differ by at most one job.
+        """Within a claim, lanes that share a key and are not blocked also differ by at most one job.
 
         If this fails: lanes take turns only if every job has a single key.
         """
@@ -141,7 +141,7 @@ class TurnTests(StorageFixtures):
 
     @pytest.mark.parametrize("lanes", [5, 300])
     def test_every_lane_is_served_before_any_lane_twice(self, scene: Scene, lanes: int) -> None:
-        """With any number of lanes and size of claims, no lane is served twice before each was served once.
+        """For any number of lanes and size of claims, every lane is served once before any is served twice.
 
         If this fails: jobs whose keys are late in the alphabet never run.
         """
@@ -174,11 +174,11 @@ class TurnTests(StorageFixtures):
             assert new in claimed
 
     def test_open_lane_is_found_among_many_closed_lanes(self, scene: Scene) -> None:
-        """An open lane is found after at most one claim per 256 lanes, plus one more claim.
+        """A lane that is not blocked is found after at most one claim per 256 lanes, plus one more claim.
 
         A claim that did not check all lanes returns the current time as `next_claim_at`.
 
-        If this fails: one open key among thousands of full ones waits forever, or for polls.
+        If this fails: a free key among thousands of full ones is never found, or only by polling.
         """
         scene.set_limit("kit/full", concurrent=0)
         jobs = [scene.new_job(admission=asks(f"kit/full:{number:03}")) for number in range(600)]
@@ -250,7 +250,7 @@ class TurnTests(StorageFixtures):
         assert (12, True) == (got.total(), min(got[""], got[A]) >= 3)
 
     def test_jobs_without_keys_get_the_share_of_closed_lanes(self, scene: Scene) -> None:
-        """If lanes are closed, jobs without keys get the share of these lanes in the same claim.
+        """If lanes are blocked, jobs without keys get the share of these lanes in the same claim.
 
         If this fails: servers stay half empty while a key is full.
         """

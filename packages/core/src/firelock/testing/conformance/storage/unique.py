@@ -153,7 +153,7 @@ class UniqueTests(StorageFixtures):
     def test_end_of_a_job_frees_its_key(self, scene: Scene, until: Until, end: str, is_free: bool) -> None:
         """A key is free when its job has ended; a key taken until success stays taken after a failure.
 
-        If this fails: a key is taken forever, or failed work is done again although it must not be.
+        If this fails: a key is taken forever, or failed work that must not be repeated is done again.
         """
         use = UniqueUse(K, until)
         job_id = _holder(scene, use)
@@ -434,7 +434,7 @@ class UniqueTests(StorageFixtures):
     # ---- debounced jobs ----------------------------------------------------------------------------------
 
     def test_debounced_job_waits_until_calls_have_stopped(self, scene: Scene) -> None:
-        """Each call sets the due time to its `wait` from now, and the last call's arguments are used.
+        """Each call moves the due time to `wait` from now, and the last call's arguments are used.
 
         If this fails: a document is saved while its author types, or without the last changes.
         """
@@ -508,7 +508,7 @@ class UniqueTests(StorageFixtures):
 
     @pytest.mark.parametrize("how", ["promoted", "claimed", "retrying", "deleted", "handed back"])
     def test_call_after_the_debounced_wait_is_a_new_job(self, scene: Scene, how: str) -> None:
-        """A call after a debounced job was enqueued, or deleted, is a new job, whatever happens to the first.
+        """After a debounced job was enqueued or deleted, another call creates a new job.
 
         If this fails: the last change is reported as a duplicate of a job that has begun without it.
         """
@@ -770,7 +770,7 @@ class UniqueTests(StorageFixtures):
     @pytest.mark.parametrize("how", ["start_before", "start_within"])
     @pytest.mark.parametrize("until", [_ENDED, _STARTED, _SUCCEEDED])
     def test_late_job_has_no_key(self, scene: Scene, how: str, until: Until) -> None:
-        """A job that was not claimed by the time by which it must start no longer has its key.
+        """A job that was not claimed before its start deadline no longer has its key.
 
         If this fails: calls are duplicates of a job that will be deleted without a run.
         """
@@ -797,7 +797,7 @@ class UniqueTests(StorageFixtures):
         assert job_id == _call(scene)
 
     def test_unique_keys_are_listed_page_by_page(self, scene: Scene) -> None:
-        """`find_unique` returns at most `limit` keys after `after`, by code points, each with its job.
+        """`find_unique` returns at most `limit` keys after `after`, ordered by code points, with their jobs.
 
         If this fails: people cannot see which job has a key, or pages skip some.
         """
