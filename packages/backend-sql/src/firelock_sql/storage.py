@@ -81,9 +81,9 @@ kind = attrgetter(*KIND)
 
 _waits_for = attrgetter("waits_for")
 
-# Settles one plain end if the row still has all values that the claim has read. Drivers with `executemany`
-# run it for many ends at a time. The condition includes the id, because SQLite reuses the number of the last
-# row after that row was pruned.
+# Settles one plain end if the row still has all values that the claim read. Drivers with `executemany` run it
+# for many ends at a time. The condition includes the id, because SQLite reuses the number of the last row
+# after pruning it.
 _SETTLE = """
 UPDATE firelock_jobs
 SET state = 'succeeded', changed_at = :at, ended_at = :at, started_at = :started_at,
@@ -119,7 +119,7 @@ class RememberedClaim(NamedTuple):
 def held_of(job: ClaimedJob, seq: int) -> RememberedClaim:
     """Return the values to remember for a claimed job."""
     batch_id = None if job.relations_json is None else read_relations(job.relations_json).batch_id
-    # Calling the class takes twice as long.
+    # Calling the class instead takes twice as long.
     return RememberedClaim._make((seq, job.queue, job.attempt, job.claimed_at, job.admission_json, batch_id))
 
 
@@ -141,7 +141,7 @@ class _SessionClaims:
 
 @attrs.define
 class SplitTransitions:
-    """Transitions, split into plain ends and the positions of all others."""
+    """A list of transitions, split into its plain ends and the positions of all others."""
 
     plain: list[tuple[Transition, RememberedClaim]] = attrs.field(factory=list)
     others: list[int] = attrs.field(factory=list)
@@ -154,7 +154,7 @@ class ClaimedJobs:
         self._of: dict[str, _SessionClaims] = {}
 
     def forget(self, session: str | None) -> None:
-        """Forget the jobs of a session that has ended, or of all sessions for None."""
+        """Forget the jobs of a session that has ended, or of all sessions if it is None."""
         if session is None:
             self._of.clear()
         else:
@@ -171,7 +171,7 @@ class ClaimedJobs:
         """Return the plain ends of one session, separate from the other transitions.
 
         If `session` is None, use the session of the first plain end. If a job occurs twice, no transition is
-        plain, because the order matters.
+        plain, because their order matters.
         """
         if len({one.job_id for one in transitions}) < len(transitions):
             return SplitTransitions([], list(range(len(transitions))))
@@ -197,7 +197,7 @@ class ClaimedJobs:
     def forget_stored(self, transitions: Sequence[Transition], results: Sequence[Applied]) -> None:
         """Forget the jobs of stored transitions, regardless of their results.
 
-        The job of a busy transition is kept, because the transition is sent again.
+        The job of a busy transition is kept, because the transition will be sent again.
         """
         if Applied.BUSY in results:
             both = zip(transitions, results, strict=True)
@@ -340,7 +340,7 @@ class SqlStorage(
         return self._database.write(lambda tx: self._take_jobs(tx, request))
 
     def _claim_nothing(self, tx: Transaction, request: ClaimRequest) -> Claim | None:
-        """Return an empty claim if the session cannot claim any job; None if there may be work for it."""
+        """Return an empty claim if the session cannot claim any job; None if there may be jobs for it."""
         server, has_lanes = living_server(tx, request.session)
         if server is None:
             return Claim([], next_due_at(tx, self._due_floor.start), is_session_lost=True)
@@ -366,7 +366,7 @@ class SqlStorage(
         return take_rows(tx, request, ReadyRows(server, rows, due_at, next_claim_at))
 
     def _remember_claim(self, request: ClaimRequest, taken: TakenRows) -> Claim:
-        """Remember the claimed jobs, so that their plain ends do not read rows; return the claim."""
+        """Remember the claimed jobs, so that settling their plain ends reads no rows; return the claim."""
         if taken.claim.is_session_lost:
             self._claimed_jobs.forget(request.session)
         held = (
@@ -415,8 +415,8 @@ class SqlStorage(
 
         The first try skips locked rows of the transitions' own jobs, and waits briefly for other rows. If
         another row stays locked, the second try skips every locked row of a job. If a row of another kind is
-        locked, a third try stores only the plain ends, which need no other rows. The result of all other
-        transitions is then busy. A change by an operator waits like any other transaction.
+        locked, a third try stores only the plain ends, which need no other rows, and returns BUSY for all
+        other transitions. An operator's change waits for locked rows like any other transaction.
         """
         if not self.locks_rows or any(one.session is None for one in transitions):
             return self._database.write(lambda tx: work(tx, transitions))
@@ -493,7 +493,7 @@ class SqlStorage(
         """Settle the transitions, then claim for the session; return the results and the claimed jobs."""
 
     def _skip_needless_wake(self, tx: Transaction, request: ClaimRequest, claim: Claim) -> None:
-        """Do not notify other servers of the freed keys if this claim has taken all jobs that it could."""
+        """Do not notify other servers of the freed keys if this claim has claimed all jobs that it could."""
         if request.queues is None and len(claim.jobs) < request.limit:
             tx.freed_keys.clear()
 
@@ -526,12 +526,12 @@ class SqlStorage(
 
 
 def _first_number() -> int:
-    """Return a random start value for the number of inserts, because many processes make only a few calls."""
+    """Return a random start value for the insert counter, because many processes insert only a few times."""
     return random.randrange(FOLD_EVERY)  # noqa: S311 - not a secret
 
 
 def _without(transitions: Sequence[Transition], jobs: Collection[str]) -> Sequence[Transition]:
-    """Return the transitions of all other jobs."""
+    """Return the transitions whose jobs are not in `jobs`."""
     return [one for one in transitions if one.job_id not in jobs] if jobs else transitions
 
 

@@ -185,7 +185,7 @@ class Firelock(ServedApp):
         the app must be closed by the code that created it.
         """
         opened = self._open_storage(storage)
-        self._client.access.close()  # stores the awaited jobs in the previous storage
+        self._client.access.close()  # stores the jobs of pending async calls in the previous storage
         if not isinstance(self._given, Storage):
             self.storage.close()
         self._client.use(StorageAccess.of(opened))
@@ -198,7 +198,7 @@ class Firelock(ServedApp):
 
     @property
     def client(self) -> Client:
-        """The client that creates jobs; a server also uses it to create the jobs of recurring jobs."""
+        """The client that creates jobs; servers also use it to create the runs of recurring jobs."""
         return self._client
 
     @property
@@ -665,7 +665,7 @@ class Firelock(ServedApp):
     # ---- life cycle --------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Store the awaited jobs, end the threads and close the connections.
+        """Store the jobs of pending async calls, end the threads and close the connections.
 
         A later `with` block opens the app again, unless its storage was passed as a `Storage`.
         """

@@ -204,8 +204,8 @@ class JobContext:
     def suspended(self) -> bool:
         """Whether this run ends because the job waits, regardless of the task's return value or exception.
 
-        This property is for code that wraps a task, such as a plugin's context. The end of such a run is not
-        a failure, and the job has not ended.
+        This property is for code that wraps a task, such as a plugin's context. The end of such a run is
+        neither a failure nor the end of the job.
         """
         return self._run is not None and self._run.is_suspended
 
@@ -237,14 +237,14 @@ class JobContext:
     def complete_within(self, session: object, result: object = None) -> None:
         """Mark the job as succeeded if and only if the transaction of `session` commits.
 
-        Use this method in a task that writes to the database of its jobs. The task's writes and the end of
-        the job are in one commit, so they happen exactly once, even after a crash. Call this method
+        Use this method in a task that writes to the database of its jobs. The task's writes and the success
+        of the job are in one commit, so they happen exactly once, even after a crash. Call this method
         immediately before the commit, because the job's row is locked from this call until the transaction
         ends.
 
         After the commit, the task may continue within its timeout and the grace period of a stop. The job has
         succeeded by then, so an exception is only logged and neither fails nor repeats the job. After a
-        rollback, the run continues as before, and its usual end is stored.
+        rollback, the run continues as before, and its result is stored as usual.
 
         Args:
             session: a SQLAlchemy Session or Connection, or the driver's connection, with a transaction.
@@ -305,8 +305,8 @@ class JobContext:
         Raises:
             StepError: The name is used twice in this run, or within another step; the returned value cannot
                 be stored or is larger than 256 KiB; the stored value no longer fits the annotation; or the
-                job already stores 1,000 names or 4 MiB. If this error leaves the task, the job fails without
-                a retry.
+                job already stores 1,000 names or 4 MiB. If the task does not catch this error, the job fails
+                without a retry.
             JobCancelled: The job no longer belongs to this run.
             Exception: The function raised this exception.
         """
@@ -368,9 +368,9 @@ class JobContext:
     def receive(self, signal: Signal[T], /, *, timeout: timedelta | float | None) -> T | None:
         """Return the first payload of this signal that was sent to this job, or None after the timeout.
 
-        A payload that was sent before this call counts. The job does not occupy a worker while it waits; see
-        `sleep`. The payload, or the timeout, is stored and stays the same in later runs. The timeout starts
-        when a run first reaches this call.
+        A payload that was sent before this call is returned too. The job does not occupy a worker while it
+        waits; see `sleep`. The payload, or the timeout, is stored and stays the same in later runs. The
+        timeout starts when a run first reaches this call.
 
         Args:
             signal: a signal from `fire.signal(name, type)`; for another wait in this job, use
@@ -563,7 +563,7 @@ class Console:
     _left_out: Counter[str] = attrs.Factory(Counter)
     _progress: dict[str, Progress] = attrs.Factory(dict)
     _sending: threading.Lock = attrs.Factory(threading.Lock)
-    _locked: dict[str, float] = attrs.Factory(dict)  # monotonic time by job: when its lines are sent again
+    _locked: dict[str, float] = attrs.Factory(dict)  # by job, the monotonic time of sending its lines again
 
     def log(self, job_id: str, attempt: int, level: str, text: str) -> None:
         """Add a line to the buffer, cut to 4,096 characters."""
@@ -593,10 +593,10 @@ class Console:
     def flush(self, storage: Storage) -> None:
         """Write the buffered lines and progress; keep them if the storage is unavailable.
 
-        The end of a job is sent after a flush. If another thread is flushing, this method waits up to two
-        seconds for it. Otherwise the end of a job could be stored before log lines that are still being sent.
-        If the storage rejects lines for another reason, they are dropped, and this is logged, because a line
-        must not delay an end.
+        The result of a job is sent after a flush. If another thread is flushing, this method waits up to two
+        seconds for it. Otherwise the result could be stored before log lines that are still being sent. If
+        the storage rejects lines for another reason, they are dropped, and this is logged, because a log line
+        must not delay a result.
 
         Raises:
             StorageUnavailable: The storage is unavailable, so nothing was written.
@@ -703,5 +703,5 @@ class Snooze:
         ValueError: The delay is not a duration, or is negative or longer than a year.
     """
 
-    after: timedelta = attrs.field(converter=_to_span)  # a number is seconds
+    after: timedelta = attrs.field(converter=_to_span)  # numbers are seconds
     reason: str = attrs.field(default="snoozed", converter=printable)

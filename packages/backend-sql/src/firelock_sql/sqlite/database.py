@@ -1,4 +1,4 @@
-"""One SQLite file as used by the verbs: one writing connection, guarded by a lock, and a few for reading."""
+"""One SQLite file and its connections: one for writing, guarded by a lock, and a few for reading."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _COUNT = (
 
 
 class SqliteDatabase(Database):
-    """One file, shared by all processes of one host."""
+    """One file, shared by all processes on one host."""
 
     raw_kind = "a sqlite3.Connection"
     locks_rows = False
@@ -98,7 +98,7 @@ class SqliteDatabase(Database):
     def connection_transaction(self, connection: Connection, notify_later: NotifyLater) -> Joined:
         if connection.dialect.name != "sqlite":
             raise self._elsewhere(repr(connection.engine.url))
-        connection.exec_driver_sql("SELECT 1")  # so that SQLAlchemy registers the start of a transaction
+        connection.exec_driver_sql("SELECT 1")  # makes SQLAlchemy register the start of a transaction
         pooled = connection.connection
         cursor = cast("Callable[[], Cursor]", pooled.cursor)
         return Joined(pooled.driver_connection, self.dialect, "", cursor, notify_later)
@@ -117,9 +117,9 @@ class SqliteDatabase(Database):
 
     @override
     def run_joined(self, callers: Joined, work: Callable[[Transaction], _T]) -> _T:
-        """Run Firelock's part; begin the driver's transaction if none is open.
+        """Run Firelock's statements; begin the driver's transaction if none is open.
 
-        Outside a transaction, the release of a savepoint would commit.
+        Outside a transaction, releasing a savepoint would commit.
         """
         cursor = callers.open_cursor()
         self._check_same_file(cursor)
@@ -179,12 +179,12 @@ log = logging.getLogger(__name__)
 
 _READERS = 4
 _CACHE_KIB = 8_192
-_LOG_BYTES = 16 << 20  # the log's size limit after a long reader has let it grow
+_LOG_BYTES = 16 << 20  # size limit of the log, applied after a long read has let it grow
 _STATEMENTS = 256
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.005  # seconds between two tries for the write lock
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.005  # seconds between two attempts to get the write lock
 
-_CHECK_AFTER = 1.0  # seconds of waiting after which the writing process is determined
-_LONGEST_WAIT = 10.0  # seconds for which a fork waits for open transactions
+_CHECK_AFTER = 1.0  # seconds to wait before checking which process is writing
+_LONGEST_WAIT = 10.0  # maximum number of seconds that a fork waits for open transactions
 
 _open: weakref.WeakSet[FileConnections] = weakref.WeakSet()
 # connections that could not be closed before a fork, so the child process must never use them
@@ -273,11 +273,11 @@ class FileConnections:
     # ---- writing -----------------------------------------------------------------------------------------
 
     def write(self, work: Callable[[sqlite3.Cursor], _T], timeout_seconds: float | None = None) -> _T:
-        """Run the work and commit it; repeat it as a whole while another transaction writes.
+        """Run the work and commit it; retry all of it while another transaction is writing.
 
         Raises:
-            StorageUnavailable: If another transaction writes for the whole time; or, after a second, if it
-                must be this thread's own transaction, because nothing else runs in this process.
+            StorageUnavailable: If another transaction is still writing after the timeout; or, after a second,
+                if it must be this thread's own transaction, because nothing else runs in this process.
         """
         if timeout_seconds is None:
             timeout_seconds = self._url.busy_timeout_seconds
@@ -297,7 +297,7 @@ class FileConnections:
                     self._check_writer()
                 if now >= deadline:
                     raise self._busy(now - begun, error.__cause__) from error.__cause__
-            # SQLite's own waiting is not fair, but retries at random times are.
+            # SQLite's busy handler is not fair, but retries at random times are.
             time.sleep(random.uniform(0, pause))  # noqa: S311 - not a secret
             pause = min(pause * 1.5, _LONGEST_PAUSE)
 
@@ -305,7 +305,7 @@ class FileConnections:
         """Log a warning if the writer is a transaction of this process.
 
         Raises:
-            StorageUnavailable: If the transaction must be this thread's own, as no other thread exists.
+            StorageUnavailable: If the transaction must be this thread's own, because no other thread exists.
         """
         path = self._url.path
         if not is_written_here(path):
@@ -371,7 +371,7 @@ class FileConnections:
     # ---- reading -----------------------------------------------------------------------------------------
 
     def read(self, work: Callable[[sqlite3.Cursor], _T]) -> _T:
-        """Return the result of work that reads from one snapshot."""
+        """Run work that reads from one snapshot, and return its result."""
         with translated(self._url.path), self._reader() as connection:
             cursor = connection.cursor()
             try:
@@ -464,7 +464,7 @@ def _waited(message: str) -> StorageUnavailable:
 
 
 def no_work(_cursor: sqlite3.Cursor) -> None:
-    """Do nothing, for a transaction that only opens the file or checks whether a transaction can begin."""
+    """Do nothing; used for transactions that only open the file or check whether a transaction can begin."""
 
 
 _PRIMARY = 0xFF  # the low byte of an extended error code
@@ -547,7 +547,8 @@ def _is_full(path: Path) -> bool:
 _LOCKS = Path("/proc/locks")
 # the byte of the shared-memory file that a writer locks: "WAL-Index Format" in SQLite's documentation
 _WRITERS_PLACE = 120
-_FIELDS = 8  # in a line: number, POSIX, ADVISORY, WRITE, process, device and inode, first byte, last byte
+# fields of a line: number, POSIX, ADVISORY, WRITE, process, device and inode, first byte, last byte
+_FIELDS = 8
 
 
 def is_written_here(path: Path) -> bool | None:
@@ -575,7 +576,7 @@ def is_written_here(path: Path) -> bool | None:
 def is_alone() -> bool:
     """Return whether nothing else in this process could end a transaction while this thread waits.
 
-    Another thread could do this, regardless of how it was started. So could a greenlet, to which a patched
-    `time.sleep` switches.
+    Any other thread could end a transaction, regardless of how the thread was started. So could a greenlet to
+    which a patched `time.sleep` switches.
     """
     return len(sys._current_frames()) == 1 and isbuiltin(time.sleep)  # noqa: SLF001 - documented

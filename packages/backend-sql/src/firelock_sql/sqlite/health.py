@@ -101,7 +101,7 @@ def _log_size(path: Path) -> int:
 
 
 def file_system_of(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
-    """Return the type of the file system of a path; empty if the system does not show it."""
+    """Return the type of the file system of a path; an empty string if it cannot be determined."""
     try:
         lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -20,7 +20,7 @@ from firelock_sql.verbs.limits import (
     read_keys,
 )
 
-_FEW = 8  # maximum number of jobs per lane that one statement reads for many lanes, by their positions
+_FEW = 8  # maximum number of jobs per lane in a statement that reads jobs of many lanes by position
 
 
 @cache

@@ -7,7 +7,7 @@ Measured on one core, in µs of processor time per job, in batches of 100:
 - claim: SELECT and one UPDATE of all rows take 3.2, UPDATE … RETURNING 4.0.
 - settle: executemany with all conditions takes 2.8, reading the rows first 4.5, UPDATE … FROM (VALUES …) 6.0.
 
-`insert_jobs` and `apply_transitions` handle everything that is not plain, with the same results.
+`insert_jobs` and `apply_transitions` handle all jobs and ends that are not plain, with the same results.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class SqliteStorage(SqlStorage):
     def _insert_batch(
         self, tx: Transaction, jobs: Sequence[NewJob], number: int
     ) -> Sequence[bool | Duplicate]:
-        """Store a batch, then `number` otherwise plain members, then the rest; return which jobs are new."""
+        """Store a batch, `number` otherwise plain members, then all other jobs; return which jobs are new."""
         first, members, rest = jobs[:1], jobs[1 : number + 1], jobs[number + 1 :]
         is_new = insert_jobs(tx, first)
         answers = [*is_new, *self._insert_members(tx, members)]
@@ -108,7 +108,7 @@ class SqliteStorage(SqlStorage):
         return [*answers, *(insert_jobs(tx, rest) if rest else [])]
 
     def _insert_members(self, tx: Transaction, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
-        """Store otherwise plain members of one batch, if it is open; return which jobs are new."""
+        """Store the otherwise plain members of a batch if it is open; return which jobs are new."""
         batch_id = relations_in(jobs[0].relations_json).batch_id
         if tx.one(_IS_OPEN, id=batch_id) is None:
             return insert_jobs(tx, jobs)
@@ -132,7 +132,10 @@ class SqliteStorage(SqlStorage):
         has_lanes: bool = False,
         are_members: bool = False,
     ) -> list[bool]:
-        """Store plain jobs; return which are new. The new jobs are those with the highest row numbers."""
+        """Store plain jobs; return which of them are new.
+
+        The new jobs are those with the highest row numbers.
+        """
         kinds = Counter(map(kind, jobs))
         is_uniform = len(kinds) == 1
         common = [
@@ -156,7 +159,7 @@ class SqliteStorage(SqlStorage):
             new = {row[0] for row in tx.all(_NEWEST, most=stored)}
             for place, job in enumerate(jobs):
                 answers[place] = job.id in new
-                new.discard(job.id)  # if an id occurs twice, only the first one is new
+                new.discard(job.id)  # if an id occurs twice, only the first job with it is new
             kinds = Counter(map(kind, compress(jobs, answers)))
         for (queue, *_), number in kinds.items():
             tx.moved(queue, None, _ENQUEUED, number)
@@ -212,7 +215,7 @@ class SqliteStorage(SqlStorage):
 
 
 def are_members_of_one_batch(jobs: Sequence[NewJob]) -> bool:
-    """Return whether the jobs are members of one batch, and otherwise need only limits."""
+    """Return whether the jobs are members of one batch and need nothing else except limits."""
     relations = jobs[0].relations_json
     return (
         relations is not None
@@ -224,7 +227,7 @@ def are_members_of_one_batch(jobs: Sequence[NewJob]) -> bool:
 
 
 def _write_ends(tx: Transaction, statement: Text, ends: Sequence[tuple[Transition, RememberedClaim]]) -> bool:
-    """Write plain ends; return whether all of them were plain."""
+    """Write the ends as plain ones; return whether all of them were plain."""
     if not ends:
         return True
     tx.cursor.executemany(

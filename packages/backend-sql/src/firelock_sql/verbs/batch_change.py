@@ -1,4 +1,4 @@
-"""Changes by operators to a batch and its members, and the effect of a requeue on the surrounding batches."""
+"""Changes by operators to a batch and its members, and the effect of a requeue on the enclosing batches."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _may_let_run(transition: Transition) -> bool:
 
 
 def lets_run(row: JobRow, transition: Transition) -> bool:
-    """Return whether an operator restarts an ended or waiting job that has relations to other jobs."""
+    """Return whether the transition is an operator's restart of an ended or waiting job with relations."""
     if row.relations_json is None or not _may_let_run(transition):
         return False
     return transition.to is State.ENQUEUED or row.is_final
@@ -60,13 +60,13 @@ def lets_run(row: JobRow, transition: Transition) -> bool:
 
 @attrs.define
 class BatchesAround:
-    """The locked batches around some jobs."""
+    """The locked batches that contain certain jobs, directly or through inner batches."""
 
     relations: dict[str, Relations] = attrs.field(factory=dict)  # relations of the jobs and batches, by id
     batches: dict[str, BatchRow] = attrs.field(factory=dict)
 
     def of(self, job_id: str) -> list[BatchRow]:
-        """Return the batches around the job, from the innermost to the outermost."""
+        """Return the batches that contain the job, from the innermost to the outermost."""
         found: list[BatchRow] = []
         while (relations := self.relations.get(job_id)) is not None and relations.batch_id in self.batches:
             job_id = str(relations.batch_id)
@@ -74,7 +74,7 @@ class BatchesAround:
         return found
 
     def calm(self, tx: Transaction, job_id: str) -> None:
-        """Reset the batches around a job that runs again, so that earlier failures no longer stop them."""
+        """Reset the batches of a job that runs again, so that earlier failures no longer stop them."""
         for batch in self.of(job_id):
             rules = self.relations[batch.id].batch
             if rules is not None and rules.fails_fast:
@@ -85,7 +85,7 @@ class BatchesAround:
 
 
 def lock_around(tx: Transaction, transitions: Sequence[Transition]) -> BatchesAround:
-    """Lock and return the batches around jobs that an operator restarts, before the jobs are locked."""
+    """Lock and return the batches of jobs that an operator restarts, before the jobs are locked."""
     around = BatchesAround()
     wanted = {one.job_id for one in transitions if _may_let_run(one)}
     while wanted:
@@ -102,7 +102,7 @@ def lock_around(tx: Transaction, transitions: Sequence[Transition]) -> BatchesAr
 
 
 def is_forbidden(tx: Transaction, row: JobRow, transition: Transition, around: BatchesAround) -> bool:
-    """Return whether the job's relations forbid a restart by an operator."""
+    """Return whether the job's relations forbid an operator to restart it."""
     if not lets_run(row, transition):
         return False
     return any(batch.is_cancelled for batch in around.of(row.id)) or _misses_input(tx, row)

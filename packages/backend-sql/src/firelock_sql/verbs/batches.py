@@ -137,7 +137,7 @@ def _release_batch(tx: Transaction, id: str, room: int) -> int:
 
 
 def _plan_walk(row: JobRow, batch: BatchRow) -> None:
-    """Choose the pass over the members from the flags; a sweep with remaining members starts again."""
+    """Choose the pass over the members based on the flags; restart a sweep if members remain."""
     if row.is_final:
         batch.is_unopened, batch.is_stopping, batch.walk = 0, 0, None
     elif batch.is_cancelled or batch.is_stopping:
@@ -191,7 +191,7 @@ def _walk_members(tx: Transaction, batch: BatchRow, rules: BatchRules, room: int
 
 
 def _lock_free(tx: Transaction, ids: Sequence[str]) -> set[str]:
-    """Lock the jobs that are not locked, including the rows of batches among them; return their ids."""
+    """Lock the jobs that no other transaction has locked, and the rows of batches; return their ids."""
     if not tx.adds_deltas or not ids:
         return set(ids)
     free = {str(id): bool(is_batch) for id, is_batch in tx.all(_FREE_JOBS, ids=sorted(ids))}
@@ -232,7 +232,7 @@ def _resume_members(tx: Transaction, ids: Sequence[str]) -> None:
         nominal_at = row.nominal_at
         if nominal_at is not None and nominal_at > tx.now:
             row.move(tx, State.SCHEDULED, reason=reason, changed_at=tx.now, due_at=nominal_at)
-            tx.woken.add(ANY_QUEUE)  # for servers that sleep until the next due time
+            tx.woken.add(ANY_QUEUE)  # wakes servers that sleep until the next due time
         else:
             row.move(tx, State.ENQUEUED, reason=reason, changed_at=tx.now, enqueued_at=tx.now)
             row.notify_if_claimable(tx)
@@ -287,7 +287,7 @@ def time_out(tx: Transaction, ids: Sequence[str]) -> int:
 
 
 def _around(tx: Transaction, ids: set[str]) -> dict[str, tuple[str, int | None, Relations]]:
-    """Return state, expiry and relations of these jobs and of all batches around them, level by level."""
+    """Return the state, expiry and relations of these jobs and of all batches that contain them."""
     found: dict[str, tuple[str, int | None, Relations]] = {}
     while ids:
         level = {
@@ -328,12 +328,12 @@ def keep_related(tx: Transaction, ids: Sequence[str]) -> set[str]:
     changed = {id for id, batch in batches.items() if batch.is_changed}
     if tx.adds_deltas and batches:
         changed |= {row[0] for row in tx.all(_TOLD_AMONG, ids=sorted(batches))}
-    # The unfolded counts may reopen a batch in `changed`.
+    # Counts that were not folded yet may reopen a batch in `changed`.
     return {*kept, *changed, *(id for id in ids if id not in rows)}
 
 
 def delete_waiting(tx: Transaction, id: str) -> int:
-    """Delete some waiting members of a batch that is about to be pruned; return the number."""
+    """Delete some waiting members of a batch that is about to be pruned; return how many were deleted."""
     rows = load_rows(tx, [id], is_patient=False)
     expires_at = rows[id].expires_at if id in rows and rows[id].is_batch else None
     if expires_at is None or expires_at > tx.now:

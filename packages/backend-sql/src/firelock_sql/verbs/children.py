@@ -1,4 +1,4 @@
-"""Children: jobs that wait for the end of another job, their parent.
+"""Children: jobs that wait for another job, their parent, to end.
 
 A child is a continuation or a suspended job. When a parent with the mark `HAS_CHILDREN` ends,
 `follow_parents` puts it on the releasing list. Each call of `release` then handles a limited number of its
@@ -66,7 +66,7 @@ _STILL_WAITING = Text(
     "SELECT DISTINCT child_id FROM firelock_edges WHERE child_id IN :ids AND is_decided = 0"
 )
 MARK_PARENTS = Text(f"UPDATE firelock_jobs SET marks = marks | {HAS_CHILDREN} WHERE id IN :ids")  # noqa: S608 - a number
-# A job on the releasing list keeps its mark: it counts as active in its batch until it is off the list.
+# A job on the releasing list keeps its mark: it counts as active in its batch until it leaves the list.
 _UNMARK = Text("""
 UPDATE firelock_jobs SET marks = marks - 1 WHERE id IN :ids AND (marks & 1) = 1
     AND NOT EXISTS (SELECT 1 FROM firelock_edges WHERE parent_id = firelock_jobs.id AND is_decided = 0)
@@ -105,7 +105,7 @@ Edges = Sequence[tuple[int, str, str]]
 
 @attrs.define
 class Release:
-    """The progress of one call of `release` with the children of ended parents."""
+    """The progress of one `release` call that handles the children of ended parents."""
 
     checked: int = 0
     skipped: set[str] = attrs.field(factory=set)  # jobs that another transaction has locked
@@ -203,7 +203,7 @@ def _release_parents(
 def _still_open(tx: Transaction, edges: Mapping[str, Edges]) -> dict[str, Edges]:
     """Return the edges of each parent that are still undecided, now that the rows of the children are locked.
 
-    A child may have stopped waiting for its parents since its edges were read, and may wait again by now.
+    A child may have stopped waiting for its parents since its edges were read, and may be waiting again.
     """
     seqs = [seq for some in edges.values() for seq, _, _ in some]
     still_open = {row[0] for row in tx.all_now(_STILL_OPEN, seqs=seqs)} if seqs else set()
@@ -343,9 +343,9 @@ def keep_waiting(row: JobRow, reason: str, at: int) -> None:
 
 
 def delete_children(tx: Transaction, parent_id: str, limit: int) -> int:
-    """Delete up to `limit` children that wait for a job which is about to be pruned; return the number.
+    """Delete up to `limit` children that wait for a job that is about to be pruned; return how many.
 
-    Children that other transactions have locked stay, and therefore the job stays too.
+    Children that other transactions have locked are not deleted, and therefore the job is not deleted either.
     """
     found = tx.all(_OPEN_EDGES, ids=[parent_id], after=0, most=limit)
     if not found:
@@ -379,9 +379,9 @@ def _delete_free(
 
 
 def delete_with(tx: Transaction, owner: JobRow, ids: Sequence[str], reason: str) -> int:
-    """Delete waiting jobs; their rows are kept for the same duration after their end as the owner's.
+    """Delete waiting jobs; after they end, their rows are kept for as long as the owner's row.
 
-    Jobs that other transactions have locked are skipped. Return the number of all others.
+    Jobs that other transactions have locked are skipped. Return the number of all other jobs.
     """
     rows = load_rows(tx, ids, is_patient=False)
     counts = MemberCounts(tx, rows.values())

@@ -69,7 +69,7 @@ _IS_IN_LANES = Text(f"""
 SELECT 1 FROM firelock_jobs INDEXED BY firelock_lanes WHERE {IN_LANE} AND queue = :queue LIMIT 1
 """)  # noqa: S608 - our own condition
 
-# If a claim leaves out tasks, it first reads candidates without locks, and then locks the selected ones.
+# If a claim excludes tasks, it first reads candidates without locks, and then locks the selected ones.
 _NEAR = Text("""
 SELECT seq, task FROM firelock_jobs INDEXED BY firelock_ready
 WHERE state = 'enqueued' AND session IS NULL AND lane IS NULL AND queue = :queue
@@ -81,7 +81,7 @@ WHERE seq IN :seqs AND state = 'enqueued' AND session IS NULL AND lane IS NULL
 FOR NO KEY UPDATE SKIP LOCKED
 """)  # noqa: S608 - names of columns
 
-ReadyRow = Sequence[Any]  # a row of the columns `CLAIMABLE`; without `lane` if the job is not in a lane
+ReadyRow = Sequence[Any]  # a row with the columns `CLAIMABLE`; without `lane` if the job is not in a lane
 _ID, _QUEUE, _PRIORITY, _TAGS = map(CLAIMABLE.index, ("id", "queue", "priority", "tags"))
 PLACE_SEQ, PLACE_MARKS = map(CLAIMABLE.index, ("seq", "marks"))
 TakeReady = Callable[[str, int], Sequence[ReadyRow]]
@@ -198,7 +198,7 @@ def has_ready(tx: Transaction, request: ClaimRequest, *, has_lanes: bool) -> boo
 
 
 class NearRows:
-    """The claimable rows outside of lanes, for a claim that leaves out tasks."""
+    """The claimable rows outside lanes, for a claim that excludes tasks."""
 
     def __init__(self, tx: Transaction, left_out: Collection[str], queues: int) -> None:
         self._tx, self._left_out = tx, left_out
@@ -206,7 +206,7 @@ class NearRows:
         self._numbers: dict[str, list[int]] = {}
 
     def numbers(self, queue: str) -> list[int]:
-        """Return the numbers of the rows of a queue that may be claimed, in order."""
+        """Return the numbers of the claimable rows of a queue, in order."""
         if queue not in self._numbers:
             near = self._tx.all(_NEAR, queue=queue, most=self._share)
             self._numbers[queue] = [seq for seq, task in near if task not in self._left_out]
@@ -310,7 +310,7 @@ class MixedClaim:
 
     @property
     def next_claim_at(self) -> int | None:
-        """The next time at which a rate admits a job, or the current time if some lanes were not read."""
+        """The next time at which a rate allows a job, or the current time if some lanes were not read."""
         return self._keyed.next_claim_at
 
     def rows(self, turns: QueueTurns) -> list[ReadyRow]:

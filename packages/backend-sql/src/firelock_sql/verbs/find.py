@@ -101,7 +101,7 @@ class _Walk:
     has_since: bool
     has_until: bool
     has_cursor: bool
-    is_of_queues: bool = False  # along "by_task": the listed or named queues instead of a single part
+    is_of_queues: bool = False  # whether a scan of "by_task" reads the listed or named queues, not one part
 
 
 @attrs.frozen
@@ -258,7 +258,7 @@ def _read_filter(where: JobFilter) -> tuple[frozenset[str], dict[str, Value]]:
 
 
 def _rows(tx: Transaction, query: _Query) -> tuple[Iterator[_Found], int | None]:
-    """Return rows in the order of the page, and the maximum number of rows to read; None: no maximum."""
+    """Return rows in the order of the page, and the maximum number of rows to read; None if unlimited."""
     everything = query.conditions
     if query.state is State.PROCESSING:
         return _along(tx, query, query.walk("holder", everything)), None
@@ -319,8 +319,8 @@ _PartRow = tuple[_Found, _Part]
 def _merged(tx: Transaction, query: _Query, walk: _Walk) -> Iterator[_Found]:
     """Yield the rows of all parts in the order of the page.
 
-    A row is yielded as soon as no earlier row can follow, either from the rest of an opened part or from a
-    part that has not been opened yet.
+    A row is yielded as soon as no earlier row can follow, either from an opened part or from a part that has
+    not been opened yet.
     """
     waiting = deque(_list_parts(tx, query, walk))
     batch = query.limit + 1  # a page cannot contain rows from more parts
@@ -472,7 +472,7 @@ def _parts_statement(walk: _Walk, *, is_grouping: bool) -> Text:
 
 @lru_cache(maxsize=16)
 def _size(walk: _Walk, dialect: str) -> Text:
-    """Return the statement that counts the jobs of queues along the index, up to a maximum."""
+    """Return the statement that counts the jobs of queues in the index, up to a maximum."""
     conditions = _along_conditions(walk, [name for name in ("queue", "task") if name in walk.led_by])
     jobs = f"SELECT 1 FROM {_BY_TASK} WHERE {' AND '.join(conditions)}"  # noqa: S608 - ours
     if "queue" in walk.led_by:

@@ -101,8 +101,8 @@ def is_called(relations_json: str) -> bool:
 def count_first_members(jobs: Sequence[NewJob]) -> int:
     """Return how many jobs directly after the first one are its members and need only limits.
 
-    Return 0 if the first job is not a batch, or if it has parents: if the awaited ends can no longer occur,
-    its members are stored and then swept. Also return 0 if a later job has a unique key, because keys must be
+    Return 0 if the first job is not a batch, or if it has parents: if they can no longer end as required, its
+    members must be stored and then swept. Also return 0 if a later job has a unique key, because keys must be
     locked before everything else.
     """
     relations = jobs[1].relations_json if len(jobs) > 1 and not jobs[0].parents else None
@@ -300,7 +300,7 @@ def _begin_batch(job: NewJob, start: _Start) -> None:
 
 
 def _begin_member(job: NewJob, batch_id: str, start: _Start, known: Mapping[str, _Start]) -> None:
-    """Let a member wait until its batch opens, unless the member waits for another one.
+    """Let a member wait until its batch opens, unless the member waits for another member.
 
     If a batch is cancelled when it is stored, its first members are stored and later swept.
 
@@ -328,7 +328,7 @@ def _begin_member(job: NewJob, batch_id: str, start: _Start, known: Mapping[str,
 
 
 def _decide_by_parents(job: NewJob, start: _Start, known: Mapping[str, _Start]) -> None:
-    """Set the initial state by the states of the parents; undecided edges stay in `open_edges`."""
+    """Set the initial state based on the parents' states; undecided edges stay in `open_edges`."""
     for edge in job.parents:
         if edge.parent_id not in known:
             raise JobNotFound(

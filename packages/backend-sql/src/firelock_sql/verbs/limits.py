@@ -71,7 +71,7 @@ SETTINGS = Text("SELECT key, value FROM firelock_records WHERE kind = 'limit' AN
 _KEYS = "SELECT key, holders, next_arrival_at FROM firelock_limit_keys WHERE key IN :ids ORDER BY key"
 READ_KEYS = Text(_KEYS)
 LOCK_KEYS, LOCK_FREE_KEYS = Text(f"{_KEYS} FOR UPDATE"), Text(f"{_KEYS} FOR UPDATE SKIP LOCKED")
-# For a patient claim, which runs in a brief transaction.
+# For a claim that may wait briefly for locked keys.
 LOCK_KEYS_BRIEFLY = Text(f"{_KEYS} FOR UPDATE NOWAIT")
 MAKE_KEY = Text("""
 INSERT INTO firelock_limit_keys (key, holders, next_arrival_at) VALUES (:key, NULL, 0)
@@ -181,7 +181,7 @@ class SqlLanes(KeyedLanes[Row]):
     def _first_heads(
         self, queue: str, wanted: Mapping[str, tuple[int, int]]
     ) -> Mapping[str, Sequence[Head[Row]]]:
-        """Return the result of `heads` for a claim that does not leave out tasks."""
+        """Return the result of `heads` for a claim that does not exclude tasks."""
         return {
             lane: self._new_of(queue, lane, self.rows_of(queue, lane, given + number), number)
             for lane, (given, number) in wanted.items()
@@ -190,12 +190,12 @@ class SqlLanes(KeyedLanes[Row]):
     def _heads_leaving_out(
         self, queue: str, wanted: Mapping[str, tuple[int, int]], leaving_out: LeavingOut
     ) -> Mapping[str, Sequence[Head[Row]]]:
-        """Return the result of `heads` for a claim that leaves out tasks.
+        """Return the result of `heads` for a claim that excludes tasks.
 
         Read candidates without locks, then lock the candidates that may start.
         """
         depth = leaving_out.depth(len(wanted))
-        chosen: dict[int, str] = {}  # lanes by the number of the job, in order
+        chosen: dict[int, str] = {}  # lanes, keyed by the number of their job, in order
         for lane, (_, number) in wanted.items():
             given = self._given.get((queue, lane), _NO_KEYS)
             near = self._tx.all(_NEAR, queue=queue, lane=lane, most=depth) if depth else ()
@@ -252,7 +252,7 @@ class SqlLanes(KeyedLanes[Row]):
         return locked
 
     def holder_groups(self, seqs: Sequence[int]) -> Iterable[tuple[str, Any, str, str, Iterable[str]]]:
-        """Yield groups of jobs: their state, whether a session holds them, queue, lane, and their numbers."""
+        """Yield groups of jobs with their state, whether a session holds them, queue, lane and numbers."""
         groups: dict[tuple[Any, ...], list[str]] = {}
         for *facts, seq in self._tx.all(_HOLDERS, seqs=seqs):
             groups.setdefault(tuple(facts), []).append(str(seq))
@@ -430,7 +430,7 @@ class SqlLimitVerbs(SqlVerbs):
         if arrival_at != previous:
             tx.run_many(KEEP_KEY, [key_values(key, KeyRow(row.holders, arrival_at))])
         if arrival_at < previous:
-            tx.woken.add(ANY_QUEUE)  # for servers that sleep until the key opens
+            tx.woken.add(ANY_QUEUE)  # wakes servers that sleep until the key allows a job
         return max(0, round(settings.opens_at(arrival_at)))
 
     @override
@@ -498,7 +498,7 @@ class _KeyStates:
     def _add_strict_holders(self, running: dict[str, dict[str, None]]) -> dict[str, int]:
         """Add jobs that hold a key strictly, and are between two attempts, to `running`.
 
-        Return, for each key with a used rate or a strict holder, when the rate allows its next unit.
+        For each key with a used rate or a strict holder, return when the rate allows the next unit.
         """
         found: dict[str, int] = {}
         asked = {"prefix": self._prefix, "length": len(self._prefix), "after": self._after}

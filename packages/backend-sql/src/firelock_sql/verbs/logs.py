@@ -13,7 +13,7 @@ from firelock_sql.rows.job_row import stored_among
 
 _LOG_LIMIT = 1_000
 
-# Without the lock, the job could be pruned meanwhile, and its log would remain.
+# Without the lock, the job could be pruned at the same time, and its log would remain.
 _FREE = Text(
     "SELECT id FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR KEY SHARE SKIP LOCKED"
 )

@@ -68,15 +68,15 @@ class SqlMemoVerbs(SqlVerbs):
 class Wakening:
     """The resumption of a job that waits for a signal, when the signal is sent from outside the job.
 
-    On the fast path of a database server, this happens in the round trip that stores the memo. If the job's
-    history becomes long, a separate transaction rewrites it.
+    On the fast path of a database server, the round trip that stores the memo also resumes the job. If the
+    job's history becomes long, a separate transaction rewrites it.
     """
 
     job_id: str
     name: str  # the name of the signal
     waits_for: str
     reason: str
-    line_before: str  # the start of the line of history, before the time, which the storage inserts
+    line_before: str  # the history entry up to the time, which the storage inserts
     line_after: str
 
 
@@ -96,7 +96,7 @@ def find_wakening(new: NewMemo) -> Wakening | None:
 
 
 def compact_long(tx: Transaction, ids: Sequence[str]) -> None:
-    """Rewrite the long histories of these jobs without their middle."""
+    """Remove the middle entries from the long histories of these jobs."""
     for row in load_rows(tx, ids).values():
         if row.history_lines >= COMPACT_FROM:
             compact(tx, row)

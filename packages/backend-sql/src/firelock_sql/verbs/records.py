@@ -19,7 +19,7 @@ from firelock_sql.verbs.insert import insert_jobs
 from firelock_sql.verbs.limits import LIMIT
 
 _QUEUE = "queue"
-_GONE = ""  # the kind of these remaining rows
+_GONE = ""  # the kind of the rows that remain for kinds with deleted records
 _COLUMNS = ("kind", "key", "value", "version", "due_at")
 
 
@@ -40,7 +40,7 @@ class _Statements:
         self.due = Text(f"{some} AND due_at IS NOT NULL AND due_at <= :now ORDER BY due_at, key LIMIT :most")
 
 
-RECURRING = "recurring"  # the kind of records that count for the next due time
+RECURRING = "recurring"  # the kind of records that determine the next due time
 _OF_RECORDS, _OF_RECURRING = _Statements("firelock_records"), _Statements("firelock_recurring")
 _PAUSE = Text("UPDATE firelock_records SET is_paused = :is_paused WHERE kind = :kind AND key = :key")
 
@@ -67,7 +67,7 @@ class SqlRecordVerbs(SqlVerbs):
             version = found.version if found else 0
             if expected_version not in {None, version}:
                 return None
-            # after the lock of the record, because claims must not wait for another transaction that holds it
+            # the record is locked first, because claims must not wait for another transaction that locks it
             if kind == LIMIT:
                 self._hold_claims(tx)
             return _replace(tx, found, RecordChange(kind, key, value, version, due_at))

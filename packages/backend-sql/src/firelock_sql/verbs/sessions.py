@@ -45,7 +45,7 @@ _SECOND = 1_000_000
 _LONGEST_WAIT = _SECOND // 4  # a longer wait for the database may have delayed renewals as well
 _MOMENT = 0.05  # seconds; longer than a short transaction of Firelock takes
 _LONG_CLOSING = 60 * _SECOND  # the time after which `firelock doctor` lists the locked jobs
-_CLOSING_SHOWN, _LOCKED_SHOWN = 10, 3  # number of sessions, and of jobs per session
+_CLOSING_SHOWN, _LOCKED_SHOWN = 10, 3  # maximum number of sessions in the findings, and of jobs per session
 _TAKEN_AT_ONCE = 500  # jobs of a dead session per transaction, if the database locks rows
 
 _FIELDS = tuple(field.name for field in attrs.fields(NewSession))
@@ -123,7 +123,7 @@ _START = Text(f"UPDATE firelock_jobs SET started_at = :started_at WHERE {IS_HELD
 class SqlSessionVerbs(SqlVerbs):
     """The verbs for the sessions of worker processes."""
 
-    _held_reads: HeldReadSchedule | None = None  # None: all jobs of a session are always read
+    _held_reads: HeldReadSchedule | None = None  # if None, all jobs of a session are always read
     _continued_last = ""  # the last closing session whose jobs a sweep of this process tried to return
 
     @override
@@ -149,7 +149,7 @@ class SqlSessionVerbs(SqlVerbs):
 
     @override
     def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
-        """See `Storage.end_session`. This waits for an uncommitted claim of the session.
+        """See `Storage.end_session`. This verb waits for an uncommitted claim of the session.
 
         If rows are locked, retry them once after 50 ms. By then, a short transaction, for example the last
         memo of a dead process, has ended, and its job does not have to wait for the next sweep.
@@ -171,10 +171,10 @@ class SqlSessionVerbs(SqlVerbs):
 
     @override
     def orphans(self, limit: int, *, as_of: int | None = None) -> list[Taken]:
-        """See `Storage.orphans`. This also returns unlocked jobs of up to `limit` closing sessions.
+        """See `Storage.orphans`. This verb also returns unlocked jobs of up to `limit` closing sessions.
 
         Later calls continue with the other closing sessions. A session that is locked by an uncommitted claim
-        is left to the next call.
+        is left for the next call.
         """
         expired, closing = self._database.read(
             lambda tx: (_find_expired(tx, limit, as_of), _find_closing(tx))
@@ -231,7 +231,7 @@ class SqlSessionVerbs(SqlVerbs):
 
     @override
     def oldest_session(self) -> SessionRecord | None:
-        """See `Storage.oldest_session`. This reads one row, regardless of the number of sessions."""
+        """See `Storage.oldest_session`. This verb reads one row, regardless of the number of sessions."""
         row = self._database.read(lambda tx: tx.one(_OLDEST))
         return None if row is None else _record(row)
 
@@ -279,9 +279,9 @@ def _renew(tx: Transaction, renewal: Renewal) -> bool:
 def _reconcile(
     tx: Transaction, session: str, held: Sequence[HeldClaim], schedule: HeldReadSchedule | None
 ) -> Reconciliation:
-    """See `Storage.reconcile`. This writes only if `held` contains start times.
+    """See `Storage.reconcile`. This function writes only if `held` contains start times.
 
-    A session may hold many large jobs, so this reads few columns, and all columns only for unknown jobs.
+    A session may hold many large jobs, so only a few columns are read, and all columns only for unknown jobs.
     """
     is_lost = tx.one(SERVER, session=session) is None
     left = {(row.id, row.fence): row for row in _held_rows(tx, session, held, schedule)}
@@ -384,7 +384,7 @@ class _Dead:
     server: str
     blame: _Blame
     held: list[str]
-    is_closing: bool  # stored with the session until it holds no jobs
+    is_closing: bool  # whether the session is stored as closing, until it holds no jobs
 
 
 @attrs.frozen
@@ -421,7 +421,7 @@ def _held_ids(tx: Transaction, session: str) -> list[str]:
 
 def _mark_dead(tx: Transaction, session: str, blame: _Blame) -> _Dead | None:
     """Mark a living session as dead, and store the blame if it holds jobs; return None if it is not alive."""
-    found = tx.one(_LOCK, session=session)  # an open claim has ended now, and no other one can start
+    found = tx.one(_LOCK, session=session)  # waits for an open claim; no other claim can start
     return None if found is None else _die(tx, session, str(found[0]), blame)
 
 
@@ -430,8 +430,8 @@ def mark_expired_dead(
 ) -> _Dead | None:
     """Mark a session as dead if it is still expired and is not locked.
 
-    If this transaction had to wait for the database, renewals may have waited too. The session is left to the
-    next sweep, so that the renewals can still be stored.
+    If this transaction had to wait for the database, renewals may have waited too. In this case, the session
+    is left for the next sweep, so that the renewals can still be stored.
     """
     if tx.now - asked_at > _LONGEST_WAIT:
         return None
@@ -442,7 +442,7 @@ def mark_expired_dead(
 
 
 def _die(tx: Transaction, session: str, server: str, blame: _Blame) -> _Dead:
-    """Mark a session, which this transaction has locked, as dead, and as closing if it holds jobs."""
+    """Mark a session that this transaction has locked as dead, and as closing if it holds jobs."""
     held = _held_ids(tx, session)
     closing_since, text = (tx.now, blame.text(held)) if held else (None, None)
     forget_at = None if held else rules.forget_at(tx.now, is_followed=False)
@@ -476,7 +476,7 @@ def _take(tx: Transaction, dead: _Dead, ids: Sequence[str]) -> _Part:
 def _take_last(tx: Transaction, dead: _Dead, ids: Sequence[str]) -> _Part:
     """Return the last jobs of a dead session to their queues; it stays closing only if it still holds jobs.
 
-    A dead session cannot claim jobs, so a session without jobs stays without jobs.
+    A dead session cannot claim jobs, so a session without jobs does not get any new ones.
     """
     part = _take(tx, dead, ids)
     left = len(_held_ids(tx, dead.session))

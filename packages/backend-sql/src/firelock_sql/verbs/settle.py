@@ -1,8 +1,8 @@
 """The general form of `apply`, for every kind of transition; it reads the rows in the same transaction.
 
-The storage of each dialect settles most plain ends without this module. The others are ends in a caller's
-transaction, ends of jobs that another process has claimed, and ends that turn out not to be plain. The
-children of ended jobs are handled later, by `release`: see `children`.
+The storage of each dialect settles most plain ends without this module. The other ends are
+those in a caller's transaction, those of jobs that another process has claimed, and those that turn out not
+to be plain. The children of ended jobs are handled later, by `release`: see `children`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def apply_transitions(
         transitions: the transitions.
         is_sweep: whether all transitions only delete jobs, in any order, and their results are not used.
     """
-    # each transition must see the changes of the unique keys by the previous one
+    # each transition must see the changes that the previous one made to the unique keys
     if lock_again(tx, transitions) and len(transitions) > 1:
         return [apply_transitions(tx, [transition])[0] for transition in transitions]
     around = lock_around(tx, transitions)
@@ -121,7 +121,7 @@ def _apply(
 ) -> Applied:
     """Apply the transition to the row if its conditions are met; return the result, ignoring children."""
     row = rows[transition.job_id]
-    job = cast("JobRecord", row)  # the rules read only fields that both have
+    job = cast("JobRecord", row)  # the rules read only fields that a row and a record share
     if row.state not in transition.from_states or not rules.is_holder(job, transition):
         return _judge_refusal(tx, row, transition)
     key = revived_key(row, transition)
@@ -161,10 +161,10 @@ def _write(tx: Transaction, row: JobRow, transition: Transition, *, is_resumed: 
     """Change the row according to the transition."""
     job = cast("JobRecord", row)
     if _is_due_sooner(row, transition):
-        tx.woken.add(ANY_QUEUE)  # for servers that sleep until the next due time; see life.py in the kit
+        tx.woken.add(ANY_QUEUE)  # wakes servers that sleep until the next due time; see life.py in the kit
     entry = None if transition.is_silent else entry_line(rules.entry_of(transition, job))
-    # Otherwise the job does not enter a queue. In that case, do not read the clock, because this might take a
-    # round trip.
+    # If this is false, the job does not enter a queue. In that case, do not read the clock, because that
+    # might take a round trip.
     is_timed = transition.to is State.ENQUEUED and not transition.gives_back
     was_held = row.session is not None
     if transition.session is None and row.session is not None and row.state is State.PROCESSING:

@@ -1,4 +1,6 @@
-"""Unique keys. The row of a key names the job that took it last; the job's row shows whether it still has it.
+"""Unique keys. The row of a key names the last job that took the key.
+
+The job's own row shows whether the job still has the key.
 
 On database servers, transactions run concurrently. There, a key is locked first and then read by a separate
 statement, which sees the commits of the previous holder of the lock. Keys are locked in order, and before any
@@ -92,7 +94,7 @@ _LOCK_IDLE = Text(
 
 
 def unique_use(job: NewJob) -> UniqueUse | None:
-    """Return how the job uses a unique key; None if it needs none."""
+    """Return how the job uses a unique key; None if it does not use one."""
     return None if job.admission_json is None else admission_in(job.admission_json).unique
 
 
@@ -106,7 +108,7 @@ def _facts_of(row: JobRow) -> JobFacts:
 def lock_keys(tx: Transaction, keys: Iterable[str]) -> None:
     """Lock these keys until this transaction ends; wait for other transactions that have locked them."""
     ordered = sorted(keys)
-    if ordered and tx.dialect.name != "sqlite":  # on SQLite the transaction holds the whole file
+    if ordered and tx.dialect.name != "sqlite":  # on SQLite, the transaction has locked the whole file
         LOCKERS.get(tx.dialect.name, _lock_each)(tx, ordered)
 
 
@@ -158,7 +160,7 @@ class UniqueCalls:
     Args:
         tx: the transaction that stores the jobs.
         calls: the jobs, none of which is stored yet.
-        flush: stores the jobs of the batch that are new so far.
+        flush: stores the jobs of the batch that have turned out to be new so far.
     """
 
     def __init__(self, tx: Transaction, calls: Sequence[NewJob], flush: Callable[[], None]) -> None:
@@ -254,7 +256,7 @@ def _store_changed(tx: Transaction, changed: _Changed, now: int) -> None:
     fields = dict(zip(_CALL, tx.one(_READ_CALL, seq=row.seq), strict=True))
     if changed.due_at is not None:
         if row.due_at is None or changed.due_at < row.due_at:
-            tx.woken.add(ANY_QUEUE)  # for servers that sleep until the next due time
+            tx.woken.add(ANY_QUEUE)  # wakes servers that sleep until the next due time
         fields["due_at"] = changed.due_at
     if last is not None:
         limits = admission_in(last.admission_json).limits

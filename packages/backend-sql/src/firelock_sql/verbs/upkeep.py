@@ -59,7 +59,7 @@ _LOCKED_REST = 1_000_000  # microseconds after which locked due jobs are checked
 _CHILDREN_AT_ONCE = 1_000
 _BATCHES_AT_ONCE = 1_000
 _PRUNED_AT_ONCE = 500
-_FIRST = (0, 0)  # before every expired job
+_FIRST = (0, 0)  # the position before the first expired job
 _WALK_SECONDS = 60.0  # the time after which `prune` starts again at the first expired job
 
 
@@ -186,7 +186,7 @@ class SqlUpkeepVerbs(SqlVerbs):
 
     _hourly_checked_at: int | None = None
     _due_floor: DueFloor
-    _seen_locked: frozenset[str] | set[str] = frozenset()  # jobs that the last release has skipped
+    _seen_locked: frozenset[str] | set[str] = frozenset()  # jobs that the last release skipped
     _place = _FIRST  # the position of the expired job that `prune` checked last
     _began_at_first = 0.0  # monotonic time when `prune` last started at the first expired job
 
@@ -219,7 +219,8 @@ class SqlUpkeepVerbs(SqlVerbs):
     def release(self, limit: int) -> int:
         """Release children and batches until nothing more changes.
 
-        This repeats because a batch that ends may have children, and may be a member of another batch.
+        Several passes may be needed, because a batch that ends may have children, and may be a member of
+        another batch.
         """
         checked = 0
         while checked < limit and any(looks := self._find_releases()):

@@ -63,7 +63,7 @@ def unwrap(annotation: object) -> object:
 
 
 def is_union(annotation: object) -> bool:
-    """Return whether the annotation is `A | B` in either spelling."""
+    """Return whether the annotation is a union, written as `A | B` or `Union[A, B]`."""
     return get_origin(annotation) in (Union, types.UnionType)
 
 

@@ -132,7 +132,7 @@ def _as_misfit(error: Exception, value: object, annotation: object) -> Misfit:
 def _is_same(sent: object, back: object) -> bool:
     """Return whether a value and its restored form are equal and have the same types at every level.
 
-    An integer may have been restored as a float.
+    The types must be compared because an integer may have been restored as a float.
 
     Raises:
         ArgumentError: The value contains an object that cannot be an argument, such as an entity.
@@ -144,8 +144,8 @@ def _is_same(sent: object, back: object) -> bool:
         return bool(sent == back)
     same_kind: Any = back
     if kind is datetime:
-        # These values are not compared with ==. In the hour that a zone repeats, == returns False for the
-        # same time in another zone.
+        # These values are not compared with ==. In the hour that a time zone repeats, == returns False for
+        # the same time in another zone.
         return _by_offset(cast("datetime", sent)) == _by_offset(same_kind)
     if isinstance(sent, Mapping):
         return sent.keys() == same_kind.keys() and all(_is_same(sent[key], same_kind[key]) for key in sent)
@@ -210,7 +210,7 @@ def strict_converter() -> Converter:
     # JSON inside other types is checked like JSON arguments.
     structures(_is_json, lambda annotation: _reader(_json(annotation)))
     unstructures(_is_json, _json)
-    # cattrs looks these up by class, including for subclasses, before it checks a predicate.
+    # cattrs looks up these hooks by class, including for subclasses, before it checks any predicate.
     for kind in EXACT_TYPES:
         structure_by(kind, _structure_plain)
         unstructure_by(kind, _unstructure_plain)

@@ -249,7 +249,7 @@ def _expected(parameter: Parameter) -> str:
 
 @attrs.frozen
 class ValueForm:
-    """A form for one value, with the fields of its attrs class or dataclass, or else one field `value`."""
+    """A form for one value, with the fields of its attrs class or dataclass, or a single field `value`."""
 
     owner: str  # the description of the value, for messages: "The payload of signal 'approval'"
     binder: Binder

@@ -63,7 +63,7 @@ class OutputText(str):
 def with_outputs(arguments: JsonValue, inputs: Sequence[Input]) -> JsonValue:
     """Return decoded arguments for display, with `<output of JOB>` for each null that an output replaces.
 
-    A place that contains another value is not changed, and a place that does not exist is ignored.
+    A position that contains another value is not changed, and a position that does not exist is ignored.
     """
     if not inputs:
         return arguments

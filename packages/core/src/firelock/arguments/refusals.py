@@ -19,7 +19,7 @@ from firelock.arguments.codec import is_record
 
 @attrs.frozen
 class Refusal:
-    """The rejection of a kind of values that cannot be arguments under any annotation."""
+    """A kind of value that cannot be an argument under any annotation, with words for its rejection."""
 
     noun: str
     """The kind, for messages: `the entity User`, `an open file`."""

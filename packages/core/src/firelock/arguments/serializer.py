@@ -49,7 +49,7 @@ class Misfit(ArgumentError):
 
     @property
     def path(self) -> str:
-        """The place in JSON path notation, `$.a[0]`."""
+        """The path in JSON path notation, `$.a[0]`."""
         return "$" + "".join(map(_path_segment, reversed(self.segments)))
 
     def __str__(self) -> str:
@@ -185,7 +185,9 @@ class Serializer(ABC):
 
     @abstractmethod
     def dumps(self, value: JsonValue) -> str:
-        """Return the value as a string. Unless `is_strict`, the core has checked that it is strict JSON.
+        """Return the value as a string.
+
+        Unless `is_strict` is true, the core has checked that the value is strict JSON.
 
         Raises:
             ArgumentError: The value cannot be written.

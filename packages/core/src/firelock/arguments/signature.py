@@ -80,8 +80,8 @@ def compile_binder(
     `converter` is called when an annotation first needs it. `was_given_context` is the result of
     `takes_context` when the task was registered. `flow_types` are types that the function can return but that
     the server consumes, like Snooze; they are removed from the return annotation. `resources` are parameters
-    that the worker supplies: calls do not pass them, and they are not stored. `namespace` contains further
-    names for annotations that are strings, in addition to the function's own module and closure.
+    that the worker supplies: calls do not pass them, and they are not stored. `namespace` contains names for
+    annotations that are strings, in addition to those in the function's own module and closure.
 
     Raises:
         TaskError: The function cannot be a task; an annotation cannot be resolved; the members of a union
@@ -184,7 +184,7 @@ def check_callable(function: object) -> None:
     """Check that an object can be a task: a plain `def` or `async def`.
 
     Raises:
-        TaskError: The object is anything else. The message contains the replacement.
+        TaskError: The object is of any other kind. The message contains the replacement.
     """
     name = getattr(function, "__qualname__", None) or repr(type(function).__name__)
     problem = next((problem for is_kind, problem in _NO_TASKS if is_kind(function)), None)
@@ -428,7 +428,7 @@ class Signature:
         return {name: bound[name] for name in self.order if name in bound}
 
     def unbind(self, bound: Mapping[str, object]) -> _Call:
-        """Return the call that passes these arguments, the reverse of `bind`; the signature can be newer.
+        """Return the call that passes these arguments: the reverse of `bind`. The signature may be newer.
 
         Raises:
             SignatureMismatch: The signature has changed, so that the arguments no longer match it.
@@ -581,7 +581,7 @@ class Binder:
     _uncounted: int = attrs.field(init=False)
     _has_warned: bool = attrs.field(init=False, default=False)
     _defaults: dict[str, JsonValue] | None = attrs.field(init=False, default=None)
-    # A positional call whose arguments have exactly these types needs no further check.
+    # A positional call whose arguments have exactly these types needs no other check.
     _names: tuple[str, ...] = attrs.field(init=False)
     _kinds: tuple[type | None, ...] = attrs.field(init=False)
     _fewest: int = attrs.field(init=False)
@@ -609,7 +609,7 @@ class Binder:
         return self._defaults
 
     def encode(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> JsonValue:
-        """Return the passed arguments as strict JSON by name; the run adds the omitted defaults.
+        """Return the passed arguments as strict JSON by name; omitted defaults are added when the job runs.
 
         Raises:
             SignatureMismatch: The call does not match the signature.
@@ -849,7 +849,7 @@ class Binder:
 
 @attrs.frozen
 class ValueCodec:
-    """A codec that converts values of one annotation to stored strings and back, as for arguments."""
+    """A codec that converts values of one annotation to stored strings and back, as arguments are."""
 
     owner: str
     """The description of the values, for messages: "The payload of signal 'approval'"."""
@@ -933,7 +933,7 @@ def _blaming(serializer: Serializer, what: str) -> Iterator[None]:
 
 
 def _level_outside() -> int:
-    """Return the stack level of the caller's own line: the first one outside of this package."""
+    """Return the stack level of the caller's own line: the first one outside this package."""
     level, frame = 1, sys._getframe(1)  # noqa: SLF001 - skip_file_prefixes exists from 3.12
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("firelock."):
         level, frame = level + 1, frame.f_back
@@ -941,7 +941,9 @@ def _level_outside() -> int:
 
 
 def codec_of(annotation: object, converter: Callable[[], Converter], owner: str) -> Codec:
-    """Return the codec of an annotation; errors call the value `owner`. The converter is created when needed.
+    """Return the codec of an annotation; `owner` is the name of the value in error messages.
+
+    The converter is created when it is needed.
 
     Raises:
         TaskError: The annotation refers to itself, or the members of a union cannot be distinguished in JSON.

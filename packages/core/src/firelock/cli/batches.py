@@ -95,7 +95,7 @@ def _list(options: argparse.Namespace, screen: Screen) -> None:
 
 
 def _outer_names(storage: Storage, batches: Sequence[Batch]) -> dict[str, str]:
-    """Return the names of the outer batches, by the ids of the inner ones, with at most one read."""
+    """Return the names of the outer batches, keyed by the ids of the inner ones, with at most one read."""
     outer_ids = {batch.id: batch.batch_id for batch in batches if batch.batch_id is not None}
     if not outer_ids:
         return {}

@@ -38,7 +38,7 @@ _called: ContextVar[Called | None] = ContextVar("firelock_called", default=None)
 
 @contextmanager
 def called_as(program: str | None) -> Iterator[Called]:
-    """Within the block, write commands in messages with this program name, by default the shell's."""
+    """Within the block, write commands in messages with this program name (default: as in the shell)."""
     token = _called.set(called := Called(program or program_of_shell()))
     try:
         yield called

@@ -201,7 +201,7 @@ def _server(place: Place) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def stop(server: subprocess.Popen[bytes], limits: Sequence[float] = _STOP_LIMITS) -> None:
-    """Stop the server: for each limit, send SIGTERM and wait up to that many seconds; then kill it."""
+    """Stop the server: for each timeout in `limits`, send SIGTERM and wait; finally, kill the server."""
     for limit in limits:
         if server.poll() is None:
             server.terminate()
@@ -232,10 +232,11 @@ def _died(server: subprocess.Popen[bytes]) -> Problem:
 # ---- demo in a browser -----------------------------------------------------------------------------------
 
 
-_DECLINES = (82, 9, 6, 3)  # per 100 cards: charged at the first, second or third try, or after a requeue
+# of 100 cards, the numbers that are charged at the first, second or third try, or after a requeue
+_DECLINES = (82, 9, 6, 3)
 _REMINDED = 0.3  # share of customers who get a reminder
 _FIRST_ORDERS = 20  # orders without a delay between them
-_PHOTOS_EACH, _REPORT_EACH, _CATALOGUE_EACH = 16, 40, 60  # one of each is created after this many orders
+_PHOTOS_EACH, _REPORT_EACH, _CATALOGUE_EACH = 16, 40, 60  # number of orders per item of this kind
 
 
 def _dashboard(options: argparse.Namespace, screen: Screen) -> Command | None:
@@ -399,7 +400,7 @@ class Happened:
 
 @attrs.frozen
 class Moment:
-    """The state of the demo at one time."""
+    """The state of the demo at one point in time."""
 
     seconds: float
     length: float
@@ -552,7 +553,7 @@ def _run_story(story: Story, place: Place, screen: Screen, server: subprocess.Po
 _STYLES = {**STATE_STYLES, "retry": "cyan", "log": "bright_black"}
 _BAR, _LONG_BAR, _TEXT, _TASK = 24, 58, 60, 16
 _EVENTS_SHOWN, _RUNNING_SHOWN = 12, 5
-_OTHER_LINES = 15  # lines above the live view, and its lines other than events and running jobs
+_OTHER_LINES = 15  # lines above the live view, and lines of the view other than events and running jobs
 _ORDER = (
     State.ENQUEUED, State.PROCESSING, State.SCHEDULED, State.AWAITING, State.SUCCEEDED, State.FAILED,
 )  # fmt: skip

@@ -200,7 +200,7 @@ def _started(
         stdin=subprocess.DEVNULL,
         stdout=None if is_shown else subprocess.DEVNULL,
         stderr=error,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},  # show a job's output when it is printed
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},  # show a job's output as soon as it is printed
         start_new_session=True,  # only the parent receives the terminal's interrupts; it stops its children
     )
 

@@ -84,7 +84,7 @@ def _row(step: Step, now: int) -> list[Piece]:
 
 
 def _until(step: Step) -> int | None:
-    """Return when a sleep or a wait for a signal ends, in microseconds; None if it has no end."""
+    """Return when a sleep or a wait for a signal ends, in microseconds; None if it has no time limit."""
     is_wait = step.kind is MemoKind.SLEEP or (step.kind is MemoKind.SIGNAL and not step.is_done)
     return int(step.value) if is_wait and step.value and step.value.isdecimal() else None
 

@@ -417,7 +417,7 @@ def _change_jobs(options: argparse.Namespace, screen: Screen) -> int:
     if getattr(options, "from_step", None) is not None:
         return _requeue_from(options, screen)
     if options.is_all and options.state is None and (change is _REQUEUE or _has_filters(options)):
-        options.state = change.default_state  # succeeded jobs run again only if their state is given
+        options.state = change.default_state  # succeeded jobs run again only if --state selects them
     _check(options, change)
 
     with connected(options) as app:
@@ -535,7 +535,7 @@ def _word(result: Applied | None) -> str:
 
 
 def _reasons(app: Firelock, change: _Change, ids: Sequence[str]) -> dict[str, str]:
-    """Return the reasons why jobs cannot be restored, moved or requeued; empty for a delete."""
+    """Return the reasons why jobs cannot be restored, moved or requeued; empty for a deletion."""
     if change is _DELETE or not ids:
         return {}
     why_not = {
@@ -600,8 +600,8 @@ def _record(
 def _check_number(app: Firelock, where: JobFilter, options: argparse.Namespace, change: _Change) -> None:
     """Check that the user has confirmed the number of jobs if there are many, or if some have ended.
 
-    `--expect` confirms it. It is needed for more than 1,000 jobs, and if any job has succeeded or was
-    deleted.
+    `--expect` confirms the number. Confirmation is needed for more than 1,000 jobs, and if any job has
+    succeeded or was deleted.
 
     Raises:
         Problem: If the number is not confirmed, or there are more jobs than confirmed.
@@ -666,7 +666,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:
-    """Add the filters to the parser; jobs must match all given ones."""
+    """Add the filters to the parser; jobs must match all filters that are given."""
     group = parser.add_argument_group("filters")
     group.add_argument("--state", choices=[*State], metavar="STATE", help=", ".join(State))
     group.add_argument("--task", metavar="NAME", help="task, for example shop.send_mail")

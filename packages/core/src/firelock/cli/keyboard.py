@@ -22,7 +22,7 @@ class Leaving(BaseException):
 
 
 class Suspending(BaseException):
-    """A request to suspend the program after Ctrl-Z, which returns the terminal to the shell meanwhile."""
+    """A request to suspend the program after Ctrl-Z, which returns the terminal to the shell."""
 
 
 class Keyboard:
@@ -39,8 +39,8 @@ class Keyboard:
         """Within the block, make keys available one by one, without showing them.
 
         Raises:
-            Leaving: If a signal requests the end of the program; raised only once. It can be raised at any
-                line, so that the program does not wait for a slow call.
+            Leaving: If a signal requests that the program ends; raised only once. The exception can be raised
+                at any line, so that the program does not wait for a slow call.
         """
         handlers: dict[signal.Signals, Handler] = dict.fromkeys(_ENDS, self._leave)
         handlers |= {signal.SIGTSTP: self._suspend, signal.SIGWINCH: _wake, signal.SIGCONT: _wake}
@@ -86,7 +86,7 @@ class Keyboard:
         return list(_names(pressed))
 
     def _leave(self, _: int, __: FrameType | None) -> None:
-        if not self._has_left:  # the restoring of the terminal must not be interrupted
+        if not self._has_left:  # restoring the terminal must not be interrupted
             self._has_left = True
             raise Leaving
 
@@ -113,5 +113,5 @@ def _names(pressed: bytes) -> Iterator[str]:
 
 
 def suspend() -> None:
-    """Stop this program until the shell continues it; meanwhile, the shell controls the terminal."""
+    """Stop this program until the shell continues it; until then, the shell controls the terminal."""
     os.kill(os.getpid(), signal.SIGSTOP)

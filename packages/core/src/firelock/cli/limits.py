@@ -259,7 +259,7 @@ def _show(options: argparse.Namespace, screen: Screen) -> None:
             {**_json(view), "waiting_jobs": [_waiting_json(one) for one in line.jobs] if line else []}
         )
         return
-    of_keys = view.is_name and not view.is_paused  # its keys have their own states
+    of_keys = view.is_name and not view.is_paused  # each key of the name has its own state
     state = "" if of_keys else _state(view, now)
     screen.line(Cell(f"Limit {view.key}", "bold"), *(("  ", state) if state else ()))
     screen.facts(_facts(view, now), indent=2)
@@ -308,7 +308,7 @@ def _waiting_row(one: WaitingJob, now: int) -> list[Piece]:
 
 
 def _turn(one: WaitingJob) -> str:
-    """Return the job's place; "–" if another key holds the job, so that other jobs start before it."""
+    """Return the job's position; "–" if another key blocks the job, so that other jobs start before it."""
     return "–" if one.turn is None else f"{one.turn + 1:,}"
 
 

@@ -110,7 +110,7 @@ def _named_app(options: argparse.Namespace) -> str | None:
 
 
 def read_command(given: Sequence[str]) -> argparse.Namespace:
-    """Return the options of the command in these words; their attribute `run` is the command's function.
+    """Parse a command line and return its options; their attribute `run` is the command's function.
 
     Raises:
         Problem: If the command does not exist, or does not accept these words.
@@ -138,7 +138,7 @@ def whole_parser() -> Parser:
 def _parser(
     own: Mapping[str, tuple[str, str]], offered: Mapping[str, Command], *, configured: Container[str | None]
 ) -> Parser:
-    """Return a parser for all commands; of Firelock's own commands, load only the modules of these names."""
+    """Return a parser for all commands; load only the modules of Firelock's commands with these names."""
     parser = Parser(
         prog="firelock", description="Run, inspect and repair persistent background jobs.", epilog=_EPILOG
     )

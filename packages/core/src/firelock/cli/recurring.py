@@ -175,7 +175,7 @@ def _due_times(one: RecurringJob, now: int, count: int) -> list[tuple[int, Recur
 
 
 def _local(at: int, one: RecurringJob) -> str:
-    """Return the local time in the schedule's time zone; "" if the schedule has none or it is UTC."""
+    """Return the local time in the schedule's time zone; "" if it has no time zone or uses UTC."""
     schedule = one.schedule
     if not isinstance(schedule, Cron) or schedule.tz == "UTC":
         return ""

@@ -26,7 +26,7 @@ _GAP, _NARROWEST = 2, 8
 
 
 class Cell:
-    """A piece of text without invisible characters, and its colour on terminals with colours."""
+    """A piece of text without invisible characters, and its colour on terminals that support colours."""
 
     __slots__ = ("style", "text")
 

@@ -91,7 +91,7 @@ class Snapshot:
     ended: Mapping[str, int]  # jobs that ended in the last full minute, by outcome
     queues: Sequence[QueueView]
     waits: Mapping[str, int]  # when the oldest enqueued job of each queue began to wait
-    held: Mapping[str, int]  # jobs at the head of each queue that limits hold; counted up to 100
+    held: Mapping[str, int]  # number of jobs at the head of each queue that limits delay, up to 100
     servers: Sequence[ServerView]  # servers, except lost and ended ones
     running: Sequence[JobRecord]  # running jobs, longest-running first
     failed: Sequence[JobRecord]  # failed jobs, newest first
@@ -100,7 +100,7 @@ class Snapshot:
 def read_snapshot(app: Firelock) -> Snapshot:
     """Return the current state of the app's storage.
 
-    This takes seven round trips, and one more for each of up to twenty queues with jobs. If limits hold the
+    This takes seven round trips, and one more for each of up to twenty queues with jobs. If limits delay the
     oldest job of a queue, `held_heads` takes more round trips.
     """
     now = app.client.clock.now()
@@ -294,7 +294,7 @@ def _show(seen: Snapshot, screen: Screen) -> None:
 
 @attrs.define
 class Choice:
-    """The selected row of a list: by its key, or by its place if the key no longer exists."""
+    """The selected row of a list, found by its key, or by its position if the key no longer exists."""
 
     key: str | None = None
     place: int = 0

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from firelock.storage import Storage
 
 _KIND = "task"
-_REFRESH_AFTER = 12 * 3_600 * SECOND  # an older entry is written again, even if it has not changed
-_EXPIRES_AFTER = 30 * 86_400 * SECOND  # an entry that no server has stored for this time is deleted
+_REFRESH_AFTER = 12 * 3_600 * SECOND  # age at which an entry is written again, even if it has not changed
+_EXPIRES_AFTER = 30 * 86_400 * SECOND  # time after which an entry is deleted if no server has stored it again
 _SUMMARY = 500
 _WAITS_SHOWN = 4
 _MICRO = timedelta(microseconds=1)
@@ -60,7 +60,7 @@ class TaskEntry:
     seen_at: datetime | None  # when a server last stored it; None if no server has
     is_registered_here: bool  # whether this app can enqueue it
     parameters: tuple[ParameterOutline, ...] | None = None  # None if the server does not know them
-    keep_seconds: float | None = None  # retention of succeeded jobs; None for that of the settings
+    keep_seconds: float | None = None  # retention of succeeded jobs; None if the settings determine it
     limits: tuple[Limit | Turns, ...] = ()
     unique: Unique | Debounce | None = None
     start_before: timedelta | datetime | None = None

@@ -47,21 +47,22 @@ _HOUR = 60 * _MINUTE
 _WIDEST_SKEW = 2 * _MICROS
 _LOST_LATELY = 60 * _MINUTE
 _LATE_WAIT = 5 * _MINUTE  # a job is overdue this long after its wait has timed out
-_MANY_PAUSED = 100  # number of jobs that wait because of a pause
+_MANY_PAUSED = 100  # number of waiting jobs from which a pause is a warning
 _FORGOTTEN = 60 * _MINUTE  # a limit paused for this long may have been forgotten
-_KEYS = 500  # number of limit keys that are read
+_KEYS = 500  # maximum number of limit keys that are read
 _FEWEST_RUNS = 10  # with fewer runs, a failure rate is meaningless
 _HIGH_RATE, _TIMES_USUAL, _VERY_HIGH_RATE = 0.1, 3.0, 0.5
 _USUAL_HOURS = 4  # with fewer hours, the day's rate is not shown; an outage and its requeue take two to three
 _LATELY, _DAY = 15 * _MINUTE, 24 * 60 * _MINUTE
 _LONG_RUN, _TIMES_LONGEST = 10 * _MINUTE, 10  # a run is too long if it exceeds both of these durations
-_RUNNING = 100  # number of running jobs that are read, oldest start first
+_RUNNING = 100  # maximum number of running jobs that are read, oldest start first
 _SAMPLE, _PAGE, _NAMED = 2_000, 500, 5
-_QUEUES, _FIRST_JOBS = 50, 200  # queues whose first job is read; longest-waiting jobs that are read
+# maximum number of queues whose first job is read, and of longest-waiting jobs that are read
+_QUEUES, _FIRST_JOBS = 50, 200
 _RECURRING = 2_000
-_GROUPS = 20  # number of failure groups that are read
+_GROUPS = 20  # maximum number of failure groups that are read
 _MANY_FAILED = 100  # minimum number of one task's failed jobs for a finding that reports them
-_SHARED = 200  # a task's newest failures that are read for the share of muted causes
+_SHARED = 200  # number of a task's newest failures that determine the share of muted causes
 _CAUSES = "cause"  # the kind of record in which dashboards store the causes of failures and their mutes
 _WAITS_FOR_SIGNAL = f"{MemoKind.SIGNAL} "
 _UPKEEP_ADVICE = "If one is running, check its log: its upkeep fails."
@@ -97,22 +98,28 @@ class Waiting:
 class Sampled:
     """The results of samples of at most 2,000 jobs per state, and of related reads."""
 
-    unknown_here: Mapping[str, int] = attrs.Factory(dict)  # enqueued jobs by task, if unknown to the app
-    unregistered: Mapping[str, int] = attrs.Factory(dict)  # jobs by task, postponed by servers without it
-    unreadable: Mapping[str, int] = attrs.Factory(dict)  # jobs by serializer, postponed by servers without it
-    unread: Mapping[str, int] = attrs.Factory(dict)  # jobs by the part that a newer release stored
-    in_vain: Mapping[str, int] = attrs.Factory(dict)  # continuations by their failed parent
-    names_in_vain: Mapping[str, str] = attrs.Factory(dict)  # their tasks or batch names, by parent
+    # number of enqueued jobs per task that is not registered in the app
+    unknown_here: Mapping[str, int] = attrs.Factory(dict)
+    # number of jobs per task that servers postponed because they do not have the task
+    unregistered: Mapping[str, int] = attrs.Factory(dict)
+    # number of jobs per serializer that servers postponed because they do not have the serializer
+    unreadable: Mapping[str, int] = attrs.Factory(dict)
+    # number of jobs that a newer release stored, per part that cannot be read
+    unread: Mapping[str, int] = attrs.Factory(dict)
+    in_vain: Mapping[str, int] = attrs.Factory(dict)  # number of continuations per failed parent
+    # tasks or batch names of these continuations, by parent
+    names_in_vain: Mapping[str, str] = attrs.Factory(dict)
     first_in_vain: Mapping[str, JobRecord] = attrs.Factory(dict)  # one continuation per failed parent
     flows_in_vain: Mapping[str, str] = attrs.Factory(dict)  # names of these continuations' batches, by id
     batches_in_vain: Sequence[str] = ()  # failed parents that are batches
     limits: Sequence[LimitView] = ()  # the first 500 limit keys
     limit_names: Sequence[LimitName] = ()
-    unlimited: Mapping[str, int] = attrs.Factory(dict)  # enqueued jobs without limits, by task with limits
+    # number of enqueued jobs without limits, per task that has limits
+    unlimited: Mapping[str, int] = attrs.Factory(dict)
     too_costly: Mapping[str, int] = attrs.Factory(dict)  # largest cost by key, if above the key's burst
     keys_in_vain: Sequence[tuple[str, str]] = ()  # unique keys of continuations of failed parents: key, job
     waiting_for_signal: Sequence[JobRecord] = ()  # jobs that wait for a signal
-    overdue: Sequence[JobRecord] = ()  # awaiting jobs and held batches, long past their due time
+    overdue: Sequence[JobRecord] = ()  # awaiting jobs and held batches that are long overdue
     still: Sequence[StillBatch] = ()  # batches that do not end without intervention
     apart: Sequence[tuple[str, str, str]] = ()  # a task, and two of its keys that cannot be in one partition
     failures: Sequence[FailureGroup] = ()  # the largest groups of failed jobs
@@ -134,8 +141,8 @@ class Readings:
     storage: Sequence[Finding] = ()  # the storage's findings about itself
     waiting: Waiting = attrs.Factory(Waiting)
     sampled: Sampled = attrs.Factory(Sampled)
-    lately: Mapping[str, EndedRuns] = attrs.Factory(dict)  # ends of the last 15 minutes, by task
-    usually: Mapping[str, EndedRuns] = attrs.Factory(dict)  # ends of the last 24 hours, by task
+    lately: Mapping[str, EndedRuns] = attrs.Factory(dict)  # results of the last 15 minutes, by task
+    usually: Mapping[str, EndedRuns] = attrs.Factory(dict)  # results of the last 24 hours, by task
     running: Sequence[JobRecord] = ()  # the first 100 jobs that have run for 10 minutes or more
     muted: Mapping[str, float] = attrs.Factory(dict)  # share of a task's failures whose causes are muted
     thresholds: Thresholds = attrs.Factory(Thresholds)
@@ -147,7 +154,7 @@ class Readings:
 
     @property
     def held(self) -> Mapping[str, HeldHead]:
-        """The queues whose first job is held by a limit."""
+        """The queues whose first job is delayed by a limit."""
         return self.waiting.held
 
     @property
@@ -164,7 +171,7 @@ class Readings:
         ]
 
     def waits_since(self, queue: str) -> int | None:
-        """Return when the first job of a queue that no limit holds began to wait; None if none was read."""
+        """Return when the first job of a queue that no limit delays began to wait; None if none was read."""
         head = self.held.get(queue)
         if head is None:
             return self.oldest.get(queue)
@@ -208,7 +215,7 @@ def _now(_name: str, read: Callable[[], _T]) -> _T:
 class KeptReadings:
     """A cache that keeps each reading for some seconds, for one thread that reads repeatedly."""
 
-    ages: Mapping[str, float]  # seconds by the name of the reading; other readings are not kept
+    ages: Mapping[str, float]  # seconds to keep a reading, by its name; other readings are not kept
     monotonic: Callable[[], float] = time.monotonic
     _kept: dict[str, tuple[float, Any]] = attrs.field(factory=dict, init=False)
 
@@ -235,8 +242,8 @@ def take_readings(
 ) -> Readings:
     """Return the storage's current values that findings need.
 
-    This takes a few round trips, samples of at most 2,000 jobs per state, and the ended attempts of each
-    minute of the last day.
+    A few round trips read samples of at most 2,000 jobs per state, and the ended attempts of each minute of
+    the last day.
 
     Args:
         runtime: the app's parts to read.
@@ -247,7 +254,7 @@ def take_readings(
     storage = runtime.storage
     before = host_clock()
     now = storage.clock()
-    skew = now - (before + host_clock()) // 2  # compared with the middle of the round trip
+    skew = now - (before + host_clock()) // 2  # relative to the middle of the round trip
     queues = Queues(runtime.client).list()
     lately = keep("lately", lambda: _ended_since(storage, now - _LATELY, now))
     failing = [task for task, ended in lately.items() if ended.failed_attempts]
@@ -360,7 +367,7 @@ def muted_causes(storage: Storage, now: int) -> Iterator[str]:
                 mute = json.loads(record.value)["mute"]
                 if mute is not None and (mute["until"] is None or now < int(mute["until"])):
                     yield record.key
-            except (ValueError, KeyError, TypeError):  # the dashboard logs it when it reads the record
+            except (ValueError, KeyError, TypeError):  # the dashboard logs the error when it reads the record
                 continue
         after = page[-1].key
 
@@ -460,7 +467,7 @@ class _LimitUse:
             self._costs[use.key] = max(self._costs[use.key], use.cost)
 
     def too_costly(self) -> dict[str, int]:
-        """Return, by key, the cost of jobs that always exceed the burst of the key."""
+        """Return, by key, the cost of jobs that cost more than the burst of the key."""
         settings = {view.key: view.settings for view in self.limits}
         return {
             key: cost
@@ -511,7 +518,7 @@ def lacks_task(job: JobRecord) -> bool:
 
 
 def lacks_serializer(job: JobRecord) -> bool:
-    """Return whether a server postponed the job for its serializer: see `lifecycle.unknown_serializer`."""
+    """Return whether the job was postponed because of its serializer: see `lifecycle.unknown_serializer`."""
     return (job.reason or "").startswith(f"serializer {job.serializer!r} is not installed on server ")
 
 
@@ -610,7 +617,7 @@ def _severity_of_lost(server: ServerView, back: Sequence[ServerView], now: int) 
     """Return the severity of the loss; None if the server is back or was lost more than an hour ago."""
     if any(one.name == server.name for one in back):
         return None
-    if server.is_alive:  # its session has expired, and no other server has noticed
+    if server.is_alive:  # its session has expired, and no other server has ended it yet
         return ERROR
     lately = [
         record
@@ -625,7 +632,7 @@ def _severity_of_lost(server: ServerView, back: Sequence[ServerView], now: int) 
 
 
 def _are_served(server: ServerView, back: Sequence[ServerView]) -> bool:
-    """Return whether the running servers `back` claim jobs from all queues of the server."""
+    """Return whether the running servers in `back` claim jobs from all queues of the server."""
     if server.queue_names is None:
         return any(one.queue_names is None for one in back)
     return all(any(one.listens_to(queue) for one in back) for queue in server.queue_names)
@@ -879,7 +886,7 @@ def _usual_rate(lately: EndedRuns, usually: EndedRuns | None) -> float | None:
 
 
 def _is_usual(usually: EndedRuns | None) -> bool:
-    """Return whether the task ran in enough hours of the day, because a single burst is not a usual rate."""
+    """Return whether the task ran in enough hours of the day, because a single burst is not typical."""
     return usually is not None and usually.hours >= _USUAL_HOURS
 
 

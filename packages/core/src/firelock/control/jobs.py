@@ -69,7 +69,7 @@ class JobCounts(Counts, Mapping[State, int]):
 
     @classmethod
     def of(cls, counts: Counts) -> JobCounts:
-        """Complete a storage's counts, which can omit states, so that they have every state."""
+        """Complete a storage's counts, which can omit states, so that they include every state."""
         return cls(
             _every_state(counts.by_state),
             {queue: _every_state(states) for queue, states in counts.by_queue.items()},
@@ -141,7 +141,7 @@ def _every_state(counts: Mapping[State, int]) -> Mapping[State, int]:
 
 
 class Where(TypedDict, total=False):
-    """The conditions of `find` and `iterate`; jobs must match all given ones."""
+    """The conditions of `find` and `iterate`; jobs must match all conditions that are given."""
 
     state: str | None
     task: str | None
@@ -260,7 +260,7 @@ class Jobs:
     acounts = twin(counts)
 
     def held_by(self, ids: Sequence[str]) -> list[list[KeyWait]]:
-        """Return the limits that now hold each job, as one list per id, which is empty if there are none.
+        """Return the limits that currently delay each job, as one list per id, which may be empty.
 
         This takes three reads per key. `str()` of a KeyWait is "limit tenant:7 (4 of 4 running)".
         """
@@ -395,7 +395,7 @@ class Jobs:
     ) -> list[Applied]:
         """Make each scheduled job due at this time, or after this duration; return one result per id.
 
-        Retries already used stay counted. If the time is in the past, the jobs are due immediately. Jobs in
+        Retries that were used still count. If the time is in the past, the jobs are due immediately. Jobs in
         another state are not changed; their result is `Applied.REFUSED`.
 
         Raises:
@@ -419,7 +419,7 @@ class Jobs:
     ) -> list[Applied]:
         """Move waiting jobs to another queue, or change their priority; return one result per id.
 
-        Awaiting, scheduled and enqueued jobs can be moved, including those that a limit holds. They keep
+        Awaiting, scheduled and enqueued jobs can be moved, including those that a limit delays. They keep
         their id, age, history, retries, limits, unique key, batch and continuations. Among jobs of the same
         priority, the oldest still comes first. Processing jobs, ended jobs and batches are not changed
         (`Applied.REFUSED`); `why_not_moved` returns the reason. `Applied.ALREADY` means that the job already

@@ -1,4 +1,4 @@
-"""`fire.limits`: the keys of limits, the jobs that hold them or wait for them, and the settings of limits.
+"""`fire.limits`: limit keys, the jobs that hold or await them, and the settings of limits.
 
 The settings come from the code or from operators.
 """
@@ -50,7 +50,7 @@ _KEY_LIMIT, _NOTE_LIMIT = 200, 500
 _HIGHEST_RATE = 1_000_000_000
 _SETTINGS = ("concurrent", "rate", "per", "burst")
 _PAGE, _ALL = 500, 10**12
-_OTHERS_READ = 5  # maximum number of other keys that are read to find those that hold the jobs of open keys
+_OTHERS_READ = 5  # maximum number of other keys that are read to find those that block the jobs of open keys
 _PLACEHOLDER = re.compile(r"\{[^\W\d]\w*\}")
 
 
@@ -63,16 +63,16 @@ class LimitSource(StrEnum):
 
 
 class LimitState(StrEnum):
-    """Whether a key admits jobs and, if it does not, the reason."""
+    """Whether a key allows jobs to start and, if it does not, the reason."""
 
     PAUSED = "paused"  # it is paused until it is resumed
     CLOSED = "closed"  # its concurrency or its rate is 0
     BLOCKED = "blocked"  # it is blocked until a time that `RateLimited` has set
     RATE = "rate"  # its rate is used up
-    FULL = "full"  # it is held by as many jobs as it allows
-    HELD = "held"  # it admits jobs, but its waiting jobs also need another key, which does not
-    WAITING = "waiting"  # it admits jobs, but they wait for a worker or for a key that was not read
-    OPEN = "open"  # it admits jobs, and no job waits
+    FULL = "full"  # as many jobs hold it as it allows
+    HELD = "held"  # it allows jobs, but another key that its waiting jobs need does not
+    WAITING = "waiting"  # it allows jobs, but they wait for a worker or for a key that was not read
+    OPEN = "open"  # it allows jobs, and no job waits
 
 
 @attrs.frozen(kw_only=True)
@@ -129,14 +129,14 @@ class LimitView(LimitName):
     running: int  # number of jobs that hold it
     holders: tuple[str, ...]  # ids of these jobs, at most 100
     waiting: int  # enqueued jobs with this key, at most 10,000
-    opens_at: datetime | None  # when its rate admits another start, or when its block ends; None if open
+    opens_at: datetime | None  # when its rate allows another start, or when its block ends; None if open
     is_own: bool  # whether the settings belong to this key alone
     others: tuple[str, ...] = ()  # other keys of its waiting jobs, at most 10
-    held_by: tuple[str, ...] = ()  # those of `others` that do not admit a job, if this key would
+    held_by: tuple[str, ...] = ()  # keys in `others` that do not allow a job, if this key would
 
     @property
     def state(self) -> LimitState:
-        """Whether the key admits jobs, and why not; never OPEN while jobs wait for it."""
+        """Whether the key allows jobs to start, or why not; never OPEN while jobs wait for it."""
         state = self.own_state
         if state is LimitState.OPEN and self.waiting:
             return LimitState.HELD if self.held_by else LimitState.WAITING
@@ -215,7 +215,7 @@ class Limits:
 
     def _write_code(self, declared: DeclaredLimit) -> bool:
         if Feature.LIMITS not in self._client.storage.features:
-            return False  # jobs with limits cannot be stored anyway
+            return False  # the storage cannot store jobs with limits
         code = {"template": declared.template, **_settings_json(declared.settings)}
 
         def change(stored: _Stored) -> _Stored:
@@ -255,7 +255,7 @@ class Limits:
         )
         views = {
             state.key: state
-            # an active key takes precedence
+            # an active key has precedence
             for state in heapq.merge(alone, states, key=lambda state: state.key)
         }
         now = self._client.clock.now()
@@ -284,9 +284,9 @@ class Limits:
     def _with_holders(
         self, views: Sequence[LimitView], records: Mapping[str, _Stored]
     ) -> builtins.list[LimitView]:
-        """Return the views; for each open key with waiting jobs, add the keys that hold these jobs.
+        """Return the views; for each open key with waiting jobs, add the keys that block these jobs.
 
-        This reads at most five keys that are not among the views.
+        At most five keys that are not among the views are read.
         """
         now = self._client.clock.now()
         known = {view.key: view for view in views}
@@ -312,7 +312,7 @@ class Limits:
     def line(self, key: str, after: int = 0, limit: int = 50) -> WaitingLine:
         """Return a page of the jobs that wait for a key, in the order of their turns.
 
-        For each job, the page contains the keys that hold it and an estimate of its start. The estimate is
+        For each job, the page contains the keys that block it and an estimate of its start. The estimate is
         computed from the rates, the number of jobs before the job, and the mean run time of the last hour. If
         no such run has ended, the page instead contains the time at which the job starts if all jobs before
         it run until their timeouts. Only the first 10,000 waiting jobs are included.
@@ -344,7 +344,7 @@ class Limits:
     aline = twin(line)
 
     def places(self, job_id: str) -> builtins.list[KeyPlace]:
-        """Return the place of an enqueued job for each of its keys; an empty list for other jobs.
+        """Return the position of an enqueued job for each of its keys; an empty list for other jobs.
 
         Raises:
             JobNotFound: If no such job is stored.
@@ -420,7 +420,7 @@ class Limits:
         def change(stored: _Stored) -> _Stored:
             base = stored if stored.settings.has_any or stored.code is not None else name
             previous = _settings_arguments(base.settings)
-            if rate is None:  # the period and the burst are removed with it
+            if rate is None:  # the period and the burst are removed along with the rate
                 previous |= {"per": None, "burst": None}
             settings = checked_settings(key, {**previous, **changes})
             if not settings.has_any and key != name_of(key):
@@ -505,7 +505,7 @@ class Limits:
     aresume = twin(resume)
 
     def spend(self, key: str, cost: int) -> float:
-        """Use this many units of the key's rate, and return the seconds until the key admits another start.
+        """Use this many units of the key's rate, and return the seconds until the key allows another start.
 
         Use this method for a cost that becomes known only while a job runs, such as the tokens of a response.
         A negative cost gives units back, for example if an estimate was too high. A key without a rate is not
@@ -537,7 +537,7 @@ class Limits:
         return _check_key(name_or_key)
 
     def _change(self, key: str, change: Callable[[_Stored], _Stored]) -> bool:
-        """Apply the change to the key's record, and return whether this changed the record.
+        """Apply the change to the key's record, and return whether the record is different.
 
         A record without content is deleted.
         """
@@ -562,7 +562,7 @@ class Limits:
     def _give_back(self, key: str) -> None:
         """Reset the used part of the previous rate for the key, or for each key of the name.
 
-        After that, no key is blocked by its previous rate.
+        Afterwards, the previous rate no longer blocks any key.
         """
         storage, after = self._client.storage, ""
         begin = key.partition("/")[0]

@@ -79,7 +79,7 @@ class Outcome:
 
     checked: int  # number of jobs whose state was read; only the first jobs if there are very many
     by_state: Mapping[State, int]  # number of jobs by current state, without empty states
-    missing: int = 0  # jobs that were pruned in the meantime
+    missing: int = 0  # number of jobs that were pruned in the meantime
 
     @property
     def unended(self) -> int:
@@ -93,7 +93,7 @@ class Operation:
 
     id: str  # later operations have smaller ids
     verb: Verb
-    where: JobFilter  # its `until` is when the operation was started, or earlier
+    where: JobFilter  # its `until` is the start time of the operation, or earlier
     contains: Mapping[str, str]  # strings to find in "argument" and "error"; empty for none
     by: str  # the user who started it
     reason: str  # the reason in the jobs' histories
@@ -108,12 +108,12 @@ class Operation:
     expected: int | None = None  # number of matching jobs at the start; None if counting requires a search
     total_seen: int = 0  # number of jobs that were read; with `contains`, not all of them match
     changed: int = 0
-    skipped: int = 0  # number of jobs in an unsuitable state, or that changed in the meantime
-    missing: int = 0  # pruned in the meantime
+    skipped: int = 0  # number of jobs that were in an unsuitable state or changed in the meantime
+    missing: int = 0  # number of jobs that have been pruned in the meantime
     first_ids: tuple[str, ...] = ()  # the ids of the first ten changed jobs
     cursor: str | None = None  # the cursor of the next page
     outcome: Outcome | None = None  # set only for a requeue, by the first query after all jobs have ended
-    fence: int = 0  # fence of the lock that was held by the last process that ran the operation
+    fence: int = 0  # lock fence of the last process that ran the operation
     more: str | None = None  # fields of a newer release, as JSON; kept unchanged
 
     @property
@@ -125,7 +125,7 @@ class Operation:
     def is_for_any_state(self) -> bool:
         """Whether a job is changed even if its state has changed in the meantime.
 
-        This is the case for a delete or move whose filter has no state.
+        This is the case for a deletion or move whose filter has no state.
         """
         return self.verb is not Verb.REQUEUE and self.where.state is None and self.where.is_retrying is None
 
@@ -149,7 +149,7 @@ class Operation:
         )
 
     def advanced(self, done: ChunkDone, cursor: str | None, at: datetime) -> Operation:
-        """Return the operation after a page; a cancelled one stays cancelled but counts the page."""
+        """Return the operation with a page counted; a cancelled operation stays cancelled."""
         return attrs.evolve(
             self,
             updated_at=at,
@@ -237,7 +237,7 @@ def _names(kind: type[attrs.AttrsInstance]) -> frozenset[str]:
 
 
 KEPT = 200  # number of ended operations that are kept
-PACE = 3.0  # pause, in durations of a chunk, so that workers on a busy SQLite file keep their rate
+PACE = 3.0  # pause as a multiple of a chunk's duration, so that workers on a busy SQLite file keep their rate
 JOBS_A_SECOND = 2_500  # upper bound for fast chunks, which share processors and Redis with the workers
 _KIND = "operation"
 _IDS_KIND = "operation_ids"  # ids of requeued jobs, one record per chunk; the outcome is read with them
@@ -288,7 +288,7 @@ class Operations:
         queue: str | None = None,
         priority: int | None = None,
     ) -> Operation:
-        """Store an operation, which is then `resumable`; no job is changed until `run` is called.
+        """Store an operation and make it `resumable`; no job is changed until `run` is called.
 
         Args:
             verb: "requeue", "delete" or "move".
@@ -340,7 +340,7 @@ class Operations:
     astart = twin(start)
 
     def cancel(self, operation_id: str, by: str) -> Operation:
-        """Stop changing further chunks of jobs; an operation that has ended stays unchanged.
+        """Stop before the next chunk of jobs; an operation that has ended stays unchanged.
 
         Raises:
             ConfigurationError: If no such operation is stored.
@@ -433,9 +433,9 @@ class Operations:
     ) -> Operation:
         """Carry out as much of the operation as possible, and return its new state.
 
-        It continues after the last chunk of 500 jobs whose progress is stored. The method returns before the
-        operation has ended if `should_stop` returns true, or if another process runs the operation. Repeating
-        a chunk after a crash does no harm.
+        The operation continues after the last chunk of 500 jobs whose progress is stored. The method returns
+        before the operation has ended if `should_stop` returns true, or if another process runs the
+        operation. Repeating a chunk after a crash does no harm.
 
         Args:
             operation_id: the id of a stored operation; an ended one is returned unchanged.
@@ -515,7 +515,7 @@ class Operations:
         return wanted, self._client.storage.apply(wanted) if wanted else []
 
     def _move(self, operation: Operation, job: JobRecord) -> Move:
-        """Return the move of a job; it has no source states if it must not be applied; see `_transition`."""
+        """Return the move of a job, without source states if it must not be applied; see `_transition`."""
         is_moved = operation.queue in {None, job.queue} and operation.priority in {None, job.priority}
         seen = lifecycle.WAITING if operation.is_for_any_state else frozenset({job.state})
         return lifecycle.move(
@@ -525,7 +525,7 @@ class Operations:
         )  # fmt: skip
 
     def _transition(self, operation: Operation, job: JobRecord) -> Transition:
-        """Return the change of a job; it has no source states if it must not be applied.
+        """Return the change of a job, without source states if it must not be applied.
 
         A job that has left the state in which it was read is not changed, unless it is deleted regardless of
         its state.

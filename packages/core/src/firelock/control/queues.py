@@ -70,7 +70,7 @@ class Queues:
     aresume = twin(resume)
 
     def _change(self, name: str, settings: Mapping[str, object]) -> None:
-        """Replace the settings of this release; keep those that a newer release stored."""
+        """Replace the settings that this release can read; keep those that a newer release stored."""
         storage, key = self._client.storage, check_queue(name)
         while True:
             record = storage.get_record("queue", key)

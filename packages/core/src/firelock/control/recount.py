@@ -23,19 +23,19 @@ class StillBatch:
     id: str
     name: str
     counts: BatchCounts
-    members: BatchCounts  # counted from the stored members, without the batch's own flags
+    members: BatchCounts  # counts of the stored members, without the batch's own flags
 
     @property
     def is_miscounted(self) -> bool:
         """Whether the counts differ from the members.
 
-        Otherwise, no member can continue, but no server has ended the batch.
+        If they do not differ, no member can continue, but no server has ended the batch.
         """
         return _counts(self.counts) != _counts(self.members)
 
 
 def find_still(storage: Storage, now: int) -> list[StillBatch]:
-    """Return the batches with a problem, among the 20 oldest open ones.
+    """Return those of the 20 oldest open batches that have a problem.
 
     This takes some round trips per batch that has not changed for an hour. The counts of a batch with more
     than 2,000 members are not checked.

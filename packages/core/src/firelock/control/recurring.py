@@ -658,7 +658,7 @@ def _has_same_due_times(stored: RecurringRecord, definition: RecurringRecord) ->
     """Return whether both have the same due times, ignoring the rules for missed and overlapping runs."""
     try:
         before, after = schedule_from_json(stored.schedule), schedule_from_json(definition.schedule)
-    except ScheduleError:  # the stored schedule was broken, and had no due times
+    except ScheduleError:  # the stored schedule was invalid, so it had no due times
         return False
     with_same_rules = attrs.evolve(
         before, misfire=after.misfire, misfire_limit=after.misfire_limit, overlap=after.overlap

@@ -1,4 +1,4 @@
-"""`fire.servers`: the servers that run jobs on this storage, and orders for them."""
+"""`fire.servers`: the servers that run jobs on this storage, and the orders that control them."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class ServerState(StrEnum):
     OVERDUE = "overdue"  # it has missed a renewal
     QUIET = "quiet"  # it was ordered not to claim jobs
     STOPPING = "stopping"
-    LOST = "lost"  # its sessions have ended or expired, and it did not report a stop
-    ENDED = "ended"  # it has stopped and reported so
+    LOST = "lost"  # its sessions have ended or expired, and it did not report that it stopped
+    ENDED = "ended"  # it has stopped and reported this
 
     @property
     def is_gone(self) -> bool:
@@ -80,7 +80,7 @@ class ServerView:
 
     @property
     def is_lost(self) -> bool:
-        """Whether it was killed or cut off, so it no longer runs and no session's last report was a stop."""
+        """Whether it was killed or cut off: it no longer runs, and no session last reported "stopping"."""
         return not self.is_alive and all(one.renewal.state != "stopping" for one in self.sessions)
 
     @property
@@ -93,7 +93,7 @@ class ServerView:
         return [one for one in self.sessions if one.is_alive and one.expires_at > now]
 
     def state_at(self, now: int) -> ServerState:
-        """Return the state from the living sessions; if there are none, from their last reports."""
+        """Return the state based on the living sessions or, if there are none, on the last reports."""
         alive = self.living(now)
         states = {one.renewal.state for one in alive}
         if not alive:
@@ -108,7 +108,7 @@ class ServerView:
 
     @property
     def queue_names(self) -> tuple[str, ...] | None:
-        """The queues from which it claims jobs, in its order; None for all queues."""
+        """The queues from which it claims jobs, in the order that it uses; None for all queues."""
         if self.queues == "*":
             return None
         return tuple(each.partition(":")[0] for each in self.queues.split(","))  # the names without weights
@@ -147,9 +147,9 @@ class Servers:
     def end_process(self, session_id: str) -> SessionRecord:
         """End a worker process within a heartbeat; its server starts another one in its place.
 
-        The worker process claims no more jobs. Its running jobs have the grace time to end, as when a server
-        stops; then they are cancelled and return to their queues. An embedded server cannot do this, and logs
-        a message. Return the session.
+        The worker process claims no more jobs. Its running jobs have the grace period to end, as when a
+        server stops; after that, they are cancelled and return to their queues. An embedded server cannot end
+        its process, and logs a message instead. Return the session.
 
         Args:
             session_id: the session of the worker process, for example `job.record().session`.

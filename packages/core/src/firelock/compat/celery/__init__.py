@@ -1,4 +1,4 @@
-"""Celery's interface on Firelock, for programs that migrate one import at a time. Experimental.
+"""Celery's interface, implemented with Firelock, for programs that migrate gradually. Experimental.
 
     from firelock.compat.celery import Celery, chain, crontab, get_task_logger, shared_task
 

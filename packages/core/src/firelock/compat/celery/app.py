@@ -89,7 +89,7 @@ class Celery(Refusing):
         include: the modules that register tasks.
         set_as_current: whether shared tasks belong to this app.
         config_source: the source of settings, as for `config_from_object`.
-        options: further settings.
+        options: additional settings.
     """
 
     def __init__(
@@ -376,7 +376,10 @@ class Celery(Refusing):
         return {}
 
     def _priority(self, value: int) -> int:
-        """Convert a Celery priority to Firelock's. In Celery, the highest is 9, or 0 with a Redis broker."""
+        """Convert a Celery priority to Firelock's.
+
+        In Celery, the highest priority is 9, or 0 with a Redis broker.
+        """
         if isinstance(value, bool) or not isinstance(value, int) or not _LOWEST <= value <= _HIGHEST:
             raise ConfigurationError(
                 f"priority must be an integer from 0 to 9, as in Celery, got {shown(value)}."
@@ -422,7 +425,7 @@ def _django_plugins() -> list[object]:
 
 
 def _django_database() -> str | None:
-    """Return the `database` of a Django project's block `FIRELOCK` if the block also names an app."""
+    """Return `database` from a Django project's `FIRELOCK` setting if the setting also names an app."""
     if not os.environ.get("DJANGO_SETTINGS_MODULE") or importlib.util.find_spec("django") is None:
         return None
     from firelock.integrations.django.project import project_block  # noqa: PLC0415 - Django is optional
@@ -620,7 +623,7 @@ class CeleryTask(Refusing):
             ConfigurationError: If an option is unknown or invalid.
         """
         verbs = self.verbs.using(**self.app.options_of(self.name, options))
-        # This can raise an error, so call it before a job is stored.
+        # `links` can raise an error, so call it before a job is stored.
         linked = [*links(link), *links(link_error, "failed")]
         result = AsyncResult.of(self.app, verbs.enqueue(*(args or ()), **(kwargs or {})))
         for store in linked:
@@ -688,7 +691,7 @@ class CeleryTask(Refusing):
         return run
 
     def run_job(self, job: JobContext, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Any:  # noqa: ANN401
-        """Run the function for a job; `ObeyTask` handles errors that request a retry or another end.
+        """Run the function for a job; `ObeyTask` handles errors that request a retry or another outcome.
 
         Raises:
             TaskExpired: If the task had expired before it began.

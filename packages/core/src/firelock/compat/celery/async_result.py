@@ -147,7 +147,7 @@ class AsyncResult(Refusing):
     status = state
 
     def _before(self) -> AsyncResult | None:
-        """Return the result of the previous task in the chain, even if only its id is known; or None."""
+        """Return the result of the previous task in the chain, even if only its id is known; else None."""
         if self.parent is None and self.job.state is State.AWAITING:
             waits = [edge for edge in self.job.record().parents if edge.on == On.SUCCEEDED]
             return AsyncResult(waits[0].parent_id, app=self._app) if waits else None
@@ -207,8 +207,8 @@ class AsyncResult(Refusing):
         Raises:
             TimeoutError: If the job did not end in time.
             TaskRevokedError: If the job was revoked or has expired.
-            Exception: If the job failed, or an earlier task in its chain failed. This is the error itself if
-                its class is loaded in this process and accepts a message, otherwise JobFailed.
+            Exception: If the job failed, or an earlier task in its chain failed. The exception is the task's
+                own error if its class is loaded in this process and accepts a message, otherwise JobFailed.
             RuntimeError: If a task calls this method, because the other task might wait for the same worker.
         """
         if disable_sync_subtasks and not running.get().called_directly:

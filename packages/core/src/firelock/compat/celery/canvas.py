@@ -36,7 +36,7 @@ class CelerySignature(Refusing):
     immutable: bool = False
 
     def set(self, **options: object) -> CelerySignature:
-        """Return the signature with further options of `apply_async`."""
+        """Return the signature with additional options of `apply_async`."""
         return attrs.evolve(self, options={**self.options, **options})
 
     def clone(
@@ -46,7 +46,7 @@ class CelerySignature(Refusing):
         return attrs.evolve(self, args=(*args, *self.args), kwargs={**self.kwargs, **(kwargs or {})})
 
     def delay(self, *args: object, **kwargs: object) -> AsyncResult:
-        """Store a job of the call, with further arguments."""
+        """Store a job for the call, with additional arguments."""
         return self.apply_async(args, kwargs)
 
     def apply_async(
@@ -55,7 +55,7 @@ class CelerySignature(Refusing):
         kwargs: Mapping[str, object] | None = None,
         **options: Any,  # noqa: ANN401 - as for the task
     ) -> AsyncResult:
-        """Store a job of the call, with further arguments and options."""
+        """Store a job for the call, with additional arguments and options."""
         call = self if self.immutable else self.clone(args, kwargs)
         return self.task.apply_async(call.args, call.kwargs, **{**self.options, **options})
 
