@@ -43,18 +43,18 @@ class TestMine(StorageConformance):
 
 class _Part(Conformance):
     def test_rule(self) -> None:
-        """A rule."""
+        """A subclass must not replace this test."""
 
 
 @pytest.mark.parametrize("replacement", [lambda _: None, None], ids=["another test", "nothing"])
 def test_disabled_test_is_refused(replacement):
-    """A test that is overridden or set to None is refused when the class is created."""
+    """A class that overrides a test of the kit or sets it to None cannot be created."""
     with pytest.raises(TypeError, match="replaces the test of _Part"):
         type("TestMine", (_Part,), {"test_rule": replacement})
 
 
 def test_known_gap_needs_a_reason():
-    """A test may be overridden with an xfail that has a reason, but not without one."""
+    """A subclass may mark a test of the kit as xfail only if the mark has a reason."""
 
     def gap(self: object) -> None: ...
 
@@ -86,7 +86,7 @@ def test_subclass_may_add_tests():
 def test_required_features_are_marked_on_the_test():
     """`requires` sets the features that a test needs, and `needs` the features for a whole part.
 
-    By default, none are needed.
+    By default, a test needs no features.
     """
 
     @requires(Feature.NOTIFY)
@@ -126,7 +126,7 @@ def test_kit_has_a_value_for_each_field_of_a_new_job():
 
 
 def test_random_operations_run_last(pytester):
-    """Tests of single rules run before the test that compares everything. Tests of one class run together."""
+    """The tests of single rules run before the random operations. The tests of each class run together."""
     pytester.makepyfile(test_mine=_SUITE.partition("    @pytest.mark.xfail")[0])
 
     run = pytester.runpytest_subprocess("-q", "--collect-only", "-k", "TestMine")
@@ -140,7 +140,7 @@ def test_random_operations_run_last(pytester):
 
 @pytest.mark.parametrize("verb", sorted(name for name in vars(Storage) if callable(vars(Storage)[name])))
 def test_every_method_belongs_to_a_part_of_the_kit(verb):
-    """A part of the kit is named after each verb of the contract, so `-k` can select the part by the verb."""
+    """Each verb of the contract belongs to at least one part of the kit, so `-k` can select tests by verb."""
     if verb.startswith("_"):
         return
 
@@ -152,7 +152,7 @@ def test_every_method_belongs_to_a_part_of_the_kit(verb):
 
 @pytest.mark.parametrize("word", ["prune", "release", "put_record"])
 def test_method_name_selects_the_tests_of_its_part(pytester, word):
-    """`-k VERB` runs every test of the part about the verb, even if its name does not contain the verb."""
+    """`-k VERB` runs every test of the verb's part, even if the test's name does not contain the verb."""
     pytester.makepyfile(test_mine=_SUITE)
 
     run = pytester.runpytest_subprocess("-q", "--collect-only", "-k", word)
@@ -164,7 +164,7 @@ def test_method_name_selects_the_tests_of_its_part(pytester, word):
 
 
 def test_source_of_every_mutation_exists():
-    """The source code that the heavy tests change is in the place that their tables expect."""
+    """Each source file contains the code that a mutation of the heavy tests replaces."""
     tables = [(mutations(), path_of), (lua_mutations(), script_of)]
 
     lost = [
@@ -179,7 +179,7 @@ def test_source_of_every_mutation_exists():
 
 
 def test_handles_share_the_clock():
-    """Every handle uses the clock that the test moves, and the first handle has emptied the store."""
+    """Every handle uses the clock that the test moves, and opening the first handle empties the store."""
     keeper = MemoryStorage("kit-handles")
     keeper.put_record("kind", "key", "value")
 
@@ -193,7 +193,7 @@ def test_handles_share_the_clock():
 
 
 def test_unshared_storage_has_only_one_handle():
-    """If a storage is not shared, all handles are the same one; otherwise each handle is new."""
+    """All handles of an unshared storage are one object; each handle of a shared storage is a new object."""
 
     class Shared(MemoryStorage):
         features = frozenset({Feature.SHARED})
@@ -221,7 +221,7 @@ def test_race_raises_errors_and_keeps_the_order_of_results():
 
 
 def test_hanging_call_fails_the_test(monkeypatch):
-    """A call that does not return fails the test, shows where it hangs, and does not hang the test."""
+    """If a call never returns, the test does not hang but fails and shows where the call hangs."""
     monkeypatch.setattr("firelock.testing.conformance.race._DEADLINE", 0.2)
     goes_on = threading.Event()
 
@@ -293,7 +293,7 @@ def test_endless_calls_fail_the_test():
 
 
 def test_summary_has_a_line_per_storage(pytester):
-    """A run of the kit ends with the numbers of passed tests, known gaps, and missing features."""
+    """A run of the kit ends with the numbers of passed tests, known gaps and missing features per storage."""
     pytester.makepyfile(test_mine=_SUITE)
 
     result = pytester.runpytest_subprocess(
@@ -304,7 +304,7 @@ def test_summary_has_a_line_per_storage(pytester):
 
 
 def test_kit_runs_without_a_test_file(pytester):
-    """A storage is tested with only its URL. Without a URL the kit requests one."""
+    """The kit needs only the URL of a storage. Without a URL, it fails with a message that requests one."""
     form = [
         "--pyargs",
         "firelock.testing.test_storage",
@@ -323,7 +323,7 @@ def test_kit_runs_without_a_test_file(pytester):
 
 
 def test_testing_module_imports_pytest_and_hypothesis_lazily():
-    """`firelock.testing` imports a module only when it is used."""
+    """Importing `firelock.testing` does not import pytest or Hypothesis."""
     import subprocess
     import sys
 

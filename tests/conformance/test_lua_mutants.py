@@ -19,7 +19,7 @@ def program(request):
 
 @pytest.mark.parametrize("mutation", lua_mutations(), ids=named)
 def test_every_mutant_of_the_scripts_is_caught(mutation, server):
-    """A script with one fault fails a test in the part of the kit that covers the fault."""
+    """If a script has a fault, a test in the part of the kit that covers the fault fails."""
     server.empty()
 
     assert lua_catcher(mutation, server.url(), rounds=3) is not None, (

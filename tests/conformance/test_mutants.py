@@ -18,7 +18,7 @@ def named(mutation):
 
 @pytest.mark.parametrize("mutation", FAULTS, ids=named)
 def test_every_mutant_is_caught(mutation):
-    """A storage with one fault fails a test in the part of the kit that covers the fault."""
+    """If a storage has a fault, a test in the part of the kit that covers the fault fails."""
     assert catcher(mutation, mutation.detected_by) is not None, (
         f"no test of {mutation.detected_by}Tests notices: {mutation.name}"
     )
@@ -26,13 +26,13 @@ def test_every_mutant_is_caught(mutation):
 
 @pytest.mark.parametrize("mutation", [mutation for mutation in mutations() if mutation.legal], ids=named)
 def test_permitted_change_fails_no_test(mutation):
-    """A change that the contract allows fails no test of its part, because the kit requires nothing else."""
+    """A change that the contract allows does not fail any test in the part of the kit that covers it."""
     assert catcher(mutation, mutation.detected_by, rounds=1) is None, f"it is no fault: {mutation.legal}"
 
 
 @pytest.mark.parametrize("module", ["memory", "row_storage", "firelock_files.storage"])
 def test_unchanged_storages_fail_no_test(module):
-    """The same runner finds nothing wrong with the unchanged storages."""
+    """The runner that detects faults finds none in the unchanged storages."""
     unbroken = Mutation("nothing", "", module, "from __future__", "from __future__")
 
     assert catcher(unbroken, rounds=1) is None

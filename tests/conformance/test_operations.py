@@ -15,7 +15,7 @@ pytestmark = pytest.mark.heavy("thousands of operations")
 @pytest.mark.parametrize("kind", [LimitOperations, UniqueOperations])
 @pytest.mark.parametrize("first", range(100, 400, 100))
 def test_every_claim_and_call_in_random_operations_is_correct(kind, where, first, tmp_path):
-    """A hundred runs of sixty operations are checked, in addition to the kit's own runs."""
+    """Each case checks a hundred runs of sixty operations, in addition to the kit's own runs."""
     url = "memory://operations" if where == "memory" else f"sqlite:///{tmp_path}/operations.db"
     for seed in range(first, first + 100):
         run = kind(lambda: open_storage(url), seed)

@@ -78,7 +78,7 @@ class TestRetry(RetryConformance):
 
 
 def test_kit_detects_a_policy_with_state():
-    """A policy whose decision depends on the number of calls fails the kit."""
+    """A retry policy whose decisions depend on the number of calls fails the tests of the kit."""
 
     class Forgetful:
         def __init__(self):

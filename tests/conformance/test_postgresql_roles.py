@@ -65,13 +65,13 @@ def test_user_may_not_migrate(roles):
 
 
 def test_owner_may_migrate_again(roles):
-    """The owner needs no right to create schemas if its own schema exists."""
+    """The owner does not need the right to create schemas if its own schema exists."""
     with closing(open_url(roles[0])) as storage:
         assert [] == storage.migrate()
 
 
 def test_doctor_works_with_the_role_of_servers(roles):
-    """Information that the role cannot see is reported, but never as an error."""
+    """The doctor reports which information the role cannot see, but not as an error."""
     with closing(open_url(roles[1])) as storage:
         description, findings = storage.describe(), storage.diagnose()
 

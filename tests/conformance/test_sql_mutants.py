@@ -28,13 +28,13 @@ def test_every_mutant_of_the_verbs_is_caught(mutation, postgresql, lock_job):
 
 @pytest.mark.parametrize("mutation", [one for one in sql_mutations() if one.legal], ids=named)
 def test_permitted_change_of_a_verb_fails_no_test(mutation, postgresql, lock_job):
-    """A change that is allowed for the stated reason fails no test."""
+    """A change that is allowed for the stated reason does not fail any test."""
     assert sql_catcher(mutation, postgresql, lock_job) is None, f"it is no fault: {mutation.legal}"
 
 
 @pytest.mark.parametrize("part", sorted({mutation.detected_by for mutation in sql_mutations()}))
 def test_unchanged_verbs_fail_no_test(part, postgresql, lock_job):
-    """The same runner finds nothing wrong with the unchanged verbs."""
+    """The runner that detects faults finds none in the unchanged verbs."""
     unbroken = Mutation("nothing", part, "sessions", "from __future__", "from __future__")
 
     assert sql_catcher(unbroken, postgresql, lock_job) is None

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.heavy("explores batches to their last state")
 
 @pytest.mark.parametrize("name", SCENES)
 def test_batch_ends_once_when_none_of_its_members_can_continue(name):
-    """A batch's counts always match its members, and from every world it can end."""
+    """In every reachable state, the batch's counts match its members, and the batch can still end."""
     finding = explore(BatchModel(SCENES[name]))
 
     print(name, finding)  # noqa: T201 - the number is of interest to readers of the run
@@ -27,16 +27,16 @@ def test_batch_ends_once_when_none_of_its_members_can_continue(name):
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
-def test_batch_rules_fail_without_any_one_rule(variant):
-    """Each broken form becomes unsafe or stuck in the moves that `schedules` plays on storages."""
+def test_batch_model_fails_if_any_rule_is_disabled(variant):
+    """The model becomes unsafe or gets stuck after the moves that `schedules` plays on storages."""
     finding = explore(BatchModel(SCENES[variant.scene], variant.rules, checks_counts=variant.checks_counts))
 
     print(variant.name, finding)  # noqa: T201 - readers want the trail
     assert (variant.verdict, counter_examples("batches")[variant.name]) == (finding.verdict, finding.trail)
 
 
-def test_every_batch_rule_is_disabled_by_a_variant():
-    """No rule is untested."""
+def test_every_batch_rule_has_a_variant_without_it():
+    """At least one variant of the model disables each rule, so no rule is untested."""
     rules = {field.name for field in attrs.fields(Rules)} - {"folders"}
 
     changed = {
@@ -50,7 +50,7 @@ def test_every_batch_rule_is_disabled_by_a_variant():
 
 
 def test_nested_batches_end():
-    """Random walks are used, because this world is too large to explore."""
+    """The model is checked with random walks, because it has too many states to explore all of them."""
     finding = wander(BatchModel(DEEP_SCENE), Random(1), 2_000)
 
     print(finding)  # noqa: T201 - the number is of interest to readers of the run

@@ -20,7 +20,7 @@ class Schedules:
 
     @pytest.mark.parametrize(("kind", "name"), _TRAILS, ids=[name for _, name in _TRAILS])
     def test_counter_example_of_a_broken_form_succeeds(self, storage_url, kind, name):
-        """All guarantees hold after each move, and every job that can continue runs until it has ended."""
+        """All guarantees hold after each move, and all jobs that can continue run until they end."""
         scene = (_SCENES[name],) if kind == "batches" else ()
         schedule = _KINDS[kind](lambda: open_storage(storage_url), *scene)
 

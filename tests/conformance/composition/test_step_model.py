@@ -55,7 +55,7 @@ def model_of(rules, budget=step_moves.Budget()):  # noqa: B008 - frozen
     ids=["steps, kills and losses", "steps, again from here", "steps without a time-out", "calls"],
 )
 def test_runs_agree_and_every_wait_continues(model):
-    """All runs get the same value for a name, an accepted signal is used, and every waiting run continues."""
+    """All runs of a job get the same value for a memo, every accepted signal is used, and every wait ends."""
     finding = explore(model)
 
     print(finding)  # noqa: T201 - the number is of interest to readers of the run
@@ -63,8 +63,8 @@ def test_runs_agree_and_every_wait_continues(model):
 
 
 @pytest.mark.parametrize("name", WITHOUT)
-def test_step_rules_fail_without_any_one_rule(name):
-    """Each broken form becomes unsafe, or a job waits forever, in the moves that `schedules` plays."""
+def test_step_model_fails_if_any_rule_is_disabled(name):
+    """The model becomes unsafe, or a job waits forever, after the moves that `schedules` plays."""
     rules, verdict = WITHOUT[name]
     budget = CALM if verdict is Verdict.STUCK else step_moves.Budget()
 
@@ -76,8 +76,8 @@ def test_step_rules_fail_without_any_one_rule(name):
 
 
 @pytest.mark.parametrize("kind", [STEPS, CALLS])
-def test_every_step_rule_is_disabled_by_a_variant(kind):
-    """The only exception is the rule that a wait may have no timeout."""
+def test_every_step_rule_has_a_variant_without_it(kind):
+    """At least one variant of the models disables each rule, so no rule is untested."""
     changed = {
         field.name
         for field in attrs.fields(kind)

@@ -24,7 +24,7 @@ def named(variant):
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=named)
 def test_variant_has_the_expected_verdict(variant):
-    """The protocol is safe and can always end; each variant fails after its expected number of moves."""
+    """The protocol is safe and never gets stuck; broken variants fail after the expected number of moves."""
     finding = check(variant)
 
     print(described(variant, finding))  # noqa: T201 - readers of the run want the counter-example
@@ -32,7 +32,7 @@ def test_variant_has_the_expected_verdict(variant):
 
 
 def test_every_rule_is_necessary():
-    """No rule of the protocol is untested: a variant that changes it is unsafe or gets stuck."""
+    """For each rule of the protocol, a variant that changes this rule is unsafe or gets stuck."""
     rules = {field.name for field in attrs.fields(Rules)}
 
     changed = {
@@ -42,8 +42,8 @@ def test_every_rule_is_necessary():
     assert rules == changed
 
 
-def test_every_kind_of_failure_occurs_in_a_world():
-    """Each kind of failure occurs in one of the protocol's own worlds. All kinds occur in the deep world."""
+def test_every_kind_of_failure_is_explored():
+    """The protocol is explored with each kind of failure, and in one case with all kinds together."""
     luck = {name for name, bound in attrs.asdict(CALM).items() if bound is False}
 
     met = {name for variant in PROTOCOL for name in luck if getattr(variant.bounds, name)}
@@ -53,8 +53,8 @@ def test_every_kind_of_failure_occurs_in_a_world():
 
 
 @pytest.mark.parametrize("shared_session", [False, True])
-def test_normal_form_of_a_world_has_the_same_steps(shared_session):
-    """From a world and from its normal form, the same moves lead to the same worlds."""
+def test_normalized_state_has_the_same_next_states(shared_session):
+    """A state of the model and its normalized form lead to the same next states."""
     rules, bounds = Rules(shared_session=shared_session), Bounds(slots=2, wire=3)
     choice = Random(7)
     world = first_world(rules)
@@ -71,5 +71,5 @@ def _next_worlds(world, rules, bounds):
     return {normalised(after) for _, _, after in moves(world, rules, bounds)} - {normalised(world)}
 
 
-def test_every_broken_variant_has_a_refusal():
+def test_every_broken_variant_is_listed_in_refusals():
     assert [variant.name for variant in BROKEN] == list(REFUSALS)

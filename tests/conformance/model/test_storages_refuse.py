@@ -12,8 +12,8 @@ from tests.conformance.model.variants import REFUSALS
 
 
 @pytest.mark.parametrize("names", REFUSALS.values(), ids=REFUSALS)
-def test_each_refusal_of_a_storage_has_a_test_in_the_kit(names):
-    """A new variant needs a test.
+def test_every_test_in_refusals_exists_in_the_kit(names):
+    """The kit contains each test that `REFUSALS` lists for a broken variant of the model.
 
     If a storage cannot detect the fault, the entry names the responsible party.
     """
@@ -22,13 +22,13 @@ def test_each_refusal_of_a_storage_has_a_test_in_the_kit(names):
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 def test_dead_session_never_has_a_job(kind, tmp_path):
-    """A session is marked dead and loses its jobs in one operation, so no read sees a state in between."""
+    """A session is marked dead and loses its jobs in one operation, so no read returns a state in between."""
     handles = Handles(opener("memory://refusals" if kind == "memory" else f"sqlite:///{tmp_path}/jobs.db"))
     look_at_ends(handles, lambda one: not one.is_alive)
 
 
 def test_dead_session_with_a_locked_job_is_closing(server_database):
-    """If rows can be locked, a session is marked dead first and is closing until its job is taken."""
+    """If rows can be locked, a dead session is marked as closing until its job is back in its queue."""
     look_at_ends(Handles(opener(server_database.url())), lambda one: not one.is_alive and not one.is_closing)
 
 

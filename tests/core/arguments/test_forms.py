@@ -154,7 +154,7 @@ def test_stored_arguments_are_shown_as_strings_that_can_be_submitted(fire, annot
 
 
 def test_stored_argument_without_a_valid_string_is_omitted(fire):
-    """A removed parameter and a value that is no longer a choice are omitted; the others are returned."""
+    """A removed parameter and a value that is no longer a choice are omitted; all others are returned."""
 
     @fire.task(name="two")
     def two(colour: Colour, note: str = "") -> None: ...

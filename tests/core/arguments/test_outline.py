@@ -126,7 +126,7 @@ def test_values_are_stored_in_the_same_form_as_by_the_task(binder, arguments, st
     ],
 )
 def test_call_that_does_not_fit_the_outline_is_refused(binder, arguments, error, message):
-    """The messages are the same with and without the code."""
+    """The error messages are the same whether or not the process has the task's code."""
     with pytest.raises(error, match=message):
         call_of_json(binder, arguments)
 
@@ -164,7 +164,7 @@ def test_outlines_are_stored_in_the_catalogue():
 def test_catalogue_contains_the_limits_of_a_task():
     """The limits of a task are stored in the catalogue with the defaults that are used in keys.
 
-    The settings of the limits are not declared by the reading app.
+    An app that reads the catalogue does not declare the settings of these limits.
     """
 
     def report(tenant: int, day: date = date(2026, 1, 2), kind: str = "all") -> None: ...
@@ -194,7 +194,7 @@ def test_catalogue_contains_the_limits_of_a_task():
 def test_task_of_another_app_can_be_enqueued():
     """A job is checked against the stored outline.
 
-    Arguments that do not fit and unknown names are refused.
+    Unknown names and arguments that do not fit are refused.
     """
     url = "memory://published"
     with Firelock(url) as fire, Firelock(url) as other:

@@ -66,7 +66,7 @@ def test_use_of_an_output_as_a_value_is_refused(source, use):
 
 
 def test_error_about_an_output_contains_the_fix(source):
-    """The message also names the job of the output."""
+    """The message also names the job that returns the output."""
     words = "the output of <Job .* source enqueued> is a placeholder, not the result itself"
     with pytest.raises(ArgumentError, match=words):
         source.output + 1
@@ -119,7 +119,7 @@ def test_output_is_stored_as_null_with_its_path(fire, source):
 
 
 def test_values_next_to_an_output_are_checked(fire, source):
-    """The message contains the path of a value that does not fit."""
+    """The error message contains the path of a value of the wrong type."""
 
     @fire.task(name="take")
     def take(a: list[int], b: tuple[int, int] = (0, 0), c: str = "") -> None: ...
@@ -165,7 +165,7 @@ def test_output_in_a_tag_or_key_is_refused(fire, source):
 
 
 def test_output_and_after_of_the_same_job_are_one_dependency(fire, source):
-    """The output of a job requires its success, so it cannot be combined with another condition."""
+    """The output of a job is available only if the job succeeds, so no other condition is allowed with it."""
 
     @fire.task(name="take")
     def take(a: int, b: int = 0) -> int:
@@ -189,7 +189,7 @@ def test_output_and_after_of_the_same_job_are_one_dependency(fire, source):
 
 
 def test_job_can_have_at_most_100_parents(fire, source):
-    """A job that needs more parents must wait for a batch."""
+    """A job that needs more parents must wait for a batch instead."""
 
     @fire.task(name="take")
     def take(a: list[int]) -> None: ...

@@ -51,7 +51,7 @@ class Site:
     ) -> None:
         self.fire = fire
         self.gate = gate
-        self.has_sessions = has_sessions  # visitors use links and can end their sessions
+        self.has_sessions = has_sessions  # whether visitors use links and can end their sessions
         self.links = Links(fire)
         self.is_read_only = is_read_only
         self.title = title
@@ -83,7 +83,7 @@ class Site:
         return f"firelock server {locate_app(self.fire) or 'app:fire'}"
 
     def may(self, access: Access, permission: Permission) -> bool:
-        """Return whether the access allows this on this dashboard."""
+        """Return whether the access includes this permission on this dashboard."""
         if self.is_read_only and permission not in LEVELS["read"]:
             return False
         return access.may(permission)

@@ -148,7 +148,7 @@ class Links:
     def end(self, request: Request) -> list[str]:
         """End the sessions in the request, and return the names of their cookies.
 
-        All of them are ended, because each one would admit the visitor again. Another process of the
+        All of them are ended, because any of them would give the visitor access again. Another process of the
         dashboard may accept an ended session for up to half a minute.
 
         Raises:
@@ -166,9 +166,9 @@ class Links:
     # ---- records -----------------------------------------------------------------------------------------
 
     def _stored(self, kind: str, seconds: int) -> str:
-        """Store a token that is valid for this time, and return it.
+        """Store a token that is valid for this duration, and return it.
 
-        The oldest tokens are deleted to make room.
+        If there are too many tokens, the oldest are deleted.
         """
         self._prune(kind)
         token = secrets.token_urlsafe(32)

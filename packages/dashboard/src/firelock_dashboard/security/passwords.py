@@ -23,12 +23,12 @@ _MEMORY = 64 * 1024 * 1024
 _LARGEST_COST = 2**20
 _SALT = 16
 _DIGEST = 32
-_LONGEST = 1_024  # characters of a sent password
+_LONGEST = 1_024  # the maximum length of a submitted password
 _SHORTEST_TOKEN = 16
 _LOG_IN = "The request has no valid credentials; send the name and password of this dashboard."
-_AT_ONCE = 2  # concurrent hashes; each needs 0.1 s of a core, and 32 MiB
+_AT_ONCE = 2  # the maximum number of concurrent hashes; each needs 0.1 s of CPU time and 32 MiB
 _WAIT_SECONDS = 1.0  # a request that waits longer is refused, so that no thread waits for long
-_WAITING = 8  # requests that may wait: each occupies one of about forty threads of the host
+_WAITING = 8  # the maximum number of waiting requests; each occupies one of about forty threads of the host
 _TURNS = threading.BoundedSemaphore(_AT_ONCE)
 _PLACES = threading.BoundedSemaphore(_AT_ONCE + _WAITING)
 
@@ -58,8 +58,8 @@ def basic_auth(
         level: one level for all users, or levels by name.
         realm: the name of the dashboard in the browser's dialog.
 
-    At most two passwords are hashed at the same time, and at most eight requests wait. Further requests, and
-    requests that have waited for a second, get a 429. A request without a name and a password is refused
+    At most two passwords are hashed at the same time, and at most eight requests wait. All other requests,
+    and requests that have waited for a second, get a 429. A request without a name and a password is refused
     immediately.
 
     Raises:
@@ -228,7 +228,7 @@ def _is_bounded(cost: int, block: int, lanes: int) -> bool:
 
 
 def _check_of_unknown(users: Mapping[str, str]) -> Callable[[str], bool]:
-    """Return a check for unknown names, which takes as long as a real one and never succeeds."""
+    """Return a check for unknown names, which takes as long as a real check and never succeeds."""
     if any(password.startswith(f"{_SCHEME}:") for password in users.values()):
         return _Hash(_COST, _BLOCK, _LANES, os.urandom(_SALT), os.urandom(_DIGEST))
     return _check_of("", os.urandom(_DIGEST).hex())

@@ -25,7 +25,7 @@ class Permission(StrEnum):
     REQUEUE = "requeue"  # requeue, run now, reschedule, move, copy
     DELETE = "delete"
     PAUSE_QUEUE = "pause_queue"
-    CHANGE_LIMIT = "change_limit"  # the settings of limits, and their pauses
+    CHANGE_LIMIT = "change_limit"  # change the settings of limits, pause and resume limits
     TRIGGER = "trigger"  # run a recurring job now, pause and resume it
     EDIT_RECURRING = "edit_recurring"  # create, edit, reset and remove recurring jobs
     STOP_SERVER = "stop_server"
@@ -56,7 +56,7 @@ class Access:
     """A visitor's name and permissions."""
 
     permissions: frozenset[Permission] = frozenset()
-    name: str = ""  # shown at the top and stored in the audit
+    name: str = ""  # shown at the top of pages and stored in the audit
     has_token: bool = False  # browsers do not send a token automatically, so a POST needs no Origin
 
     def may(self, permission: Permission) -> bool:

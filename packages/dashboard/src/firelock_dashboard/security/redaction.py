@@ -65,7 +65,7 @@ class Redactor:
     """A filter that masks the secrets which one dashboard must not show.
 
     Raises:
-        ConfigurationError: If `more` has none of the forms of `Redactions`.
+        ConfigurationError: If `more` has none of the types in `Redactions`.
     """
 
     def __init__(self, more: Redactions = ()) -> None:

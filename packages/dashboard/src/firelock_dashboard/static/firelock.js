@@ -166,7 +166,7 @@ document.addEventListener("submit", async (event) => {
   event.preventDefault();
   const question = event.submitter?.dataset.confirm || form.dataset.confirm;
   if (question && !(await firelock.confirm(question, event.submitter))) return;
-  const answered = firelock.post(form, event.submitter); // reads the form first: it omits disabled buttons
+  const answered = firelock.post(form, event.submitter); // the form must be read before the button is disabled
   if (event.submitter) event.submitter.disabled = true;
   await answered;
   if (event.submitter) event.submitter.disabled = false;
@@ -230,7 +230,7 @@ firelock.closeMenus = (within = null) => {
     if (menu.matches("details")) continue;
     const [opener, list] = [openerOf(menu), menu.querySelector(":scope > .list")];
     opener.setAttribute("aria-expanded", "false");
-    if (opener.hasAttribute("aria-busy")) list?.remove(); // its content arrives too late
+    if (opener.hasAttribute("aria-busy")) list?.remove(); // its content would arrive too late
     else if (list) list.hidden = true; // not removed: a question about a pressed button may be open
     opener.removeAttribute("aria-busy");
   }
@@ -382,7 +382,7 @@ chip?.addEventListener("click", firelock.togglePause);
 // one that holds a lock, and it notifies the others. Without support for locks, each window has its own stream.
 let stream = null;
 let pace = 1;
-let turn = null; // of this window's wait for the lock, or its hold
+let turn = null; // this window's current request for the lock
 let isFirst = true;
 let receivedAt = -Infinity;
 const SHARED = `firelock:live:${firelock.root}`;

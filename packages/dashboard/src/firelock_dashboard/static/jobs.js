@@ -5,7 +5,7 @@
   const region = document.getElementById("region-rows");
   const bar = document.querySelector("[data-bulk-bar]");
   let isEverything = false;
-  let last = null; // the box where a range begins
+  let last = null; // the checkbox where a range begins
 
   const boxes = () => [...region.querySelectorAll("tbody input[name=id]")];
   const chosen = () => boxes().filter((box) => box.checked);
@@ -173,7 +173,7 @@
     if (bar.hasAttribute("max")) bar.value = Math.min(search.examined, bar.max);
     place.querySelector("[data-search-stop]").hidden = end !== null;
     const at = place.querySelector("[data-search-at]");
-    if (at) at.hidden = !search.next; // everything was searched: no position to show
+    if (at) at.hidden = !search.next; // if everything was searched, there is no position to show
     const on = place.querySelector("[data-search-on]");
     if (on) {
       on.hidden = end === null || !search.next;
@@ -222,7 +222,7 @@
         if (!response.ok) throw new Error(response.status);
         text = await response.text();
       } catch { firelock.setLive("lost"); break; }
-      if (search !== one) return; // the list has been swapped
+      if (search !== one) return; // the list has been replaced
       const page = new DOMParser().parseFromString(text, "text/html");
       const part = page.querySelector("[data-search]");
       one.examined += Number(part?.dataset.examined || 0);

@@ -1,7 +1,7 @@
 """Causes of failures, each with its first failure, its failures of the last 24 hours, and its mute.
 
-Failed jobs with the same fingerprint have the same cause. The storage groups only the jobs that are failed
-now. The time of a cause's first failure, and its mute, are stored in a record that outlives these jobs.
+Failed jobs with the same fingerprint have the same cause. The storage groups only jobs that are currently
+failed. The time of a cause's first failure and its mute are stored in a record that outlives these jobs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ KEPT = 1_000
 
 _KIND = "cause"
 _PAGE = 500
-_MOST_PAGES = 20  # pages of failed jobs; together they have as many jobs as a storage groups
+_MOST_PAGES = 20  # the maximum number of pages of failed jobs, which contain as many jobs as a storage groups
 _HOUR = 3_600_000_000  # micros
 _SEEN_EVERY = 24 * _HOUR  # minimum time between two writes of a record that only update `seen_at`
 _NEW = timedelta(hours=HOURS)
@@ -63,7 +63,7 @@ class Cause:
     type: str
     message: str  # the message of the newest failed job; empty if none is stored
     task: str
-    count: int  # jobs that are failed now
+    count: int  # the number of jobs that are currently failed
     newest_at: datetime | None
     first_at: datetime | None  # the earliest failure that was stored when the cause was first read
     hours: tuple[
@@ -153,7 +153,7 @@ class Causes:
         ]
 
     def type_of(self, fingerprint: str) -> str | None:
-        """Return the exception class of a cause, or None if the last list did not read the cause."""
+        """Return the exception class of a cause, or None if the last list did not include the cause."""
         return self._types.get(fingerprint)
 
     def _cause(
@@ -243,9 +243,9 @@ def strips(
 ) -> Hours:  # fmt: skip
     """Return the number of jobs that failed in each of the last 24 hours, the last of which ends now.
 
-    Only the newest 10,000 of the jobs that are failed now are counted. With a fingerprint, only the jobs of
-    that cause are counted. With `since` or `until`, in micros, only jobs that failed in [since, until) are
-    counted.
+    Of the jobs that are currently failed, only the newest 10,000 are counted. With a fingerprint, only the
+    jobs of that cause are counted. With `since` or `until`, in micros, only jobs that failed in [since,
+    until) are counted.
     """
     first = micros(now) - HOURS * _HOUR
     where = JobFilter(

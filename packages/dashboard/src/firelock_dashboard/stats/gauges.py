@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _MICROS = 1_000_000
 _AGE = 5.0  # seconds for which a page of metrics is reused
 _QUEUES = 200
-_SEARCHED = 50  # recurring jobs whose last success is searched for, per reading
+_SEARCHED = 50  # the maximum number of recurring jobs per reading whose last success is searched for
 _LIMITS = 200
 _WAITING = (State.AWAITING, State.SCHEDULED, State.ENQUEUED, State.PROCESSING)
 

@@ -37,21 +37,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_LATE = 3  # minutes within which servers store an ended attempt
+_LATE = 3  # servers store an ended attempt within this number of minutes
 _DAY = 24 * HOUR
 _AGE = 2.0  # seconds for which a reading is reused
 _TASKS_AGE = 5.0
-_FIRST_WAIT = 0.25  # seconds that the first visitor waits for the first reading
+_FIRST_WAIT = 0.25  # the maximum number of seconds that the first visitor waits for the first reading
 _AT_ONCE = 6 * MINUTE  # the longest period that a visitor's own thread reads
-_IDLE = 60.0  # seconds without a visitor after which the thread ends
+_IDLE = 60.0  # the thread ends after this number of seconds without a visitor
 _DEPTHS_EVERY, _DEPTHS_KEPT = 30.0, 120
 
 
 @attrs.frozen
 class _Span:
     length: int  # micros
-    bucket: int  # micros of a bucket for all tasks
-    bucket_of_one: int  # the same for one task or queue; parts of their hours are not stored
+    bucket: int  # the length of a bucket for all tasks, in micros
+    bucket_of_one: int  # the same for one task or queue, of which only whole hours are stored
 
 
 SPANS: Mapping[str, _Span] = {
@@ -72,7 +72,7 @@ class Series:
     span: str
     bucket_seconds: int
     starts: list[int]  # micros
-    by_outcome: dict[str, list[int]]  # each of OUTCOMES, and any others found
+    by_outcome: dict[str, list[int]]  # the numbers of attempts for each of OUTCOMES and any others found
     p50: list[float | None]  # an upper bound in seconds, see `RunSum.quantile`; None if nothing ended
     p95: list[float | None]
     known: list[bool]  # whether all hours of the bucket are summed up
@@ -87,15 +87,15 @@ class Series:
 class TaskStats:
     """The statistics of a task's ended attempts; durations are in seconds, or None if no attempt ended."""
 
-    runs: int  # all attempts that ended
+    runs: int  # the number of attempts that ended
     succeeded: int
-    failed: int  # attempts that failed without a retry
-    retried: int  # attempts that failed or crashed and are retried
+    failed: int  # the number of attempts that failed without a retry
+    retried: int  # the number of attempts that failed or crashed and are retried
     p50: float | None
     p95: float | None
     mean: float | None
     last_at: datetime | None  # the start of the newest minute in which an attempt ended
-    histogram: tuple[int, ...] = ()  # runs per bucket of DURATION_BUCKETS, then longer runs
+    histogram: tuple[int, ...] = ()  # the number of runs per bucket of DURATION_BUCKETS, then of longer runs
 
     @property
     def failed_attempts(self) -> int:
@@ -114,7 +114,7 @@ class Rates:
 @attrs.frozen
 class _Depths:
     at: float  # monotonic seconds
-    queues: dict[str, int]  # jobs that wait or run
+    queues: dict[str, int]  # the number of waiting and running jobs by queue
     enqueued: int
     processing: int
 
@@ -123,7 +123,7 @@ class _Depths:
 class Depths:
     """The number of waiting and running jobs, oldest first, at equal intervals."""
 
-    seconds: float  # the time from the first to the last
+    seconds: float  # the time between the first and the last number
     enqueued: Sequence[int]
     processing: Sequence[int]
 
@@ -144,7 +144,7 @@ class History:
         self._begin = 0  # the start of the known minutes
         self._settled = 0  # minutes before this time are final; later ones may still change
         self._read_at = float("-inf")
-        self._recalled = 0  # hours for which records were read
+        self._recalled = 0  # the number of hours for which records were read
         self._pruned = False
         self._tasks: dict[int, tuple[float, dict[str, TaskStats]]] = {}
         self._active: tuple[float, Mapping[str, int]] = (float("-inf"), {})

@@ -49,7 +49,7 @@ class Age:
 
 @attrs.frozen
 class AgeField(Field[Age]):
-    """The field of an age."""
+    """A query field that contains an age."""
 
     def parse(self, text: str, name: str) -> Age:
         """See `Field.parse`."""
@@ -68,7 +68,7 @@ class AgeField(Field[Age]):
 
 # The fields of a job list's query.
 STATE = Choice("state", choices=tuple(State))
-_TEXTS = tuple(  # chips with a plain string
+_TEXTS = tuple(  # the chips whose value is a plain string
     Text(name)
     for name in (
         "task", "queue", "server", "error", "id", "recurring", "parent", "batch", "fingerprint",
@@ -84,7 +84,7 @@ CHIP_FIELDS: tuple[Field[Any], ...] = (*_TEXTS, _TAGS, _ARGUMENTS, _CREATED, _SI
 
 @attrs.frozen
 class Chip:
-    """One condition in the form in which it is shown, and the query without it."""
+    """One condition as it is displayed, and the query without it."""
 
     name: str
     value: str
@@ -96,7 +96,7 @@ class Chips:
     """All conditions of a job list; None or an empty value means that a condition is not set."""
 
     state: State | None = None
-    is_retrying: bool = False  # the list of retries; then `state` is not set
+    is_retrying: bool = False  # whether this is the list of retries; if so, `state` is not set
     task: str | None = None
     queue: str | None = None
     tags: tuple[str, ...] = ()
@@ -201,10 +201,10 @@ def plan(
 ) -> SearchPlan:  # fmt: skip
     """Return the plan of the search for these chips at this time, without any I/O.
 
-    An argument is looked up by a tag if all tasks in question create a tag from it. The age limits the list's
-    period if the list is ordered by creation; otherwise it is a test. The period of a list by due time is
-    also by due time, which no operation supports. Errors are searched in the form that `masked` returns, so
-    that secrets are not found.
+    An argument is looked up by a tag if all selected tasks create a tag from it. The age limits the list's
+    period if the list is ordered by creation; otherwise it is a test. The period of a list that is ordered by
+    due time also refers to due times, which no operation supports. Errors are searched in the form that
+    `masked` returns, so that secrets are not found.
     """
     tests: list[Callable[[JobRecord], bool]] = []
     contains: dict[str, str] = {}
@@ -246,9 +246,9 @@ def plan(
 
 
 def _made_tag(wanted: str, task: str | None, known: KnownTasks) -> str | None:
-    """Return the tag that the tasks in question create from this argument.
+    """Return the tag that the selected tasks create from this argument.
 
-    The result is None if any of them creates no tag from it, or if their tags differ.
+    The result is None if any of these tasks creates no tag from it, or if their tags differ.
     """
     found = ARGUMENT.fullmatch(wanted)
     if found is None or not found["value"]:
@@ -310,7 +310,8 @@ def _has_argument(wanted: str, arguments: Arguments) -> Callable[[JobRecord], bo
     path, _, value = wanted.partition(":") if ARGUMENT.fullmatch(wanted) else ("", "", wanted)
 
     def test(job: JobRecord) -> bool:
-        # this rules out most jobs without decoding: a string that the JSON does not contain is in no argument
+        # this rules out most jobs without decoding: a string that the JSON does not contain is not in any
+        # argument
         is_searchable = job.serializer == "json" and value.isascii() and value.isalnum()
         if is_searchable and value.casefold() not in job.arguments.casefold():
             return False
@@ -367,7 +368,7 @@ class KnownTasks:
     parameters: frozenset[str] = frozenset()  # of all tasks
 
     def named(self, text: str) -> list[str]:
-        """Return the tasks that a string may name.
+        """Return the tasks to which a string can refer.
 
         The result is the task with this full name, or else all tasks whose names end with it.
         """
@@ -404,7 +405,7 @@ _NAMES = {name: name for name in _ORDER} | {"is": "state", "args": "arg", "age":
 _NAME_AND_VALUE = re.compile(r"(?P<name>[^\s=:]+)\s*[\s=]\s*(?P<value>[^\s=:]+)")
 _WORD = re.compile(r"\S+")
 _NUMBER = re.compile(r"\d{1,18}")
-_MADE_TAGS = 5  # tags that are looked up for one word
+_MADE_TAGS = 5  # the maximum number of tags that are looked up for one word
 _REPEATED = ("arg", "tag")
 _LOOKUPS = 10  # the maximum number of words of one text that are looked up as tags
 
@@ -503,7 +504,7 @@ SECONDS = 0.06
 COUNTED = 10_000
 
 _CHUNK = 500
-_CHECK_EVERY = 100  # jobs between two checks of the time, and the minimum for a page on a slow machine
+_CHECK_EVERY = 100  # the number of jobs between two checks of the time, so a page checks at least this many
 _CURSOR_LIMIT = 600
 _PLACE = re.compile(r"(?P<page>.*)\|(?P<at>-?\d{1,18})\|(?P<id>[^|]{1,200})", re.DOTALL)
 
@@ -513,9 +514,9 @@ class JobsFound:
     """The jobs of a page that a search has found within its limits."""
 
     jobs: list[JobRecord]
-    cursor: str | None  # opens the next part; None at the end of the list
+    cursor: str | None  # the start of the next part; None at the end of the list
     examined: int  # the number of checked jobs
-    is_cut: bool  # the search reached its limit, so there may be more jobs although the page is not full
+    is_cut: bool  # whether the search reached its limit, so that there may be more jobs than the page shows
     last_at: int | None = None  # the position in the list's order at which the search ended, in micros
 
 

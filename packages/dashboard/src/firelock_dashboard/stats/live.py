@@ -31,7 +31,7 @@ _GRACE = 5.0  # seconds for which samples continue after the last listener, whic
 _POLLED = 15.0  # seconds for which samples continue after a poll
 _SAMPLES = 120
 _EVENTS = 200
-_LONGEST_PAUSE = 30.0  # seconds between readings of an unreachable storage
+_LONGEST_PAUSE = 30.0  # the maximum number of seconds between readings of an unreachable storage
 
 
 @attrs.frozen
@@ -237,8 +237,8 @@ def _until_mid_second(at: float) -> float:
 
 TOPICS = ("jobs", "queues", "servers", "recurring", "operations", "ended")
 
-_GAP = 3  # missed readings above which rates are unknown, because they would be averages over a pause
-_SLOWLY, _SELDOM = 2, 5  # readings between two reads of data that changes less often
+_GAP = 3  # rates are unknown after more missed readings, because they would be averages over a pause
+_SLOWLY, _SELDOM = 2, 5  # the numbers of readings after which rarely changed data is read
 _PAGE = 500
 
 
@@ -260,7 +260,7 @@ class Sampler:
     """A reader of samples and changed topics, to be used by one thread.
 
     Rates are computed from the growth of totals. Totals can also decrease, because pruning removes ended
-    jobs, and a requeue removes one from its total. Therefore a rate is never below 0, and while jobs are
+    jobs, and a requeue removes a job from its total. Therefore a rate is never below 0, and while jobs are
     pruned it is lower than the real rate. Failed attempts that are retried are not in any total; rollups
     count them, two seconds late.
     """
@@ -275,7 +275,7 @@ class Sampler:
         self._read_count = 0
         self._last: tuple[float, Counts] | None = None
         self._readings: dict[str, object] = {}
-        self._ended: Counter[tuple[int, str]] = Counter()  # attempts by minute and outcome, of two minutes
+        self._ended: Counter[tuple[int, str]] = Counter()  # attempts of two minutes, by minute and outcome
         self._retried: dict[int, int] = {}  # by minute
         self._retried_at: float | None = None
         self._retried_rate: float | None = None

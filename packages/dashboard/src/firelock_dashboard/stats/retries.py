@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from firelock import Firelock
 
-_MOST = 100  # jobs that are counted
+_MOST = 100  # the maximum number of jobs that are counted
 _AGE = 5.0  # seconds
 _WHERE = JobFilter(state=State.SCHEDULED, is_retrying=True)
 
@@ -31,7 +31,7 @@ class Retrying:
     is_more: bool  # whether there are more jobs than `number`
 
     def __str__(self) -> str:
-        """Return the number as it is shown: "100+" if counting stopped there."""
+        """Return the number for display, which is "100+" if counting stopped there."""
         return f"{self.number}{'+' if self.is_more else ''}"
 
 

@@ -27,7 +27,7 @@ OUTCOMES = ("succeeded", "deleted", "retried", "crashed", "failed")
 
 HOUR = 3_600_000_000
 MINUTE = 60_000_000
-FIVES = 12  # five-minute periods in an hour
+FIVES = 12  # the number of five-minute periods in an hour
 
 _EDGES = (0.0, *DURATION_BUCKETS, math.inf)
 _BUCKETS = len(DURATION_BUCKETS) + 1
@@ -78,7 +78,7 @@ class RunSum:
         rank = max(1, math.ceil(share * reached[-1] - 1e-9))
         place = bisect_left(reached, rank)
         low, high = _EDGES[place : place + 2]
-        as_long = reached[place] - rank + 1  # attempts of this bucket that took no less than the percentile
+        as_long = reached[place] - rank + 1  # number of attempts in this bucket at or above the percentile
         others = sum(count * edge for count, edge in zip(self.histogram, _EDGES, strict=False) if count)
         room = self.duration / 1_000_000 - (others - as_long * low)
         return min(high, max(low, room / as_long))
@@ -142,7 +142,7 @@ class Fold:
 class Hour:
     """A completed hour: its sums, and the sums of each five-minute period."""
 
-    at: int  # micros of its start
+    at: int  # the start of the hour, in micros
     fold: Fold
     fives: list[RunSum]
 
@@ -223,7 +223,7 @@ class Hours:
         return self._hours.get(at)
 
     def missing(self, since: int, until: int) -> list[int]:
-        """Return the starts of the hours from `since` to before `until` without sums, newest first."""
+        """Return the starts of the hours from `since` to before `until` that have no sums, newest first."""
         return [at for at in range(until - HOUR, since - 1, -HOUR) if at not in self._hours]
 
     def recall(self, since: int, until: int) -> None:

@@ -30,18 +30,18 @@ _UNKNOWN_MEAN = 1.0  # assumed seconds per job if no job of the queue ended with
 
 @attrs.frozen
 class Demand:
-    """The demand for workers by one queue or all queues; of a paused queue, only the running jobs count."""
+    """The demand for workers by one queue or all queues; for a paused queue, only running jobs count."""
 
     queue: str | None  # None: all queues
-    backlog: int  # waiting jobs, and jobs that will become due within the window
+    backlog: int  # the number of waiting jobs, and of jobs that will become due within the window
     enqueued: int
-    due_soon: int  # scheduled jobs, including retries, that are due within the window; at most 500
-    recurring_soon: int  # recurring jobs that fire within the window
+    due_soon: int  # the number of scheduled jobs and retries that are due within the window; at most 500
+    recurring_soon: int  # the number of recurring jobs that fire within the window
     processing: int
-    held_by_limits: int  # jobs of the backlog that no worker could start now; a lower bound
+    held_by_limits: int  # a lower bound of the number of jobs in the backlog that no worker could start now
     oldest_wait_seconds: float  # the longest wait of an enqueued job; 0 if none is enqueued
     mean_seconds: float  # the mean duration of the attempts that ended within the last hour
-    workers: int  # the workers that claim from the queue now, which may also serve other queues
+    workers: int  # the number of workers that claim from the queue now, which may also serve other queues
     wanted_workers: int
     is_paused: bool
 
@@ -52,8 +52,8 @@ def wanted_workers(
     """Return the number of workers that are needed for the running jobs and to finish the backlog in time.
 
     Each running job keeps its worker. The number for the backlog is its work (its jobs times the mean
-    duration of a job) divided by the time within which it must be finished. Jobs held by limits also count as
-    work, because they start when others end. The result is at least one if any job can run, so that no job
+    duration of a job) divided by the time within which it must be finished. Jobs that limits delay also count
+    as work, because they start when others end. The result is at least one if any job can run, so that no job
     waits forever, and never more than the number of jobs that can run.
     """
     jobs = processing + backlog - held
@@ -62,11 +62,11 @@ def wanted_workers(
 
 
 def held_jobs(keys: Iterable[LimitView]) -> int:
-    """Return a lower bound of the number of enqueued jobs whose limits have no free place.
+    """Return a lower bound of the number of enqueued jobs that limits delay.
 
-    A job can have keys of several limit names. So only the name that holds most jobs is counted, because the
-    jobs held by the other names might be the same ones. Rate limits are not counted, because time alone frees
-    their places.
+    A job can have keys of several limit names. So only the name that delays the most jobs is counted, because
+    the jobs that other names delay might be the same ones. Rate limits are not counted, because time alone
+    makes them available again.
     """
     held: Counter[str] = Counter()
     for key in keys:
@@ -155,7 +155,7 @@ class Scale:
         return sum(job.queue in names for job in page)
 
     def _held(self, enqueued: int, elsewhere: int) -> int:
-        """Return a lower bound of the number of enqueued jobs of this queue that a limit holds.
+        """Return a lower bound of the number of enqueued jobs of this queue that a limit delays.
 
         The jobs that wait for a key are counted over all queues. As many of them as possible are assumed to
         be in other queues.

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 COUNTED = 25
 """The maximum number of jobs ahead for which those held by other limits are left out of the count."""
-_NAMED = 10  # parents of each kind that are named; other parents are only counted
-_RECENT = 10.0  # seconds within which a wait needs no reason
+_NAMED = 10  # the maximum number of parents that are named per kind; other parents are only counted
+_RECENT = 10.0  # a wait of fewer seconds needs no reason
 
 
 class Weight(StrEnum):
@@ -38,7 +38,7 @@ class Parent:
     on: str
     state: State | None
     task: str | None = None
-    call: str | None = None  # the call with its arguments if they may be seen
+    call: str | None = None  # the call with its arguments, if the visitor may see them
 
     @property
     def name(self) -> str:
@@ -62,12 +62,12 @@ class JobWait:
     is_paused: bool = False
     note: str | None = None  # why the queue is paused
     servers: Sequence[ServerView] = ()
-    ahead: int | None = None  # enqueued jobs ahead of it; None if they were not counted
+    ahead: int | None = None  # the number of enqueued jobs ahead of the job; None if they were not counted
     is_ahead_cut: bool = False  # whether `ahead` is a lower bound
-    per_minute: float | None = None  # recently ended jobs of its queue per minute
+    per_minute: float | None = None  # the number of recently ended jobs of the queue per minute
     parents: tuple[Parent, ...] = ()
-    places: Sequence[KeyPlace] = ()  # its places in the lines of its limits
-    holders: Mapping[str, datetime] = attrs.field(factory=dict)  # start times of jobs that alone hold a limit
+    places: Sequence[KeyPlace] = ()  # the job's positions in the lines of its limits
+    holders: Mapping[str, datetime] = attrs.field(factory=dict)  # start times of jobs that alone use a limit
     is_registered: bool | None = None  # whether any running server has registered the task; None if unknown
 
     @property
@@ -88,7 +88,7 @@ class Reason:
 
 
 def explain(at: JobWait) -> list[Reason]:
-    """Return the reasons, those that need a person first; empty for a job that runs or has ended."""
+    """Return the reasons, those that require a person first; empty for a job that runs or has ended."""
     match at.job.state:
         case State.AWAITING if at.job.waits_for is not None:
             reasons = [_of_wait(at, at.job.waits_for)]
@@ -143,7 +143,7 @@ def _of_parents(at: JobWait) -> Iterator[Reason]:
 
 
 def by_end(parents: Sequence[Parent]) -> tuple[list[Parent], list[Parent], list[Parent], list[Parent]]:
-    """Return the parents in four lists: not stored, failed, not ended, and met."""
+    """Return the parents in four lists: not stored, failed, not ended, and ended as required."""
     missing, failed, unended, met = list[Parent](), list[Parent](), list[Parent](), list[Parent]()
     for parent in parents:
         if parent.state is None:
@@ -205,9 +205,9 @@ def _of_queue(at: JobWait) -> Iterator[Reason]:
 
 
 def _of_limits(at: JobWait) -> list[Reason]:
-    """Return a reason for each limit that holds the job, narrowest first, then the expected start time.
+    """Return a reason for each limit that delays the job, narrowest first, then the expected start time.
 
-    The reason of a limit contains the job's place in line.
+    The reason of a limit contains the job's position in line.
     """
     holding = sorted(
         ((place, place.wait) for place in at.places if place.wait is not None),
@@ -230,13 +230,13 @@ def _of_limits(at: JobWait) -> list[Reason]:
 
 
 def _narrowness(place: KeyPlace, wait: KeyWait) -> tuple[bool, float, int]:
-    """Return the sort key of a limit that holds a job: paused limits first, then by fewest places."""
+    """Return the sort key of a limit that delays a job: paused limits first, then the lowest limits."""
     concurrent = float("inf") if wait.concurrent is None else wait.concurrent
     return not wait.is_paused, concurrent, -(place.ahead or 0)
 
 
 def _only_holder(at: JobWait, wait: KeyWait) -> str | None:
-    """Return the only running job that holds the limit; None if its end alone would not admit the job."""
+    """Return the running job whose end alone would make the limit available; None if there is none."""
     if wait.is_paused or wait.opens_in or len(wait.holders) != 1 or wait.concurrent != 1:
         return None
     return wait.holders[0] if wait.holders[0] in at.holders else None

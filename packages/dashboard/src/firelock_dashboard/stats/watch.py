@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_KEYS = 500  # limit keys per page
+_KEYS = 500  # the number of limit keys per page
 _KEY_PAGES = 4
 _CAUSES = 100
 _OPERATIONS = 10
 _QUICK = 0.02  # seconds; a reading that takes less time is repeated after every change
-_WRITTEN_LATE = timedelta(seconds=10)  # maximum time between the end of a job and its storage
+_WRITTEN_LATE = timedelta(seconds=10)  # maximum time until an ended job is stored
 
 
 @attrs.frozen
@@ -216,7 +216,7 @@ class Watch:
             return _ended_runs(self._history.lately(), {})
         if name == "usually":
             return _ended_runs(self._history.tasks(), self._history.active_hours())
-        if name == "storage":  # may be slow, so the first page does not wait for it
+        if name == "storage":  # this reading may be slow, so the first page does not wait for it
             with self._lock:
                 self._kept.setdefault(name, _Reading((), float("-inf"), float("inf")))
         return self._keep(name, _READINGS[name], read)

@@ -59,7 +59,7 @@ MANY = 1_000
 """The number of jobs above which the visitor must type it before the action runs."""
 
 
-_ANSWER = 500  # characters of an answer in the audit
+_ANSWER = 500  # the maximum length of an answer in the audit
 
 SIGNAL_VALUE = Text("value", "JSON of the signal's type.", is_required=True, limit=256 * 1_024)
 """The value that is sent as the signal's answer."""
@@ -143,7 +143,7 @@ def operation_of(visit: Visit, operation_id: str) -> Operation:
 
 
 def cancel(visit: Visit, operation_id: str) -> Operation:
-    """End the operation after its current chunk, and return it.
+    """Stop the operation after its current chunk, and return it.
 
     Raises:
         NotHere: If no operation has this id.

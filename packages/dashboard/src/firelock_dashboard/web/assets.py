@@ -149,7 +149,7 @@ def preferred_encoding(accepted: str, offered: list[str]) -> str:
     is better than none. A malformed part of the header is ignored. Source: RFC 9110, section 12.5.3.
     """
     weights = dict(_weights(accepted))
-    # codings that are not named are refused, except identity, which is the last choice
+    # codings that the header does not name are refused, except identity, which is the last choice
     unnamed = weights.get("*", 0.0)
     liked = {coding: weights.get(coding, unnamed) for coding in offered if coding != "identity"}
     liked["identity"] = weights.get("identity", unnamed or 0.0001)
@@ -183,7 +183,8 @@ def _suffix(name: str) -> str:
 def _bare(name: str, content: bytes) -> bytes:
     """Return a script or style of this package without comment lines, empty lines and indentation.
 
-    This saves 2 KB of a first page, compressed. No string in these files may span lines; a test checks this.
+    This reduces the compressed size of a first page by 2 KB. No string in these files may span lines; a test
+    checks this.
     """
     remarks = _REMARKS.get(_suffix(name))
     if remarks is None or name.startswith(_VENDOR):

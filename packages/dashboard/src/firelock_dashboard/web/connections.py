@@ -46,7 +46,7 @@ class ConnectionGuard:
         self.request_seconds = request_seconds
         self.stalled_seconds = stalled_seconds
         self._open: set[GuardedConnection] = set()
-        self._waiting: dict[GuardedConnection, None] = {}  # connections by start of their wait for the client
+        self._waiting: dict[GuardedConnection, None] = {}  # ordered by the start of their wait for the client
         self._logged_at = float("-inf")
 
     @classmethod
@@ -56,9 +56,9 @@ class ConnectionGuard:
 
     @property
     def backlog(self) -> int:
-        """The maximum number of connections that are accepted in one turn of the event loop.
+        """The maximum number of connections that are accepted in one iteration of the event loop.
 
-        The number of open connections can exceed `most` during this turn.
+        The number of open connections can exceed `most` during this iteration.
         """
         return max(_FEWEST, self.most // 8)
 
@@ -68,7 +68,7 @@ class ConnectionGuard:
         return type("Guarded", (GuardedConnection,), {"guard": self})
 
     def enter(self, connection: GuardedConnection) -> bool:
-        """Add the connection, and return whether there was room for it.
+        """Add the connection, and return whether it can stay open.
 
         If necessary, close the connection that has waited longest.
         """
@@ -112,7 +112,7 @@ class GuardedConnection(H11Protocol):
     _is_stalled = False  # the client does not read its response
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """See `asyncio.Protocol`; refuse the connection if there is no room for it."""
+        """See `asyncio.Protocol`; refuse the connection if the limit is reached."""
         super().connection_made(transport)
         if self.guard.enter(self):
             self._wait_for_request()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _PACE = 0.25  # seconds between checks for new events
 _KEEP_ALIVE = 15.0
-CHECKS_EVERY = 30.0  # seconds after which the visitor's permission is checked again
+CHECKS_EVERY = 30.0  # seconds between checks of the visitor's permission
 
 
 class EventStream(Response):
@@ -103,7 +103,7 @@ class EventStream(Response):
 
 
 class StreamLimit:
-    """A limit on the open streams of one dashboard, because each holds a connection of its server.
+    """A limit on the open streams of one dashboard, because each one occupies a connection of its server.
 
     Args:
         most: the maximum for all visitors together; one visitor may have a quarter of it.
@@ -117,7 +117,7 @@ class StreamLimit:
 
     @contextmanager
     def place(self, visitor: str) -> Iterator[bool]:
-        """Reserve a place for a stream of the visitor, and yield whether one was free."""
+        """Count a stream of the visitor within the block, and yield whether it is within the limit."""
         with self._lock:
             is_free = self._open.total() < self._most and self._open[visitor] < self._most_each
             self._open[visitor] += is_free
@@ -126,7 +126,7 @@ class StreamLimit:
         finally:
             with self._lock:
                 self._open[visitor] -= is_free
-                self._open += Counter()  # drop visitors without streams
+                self._open += Counter()  # remove visitors without streams
 
 
 def event(name: str, text: str, *, id: int | None = None) -> bytes:

@@ -114,7 +114,7 @@ def route_of(page: Page, plugin: str) -> Route:
 
 
 def rendered(visit: Visit, make: Callable[[], object], name: str) -> tuple[str, bool]:
-    """Return the output of a plugin's function, and False; if the function fails, the problem and True.
+    """Return a plugin function's output and False, or its problem and True if the function fails.
 
     Raises:
         RequestProblem: If the function refuses the request.

@@ -24,15 +24,15 @@ T = TypeVar("T")
 C = TypeVar("C", bound=str)
 
 _FIELDS = 2_000
-_TEXT = 200  # characters, unless the field has another limit
+_TEXT = 200  # the maximum number of characters, unless the field has another limit
 SPAN_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}  # seconds
 _INTEGER, _SPAN = re.compile(r"-?[0-9]{1,18}"), re.compile(r"([0-9]{1,7})([smhdw])")
 _NUMBER = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,2})?")
 _SPAN_SHAPE = "a duration such as 90s, 15m, 2h, 3d or 1w"
 _MOMENT_SHAPE = "a time with a zone, such as 2026-11-25T14:30:00+03:00"
-_NAME = 60  # characters of an unknown name
-_SHOWN = 40  # characters of a value in a message
-_DIGITS = 20  # the digits of a JSON integer; a longer integer is out of range for every field
+_NAME = 60  # the maximum number of characters of an unknown name in a message
+_SHOWN = 40  # the maximum number of characters of a value in a message
+_DIGITS = 20  # the maximum number of digits of a JSON integer; a longer one is out of range for every field
 _WORDS = {
     "true": True,
     "1": True,
@@ -53,9 +53,9 @@ class Field(ABC, Generic[T]):
     """The declaration of a field: its name, its type and its meaning."""
 
     name: str
-    doc: str = ""  # for the OpenAPI document
+    doc: str = ""  # the description for the OpenAPI document
     is_required: bool = attrs.field(default=False, kw_only=True)
-    may_be_empty: bool = attrs.field(default=False, kw_only=True)  # even on a strict route
+    may_be_empty: bool = attrs.field(default=False, kw_only=True)  # whether it may be empty on a strict route
     default: T | None = attrs.field(default=None, kw_only=True)  # the value if the field is not sent
 
     reads_empty: ClassVar[bool] = False  # whether an empty value is parsed; otherwise it counts as not sent
@@ -241,7 +241,7 @@ class Choice(Field[C]):
 
 @attrs.frozen
 class Flag(Field[bool]):
-    """A boolean: one of eight words in upper or lower case; in JSON, true or false."""
+    """A boolean, which is one of eight words in upper or lower case or, in JSON, true or false."""
 
     reads_empty = True
 
@@ -387,7 +387,7 @@ class SentFields:
     def __init__(
         self, pairs: Iterable[tuple[str, str]], *, values: Mapping[str, object] | None = None
     ) -> None:
-        self._values: dict[str, list[object]] = {}  # strings, or the values of a JSON object
+        self._values: dict[str, list[object]] = {}  # the sent strings, or the values of a JSON object
         self._is_json = values is not None
         self._declared: Mapping[str, Field[Any]] | None = None  # None before `check`, and for plugins
         for name, value in pairs if values is None else values.items():
@@ -461,7 +461,7 @@ class SentFields:
         raise BadRequest(_unknown(name, [field.name for field in fields]))
 
     def _texts(self, field: Field[Any], name: str) -> list[str]:
-        """Return the strings that were sent for a field; only a list may have several."""
+        """Return the strings that were sent for a field; only a list may have more than one."""
         given = self._values.get(name, [])
         is_list = isinstance(field, Texts)
         if self._is_json and is_list and given:

@@ -12,7 +12,7 @@ from firelock.storage import DURATION_BUCKETS
 if TYPE_CHECKING:
     from firelock.storage import JobRecord
 
-_THIN = " "  # between a number and its unit
+_THIN = " "  # the space between a number and its unit
 _EXACT_BELOW = 100_000
 _LINE = 36  # characters
 _UNITS = ((86_400, "d", "h", 3_600), (3_600, "h", "min", 60), (60, "min", "s", 1))
@@ -27,7 +27,7 @@ def count_text(number: int) -> str:
 
 
 def span(seconds: float | timedelta | None) -> str:
-    """Return 840 ms, 3.2 s, 1 min 04 s, 2 h 10 min or 3 d 4 h; never negative, a dash for None."""
+    """Return 840 ms, 3.2 s, 1 min 04 s, 2 h 10 min or 3 d 4 h, at least 0; return a dash for None."""
     if seconds is None:
         return "–"
     if isinstance(seconds, timedelta):
@@ -60,7 +60,7 @@ def percentile(bound: float | None, runs: int | None = None) -> str:
 
 
 def _short(number: float, exact_below: float = 10) -> str:
-    """Return a small number with one decimal, a larger one without decimals."""
+    """Return a small number with one decimal, and a larger number without decimals."""
     return f"{number:.1f}" if number < exact_below else f"{number:.0f}"
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from firelock_dashboard.security.permissions import Auth
 
-NO_STREAM = "firelock.no_stream"  # in a scope's extensions if the host cannot keep streams open
+NO_STREAM = "firelock.no_stream"  # a key in a scope's extensions if the host cannot keep streams open
 
 _FORBIDDEN = 403
 _Start = Callable[..., Any]
@@ -166,7 +166,7 @@ def mount_in_django(
 
 
 def _wants_page(request: HttpRequest, path: str) -> bool:
-    """Return whether the request is for a page that requires a login, so that it may be redirected there.
+    """Return whether the request is for a page that requires a login, so that it can be redirected there.
 
     Requests of scripts and for parts of a page are not redirected. An approval link requires no login, and
     its path contains a token that must not appear in a redirect.
@@ -216,7 +216,7 @@ def _environ(request: HttpRequest, path: str) -> dict[str, Any]:
     """Return a WSGI environ of the request; the META of an ASGI request has the same names."""
     wanted = ("REMOTE_", "SERVER_", "HTTP_", "CONTENT_", "REQUEST_METHOD", "QUERY_STRING")
     environ = {name: value for name, value in request.META.items() if name.startswith(wanted)}
-    asgi_scope: Mapping[str, str] = getattr(request, "scope", {})  # of an ASGI request
+    asgi_scope: Mapping[str, str] = getattr(request, "scope", {})  # only an ASGI request has a scope
     environ.setdefault("SERVER_PROTOCOL", f"HTTP/{asgi_scope.get('http_version', '1.1')}")
     script = request.path.removesuffix(path).rstrip("/")
     environ["SCRIPT_NAME"] = script.encode().decode("latin-1")

@@ -28,11 +28,11 @@ class Payload:
 
     text: str = ""  # indented JSON, or the stored string if it cannot be read; cut to the limit
     line: str = ""  # the same on one line
-    value: JsonValue = None  # decoded and redacted; None if it cannot be read or may not be seen
-    reason: str | None = None  # why `value` is None: it may not be seen, or cannot be read
-    is_hidden: bool = False  # the visitor may not see it; `text` is empty too
-    is_cut: bool = False  # the value is longer than `text`, so a download is offered
-    size: int = 0  # characters of the whole value
+    value: JsonValue = None  # decoded and redacted; None if it cannot be read or the visitor may not see it
+    reason: str | None = None  # why `value` is None: the visitor may not see it, or it cannot be read
+    is_hidden: bool = False  # whether the visitor may not see it; if so, `text` is also empty
+    is_cut: bool = False  # whether the value is longer than `text`, so that a download is offered
+    size: int = 0  # the number of characters of the whole value
 
 
 def hidden(reason: str) -> Payload:
@@ -61,7 +61,7 @@ class Called(Protocol):
 
 @attrs.frozen
 class PayloadReader:
-    """A reader of stored job values, in the form that one dashboard may show.
+    """A reader of stored job values, which returns only data that the dashboard may show.
 
     Stored strings are never trusted, because anyone who can write to the storage can store any string.
     """
@@ -72,9 +72,9 @@ class PayloadReader:
     def payload(
         self, record: Called, stored: object, limit: int | None, inputs: Sequence[Input] = ()
     ) -> Payload:
-        """Return a stored string as a redacted value, or unparsed with the reason if it cannot be read.
+        """Return a stored string as a redacted value, or unparsed with the reason if it is unreadable.
 
-        The outputs of other jobs, `inputs`, are shown by name in their places.
+        The outputs of other jobs, `inputs`, are shown by name where they are used.
         """
         text = stored if isinstance(stored, str) else str(stored)
         reader = self.serializers.get(record.serializer)
@@ -114,9 +114,9 @@ def _cut(payload: Payload, limit: int | None) -> Payload:
 CUT = 64 * 1024
 """The maximum number of characters of a string that are shown; a download contains all of them."""
 
-_FOLDED = 240  # characters; a longer value is folded
+_FOLDED = 240  # a value with more characters is folded
 _SUMMARY = 240
-_WIDE = 88  # a longer call has a line for each argument
+_WIDE = 88  # a call with more characters has a line for each argument
 _NODES = 600
 _DEPTH = 40
 
@@ -268,7 +268,7 @@ class Node:
 
     key: str | None
     kind: str  # text, number, word, object or list
-    text: str  # the text of a leaf; for a branch, its opening and the number of its children
+    text: str  # the text of a leaf; for a branch, its opening bracket and the number of its children
     children: tuple[Node, ...] = ()
     left_out: int = 0  # the number of children that are not shown
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from firelock_dashboard.web.texts import Texts
 
 _PACKED = ("text/html", "application/json")
-_WORTH = 1_000  # bytes; a smaller response fits in one packet anyway
+_WORTH = 1_000  # bytes; a smaller response is not worth compressing, because it fits in one packet
 _EFFORT = 6
 _OFF_AT_MOST = 256  # maximum number of bytes by which the length of a response is varied
 
@@ -78,7 +78,7 @@ class Templates:
             trim_blocks=True,
             lstrip_blocks=True,
             bytecode_cache=_compiled,
-            auto_reload=False,  # a page uses some twenty templates, and each would cost a file check
+            auto_reload=False,  # a page uses about twenty templates, each of which would require a file check
         )
         self._environment.globals.update(
             t=texts, Permission=Permission, draw=icon, percent=formatting.percent, sections=SECTIONS
@@ -138,7 +138,7 @@ def _gzipped(plain: bytes) -> bytes:
 
 
 def show_turns(html: str) -> str:
-    r"""Return the page with each character that changes the text direction written out as an escape: \u202e.
+    r"""Return the page with each character that changes the text direction as an escape such as \u202e.
 
     Only visible text changes. Form values and link targets keep the character, because there it is part of a
     name.

@@ -44,7 +44,7 @@ SETTINGS = {
 }
 
 _FLASH = "firelock_flash"
-_FLASH_LIMIT = 3_000  # characters of a cookie; browsers accept up to 4,096
+_FLASH_LIMIT = 3_000  # the maximum number of characters of a cookie; browsers accept up to 4,096
 _UNDOES = frozenset(
     {
         "/jobs/restore",
@@ -59,7 +59,7 @@ _UNDOES = frozenset(
 _YEAR = 365 * 86_400  # seconds
 _PART = f"{PART.name}="
 _FORM, _JSON = "application/x-www-form-urlencoded", "application/json"
-_MOST_PARTS = 20  # regions in one response
+_MOST_PARTS = 20  # the maximum number of regions in one response
 _LARGEST_BODY = 1024 * 1024
 _SECONDS = 30.0  # seconds; a body that takes longer is refused
 
@@ -87,7 +87,7 @@ class Undo:
 class Flash:
     """The message of an action, shown on the page that follows it."""
 
-    kind: str  # good, note or bad
+    kind: str  # "good", "note" or "bad"
     message: str
     link: str | None
     undo: Undo | None
@@ -181,7 +181,7 @@ class Visit:
 
     @property
     def is_for_part(self) -> bool:
-        """Whether the query names a region, valid or not; for responses to an unchecked query."""
+        """Whether the query names a region, even an invalid one; for responses to an unchecked query."""
         query = self.request.scope["query_string"].decode("latin-1")
         return any(pair.startswith(_PART) for pair in query.split("&"))
 
@@ -249,19 +249,19 @@ class Visit:
     def arguments(self, record: Called, *, limit: int | None = IN_DETAIL) -> Payload:
         """Return a job's arguments: decoded, redacted, and cut to the limit; None for a download.
 
-        Outputs of other jobs among the arguments are shown by name in their places.
+        Outputs of other jobs are shown by name where the arguments use them.
         """
         relations = record.relations if isinstance(record, JobRecord) else None
         return self._payload(record, record.arguments, limit, () if relations is None else relations.inputs)
 
     def arguments_value(self, record: JobRecord) -> JsonValue:
-        """Return a job's arguments, decoded and redacted; None if they cannot be read or may not be seen."""
+        """Return a job's arguments, decoded and redacted; None if unreadable or hidden from the visitor."""
         if not self.may(Permission.VIEW_ARGUMENTS):
             return None
         return self.dashboard.payloads.arguments(record)
 
     def meta(self, record: JobRecord | RecurringJob) -> JsonValue:
-        """Return the metadata of a job or of a recurring job's runs, redacted; None if it may not be seen."""
+        """Return the redacted metadata of a job or a recurring job; None if the visitor may not see it."""
         if not self.may(Permission.VIEW_ARGUMENTS):
             return None
         return self.dashboard.redactor.value(dict(record.meta), record.task)
@@ -349,7 +349,7 @@ class Visit:
         Args:
             message: the result of the action, with numbers if there are any.
             to: the target of the redirect if the form has no field `back`.
-            kind: the look of the message: good, note or bad.
+            kind: the appearance of the message: good, note or bad.
             link: the target of the message's link, if there is one.
             undo: the form that undoes the action, if there is one.
         """
@@ -415,7 +415,7 @@ def path_of(scope: Scope) -> str:
 
 
 async def read_body(request: Request, *, seconds: float = _SECONDS) -> bytes:
-    """Return the body, and never hold more of it in memory than the allowed size.
+    """Return the body, without keeping more of it in memory than the allowed size.
 
     Raises:
         RequestProblem: If the body is larger than any form of the dashboard, compressed, neither a form nor

@@ -52,7 +52,7 @@ class Route:
     a 400.
     """
 
-    method: str  # GET or POST; HEAD follows GET
+    method: str  # GET or POST; a GET route also accepts HEAD
     path: str
     permission: Permission
     view: Callable[[Visit], Response]
@@ -60,12 +60,12 @@ class Route:
         default=(), validator=_check_declared
     )
     form: tuple[Field[Any], ...] = attrs.field(default=(), validator=_check_declared)  # fields of the body
-    is_personal: bool = False  # changes only the visitor's own view; exists on a read-only dashboard too
-    is_api: bool = False  # all responses are JSON, including errors
-    is_strict: bool = False  # no field may be empty, as in the API
-    shows_problems: bool = False  # the view shows a value of the wrong type next to its field of `form`
-    summary: str = ""  # for the description of the JSON API
-    parameters: tuple[Field[Any], ...] = attrs.field(default=(), validator=_check_declared)  # of the JSON API
+    is_personal: bool = False  # only changes the visitor's own view; also exists on a read-only dashboard
+    is_api: bool = False  # whether all responses are JSON, including errors
+    is_strict: bool = False  # whether no field may be empty, as in the API
+    shows_problems: bool = False  # whether the view shows a value of the wrong type next to its form field
+    summary: str = ""  # the summary in the description of the JSON API
+    parameters: tuple[Field[Any], ...] = attrs.field(default=(), validator=_check_declared)  # in the JSON API
 
     @cached_property
     def query_fields(self) -> tuple[Field[Any], ...] | None:

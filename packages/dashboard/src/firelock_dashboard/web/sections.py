@@ -12,7 +12,7 @@ class Section:
     name: str
     path: str
     icon: str
-    key: str = ""  # pressed after g; empty for none
+    key: str = ""  # the key to press after g; empty if there is none
     is_in_foot: bool = False
 
 
