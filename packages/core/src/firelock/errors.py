@@ -1,4 +1,4 @@
-"""The exceptions of Firelock, in one hierarchy; a class exists only if callers would catch it."""
+"""The exceptions of Firelock, in one hierarchy; only errors that callers would catch have their own class."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class UnknownScheme(ConfigurationError):
 
 
 class PluginError(ConfigurationError):
-    """A plugin failed to load, conflicts with another one, misspells a hook or returned an invalid value."""
+    """A plugin cannot be loaded, conflicts with another one, misspells a hook or returns an invalid value."""
 
     plugin: str | None
     """The plugin's name, as listed by `firelock plugins`; None if the error is not about a single plugin."""
@@ -62,7 +62,7 @@ class ArgumentTooLarge(ArgumentError):
 
 
 class FormError(ArgumentError):
-    """Values of a form are not valid arguments; `fields` states the problem of each parameter by its name."""
+    """Values of a form are not valid arguments; `fields` maps the name of each parameter to its problem."""
 
     def __init__(self, message: str, fields: Mapping[str, str]) -> None:
         super().__init__(message)
@@ -85,7 +85,7 @@ class JobConflict(FirelockError):
 
 
 class DuplicateJob(JobConflict):
-    """Another job has the unique key of this call, and the call requested an error in this case.
+    """Another job has the unique key of this call, whose options request an error in this case.
 
     Nothing was stored.
 
@@ -115,7 +115,7 @@ class JobCancelled(BaseException):
 
 
 class JobSuspended(BaseException):
-    """Raised inside a task to end its run; the job runs again after its wait. Do not catch it."""
+    """Raised inside a task to end its run; the job runs again when its wait ends. Do not catch it."""
 
 
 class RateLimited(FirelockError):
@@ -123,8 +123,8 @@ class RateLimited(FirelockError):
 
     Args:
         retry_after: the delay; a timedelta or seconds, up to a year.
-        key: the key of a limit. Until the delay has passed, the limit does not admit any jobs on any server.
-            Without a key, only this job waits.
+        key: the key of a limit. Until the delay has passed, the limit does not allow any job to start on any
+            server. Without a key, only this job waits.
         reason: an explanation for the job's history.
 
     Raises:

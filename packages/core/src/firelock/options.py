@@ -252,14 +252,14 @@ OPTION_NAMES = frozenset(field.name for field in attrs.fields(CallOptions) if fi
 
 
 class Executor(StrEnum):
-    """The place where a task's jobs run."""
+    """Where a task's jobs run."""
 
     AUTO = "auto"  # `def` in a thread, `async def` on the event loop of the worker process
     PROCESS = "process"  # in a separate process, for CPU-bound work and work that must be killable
 
 
 class OnRisk(StrEnum):
-    """The behavior of a running job when its server cannot be sure that it still holds the job."""
+    """The behavior of a running job if its server cannot be sure that it still holds the job."""
 
     CONTINUE = "continue"
     CANCEL = "cancel"

@@ -1,4 +1,4 @@
-"""Links with which a person answers a signal; each has choices and an expiry time, for one wait of a job.
+"""Links with which a person answers a signal for one wait of a job; each has choices and an expiry time.
 
 The storage contains only a hash of the token, along with the answers that the link may send. Therefore
 someone who reads a backup cannot use the link, there is no secret key to store, and a link can be revoked by
@@ -6,8 +6,8 @@ deleting its record. The holder of a link may answer once, because the first ans
 does not give access to any other page.
 
 The token is in the fragment of the link. Browsers do not send fragments to a server, so neither an access log
-nor a `Referer` header contains the token. Earlier releases put it in the path; such links work until they
-expire.
+nor a `Referer` header contains the token. Earlier releases put the token in the path; such links work until
+they expire.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 APPROVAL = "approval"  # the kind of the records, and the path of the page
 CHOICES_LIMIT = 20
 TEXT_LIMIT = 500  # maximum number of characters in a question, a choice's label or a name
-_VALUE_LIMIT = 16 * 1_024  # maximum number of characters of all answers of a link
+_VALUE_LIMIT = 16 * 1_024  # maximum total number of characters in the answers of a link
 _PRUNED = 100  # maximum number of expired links that are deleted when a link is created
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}\Z")
 
@@ -43,7 +43,7 @@ class ApprovalLink:
     signal: str
     choices: Mapping[str, str]  # JSON of the answers, keyed by label
     expires_at: int
-    question: str = ""  # the question to the person who decides
+    question: str = ""  # the question for the person who decides
     name: str = ""  # the person for whom the link was made
 
 
@@ -57,7 +57,7 @@ def make_link(storage: Storage, approval: ApprovalLink, *, at: str) -> str:
 
     Raises:
         ConfigurationError: If `at` is not such a URL; there are no choices, or more than 20; a label, the
-            question or the name is longer than 500 characters; or the values have more than 16 KiB.
+            question or the name is longer than 500 characters; or the values are larger than 16 KiB.
         StorageUnavailable: If the storage cannot be reached.
     """
     address = dashboard_address(at)
@@ -106,7 +106,7 @@ def _check(approval: ApprovalLink) -> None:
 
 
 def dashboard_address(at: str) -> str:
-    """Return the URL of a dashboard for a browser, without a slash at its end.
+    """Return the URL of a dashboard for a browser, without a trailing slash.
 
     Raises:
         ConfigurationError: If `at` is not the URL of a dashboard.

@@ -57,11 +57,11 @@ _LONGEST_HOLD = timedelta(days=366)
 class Batch(PendingJob[BatchCounts]):
     """A job without a task, which ends when none of its members can continue; see `fire.batch`.
 
-    It fails if a member has failed, or if a member waits for an end that can no longer happen. It is deleted
-    if it was cancelled, or if the jobs for which it waits were deleted. Otherwise it succeeds. `then` and
-    `result()` work as for any job; the result of a batch is its counts. Requeuing a member reopens the batch.
-    `delete()` cancels it permanently. Members and continuations join the caller's transaction; `requeue`,
-    `delete` and `restore` act immediately.
+    It fails if a member has failed, or if a member waits for an outcome that is no longer possible. It is
+    deleted if it was cancelled, or if the jobs for which it waits were deleted. Otherwise it succeeds. `then`
+    and `result()` work as for any job; the result of a batch is its counts. Requeuing a member reopens the
+    batch. `delete()` cancels it permanently. Members and continuations join the caller's transaction;
+    `requeue`, `delete` and `restore` act immediately.
     """
 
     __slots__ = ("_depth", "_is_entered")
@@ -75,7 +75,7 @@ class Batch(PendingJob[BatchCounts]):
 
     @classmethod
     def of(cls, client: Client, batch_id: str) -> Batch:
-        """Return the handle of a stored batch from its id alone; nothing is read."""
+        """Return the handle of a stored batch from its id, without reading the batch."""
         return cls(
             client,
             NewJob(
@@ -244,12 +244,12 @@ class Batch(PendingJob[BatchCounts]):
     ) -> Batch:
         """Return a batch that is a member of this batch; add its members in its own block, or with `add`.
 
-        The options are those of `fire.batch`. It can wait only for members of this batch. It is kept, with
-        its members, at least as long as this batch; only a longer `keep` has an effect. If this batch is
-        already stored, the new batch is stored by its own block.
+        The options are those of `fire.batch`. The new batch can wait only for members of this batch. The new
+        batch and its members are kept at least as long as this batch; only a longer `keep` has an effect. If
+        this batch is already stored, the new batch is stored by its own block.
 
         Raises:
-            ConfigurationError: If an option is wrong, or the batch would be more than 8 deep.
+            ConfigurationError: If an option is wrong, or the batch would be nested more than 8 levels deep.
         """
         return new_batch(
             self._client, name, after=after, on=on, on_failure=on_failure, tags=tags, keep=keep, outer=self
@@ -260,7 +260,7 @@ class Batch(PendingJob[BatchCounts]):
     def depth(self) -> int:
         """Return the nesting depth of the batch; it is 1 for a batch that is not in another batch.
 
-        If the depth is unknown, the batches around it are read one after another.
+        If the depth is unknown, the enclosing batches are read one after another.
         """
         if not self._depth:
             outer = self.record().relations
@@ -275,10 +275,10 @@ class Batch(PendingJob[BatchCounts]):
     @overload
     def counts(self, *, deep: Literal[True], limit: int | None = None) -> DeepBatchCounts: ...
     def counts(self, *, deep: bool = False, limit: int | None = None) -> BatchCounts | DeepBatchCounts:
-        """Return the counts of its members by state.
+        """Return the counts of the batch's members by state.
 
-        Its own members are counted at one point in time, in one round trip. A batch within it counts as one
-        member, regardless of its content; `batches` is the number of such members.
+        The batch's own members are counted at one point in time, in one round trip. A nested batch counts as
+        one member, regardless of its content; `batches` is the number of such members.
 
         With `deep=True`, the jobs of the batch and of all batches within it are counted instead, and the
         batches themselves are not. The batches are read one after another; each batch that contains others
@@ -309,9 +309,9 @@ class Batch(PendingJob[BatchCounts]):
     def members(
         self, *, state: State | str | None = None, limit: int = 50, cursor: str | None = None
     ) -> JobPage:
-        """Return a page of its own members in the order they were added; a batch within it is a `Batch`.
+        """Return a page of the batch's own members in the order they were added; a nested batch is a `Batch`.
 
-        The members of such a batch are read through its own handle. If a state is given, the members are in
+        The members of a nested batch are read through its own handle. If a state is given, the members are in
         the order in which they entered it.
 
         Raises:
@@ -333,9 +333,9 @@ class Batch(PendingJob[BatchCounts]):
         after: str | Job[Any] | None = None,
         deep: bool | None = None,
     ) -> Iterator[R2]:
-        """Iterate over the results of its members of one task, in the order in which the members were added.
+        """Iterate over the results of the members with one task, in the order in which they were added.
 
-        Members that have not succeeded are left out. Members are read 500 at a time, when they are needed.
+        Members that have not succeeded are skipped. Members are read 500 at a time, when they are needed.
 
         If the batch contains other batches, `deep` must be given. `deep=True` includes the results of all
         their members, `deep=False` only those of the batch's own members. With `deep=True`, the batch's own
@@ -402,7 +402,7 @@ class Batch(PendingJob[BatchCounts]):
             )
 
     def result(self, timeout: float | None = None) -> BatchCounts:
-        """Return its counts after it has succeeded; wait up to `timeout` seconds.
+        """Return the batch's counts after it has succeeded; wait up to `timeout` seconds.
 
         Raises:
             JobFailed: If the batch failed. The message contains the number of failed members.
@@ -433,12 +433,12 @@ class Batch(PendingJob[BatchCounts]):
         return f"Batch {self.name!r} ({self.id})"
 
     def requeue(self, *, from_step: str | None = None, reason: str = "requeued with its batch") -> Batch:
-        """Requeue its failed members, including those of batches within it, and reopen the batch.
+        """Requeue the batch's failed members, including those of nested batches, and reopen the batch.
 
         The members are enqueued 500 at a time, and the batch is open after the first 500. If an exception is
-        raised before the last 500, the remaining members stay failed and can be requeued later. Jobs that
-        wait for the success of these members can then run. Deleted members stay deleted. The members'
-        histories show `reason`.
+        raised before the last 500 members are requeued, the remaining members stay failed and can be requeued
+        later. Jobs that wait for the success of these members can then run. Deleted members stay deleted. The
+        members' histories show `reason`.
 
         Raises:
             JobConflict: If no member has failed, or the batch was cancelled.
@@ -486,10 +486,10 @@ class Batch(PendingJob[BatchCounts]):
         return number
 
     def delete(self, *, reason: str = "deleted by code") -> Batch:
-        """Cancel it permanently: delete the members that have not ended, and cancel the running ones.
+        """Cancel the batch permanently: delete the members that have not ended, and cancel the running ones.
 
-        The batch itself is deleted when all of these have stopped. Until then, the handle shows its current
-        state.
+        The batch itself is deleted when all running members have stopped. Until then, the handle shows its
+        current state.
 
         Args:
             reason: a note that the batch's history and the dashboard show.
@@ -528,7 +528,7 @@ def new_batch(
     """Return a new batch; if `outer` is given, it is a member of that batch. See `fire.batch`.
 
     Raises:
-        ConfigurationError: If an option is wrong, or the batch would be too deep.
+        ConfigurationError: If an option is wrong, or the batch would be nested too deeply.
     """
     seconds, retention = to_keep_seconds(keep), client.retention
     succeeded = retention.succeeded if seconds is None else int(seconds * SECOND)

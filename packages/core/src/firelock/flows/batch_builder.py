@@ -1,8 +1,8 @@
 """Collect the members of a batch in one block of the caller's code, and store them.
 
-The members are stored at the end of the block, together with the batch. If there are more than 500, the first
-ones are stored while the block still runs. Until the end of the block, the batch is held, so that it cannot
-end; each stored chunk extends the hold.
+The members are stored at the end of the block, together with the batch. If there are more than 500 members,
+the first ones are stored while the block is still running. Until the end of the block, a hold keeps the batch
+from ending; each stored chunk extends the hold.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class PendingJob(Job[R]):
             raise JobNotCommitted(f"{self!r} is not stored: {why}.")
 
     def require_visible(self, transaction: Callable[[], object | None]) -> None:
-        """See `Job.require_visible`; before its block ends, the job is in no transaction."""
+        """See `Job.require_visible`; until its block ends, the job does not belong to any transaction."""
         self._require_stored()
         super().require_visible(transaction)
 
@@ -210,7 +210,7 @@ class BatchBlock:
             )
 
     def _pairs(self, runs: Sequence[Sequence[NewJob]]) -> list[_Pair]:
-        """Return pairs of job and handle; handles of similar jobs share one job, which frees the others."""
+        """Return pairs of a job and its handle; handles of similar jobs share one job, to save memory."""
         return [(job, PendingJob(self.client, run[0], self, job.id)) for run in runs for job in run]
 
     def add(self, pairs: Sequence[_Pair]) -> list[PendingJob[Any]]:
@@ -261,7 +261,7 @@ class BatchBlock:
         return CHUNK + (not self._has_stored)
 
     def why_not_stored(self, job_id: str) -> str | None:
-        """Return why a job of the block is not stored, as the rest of a sentence; None if it is stored."""
+        """Return why a job of the block is not stored, as part of a sentence; None if it is stored."""
         if job_id not in self._unstored:
             return None
         if self.has_raised or job_id in self._dropped:
@@ -271,7 +271,7 @@ class BatchBlock:
         return "the block of its batch was not entered; use with fire.batch(…) as batch"
 
     def leave(self, batch_id: str, transaction: object | None, *, has_raised: bool) -> None:
-        """End the block of a batch: store everything, or no further jobs if the block raised an exception."""
+        """End the block of a batch: store everything, or no more jobs if the block raised an exception."""
         if batch_id != self.root:
             if has_raised:
                 self._drop(batch_id, transaction)
@@ -353,7 +353,7 @@ class BatchBlock:
             self._let_go(self._held - unfilled)
 
     def _added_later(self, start: int) -> set[str]:
-        """Return the batches whose blocks are open, or that have waiting members from this index on."""
+        """Return the batches whose blocks are open, or that have waiting members at or after this index."""
         return {*self._open, *_batches_of(self._waiting[start:])}
 
     def _duplicate(self, jobs: Sequence[NewJob]) -> DuplicateJob | None:
@@ -381,7 +381,7 @@ class BatchBlock:
         return None
 
     def _hold(self, records: Sequence[NewJob]) -> None:
-        """Hold these batches, which are stored next, and extend holds that began a while ago."""
+        """Set the holds of these new batches; extend other holds if a quarter of their time has passed."""
         now = self.client.clock.now()
         for record in records:
             record.due_at = now + self.hold
@@ -399,7 +399,7 @@ class BatchBlock:
             release_continuations(self.client.storage)
 
     def _change(self, until: Mapping[str, int | None], now: int) -> None:
-        """Set the end of each batch's hold; None ends the hold now.
+        """Set the time at which each batch's hold expires; None ends the holds immediately.
 
         Raises:
             BatchFinished: If one of the batches was cancelled in the meantime.

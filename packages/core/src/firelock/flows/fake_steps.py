@@ -51,7 +51,7 @@ class FakeRun:
 
     @property
     def refusal(self) -> str | None:
-        """Why the job must end; None if it may continue."""
+        """The reason why the job must end; None if it may continue."""
         return (self._context.cancel_reason or "cancelled") if self._context.cancelled else None
 
     @property
@@ -97,7 +97,7 @@ class FakeSteps(JobSteps):
         return self._perform(request)
 
     def emit(self, stream: str, data: str) -> None:
-        """Discard the output, as a line of the log is discarded."""
+        """Discard the output, in the same way as log lines."""
 
     async def aemit(self, stream: str, data: str) -> None:
         """Discard the output."""

@@ -150,7 +150,7 @@ def walk_members(
         batches: the number of batches directly within it; 0 excludes them.
     """
     after = path[0] if path else None
-    is_within = batches > 0 and after is not None and after.is_batch  # then its own members were already read
+    is_within = batches > 0 and after is not None and after.is_batch  # its own members were already read
     if is_within and after is not None and len(path) > 1:
         counts = storage.batch_counts([after.id])[0]
         yield from walk_members(storage, after.id, task, path[1:], counts.batches if counts else 0)
@@ -161,5 +161,5 @@ def walk_members(
     for inner_page in _inner_pages(storage, batch_id, batches, after if is_within else None):
         all_counts = storage.batch_counts([inner.id for inner in inner_page])
         for inner, counts in zip(inner_page, all_counts, strict=True):
-            if counts is not None and counts.total:  # otherwise it was pruned since, or has no members
+            if counts is not None and counts.total:  # otherwise it was pruned or has no members
                 yield from walk_members(storage, inner.id, task, (), counts.batches)

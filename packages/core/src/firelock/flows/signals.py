@@ -47,7 +47,7 @@ TIMED_OUT = "timeout"
 """The author of the memo that a job writes itself if no signal is sent in time."""
 
 _NOT_STORED = "Job {job} is not stored: the id is wrong, or it has been pruned."
-_ENDED = frozenset({State.SUCCEEDED, State.DELETED})  # permanently; a failed job can be requeued
+_ENDED = frozenset({State.SUCCEEDED, State.DELETED})  # not FAILED: failed jobs can be requeued
 _LONGEST_NAME = 200
 _LONGEST_AUTHOR = 200
 
@@ -56,8 +56,8 @@ _LONGEST_AUTHOR = 200
 class Signal(Generic[T]):
     """A name and the type of its payload; `job.receive` waits for the signal, and `send` sends it.
 
-    It is created by `fire.signal(name, type)`. The first answer wins. It is a payload, even one that was sent
-    before the job waited for it, or the timeout.
+    It is created by `fire.signal(name, type)`. The first answer wins. An answer is either a payload, which
+    may be sent before the job waits for it, or the timeout.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Signal(Generic[T]):
 
         Raises:
             ArgumentError: If the payload is not of the signal's type, or would not be equal after decoding.
-            ArgumentTooLarge: If the string has more than 256 KiB.
+            ArgumentTooLarge: If the string is larger than 256 KiB.
         """
         text = self._codec.encode_text(payload)
         size = len(text.encode(errors="surrogatepass"))
@@ -128,8 +128,8 @@ class Signal(Generic[T]):
 
         Return True if the job keeps this answer, even if the same answer was sent before. Return False if
         another answer or the timeout came first. A failed job keeps the answer for its requeue. The answer
-        joins the caller's transaction, as an enqueue does: the job continues after the commit. The job's row
-        is locked until then.
+        joins the caller's transaction, as an enqueued job does: the job continues after the commit. The job's
+        row is locked until then.
 
         Args:
             job: a handle or an id.
@@ -175,7 +175,7 @@ class Signal(Generic[T]):
     def _remember(self, new: NewMemo, within: object | None) -> Remembered:
         if within is not None:
             return self._client.storage.remember((new,), within=within)[0]
-        return repeat_once(lambda: self._client.storage.remember((new,)))[0]  # a lost reply does no harm
+        return repeat_once(lambda: self._client.storage.remember((new,)))[0]  # sending it twice is safe
 
     def _is_first(self, job_id: str, memo: Memo, result: Remembered) -> bool:
         """Return whether the job keeps this answer instead of an earlier one."""
@@ -213,7 +213,7 @@ class Signal(Generic[T]):
         """Return the URL of a dashboard page with one button for each choice.
 
         Every holder of the link may send one of the choices, once, and cannot see anything else. The audit
-        log shows who sent it. The link is stored immediately, not in a transaction of the caller.
+        log shows who sent the answer. The link is stored immediately, not in a transaction of the caller.
 
         Args:
             job: a handle or an id.

@@ -81,7 +81,7 @@ _Request: TypeAlias = NewMemo | float | Callable[[], Any]
 """A memo to store, seconds to wait, or a function that makes a round trip."""
 _Flow: TypeAlias = Generator[_Request, Any, T]
 
-CALLS_LIMIT = 500  # maximum number of jobs in one gather
+CALLS_LIMIT = 500  # maximum number of jobs in one call of `gather`
 IN_PLACE = 2 * SECOND  # during a shorter sleep, the job keeps its worker
 _LONGEST_NAME = 200
 _LONGEST = timedelta(days=3_650)
@@ -468,7 +468,7 @@ class JobSteps:
             raise StepError(f"The payload of signal {name!r} does not fit: {error}.") from error
 
     def _left(self, due_at: int, *, is_new: bool) -> _Flow[int]:
-        """Return the micros until that time; a resumed wait that ends soon reads the storage's clock."""
+        """Return the micros until that time, by the storage's clock if a resumed wait is about to end."""
         left = due_at - self._client.clock.now()
         if not is_new and self._in_place < left < _LATE_READ:
             left = due_at - (yield self._client.storage.clock)
@@ -523,7 +523,7 @@ class JobSteps:
     def _start(
         self, name: str, calls: Sequence[Call[Any]], places: Sequence[int], ids: list[str]
     ) -> _Flow[list[str]]:
-        """Store the ids of the calls at these places in a memo, then store the calls as jobs; return all ids.
+        """Store the ids of the calls at these indexes in a memo and the calls as jobs; return all ids.
 
         An existing id is kept, because it is already in the memo, and the job with that id might be stored.
         """
@@ -679,7 +679,7 @@ class JobSteps:
     def _kept_alive(self) -> Iterator[None]:
         """Keep a reference to the asyncio task of a step, because asyncio has only a weak reference.
 
-        Otherwise, a task that awaits an object to which only its own step refers is collected as garbage, and
+        Otherwise, a task that awaits an object to which only its own step refers is garbage-collected, and
         the run is suspended as if the step had ended.
         """
         import asyncio  # noqa: PLC0415 - loaded by now

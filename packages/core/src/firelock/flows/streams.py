@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _EVERY = 0.1  # seconds
-_FULL = 16 * CHUNK_BYTES  # bytes of one run's unstored output above which the emitting thread must flush
+_FULL = 16 * CHUNK_BYTES  # if a run has more bytes of unstored output, the emitting thread must flush
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 
 
@@ -38,8 +38,8 @@ class _Stream:
     parts: list[str] = attrs.Factory(list)
     size: int = 0  # total bytes of the parts
     chunks: int = 0  # number of chunks created so far
-    stored: int = 0  # bytes of this run and earlier ones, as last returned by the storage
-    emitted: int = 0  # bytes of this run since then
+    stored: int = 0  # bytes of output of this run and earlier ones, as last returned by the storage
+    emitted: int = 0  # bytes of output that this run has added since then
 
 
 class EmittedStreams:

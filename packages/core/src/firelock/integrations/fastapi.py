@@ -36,8 +36,9 @@ def lifespan(
 ) -> Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any]]]:
     """Return a lifespan: `FastAPI(lifespan=lifespan(fire))`, `Litestar(lifespan=[lifespan(fire)])`.
 
-    When the application stops, all enqueued jobs are stored, and connections are closed. If it starts again
-    in the same process, as in tests, the connections are opened again. `request.state.firelock` is the app.
+    When the application stops, all enqueued jobs are stored, and connections are closed. If the application
+    starts again in the same process, as in tests, the connections are opened again. `request.state.firelock`
+    is the app.
 
     Args:
         fire: the app.
@@ -78,8 +79,8 @@ def lifespan(
 def dependency(fire: Firelock) -> Callable[[], Awaitable[Firelock]]:
     """Return a function that returns the app, for dependency injection.
 
-    With `jobs = dependency(fire)`, a parameter `Annotated[Firelock, Depends(jobs)]` is the app. A test
-    replaces it: `web.dependency_overrides[jobs] = dependency(other)`. In Litestar, use
+    With `jobs = dependency(fire)`, a parameter `Annotated[Firelock, Depends(jobs)]` is the app. A test can
+    replace the app: `web.dependency_overrides[jobs] = dependency(other)`. In Litestar, use
     `Provide(dependency(fire))`.
     """
 

@@ -49,7 +49,7 @@ class FlaskJobs(RequestMeta):
     Args:
         application: where worker processes find the application, in the form that `flask --app` accepts. The
             default is `FLASK_APP`, or else `wsgi.py` or `app.py` in the current folder.
-        sources: sources of further meta, as for `RequestMeta`: `tenant=lambda: g.get("tenant")`.
+        sources: sources of additional metadata, as for `RequestMeta`: `tenant=lambda: g.get("tenant")`.
     """
 
     def __init__(

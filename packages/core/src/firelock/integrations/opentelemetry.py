@@ -1,9 +1,9 @@
-"""OpenTelemetry: traces that continue from a request to its jobs and to the jobs that these create; metrics.
+"""OpenTelemetry: metrics, and traces that follow a request to its jobs and to the jobs that these create.
 
 This module needs only `opentelemetry-api` (`pip install "firelock[otel]"`). The SDK of the process exports
 spans and metrics; without an SDK they are discarded. Names are those of the messaging conventions in version
-1.44 of OpenTelemetry's semantic conventions. These are still marked "Development", so names might change in a
-later version of Firelock. Names that the conventions do not define begin with `firelock.`
+1.44 of OpenTelemetry's semantic conventions. These conventions are still marked "Development", so names might
+change in a later version of Firelock. Names that the conventions do not define begin with `firelock.`
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ class OpenTelemetry:
     @hookimpl
     @counts_in_memory
     def jobs_settled(self, settled: Sequence[Settled]) -> None:
-        """Count the attempts, and record their durations, except for those that were given back."""
+        """Count the attempts and record their durations, but skip runs that do not count as attempts."""
         for end in settled:
             if not end.transition.started_at or end.transition.gives_back:  # not counted as an attempt
                 continue
@@ -216,7 +216,7 @@ class OpenTelemetry:
 
 
 def _flush(provider: object) -> None:
-    flush = getattr(provider, "force_flush", None)  # only providers of the SDK have it, not those of the API
+    flush = getattr(provider, "force_flush", None)  # only the SDK's providers have this method
     if flush is not None:
         flush()
 
@@ -379,7 +379,7 @@ class _ProcessSpan:
             self._span.set_attribute("error.type", "timeout")
             self._span.set_status(Status(StatusCode.ERROR, reason))
         elif reason and (isinstance(error, JobCancelled) or type(error).__name__ == "CancelledError"):
-            self._span.set_attribute("firelock.cancelled", reason)  # deleted, or the server is stopping
+            self._span.set_attribute("firelock.cancelled", reason)  # deleted, or stopped with the server
         elif isinstance(error, RateLimited):
             self._span.set_attribute("firelock.rate_limited", str(error))  # not a failure: the job waits
         else:

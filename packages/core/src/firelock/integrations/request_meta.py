@@ -22,9 +22,9 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+/=-]{0,127}\Z")
 class RequestMeta:
     """A plugin: `Firelock(url, plugins=[RequestMeta(tenant=current_tenant)])`.
 
-    The `meta` of each job contains the request's id, as `request_id`, and the value of each further source at
-    the time of the enqueue. If a source returns None, its value is taken from the meta of the running job, so
-    that jobs created by a job have it as well. `using(meta=…)` takes precedence.
+    The `meta` of each job contains the request's id, as `request_id`, and the value that each additional
+    source has when the job is enqueued. If a source returns None, its value is taken from the meta of the
+    running job, so that jobs created by a job have it as well. `using(meta=…)` takes precedence.
 
     Args:
         sources: for each key of the meta, a context variable or a function without parameters. The value None

@@ -150,14 +150,14 @@ class Sentry:
             if ended is not None and ended.run == (job.id, job.fence):
                 scopes.enter_context(use_isolation_scope(ended.isolation))
                 scopes.enter_context(use_scope(ended.current))
-            else:  # the job's process was killed, or its run never began
+            else:  # the job's process was killed, or the run never began
                 scope = scopes.enter_context(sentry_sdk.isolation_scope())
                 _describe(scope, job.id, job.task, job.queue, job.attempt)
             sentry_sdk.capture_event(event, hint=hint)
 
     @hookimpl
     def jobs_settled(self, settled: Sequence[Settled]) -> None:
-        """Report the ends of recurring jobs to their monitors."""
+        """Report the results of recurring jobs to their monitors."""
         if not self._monitors:
             return
         for end in settled:
@@ -198,7 +198,7 @@ class Sentry:
     def _has_begun(self, job: JobContext) -> bool:
         """Return whether an earlier run of this attempt has begun.
 
-        After a snooze, a wait or a server's stop, the job has the same attempt number again. A server that
+        After a snooze, a wait or a server shutdown, the job still has the same attempt number. A server that
         stopped might have claimed the job without starting it, so the history is checked.
         """
         if job.fence == 1 or self._app is None:

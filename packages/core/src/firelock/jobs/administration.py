@@ -2,7 +2,7 @@
 
 `Job` and `fire.jobs` call these functions. The functions explain why a job cannot be changed, build the
 change that undoes a delete, and do the work that follows a change: they release continuations and update
-batches. None of them creates a job.
+batches. None of these functions creates a job.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CHANGED = "it was changed meanwhile"
 
 
 def why_refused(storage: Storage, record: JobRecord, done: str) -> str:
-    """Return why the storage refused a change, as the rest of a sentence.
+    """Return why the storage refused a change, as part of a sentence.
 
     `done` is the change as a participle, such as "requeued".
     """
@@ -49,7 +49,7 @@ def why_refused(storage: Storage, record: JobRecord, done: str) -> str:
 
 
 def why_not_requeued(storage: Storage, record: JobRecord) -> str | None:
-    """Return why a job cannot be requeued in its state, as the rest of a sentence; None if it can."""
+    """Return why a job cannot be requeued in its state, as part of a sentence; None if it can."""
     if record.is_batch:
         return "a batch itself does not run; requeue its members"
     if record.state in {State.ENQUEUED, State.PROCESSING}:
@@ -62,7 +62,7 @@ def why_not_requeued(storage: Storage, record: JobRecord) -> str | None:
 
 
 def why_not_moved(record: JobRecord) -> str | None:
-    """Return why a job cannot be moved to another queue, as the rest of a sentence; None if it can."""
+    """Return why a job cannot be moved to another queue, as part of a sentence; None if it can."""
     if record.is_batch:
         return "a batch is not in a queue; move its members"
     if record.state in lifecycle.WAITING:
@@ -80,7 +80,7 @@ class MoveTarget:
     priority: int | None
 
     def __str__(self) -> str:
-        """Return the target as the rest of a sentence: "to queue bulk and to priority 5"."""
+        """Return the target as part of a sentence: "to queue bulk and to priority 5"."""
         words = [] if self.queue is None else [f"to queue {self.queue}"]
         words += [] if self.priority is None else [f"to priority {self.priority}"]
         return " and ".join(words)
@@ -103,7 +103,7 @@ def why_key_is_taken(storage: Storage, record: JobRecord) -> str:
     """Return which job has the unique key that this job needs to run again, and how to proceed."""
     admission = record.admission
     use = None if admission is None else admission.unique
-    if use is None:  # the job has been changed since
+    if use is None:  # the job has changed in the meantime
         return f"Job {record.id} cannot run again now, because another job has its unique key."
     found = storage.find_unique(use.key, limit=1)
     holder = found[0].job_id if found and found[0].key == use.key else "another"
@@ -125,9 +125,9 @@ def _is_in_cancelled_batch(storage: Storage, record: JobRecord) -> bool:
 
 
 def restoration(client: Client, record: JobRecord, *, reason: str) -> Transition | str:
-    """Return the change that undoes the job's delete, or why it is impossible, as the rest of a sentence.
+    """Return the change that undoes the job's delete, or why it is impossible, as part of a sentence.
 
-    This function reads the job's history, and whether it had continuations. Both might describe a later
+    This function reads the job's history, and whether it had continuations. The result might describe a later
     delete, so apply the change with `apply_unless_changed`.
     """
     storage = client.storage
@@ -174,7 +174,7 @@ def apply_unless_changed(
 
 
 def release_continuations(storage: Storage) -> None:
-    """Move the continuations, and the members of cancelled batches, that a change released.
+    """Release the continuations, and the members of cancelled batches, that no longer have to wait.
 
     This takes at most a second. Servers do the remaining work, or all of it if the storage is unavailable.
     """
@@ -189,7 +189,7 @@ def release_continuations(storage: Storage) -> None:
 
 
 def update_batches(storage: Storage, batch_id: str | None) -> None:
-    """Reopen or end a batch and the batches around it, depending on the current states of their members.
+    """Reopen or end a batch and its enclosing batches, depending on the current states of their members.
 
     This takes at most a second per batch. If another process locks a batch for longer, that process updates
     the batch.

@@ -27,20 +27,20 @@ TimeoutOf = Callable[[JobRecord], float | None]
 
 @attrs.frozen
 class KeyWait:
-    """The state of a key that does not admit a job, as it was read."""
+    """The state of a limit key that blocks a job, as it was read."""
 
     key: str
     running: int  # number of jobs that hold the key
     concurrent: int | None  # maximum number of jobs that hold the key at the same time; None for no limit
     is_paused: bool
     is_full: bool
-    opens_in: int = 0  # micros until its rate allows the job to start; 0 if the rate does not hold it back
+    opens_in: int = 0  # micros until its rate allows the job to start; 0 if the rate does not delay the job
     opens_at: datetime | None = None  # the same time as a datetime, by the storage's clock
     holders: tuple[str, ...] = ()  # ids of the jobs that hold the key, if it is full; at most 100
 
     @property
     def is_behind(self) -> bool:
-        """Whether the key admits a job, but not all the jobs in front of this one."""
+        """Whether the key allows a job to start, but not all the jobs in front of this one."""
         return self.is_full and self.concurrent is not None and self.running < self.concurrent
 
     def __str__(self) -> str:
@@ -58,7 +58,7 @@ class KeyWait:
 
 
 def key_waits(storage: Storage, records: Sequence[JobRecord | None], now: int) -> list[list[KeyWait]]:
-    """Return the keys that hold each job back; the list is empty if the job does not wait for a limit.
+    """Return the keys that block each job; the list is empty if the job does not wait for a limit.
 
     The cost is three reads per key, and none for jobs without limits.
     """
@@ -71,14 +71,14 @@ class HeldHead:
     """The state of a queue whose first job waits for a limit, as it was read."""
 
     count: int  # number of jobs at the head of the queue that wait for limits, at most 100
-    first: JobRecord | None  # the first job that waits for a worker instead; None if none was found
+    first: JobRecord | None  # the first job that waits for a worker, not for a limit; None if none was found
 
 
 def held_heads(storage: Storage, heads: Iterable[JobRecord], now: int) -> dict[str, HeldHead]:
     """Return the queues whose first job waits for a limit, by name, with a summary of their first jobs.
 
-    Jobs without limits cost nothing. Otherwise the cost is three reads per key, for at most fifty keys in
-    total, and one read for each queue in the result.
+    Jobs without limits do not require any reads. Otherwise the cost is three reads per key, for at most fifty
+    keys in total, and one read for each queue in the result.
 
     Args:
         storage: the storage of the jobs.
@@ -100,7 +100,7 @@ def _held_head(storage: Storage, queue: str, keys: KeyReads) -> HeldHead:
 
 
 def waits_words(waits: Iterable[KeyWait]) -> str | None:
-    """Return the keys that hold a job back, as one string; None if there are none."""
+    """Return the keys that block a job, as one string; None if there are none."""
     return " and ".join(map(str, waits)) or None
 
 
@@ -133,12 +133,12 @@ class KeyReads:
         ahead: Mapping[str, int] = _NONE_AHEAD,
         among: Collection[str] | None = None,
     ) -> list[KeyWait]:
-        """Return the keys that hold a job back.
+        """Return the keys that block a job.
 
         Args:
             record: the job; None for a job that is not stored.
-            ahead: by key, how many jobs come before it in the key's line. A key that would admit one job
-                might not admit all of them.
+            ahead: by key, how many jobs come before it in the key's line. A key that would allow one of these
+                jobs to start might not allow all of them.
             among: the keys to read; None for all.
         """
         if record is None or record.state is not State.ENQUEUED or record.admission is None:
@@ -175,7 +175,7 @@ class KeyReads:
         )
 
     def estimate(self, use: LimitUse, ahead: int, run_time: float | None) -> float | None:
-        """Return an estimate of when a key admits a job after `ahead` other jobs; see `start_estimate`."""
+        """Estimate when a key allows a job to start after `ahead` other jobs; see `start_estimate`."""
         state = self._read(use.key)
         running, next_arrival_at = (0, 0) if state is None else (state.running, state.next_arrival_at)
         settings = settings_for(use.key, self.known)
@@ -199,14 +199,14 @@ class KeyReads:
         return Lasting(tuple(left), longest)
 
     def bound(self, use: LimitUse, ahead: int, runs: Lasting, ends: Sequence[float] = ()) -> float | None:
-        """Return when a key admits a job if all jobs in front run until their timeouts; see `start_bound`.
+        """Return when a key allows a job to start if all jobs in front time out; see `start_bound`.
 
         Args:
             use: the job's use of the key.
             ahead: how many jobs wait for the key before it.
             runs: the maximum durations of the runs under the key.
             ends: the latest possible end times of the known jobs before it. They can be later than this key
-                requires, because other keys hold these jobs.
+                requires, because other keys delay these jobs.
         """
         state = self._read(use.key)
         settings = settings_for(use.key, self.known)

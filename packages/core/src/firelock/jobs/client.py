@@ -73,7 +73,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
-_NO_PLACE = {threading.__file__, thread.__file__}  # files of a thread's first frames
+_NO_PLACE = {threading.__file__, thread.__file__}  # source files of the first frames in a thread's stack
 _is_awaited = ContextVar(
     "firelock_is_awaited", default=False
 )  # whether this thread works for an async method
@@ -132,7 +132,7 @@ class Client:
 
         Raises:
             ConfigurationError: If the process is importing an application. Otherwise, every process that
-                imports it would create this job.
+                imports the application would create this job.
         """
         for forbidding in [*self.creates_no_jobs]:  # a copy, because an obsolete check removes itself
             if (reason := forbidding()) is not None:
@@ -207,7 +207,7 @@ class Client:
         return self._new_job(call, meta, child_of(parent_id, call.options), transaction)
 
     def new_members(self, calls: Sequence[Call[Any]], batch_id: str) -> list[Sequence[NewJob]]:
-        """Return the batch members that the calls create, in runs of jobs that share most of their fields.
+        """Return the batch members that the calls create, in groups that share most of their fields.
 
         Nothing is stored.
         """
@@ -295,7 +295,7 @@ class Client:
                 answer = await self.access.group_commit.insert(job)
             else:
                 joined = self.transaction(within)
-                run_sync = getattr(joined, "run_sync", None)  # of an AsyncSession, for its greenlet
+                run_sync = getattr(joined, "run_sync", None)  # an AsyncSession needs it for its greenlet
                 if run_sync is None:
                     inserted: Inserted = self.storage.insert((job,), within=joined)
                 else:
@@ -510,7 +510,7 @@ class Client:
             arguments, text = binder.encode_both(call.args, call.kwargs, self.serializer)
         except (
             ArgumentError
-        ):  # search the arguments for outputs only here, so that other calls do not bear the cost
+        ):  # search the arguments for outputs only here, so that other calls are not slowed down
             if not holds_output((*call.args, *call.kwargs.values())):
                 raise
             arguments, text, references = binder.encode_references(call.args, call.kwargs, self.serializer)
@@ -611,8 +611,8 @@ class Client:
     def called_jobs(self, calls: Sequence[Call[Any]], caller: ClaimedJob) -> list[NewJob]:
         """Return the jobs that a running job calls and waits for; nothing is stored.
 
-        They must be stored in the caller's partition. They inherit its `meta`, just as continuations inherit
-        their parent's `meta`.
+        The jobs must be stored in the caller's partition. They inherit its `meta`, just as continuations
+        inherit their parent's `meta`.
 
         Raises:
             ConfigurationError: If an option cannot be used with a called job.

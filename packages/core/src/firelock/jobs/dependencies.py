@@ -104,7 +104,8 @@ def with_outputs(
     `transaction` returns the transaction in which the new job will be stored.
 
     Raises:
-        ConfigurationError: If the job has its own time, or waits for a different end of one of these jobs.
+        ConfigurationError: If the job has its own time, or waits for a different outcome of one of these
+            jobs.
         DuplicateJob, JobNotCommitted: If the new job cannot wait for one of these jobs.
     """
     _check_untimed(options)

@@ -136,7 +136,7 @@ class GroupCommit:
         for loop, answered in loops.items():
             try:
                 loop.call_soon_threadsafe(_resolve, answered)
-            except RuntimeError:  # the loop was closed since then, so nothing awaits the result
+            except RuntimeError:  # the loop has been closed, so nothing awaits the result
                 continue
 
 

@@ -82,9 +82,9 @@ class Job(Generic[R]):
     back a transaction around them does not undo them.
 
     `refresh()`, `requeue()`, `delete()`, `move()`, `result()` and their async versions update the handle with
-    the job that they read; nothing else changes it. No property reads the storage. A handle that an enqueue
-    returned shows the job as it was sent to the storage: enqueued, scheduled or awaiting, with no attempt,
-    error or server.
+    the job that they read; nothing else changes it. No property reads the storage. The handle of a newly
+    enqueued job shows the job as it was sent to the storage: enqueued, scheduled or awaiting, with no
+    attempt, error or server.
 
     Threads may share a handle. Each property shows the result of one whole read. If two reads overlap, the
     handle keeps the result of the read that began last. `record()` returns all fields of one read.
@@ -177,7 +177,7 @@ class Job(Generic[R]):
 
     @property
     def limits(self) -> tuple[str, ...]:
-        """The limit keys that it holds while it runs, such as "tenant:7"; empty if it has none."""
+        """The limit keys that the job holds while it runs, such as "tenant:7"; empty if it has none."""
         admission = self._record.admission
         return () if admission is None else tuple(use.key for use in admission.limits)
 
@@ -216,11 +216,11 @@ class Job(Generic[R]):
 
     @property
     def waits_for(self) -> str | None:
-        """The wait that held up the job at the last read: "signal approval until 2026-11-27 12:00:00 UTC".
+        """The wait that delayed the job at the last read: "signal approval until 2026-11-27 12:00:00 UTC".
 
         It is set for a job that sleeps, or waits for a signal or for a job that it called. For an enqueued
-        job, `refresh()` reads the limits that hold it back: "limit tenant:7 (4 of 4 running)". None means
-        that no limit holds the job back, so it waits for a worker.
+        job, `refresh()` reads the limits that delay it: "limit tenant:7 (4 of 4 running)". None means that no
+        limit delays the job, so it waits for a worker.
         """
         record = self._stored
         if record is not None and record.waits_for and record.state in (State.AWAITING, State.SCHEDULED):
@@ -233,20 +233,20 @@ class Job(Generic[R]):
     def output(self) -> R:
         """The placeholder for its result in the arguments of a job that waits for it; typed as the result.
 
-        Pass it whole, or within lists, tuples and dicts. The job that receives it runs after this one has
-        succeeded. Every other use raises an ArgumentError, which is a TypeError, because the result does not
-        exist yet.
+        Pass the whole placeholder, or lists, tuples and dicts that contain it. The job that receives it runs
+        after this one has succeeded. Every other use raises an ArgumentError, which is a TypeError, because
+        the result does not exist yet.
         """
         return cast("R", OutputPlaceholder(self))
 
     @property
     def created_at(self) -> datetime:
-        """When it was created, in UTC."""
+        """When the job was created, in UTC."""
         return as_datetime(self._record.created_at)
 
     @property
     def due_at(self) -> datetime:
-        """The time for which it was created, like `JobContext.due_at`; it never changes.
+        """The time for which the job was created, like `JobContext.due_at`; it never changes.
 
         This is the nominal time of a recurring or delayed job, and the creation time of any other job.
         """
@@ -255,7 +255,7 @@ class Job(Generic[R]):
 
     @property
     def next_due_at(self) -> datetime | None:
-        """When it becomes due: after its delay, for a retry, after rescheduling, or when its wait times out.
+        """When the job is due: after its delay, for a retry, after rescheduling, or when its wait times out.
 
         It is None unless the job is scheduled, or waits with a timeout.
         """
@@ -268,27 +268,27 @@ class Job(Generic[R]):
 
     @property
     def attempt(self) -> int:
-        """The number of its attempts, as last read, including a running one; 0 before the first."""
+        """The number of attempts, as last read, including a running one; 0 before the first."""
         return getattr(self._record, "attempt", 0)
 
     @property
     def retries(self) -> int:
-        """The number of retries scheduled since its creation or last requeue, as last read."""
+        """The number of retries scheduled since the job was created or last requeued, as last read."""
         return getattr(self._record, "retries", 0)
 
     @property
     def server(self) -> str | None:
-        """The server that runs it or ran it last, as last read; None before the first attempt."""
+        """The server that runs the job or ran it last, as last read; None before the first attempt."""
         return getattr(self._record, "server", None)
 
     @property
     def started_at(self) -> datetime | None:
-        """When its last run started, as last read, in UTC."""
+        """When the job's last run started, as last read, in UTC."""
         return as_datetime(getattr(self._record, "started_at", None))
 
     @property
     def ended_at(self) -> datetime | None:
-        """When it ended, as last read, in UTC; None before that."""
+        """When the job ended, as last read, in UTC; None before that."""
         return as_datetime(getattr(self._record, "ended_at", None))
 
     # ---- reading -----------------------------------------------------------------------------------------
@@ -296,7 +296,7 @@ class Job(Generic[R]):
     def record(self) -> JobRecord:
         """Return all stored fields of the job as last read, as a `JobRecord` with times in micros.
 
-        A handle that an enqueue returned has not read the job yet, so it reads it now, like `refresh()`.
+        The handle of a newly enqueued job has not read the job yet, so it reads it now, like `refresh()`.
         """
         return self._read() if self._stored is None else self._stored
 
@@ -340,7 +340,7 @@ class Job(Generic[R]):
     arefresh = twin(refresh)
 
     def result(self, timeout: float | None = None) -> R:
-        """Return the result of the task; wait up to `timeout` seconds, even through retries.
+        """Return the result of the task; wait up to `timeout` seconds, including any retries.
 
         Afterwards, the handle shows the job as last read, even if an error was raised.
 
@@ -504,8 +504,8 @@ class Job(Generic[R]):
         """Enqueue the job again with all its retries, show it in this handle, and return the handle.
 
         Its memos are kept, so it continues after its last step. `from_step` removes the memo of that name, as
-        `steps()` returns it, and all memos recorded since. If a step and a signal have the same name, use
-        "signal NAME" for the signal. The history shows `reason`.
+        `steps()` returns it, and all memos that were recorded after it. If a step and a signal have the same
+        name, use "signal NAME" for the signal. The history shows `reason`.
 
         Raises:
             JobConflict: If the job is enqueued or processing; another job has its unique key now; it waits
@@ -557,9 +557,9 @@ class Job(Generic[R]):
     def restore(self, *, reason: str = "restored by code") -> Job[R]:
         """Undo a delete: return the job to its previous state, show it in this handle, and return the handle.
 
-        That state is scheduled, enqueued or failed. A scheduled job is due at the same time as before; an
-        enqueued one goes to the end of its queue. Retries that were used stay counted. The history shows
-        `reason`.
+        The previous state is scheduled, enqueued or failed. A scheduled job is due at the same time as
+        before; an enqueued one goes to the end of its queue. Retries that were already used still count. The
+        history shows `reason`.
 
         Raises:
             JobConflict: If the job is not deleted; the delete cannot be undone, because the job was running,
@@ -627,7 +627,7 @@ class Job(Generic[R]):
     def then(self, task: TaskVerbs[P, R2], /, *args: P.args, **kwargs: P.kwargs) -> Job[R2]:
         """Store a continuation, which runs after this job has succeeded, or as set with `task.using(on=…)`.
 
-        It gets this job's `meta`, except for the names that its own call or a plugin sets.
+        The continuation gets this job's `meta`, except for the names that its own call or a plugin sets.
 
         Raises:
             JobNotFound: If this job is not stored.

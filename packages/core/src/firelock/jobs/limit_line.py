@@ -19,22 +19,22 @@ from firelock.storage import Feature, Storage
 
 _MINUTE = 60 * SECOND
 _WINDOW = 60 * _MINUTE  # micros; run times are estimated from the runs that ended in this period
-_ENDS = 2  # number of a page's jobs whose places for other keys are read one by one
+_ENDS = 2  # number of jobs on a page whose positions for other keys are read one by one
 _LATEST = 250_000_000_000 * SECOND  # the year 9892; a datetime cannot represent much later times
 _KEYS = 10  # maximum number of keys that a page reads, because each read visits every lane
-_FRONT = 200  # maximum number of jobs in front that are read for a bound
-_BETWEEN = 500  # places that are read for another key, beginning with the page's first job
+_FRONT = 200  # maximum number of jobs in front that are read to compute a bound
+_BETWEEN = 500  # positions that are read for another key, beginning with the page's first job
 
 
 @attrs.frozen(kw_only=True)
 class KeyPlace:
-    """The place of a job among the jobs that wait for one of its keys."""
+    """The position of a job among the jobs that wait for one of its keys."""
 
     key: str
     ahead: int | None  # the number of jobs before it, at most 10,000; None if it does not wait for the key
     is_least: bool  # whether more jobs might come before it than were counted
-    wait: KeyWait | None  # why the key does not admit it now; None if it does
-    starts_at: datetime | None  # the estimated time at which the key admits it; None if unknown
+    wait: KeyWait | None  # why the key does not allow it to start now; None if it does
+    starts_at: datetime | None  # the estimated time at which the key allows it to start; None if unknown
     starts_by: datetime | None  # the same, if all jobs in front time out; set only if `starts_at` is unknown
 
 
@@ -49,17 +49,17 @@ class WaitingJob:
 
     Others overtake a job if the key has room for it, but another key holds it back.
     """
-    waits: tuple[KeyWait, ...]  # the keys that do not admit it now
-    # Other keys that do not admit a job now, so this job cannot start next.
+    waits: tuple[KeyWait, ...]  # the keys that do not allow it to start now
+    # Other keys that do not allow a job to start now, so this job cannot start next.
     blocked_by: tuple[str, ...]
     is_read: bool  # whether all its keys were read; otherwise there may be more `waits`
-    starts_at: datetime | None  # the estimated time at which all its keys admit it; None if unknown
+    starts_at: datetime | None  # the estimated time at which all its keys allow it to start; None if unknown
     starts_by: datetime | None  # the same, if all jobs in front time out; set only if `starts_at` is unknown
 
 
 @attrs.frozen(kw_only=True)
 class WaitingLine:
-    """A page of the jobs that wait for a limit's key, in the order of their turns."""
+    """A page of the jobs that wait for a limit's key, in their waiting order."""
 
     key: str
     jobs: tuple[WaitingJob, ...]
@@ -73,15 +73,15 @@ def read_line(
     """Return a page of the jobs that wait for a key.
 
     The number of reads is bounded. They return the waiting line, its jobs, ten keys, the run times of the
-    last hour and, in three reads, the places of the jobs for each key that all jobs of the page share. If no
-    job of these tasks has ended in the last hour, the jobs that hold these keys are read as well.
+    last hour and, in three reads, the positions of the jobs for each key that all jobs of the page share. If
+    no job of these tasks has ended in the last hour, the jobs that hold these keys are read as well.
     """
     found = storage.find_waiting(key, after=after, limit=limit + 1)
     has_more = len(found.ids) > limit and after + limit < LINE_LENGTH
     records = [
         (after + place, record)
         for place, record in enumerate(storage.get(found.ids[:limit]))
-        if record is not None and record.state is State.ENQUEUED  # the other jobs have started since
+        if record is not None and record.state is State.ENQUEUED  # the other jobs have since started
     ]
     if records:
         page = _Page(storage, now, key, [record for _, record in records], timeout, after=after)
@@ -92,10 +92,10 @@ def read_line(
 
 
 def read_places(storage: Storage, record: JobRecord, now: int, timeout: TimeoutOf) -> list[KeyPlace]:
-    """Return the place of an enqueued job for each of its keys; an empty list for any other job.
+    """Return the position of an enqueued job for each of its keys; an empty list for any other job.
 
-    This costs four reads per key, and one more. If no job of the task has ended in the last hour, it costs
-    one further read per key, and two further reads for up to 200 jobs in front.
+    This costs four reads per key, and one more. If no job of the task has ended in the last hour, this
+    requires one more read per key, and two more reads for up to 200 jobs in front.
     """
     if record.state is not State.ENQUEUED or Feature.LIMITS not in storage.features:
         return []
@@ -129,14 +129,14 @@ def read_places(storage: Storage, record: JobRecord, now: int, timeout: TimeoutO
 def _held_now(
     keys: KeyReads, record: JobRecord, ahead: Mapping[str, int], among: Collection[str] | None = None
 ) -> list[KeyWait]:
-    """Return the keys that admit no job; if there are none, those that do not admit all the jobs in front."""
+    """Return the keys that block every job; if there are none, those whose starts go to jobs in front."""
     return keys.waits(record, among=among) or keys.waits(record, ahead, among)
 
 
 def _combined(starts: Sequence[float | None], now: int) -> datetime | None:
-    """Return approximately when all keys admit a job; None if this is unknown.
+    """Return approximately when all keys allow a job to start; None if this is unknown.
 
-    Keys without an estimate matter only if no other key holds the job.
+    Keys without an estimate matter only if no other key delays the job.
     """
     at = max((start for start in starts if start is not None), default=now)
     if at == NEVER or (None in starts and at <= now):
@@ -166,13 +166,13 @@ class _Bounds:
     def __init__(self, keys: KeyReads, records: Sequence[JobRecord], timeout: TimeoutOf) -> None:
         self._keys, self._records, self._timeout = keys, records, timeout
         self._lasting: dict[str, Lasting] = {}  # maximum run durations by key
-        self._ends: defaultdict[str, list[float]] = defaultdict(list)  # latest ends of jobs in front, by key
+        self._ends: defaultdict[str, list[float]] = defaultdict(list)  # latest end times of jobs, by key
         self._passed: list[float] = []  # latest end times of the overtaken jobs
 
     def by_key(
         self, uses: Sequence[LimitUse], ahead: Mapping[str, int], passed_in: str | None = None
     ) -> dict[str, float | None]:
-        """Return when each key admits the next job; None if a job in front has no timeout."""
+        """Return when each key allows the next job to start; None if a job in front has no timeout."""
         bounds: dict[str, float | None] = {}
         for use in uses:
             ends = [*self._ends[use.key], *(self._passed if use.key == passed_in else ())]
@@ -182,9 +182,9 @@ class _Bounds:
     def next(
         self, uses: Sequence[LimitUse], ahead: Mapping[str, int], passed_in: str | None = None
     ) -> float | None:
-        """Return when all keys admit the next job; None if a job in front has no timeout.
+        """Return when all keys allow the next job to start; None if a job in front has no timeout.
 
-        For the key `passed_in`, only jobs that are overtaken as well come after this job.
+        For the key `passed_in`, only other overtaken jobs come after this job.
         """
         bounds = self.by_key(uses, ahead, passed_in).values()
         at = max((NEVER if bound is None else bound for bound in bounds), default=NEVER)
@@ -231,7 +231,7 @@ class _Page:
         shared = [one for one in keys[0] if one != key and all(one in of for of in keys)]
         wanted = dict.fromkeys([key, *shared, *(one for of in keys for one in of)])
         self._readable = frozenset(list(wanted)[:_KEYS])
-        self._places: dict[str, dict[str, int]] = {}  # places of jobs by key and job id
+        self._places: dict[str, dict[str, int]] = {}  # positions of jobs by key and job id
         self._shared = {one: self._ends(one, records) for one in shared}
         self._last = max(1, len(records) - 1)
         self._bounds: _Bounds | None = None  # None if the starts are estimated from run times
@@ -241,9 +241,9 @@ class _Page:
             self._bounds.pass_all(front, self._readable)
 
     def _ends(self, key: str, records: Sequence[JobRecord]) -> tuple[int, int]:
-        """Return the places of the first and the last job of the page for another key.
+        """Return the positions of the first and the last job of the page for another key.
 
-        The places of the jobs between them are read as well, for at most 500 places from the first one.
+        The positions of the jobs between them are read as well, for at most 500 positions from the first one.
         """
         first, last = (self._place(key, record) for record in (records[0], records[-1]))
         if last > first and len(records) > _ENDS:

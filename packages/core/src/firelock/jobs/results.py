@@ -50,14 +50,14 @@ class Observation:
 
 @attrs.define
 class _Wait:
-    """A job that callers wait for, and the time of its next read."""
+    """A job that callers wait for, and the time at which it is read next."""
 
     read_at: float  # time by the clock of `Results`
     interval: float = _FIRST_INTERVAL  # seconds until the read after that
     futures: list[Future[Observation]] = attrs.Factory(list)
 
     def postpone(self, now: float) -> None:
-        """Postpone the next read by the growing interval, to a time that other waits share.
+        """Postpone the next read by an interval that grows, to a time that other waits share.
 
         The times are multiples of the longest interval divided by a power of two. As a result, the jobs of
         all waits that have reached the longest interval are read together.

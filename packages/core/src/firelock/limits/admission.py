@@ -5,18 +5,18 @@ computed from the job itself. Therefore a job does not have to release its keys 
 stay occupied by mistake.
 
 The jobs of a queue that use the same keys wait in one lane, in their order. A claim can take a limited number
-of jobs, which it chooses from the lanes of a queue (`KeyedClaim.take`). It works in four steps:
+of jobs, which it chooses from the lanes of a queue (`KeyedClaim.take`). A claim works in four steps:
 
-1. Find open lanes. The claim searches the lanes, beginning after the lane at which the previous search
-   stopped. It plans one start in each lane whose keys all admit a start. It skips lanes with a key that
+1. Find open lanes, in which all keys allow a start. The claim searches the lanes, beginning after the lane at
+   which the previous search stopped. It plans one start in each open lane. It skips lanes with a key that
    another claim has locked.
-2. Share the remaining starts. The open lanes get further starts in turn; the lanes with the fewest starts
+2. Share the remaining starts. The open lanes receive more starts in turn; the lanes with the fewest starts
    come first.
 3. Take the planned jobs. Read as many jobs of each lane as planned. If every job costs one unit of its keys
    and is not late, the plan is kept. Otherwise the plan is undone, and the real cost of each job is charged,
-   one job after another. Jobs that their keys do not admit stay in their lane.
-4. Repeat. If a lane has fewer jobs than planned, the other open lanes share its unused starts (2). If the
-   cost of a job closes its lane, the claim first searches the lanes that it has not checked yet (1).
+   one job after another. Jobs that are blocked by a key stay in their lane.
+4. Repeat. If a lane has fewer jobs than planned, the other open lanes share its unused starts (2). If a job
+   costs too much to start, the claim first searches the lanes that it has not checked yet (1).
 
 A list of holders contains every job that holds the key, but it can also contain jobs that no longer do. The
 jobs are therefore read only if the list would prevent a start, or if it has become long.
@@ -58,13 +58,13 @@ __all__ = [
 
 WINDOW = 256  # maximum number of lanes that one claim checks
 _FEWEST_READ = 8  # minimum number of lanes that are read together
-_RECHECK_ABOVE = 64  # the jobs are read if more holders are listed, and twice as many as the last check found
+_RECHECK_ABOVE = 64  # the jobs are read if more holders are listed, and over twice as many as last counted
 _COUNTED = 10_000  # maximum number of keys whose last number of holders is kept
 _PATIENT_WALKS = 32  # number of searches that wait for locked keys after a search has found one in every lane
 _IMPATIENT_WALKS = 100  # number of searches that do not wait for locked keys after one has waited in vain
-_PASSES = 8  # maximum number of searches per claim; costs can close lanes, which requires another search
+_PASSES = 8  # maximum number of searches per claim; another search is needed if a job costs too much
 _QUEUES = 1_000  # maximum number of queues whose search position is kept
-EXAMINED = 1_000  # jobs with limits, and jobs without, that a claim with left-out tasks checks
+EXAMINED = 1_000  # jobs with limits, and jobs without, that a claim checks if it leaves out tasks
 _BETWEEN = "\n"
 _STRICT = "!"
 
@@ -82,8 +82,7 @@ def keys_of(lane: str) -> list[str]:
 def lane_of(admission: Admission | None) -> str | None:
     """Return the lane of a job, which consists of all its keys; None without limits.
 
-    All jobs of a lane use the same keys, so unless their costs differ, either all of them are admitted or
-    none.
+    All jobs of a lane use the same keys, so unless their costs differ, either all of them may start or none.
     """
     if admission is None or not admission.limits:
         return None
@@ -172,7 +171,7 @@ class KeyedLanes(Protocol[T]):
         ...
 
     def read_named_lanes(self, queue: str, lanes: Sequence[str]) -> LaneReading:
-        """Return the lanes among these that have waiting jobs, with locked keys, as `read_lanes` does."""
+        """Return those of these lanes that have waiting jobs, and lock their keys as `read_lanes` does."""
         ...
 
     def holder_facts(self, refs: Sequence[str]) -> Mapping[str, HolderFacts]:
@@ -234,7 +233,7 @@ class LaneCursor:
 
     at: str = ""  # the lane after which the search continues
     empty_rounds: int = 0  # number of times that searches without a result have passed the last lane
-    # The same count since a claim that left out tasks last found a job.
+    # The same number, counted since a claim that left out tasks last found a job.
     empty_rounds_leaving_out: int = 0
 
 
@@ -315,7 +314,7 @@ class KeyUsage:
         return is_short or len(self.listed) > self.recheck_above or self.has_strict
 
     def count_possible_starts(self, now: int, limit: int) -> int:
-        """Return the number of starts of cost 1 that the key admits now, at most `limit`."""
+        """Return the number of starts of cost 1 that the key allows now, at most `limit`."""
         settings = self.settings
         count = limit if settings.concurrent is None else min(limit, settings.concurrent - self.running)
         if settings.is_paused or settings.rate == 0 or settings.opens_at(self.next_arrival_at) > now:
@@ -375,14 +374,14 @@ class KeyedClaim(Generic[T]):
         self._ended, self._freed = frozenset(ended), freed or {}
         self._usages: dict[str, KeyUsage | None] = {}  # usages by key; None for a key without a limit
         self._usages_by_lane: dict[str, dict[str, KeyUsage]] = {}  # usages by lane and limited key
-        self._has_timed_keys = False  # whether a key can open merely because time passes
+        self._has_timed_keys = False  # whether the passage of time alone can make a key allow a start
         self._had_free_slot: set[str] = set()  # keys that had a free slot before this transaction
         self._busy: set[str] = set()  # keys that other claims have locked
         self._settings: dict[str, LimitSettings] = {}
         self._taken: Counter[tuple[str, str]] = Counter()  # jobs taken by this claim, by queue and lane
-        # Lanes (by queue and lane) that have no more jobs, or whose last job was not admitted.
+        # Lanes (by queue and lane) that have no more jobs, or in which a key blocked a job.
         self._closed_lanes: set[tuple[str, str]] = set()
-        self._refused = 0  # jobs that were not started as planned, because of cost or lateness
+        self._refused = 0  # jobs that were not started as planned, because of their cost or deadline
         self._has_returning = False
         self._is_patient = cursors.patient_walks > 0
         self.next_claim_at: int | None = None
@@ -398,7 +397,7 @@ class KeyedClaim(Generic[T]):
             refused = self._refused
             is_cut = len(planned) >= room - len(heads)  # the search might not have reached all lanes
             open_lanes += planned
-            # If a job costs too much to start, its lane is closed. Then check the remaining lanes before
+            # If a job costs too much to start, its lane is closed, and the remaining lanes are checked before
             # another job of a checked lane starts.
             while open_lanes and len(heads) < room and self._refused == refused:
                 self._share_room(queue, open_lanes, planned, room - len(heads) - sum(planned.values()))
@@ -440,20 +439,20 @@ class KeyedClaim(Generic[T]):
             self._lanes.store_rows(dict(sorted(rows.items())))
 
     def had_full_key(self, lane: str) -> bool:
-        """Return whether a key of this lane was full before, so another claim might have failed.
+        """Return whether a key of this lane was at its limit before, so another claim might have failed.
 
-        Such a claim locked the key and found it full. The next claim that ends a job of this key therefore
-        also finds that the key was full before.
+        Such a claim locked the key and found it at its limit. The next claim that ends a job of this key
+        therefore also finds that the key was at its limit before.
         """
         return not self._had_free_slot.issuperset(keys_of(lane))
 
     # ---- 1. find open lanes ------------------------------------------------------------------------------
 
     def _find_open_lanes(self, queue: str, room: int, known: Collection[str]) -> dict[str, int]:
-        """Return further lanes that admit a start, with one start planned in each, and move the cursor.
+        """Return more open lanes, with one start planned in each, and move the cursor.
 
         The search passes through the lanes at most once. It ends when all lanes or `WINDOW` lanes were
-        checked, or when the claim is full.
+        checked, or when enough starts are planned.
         """
         cursor = self._cursors.of(queue)
         start = at = cursor.at
@@ -501,7 +500,7 @@ class KeyedClaim(Generic[T]):
     def _plan_first_starts(
         self, queue: str, reading: LaneReading, planned: dict[str, int], room: int, known: Collection[str]
     ) -> tuple[int, int]:
-        """Plan one start in each lane that admits one; lanes with a common key share its remaining starts.
+        """Plan one start in each lane that allows one; lanes with a common key share its remaining starts.
 
         Return the number of checked lanes, and how many of them need a key that another claim has locked.
         """
@@ -521,7 +520,7 @@ class KeyedClaim(Generic[T]):
     # ---- 2. share the remaining starts -------------------------------------------------------------------
 
     def _share_room(self, queue: str, lanes: Sequence[str], planned: dict[str, int], room: int) -> None:
-        """Plan further starts in turn until the claim is full; lanes with the fewest starts come first."""
+        """Plan more starts in turn until the claim is full; lanes with the fewest starts come first."""
         if room <= 0:
             return
         hungry = [lane for lane in lanes if self._returning_holder(queue, lane) is None]
@@ -616,7 +615,7 @@ class KeyedClaim(Generic[T]):
     def _charge_one_by_one(self, queue: str, got: Mapping[str, list[Head[T]]]) -> dict[str, list[Head[T]]]:
         """Undo the plan, charge each job with its real cost, in rounds, and return the jobs that start.
 
-        If a job is not admitted, its lane is closed.
+        If a key blocks a job, the job's lane is closed.
         """
         for usage in self._usages.values():
             if usage is not None:
@@ -714,7 +713,7 @@ class KeyedClaim(Generic[T]):
         return next(found, None)
 
     def _opens_at(self, queue: str, lane: str, costs: Mapping[str, int] | None = None) -> float | None:
-        """Return when the rates of the lane's keys admit a start; None if a key is closed or full."""
+        """Return when the rates of the lane's keys allow a start; None if a key is paused or at its limit."""
         returning, opens_at = self._returning_holder(queue, lane), 0.0
         for key, usage in self._usages_in(lane).items():
             holds = returning is not None and usage.returning == returning
@@ -725,9 +724,10 @@ class KeyedClaim(Generic[T]):
         return opens_at
 
     def _try_plan_start(self, queue: str, lane: str, costs: Mapping[str, int] | None = None) -> bool:
-        """Plan one start if the lane's keys admit it, and return whether they do.
+        """Plan one start if the lane's keys allow it, and return whether they do.
 
-        Past holders of the keys are removed first. If only a rate delays the start, record when it opens.
+        Past holders of the keys are removed first. If only a rate delays the start, record when the rate
+        allows it.
         """
         self._drop_past_holders(self._usages_in(lane).values(), 1)
         opens_at = self._opens_at(queue, lane, costs)
@@ -749,7 +749,7 @@ class KeyedClaim(Generic[T]):
             usage.plan_starts(self._now, (costs or {}).get(key, 1), number, holds=holds)
 
     def _note_openings(self, queue: str, lanes: Iterable[str]) -> None:
-        """Record when the rates that have closed some of these lanes open again."""
+        """Record when the rates that block some of these lanes will allow starts again."""
         for lane in lanes if self._has_timed_keys else ():
             self._drop_past_holders(self._usages_in(lane).values(), 1)
             opens_at = self._opens_at(queue, lane)

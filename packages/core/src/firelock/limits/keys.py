@@ -21,7 +21,7 @@ from firelock.model.limit import Admission, UniqueUse, Until, read_admission, wr
 from firelock.model.text import shown
 
 MAX_LIMITS = 4
-_MAX_TOGETHER = 512  # maximum number of characters of all limit keys of a job
+_MAX_TOGETHER = 512  # maximum total number of characters in a job's limit keys
 _MAX_COST = 1_000_000_000
 _REMEMBERED = 1_000  # maximum number of cached combinations of arguments per task
 
@@ -123,7 +123,7 @@ class KeyMaker:
     limits: tuple[Limit | Turns, ...]
     unique: Unique | Debounce | None
     _first_wait: int | None = attrs.field(init=False)
-    _tail: str = attrs.field(init=False)  # the end of the stored string, after the unique key
+    _tail: str = attrs.field(init=False)  # the part of the stored string after the unique key
     _names: tuple[str, ...] = attrs.field(init=False)  # the arguments that the limits use
     _known: dict[tuple[JsonValue, ...], tuple[str, str]] = attrs.field(init=False, factory=dict, eq=False)
 

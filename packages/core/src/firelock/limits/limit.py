@@ -100,7 +100,7 @@ def _to_per(value: timedelta | float) -> timedelta:
 
 @attrs.frozen(cache_hash=True)
 class Turns:
-    """Turns of jobs with different keys, which make them fair without a limit.
+    """Turns between jobs with different keys, for fairness without a limit.
 
     With `Turns("tenant:{tenant_id}")`, a hundred thousand jobs of one tenant do not delay ten jobs of
     another tenant.

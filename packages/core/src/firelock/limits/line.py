@@ -1,9 +1,10 @@
-"""The line of jobs that wait for a limit's key: their order, their places and estimates of their start.
+"""The line of jobs that wait for a limit's key: their order, positions and estimated start times.
 
 Jobs with the same keys wait in one lane, ordered by priority and age, and the lanes take turns. Therefore the
 line contains the first job of each lane, then the second job of each lane, and so on. A claim can deviate
 from the line, because it begins at the lane where the previous claim ended, and skips lanes that are blocked
-by another of their keys. A place is therefore exact if the key has one lane, and otherwise an approximation.
+by another of their keys. A position is therefore exact if the key has one lane, and otherwise an
+approximation.
 
 All functions are pure; a storage supplies the lanes and counts their jobs.
 """
@@ -31,14 +32,14 @@ CountJobs = Callable[[Sequence[int], int], Sequence[int]]
 
 @attrs.frozen
 class Spot:
-    """One place in a line: the index of its lane, and the number of jobs before it in that lane."""
+    """A position in a line: the index of its lane, and the number of jobs before it in that lane."""
 
     lane: int
     rank: int
 
 
 def spots(count: CountJobs, lanes: int, after: int, limit: int) -> list[Spot]:
-    """Return the places from `after` on: at most `limit`, and none after `LINE_LENGTH`."""
+    """Return at most `limit` positions, beginning with `after`, but none from `LINE_LENGTH` on."""
     until = min(after + limit, LINE_LENGTH)
     if after >= until or not lanes:
         return []
@@ -72,7 +73,7 @@ def in_turns(found: Sequence[Spot], ids: Mapping[int, Sequence[str]]) -> tuple[s
 
 
 def place_of(count: CountJobs, lanes: int, spot: Spot) -> int:
-    """Return the number of jobs before this place in the line, at most `LINE_LENGTH`."""
+    """Return the number of jobs before this position in the line, at most `LINE_LENGTH`."""
     if spot.rank >= LINE_LENGTH:
         return LINE_LENGTH
     lengths = _lengths(count, lanes, LINE_LENGTH, spot.rank + 1)
@@ -109,7 +110,7 @@ def start_estimate(
     run_time: float | None,
     now: int,
 ) -> float | None:
-    """Return an estimate of the time when a key admits a job, in microseconds.
+    """Return an estimate of the time when a key allows a job to start, in microseconds.
 
     The result is `NEVER` if a person must act first, and None if the time is unknown.
 
@@ -143,7 +144,7 @@ def start_bound(
     timeout: float | None,
     now: int,
 ) -> float | None:
-    """Return the time when a key admits a job if all jobs before it run until their timeouts.
+    """Return the time when a key allows a job to start if all jobs before it run until their timeouts.
 
     The result is `NEVER` if a person must act first, and None if a job before it has no timeout.
 
@@ -165,14 +166,14 @@ def start_bound(
     if timeout is None:
         return None
     free = [0.0] * (settings.concurrent - len(left))
-    # If more jobs hold the key than its concurrency allows, the first jobs that end do not make room.
+    # If more jobs hold the key than its concurrency allows, the first jobs to end do not allow another start.
     ends = sorted([*free, *left])[-settings.concurrent :]
     rounds, place = divmod(ahead, settings.concurrent)
     return max(starts_at, now + ends[place] + rounds * timeout)
 
 
 def room_after(ends: Sequence[float], concurrent: int | None) -> float:
-    """Return the time when a key has room for one more job if earlier jobs end by these times.
+    """Return the time when a key allows one more job to start if earlier jobs end by these times.
 
     Args:
         ends: the latest end of each run that holds the key or comes before the job, in microseconds.
@@ -184,7 +185,7 @@ def room_after(ends: Sequence[float], concurrent: int | None) -> float:
 
 
 def rate_opens(settings: LimitSettings, *, next_arrival_at: int, ahead: int, cost: int, now: int) -> float:
-    """Return the time when the rate of a key admits a job, in microseconds, at the earliest `now`.
+    """Return the time, not before `now`, when the rate of a key allows a job to start, in microseconds.
 
     `ahead` is the number of jobs before it.
     """
@@ -196,7 +197,7 @@ def rate_opens(settings: LimitSettings, *, next_arrival_at: int, ahead: int, cos
 
 
 def ends_before(settings: LimitSettings, *, running: int, ahead: int) -> int:
-    """Return the number of runs that must end before a key has room for a job with `ahead` jobs before it."""
+    """Return the number of runs that must end before a key allows a job to start after `ahead` others."""
     if settings.concurrent is None:
         return 0
     return max(0, ahead + 1 - max(0, settings.concurrent - running))

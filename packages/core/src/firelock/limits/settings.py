@@ -57,7 +57,7 @@ class LimitSettings:
         return self.concurrent is not None or self.rate is not None
 
     def opens_at(self, next_arrival_at: float, cost: int = 1) -> float:
-        """Return the time when a key with this next arrival admits a start of this cost.
+        """Return the time when a key with this next arrival allows a start of this cost.
 
         A start that costs more than a burst waits until the key is completely free, and then uses future
         units. Such a job therefore starts late, but it never starves.

@@ -64,8 +64,8 @@ class Unique:
         key: a string that can contain parameters of the task.
         until: the key is taken until the job has "started", "ended" (succeeded, failed or was deleted) or
             "succeeded". With "succeeded", a failed job keeps its key.
-        at_least: the minimum duration for which the key stays taken after a job took it, regardless of the
-            job's end; a timedelta or seconds.
+        at_least: the minimum duration for which a job has the key, even if the job ends earlier; a timedelta
+            or seconds.
         keep: "first" leaves the job that has the key unchanged. "last" replaces its arguments, tags, priority
             and limits by those of the call, and requires until="started" without `at_least`.
         conflict: "return" returns the handle of the job that has the key; "raise" raises `DuplicateJob`.

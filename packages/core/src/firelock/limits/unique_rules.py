@@ -1,7 +1,7 @@
 """The rules of unique keys, which decide whether a call stores a job.
 
 The row of a key contains the id of a job. Whether the job still has the key is computed from the job itself.
-Therefore a job does not have to release its key when it ends, and a key cannot stay taken by mistake. Every
+Therefore a job does not have to release its key when it ends, and a key cannot remain taken by mistake. Every
 storage in Python runs this code; the Redis storage implements the same rules in Lua.
 """
 

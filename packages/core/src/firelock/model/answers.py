@@ -14,7 +14,7 @@ class Applied(StrEnum):
     """The result of one transition."""
 
     APPLIED = "applied"
-    RELEASE_NEEDED = "release_needed"  # applied; call `release` now to move continuations and batches
+    RELEASE_NEEDED = "release_needed"  # applied; call `release` now to update continuations and batches
     ALREADY = "already"  # a repetition: the job is already in the target state with this fence
     REFUSED = "refused"  # a guard does not hold; nothing was written
     MISSING = "missing"  # no job with this id was found

@@ -5,9 +5,9 @@ storage. Users see aware datetimes; all code below the client uses microseconds 
 keeps a client's timestamps close to the storage's own time without a round trip for each timestamp.
 
 A host has three clocks. The wall clock can be set by people and programs. `elapsed_seconds` never goes back,
-and includes the time during which the machine was suspended. CLOCK_MONOTONIC never goes back either, but
-stops during a suspension. If two of them advance by different amounts, the wall clock was set or the machine
-was suspended. `HostWatch` detects this, and `StorageWatch` detects its effect on the storage's clock.
+and includes the time during which the machine was suspended. CLOCK_MONOTONIC never goes back, but it stops
+during a suspension. If two of them advance by different amounts, the wall clock was set or the machine was
+suspended. `HostWatch` detects this, and `StorageWatch` detects its effect on the storage's clock.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from firelock.model.stored_json import (
 
 
 class On(StrEnum):
-    """The end of a parent for which a continuation waits."""
+    """The outcome of a parent for which a continuation waits."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -55,7 +55,7 @@ class Relations:
 
     batch_id: str | None = None  # the batch of which the job is a member; it never changes
     caller_id: str | None = None  # the job that created it within a step and waits for its result
-    inputs: tuple[Input, ...] = ()  # the places for the results of parents whose edges have `carries`
+    inputs: tuple[Input, ...] = ()  # the positions for the results of parents whose edges have `carries`
     batch: BatchRules | None = None  # set if the job is a batch
     unread: str | None = (
         None  # the stored string, if this release cannot read all of it: see `read_relations`

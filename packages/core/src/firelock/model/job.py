@@ -67,11 +67,11 @@ _PLAIN_JOB = NewJob("", "", "", "", "", 0, State.ENQUEUED, 0)
 
 
 def further_fields(*stored: str) -> tuple[Callable[[NewJob], tuple[object, ...]], tuple[object, ...]]:
-    """Return a function that returns the further fields of a new job, and its result for a plain job.
+    """Return a function that returns the additional fields of a new job, and its result for a plain job.
 
-    The further fields are all fields except `PLAIN_FIELDS` and `stored`. If the further fields of the jobs
-    are those of a plain job, a storage may use a fast path that does not store these fields. A field that is
-    added to `NewJob` later is a further field, so a fast path never drops it.
+    The additional fields are all fields except `PLAIN_FIELDS` and `stored`. If the additional fields of all
+    jobs are those of a plain job, a storage may use a fast path that does not store these fields. A field
+    that is added to `NewJob` later is an additional field, so a fast path never drops it.
 
     Raises:
         ValueError: If a new job has no such field.
@@ -137,7 +137,7 @@ class ErrorInfo:
 
     type: str  # the class of the exception, as module.Qualname
     message: str  # the message, at most 1,000 characters
-    fingerprint: str  # the same for failures of the same kind at the same place
+    fingerprint: str  # equal for failures of the same kind at the same place in the code
     traceback: str | None = None  # limited in size; lines of the application's own frames begin with "→ "
 
 
@@ -289,11 +289,11 @@ class Transition:
     """One guarded change of one job; the fields after `fence` are written if the guards hold.
 
     The guards are: the job is in one of `from_states`; and, if `session` is set, that session holds the job
-    with exactly this `fence`. A change without a session comes from an operator. If it takes a job out of
-    `processing`, the session and fence remain on the job as its tail.
+    with exactly this `fence`. A change without a session comes from an operator. If such a change moves a job
+    out of `processing`, the session and fence remain on the job as its tail.
 
-    A suspension has a session. Its target is `awaiting`, or `scheduled` for a sleep. It gives the attempt
-    back. `waits_for` is the memo, and `parents` are the jobs, for which the job waits.
+    A suspension has a session. Its target is `awaiting`, or `scheduled` for a sleep. It does not count as an
+    attempt. `waits_for` is the memo, and `parents` are the jobs, for which the job waits.
     """
 
     job_id: str
@@ -340,8 +340,8 @@ class Transition:
         )
 
 
-# The fields that every success sets, and those that only a suspension or a requeue sets. If any other field
-# is set, including fields that are added later, a success is not plain.
+# The fields that every success sets, and those that only a suspension or a requeue sets. A success is plain
+# if no other field is set, including fields that are added later.
 _OF_SUCCESS = (
     "job_id", "session", "fence", "at", "attempt", "claimed_at", "started_at", "server", "result",
     "result_absent", "expires_at",
@@ -373,7 +373,7 @@ class Move:
 
 @attrs.frozen
 class Settled:
-    """A job with an attempt whose end the storage has accepted."""
+    """A job with an attempt whose result the storage has accepted."""
 
     job: ClaimedJob
     transition: Transition
@@ -402,7 +402,7 @@ class JobFilter:
 
 @attrs.frozen
 class FoundJobs:
-    """One page of jobs; `cursor` opens the next page, and is None on the last page."""
+    """One page of jobs; `cursor` selects the next page, and is None on the last page."""
 
     jobs: list[JobRecord]
     cursor: str | None

@@ -1,8 +1,8 @@
 """The life of a job as pure functions: (job, event, now) → `Transition`.
 
 A storage applies a transition only if its guards still hold, and does not make decisions itself. A few
-decisions must be made by the storage, because only it reads the row in the same operation. They are defined
-here as data: `continuation_target` and the reasons in `Moved`.
+decisions must be made by the storage, because only it reads the row in the same operation. These decisions
+are defined here as data: `continuation_target` and the reasons in `Moved`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _HISTORY_HEAD = HISTORY_LIMIT // 2
 _SECOND = 1_000_000
 _UNKNOWN_FIRST, _UNKNOWN_LONGEST = 15 * _SECOND, 300 * _SECOND
 
-_OF_A_BATCH = (State.AWAITING, State.SUCCEEDED, State.FAILED)  # for batches only: a changed hold, or an end
+_OF_A_BATCH = (State.AWAITING, State.SUCCEEDED, State.FAILED)  # for batches only: changed hold, completion
 
 # The permitted next states of each state. They are an independent check of the functions below and of the
 # histories that storages write.
@@ -200,8 +200,8 @@ def snoozed(
 ) -> Transition:
     """Return the snooze of a job: the job is scheduled to run again later, and its attempt is given back.
 
-    The job is scheduled even if the wait is zero. If it were enqueued directly, it would keep its place ahead
-    of all jobs that have waited in the meantime.
+    The job is scheduled even if the wait is zero. If it were enqueued directly, it would keep its position
+    ahead of all jobs that have waited in the meantime.
     """
     return _end(
         job, holder, State.SCHEDULED, at, started_at, reason=reason, gives_back=True, due_at=at + wait
@@ -257,7 +257,7 @@ def stopped(
 def handed_back(
     job: ClaimedJob, holder: ClaimHolder, *, at: int, started_at: int | None, reason: str
 ) -> Transition:
-    """Return the hand-back of a job: the job is enqueued at its old place, and the attempt is given back.
+    """Return the hand-back of a job: it returns to its old place in the queue, and its attempt is given back.
 
     If the job never started, no history entry is written.
     """
@@ -341,8 +341,8 @@ def crashed_alone(
 ) -> Transition:
     """Return the transition of a job whose job process died.
 
-    The job certainly caused this crash, unlike any other crash. With the third crash, the job fails.
-    Before that, it is enqueued and the attempt is given back.
+    Unlike any other crash, this crash was certainly caused by the job. With the third crash, the job fails.
+    Until then, the job is enqueued and the attempt does not count.
     """
     crashes = job.crashes + 1
     is_over = crashes >= CRASH_LIMIT
@@ -363,8 +363,8 @@ class Crashes:
 def crashes_of(history: Sequence[HistoryEntry], count: int) -> Crashes:
     """Return the last `count` crashes of a job.
 
-    When a worker process dies, its running jobs are known. If a whole server is lost, only jobs with a stored
-    start count as running. Entries that a long history has omitted are not counted.
+    When a worker process dies, its running jobs are known. If a whole server is lost, only jobs whose start
+    was stored count as running. Entries that a long history has omitted are not counted.
     """
     crashed = [entry for entry in history if entry.attempt is not None and _is_crash(entry)]
     crashed = crashed[-count:] if count else []
@@ -430,12 +430,12 @@ _AWAITING = frozenset({State.AWAITING})
 
 
 def hold(batch_id: str, *, at: int, until: int | None) -> Transition:
-    """Return the hold of a batch until this time, when the batch is cancelled; None ends the hold."""
+    """Return the change that holds a batch until this time, when it is cancelled; None ends the hold."""
     return Transition(batch_id, _AWAITING, None, None, State.AWAITING, at, due_at=until, is_silent=True)
 
 
 def reschedule(job_id: str, *, at: int, due_at: int, reason: str) -> Transition:
-    """Return an operator's change of the due time of a scheduled job; its retries stay counted."""
+    """Return an operator's change of a scheduled job's due time; the number of retries does not change."""
     return Transition(job_id, _WAITING_FOR_TIME, None, None, State.SCHEDULED, at, reason, due_at=due_at)
 
 
@@ -457,7 +457,8 @@ def restore(
 ) -> Transition:
     """Return the restoration of a deleted job to its earlier state, at the end of its queue.
 
-    Retries and crashes stay counted. `expires_at` is used only if the job becomes failed again.
+    The numbers of retries and crashes do not change. `expires_at` is used only if the job becomes failed
+    again.
 
     Raises:
         ValueError: The earlier state is not in `RESTORABLE`; see `PreviousState.refusal`.
@@ -540,7 +541,7 @@ def batch_end(
 ) -> State | None:
     """Return the state in which a batch ends according to its counts; None while it is open.
 
-    Call it only for a batch that is cancelled, or that is not held and has opened.
+    Call this function only for a batch that is cancelled, or that has opened and has no hold.
 
     Args:
         active: members that can still change state on their own.

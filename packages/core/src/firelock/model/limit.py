@@ -81,7 +81,7 @@ class WaitingJobs:
 
     ids: tuple[str, ...]  # ids of the waiting jobs, in order
     place: int | None = None  # number of jobs before the requested job; 10,000 means 10,000 or more
-    is_cut: bool = False  # whether more lanes exist than a line includes, so that places are lower bounds
+    is_cut: bool = False  # whether more lanes exist than a line includes, so that positions are lower bounds
 
 
 @attrs.frozen

@@ -51,7 +51,7 @@ class NewMemo:
     """
 
     job_id: str
-    memo: Memo  # its place is ignored
+    memo: Memo  # its `place` is ignored
     session: str | None = None
     fence: int | None = None
     replaces: bool = True  # whether it replaces an unfinished memo; if not, that memo is final too

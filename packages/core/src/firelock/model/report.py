@@ -37,7 +37,7 @@ class Rollup:
 
 @attrs.frozen
 class FailureGroup:
-    """Failed jobs with the same kind of failure."""
+    """Jobs that failed in the same way."""
 
     fingerprint: str
     type: str

@@ -41,7 +41,7 @@ class Claim:
         None  # the earliest due time of a scheduled or recurring job; None if none is known
     )
     is_session_lost: bool = False  # whether the session has ended, so that it cannot claim any jobs
-    # The time when a rate next admits a waiting job; the current time if more lanes must be checked.
+    # The time when a rate next allows a waiting job to start; the current time if more lanes must be checked.
     next_claim_at: int | None = None
 
 
@@ -88,7 +88,7 @@ class Renewal:
     cpu_percent: float = 0.0
     stuck_threads: int = 0  # threads occupied by jobs that continue after their timeout
     stuck_coroutines: int = 0  # coroutines of jobs that continue after their timeout
-    parked: int = 0  # number of ends that wait for a locked row
+    parked: int = 0  # number of results that wait for a locked row
 
 
 @attrs.frozen
@@ -127,7 +127,7 @@ class LostClaim:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the job has ended without another claim, and was not taken from its holder."""
+        """Whether the job has ended without another claim and without being taken from its holder."""
         return self.state in FINAL_STATES and self.fence == self.held.fence and not self.has_tail
 
 

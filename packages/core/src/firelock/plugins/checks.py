@@ -1,6 +1,6 @@
-"""Checks of plugins: problems of their functions, hookspecs and commands.
+"""Checks for problems in the functions, hookspecs and commands of plugins.
 
-Each check returns a problem as the rest of a sentence that begins with the name of the plugin.
+Each check returns a problem as part of a sentence that begins with the name of the plugin.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def wrong_arguments(hook: str, function: Callable[..., object], known: Sequence[
 def forgotten_self(hook: str, function: Callable[..., object], known: Sequence[str]) -> str | None:
     """Return the problem of a method without `self`, whose first parameter is one of its hook's arguments.
 
-    Return None if there is no such problem.
+    Return None if the method does not have this problem.
     """
     if not isinstance(function, MethodType):
         return None

@@ -2,8 +2,8 @@
 
 A plugin is a module, class or instance with functions that have a hook's name and the mark `@hookimpl`. A
 function takes only the arguments that it needs. Hooks are synchronous, and a hook about several jobs receives
-a sequence. Treat received values as read-only. If no plugin implements a hook, its only cost is the check of
-a boolean. `docs/plugins.md` shows a working plugin for each hook.
+a sequence. Treat received values as read-only. A hook that no plugin implements costs only the check of a
+boolean. `docs/plugins.md` shows a working plugin for each hook.
 """
 
 from __future__ import annotations
@@ -217,12 +217,12 @@ def enqueue_context(
 
     Called in the client's process, once per method that creates jobs: with one call, or with all calls of an
     `enqueue_many`. In the block of a batch, called once per member, or per up to 500 members of an
-    `add_many`; the context is then left when these members have been gathered. Not called for the definition
-    of a recurring job.
+    `add_many`; in this case, the context is left when these members have been collected. Not called for the
+    definition of a recurring job.
 
     `task` is None if the calls are for several tasks. `inherited` is the meta of the job that the new jobs
-    continue. `created` is empty when the context is entered. When it is left, `created` contains those of the
-    new jobs that are stored later: members that a batch's block gathers, and jobs that a job calls.
+    continue. `created` is empty when the context is entered. When the context is left, `created` contains the
+    new jobs that are stored later: members that a batch's block collects, and jobs that a job calls.
 
     The implementation must return a context manager or None. If not all jobs were stored, the context
     is left with the error. For an async method, the context is entered in the asyncio task that
@@ -259,7 +259,7 @@ def job_transaction(storage: Storage, within: object | None) -> OpenTransaction 
     Called in the client's process, once per method that stores jobs or sends a signal, and once more for each
     uncommitted job that a new job waits for. Also called by `complete_within`. `within` is the caller's
     `using(within=...)`, or None if the caller passed none. Async methods call the hook only if the caller
-    passed one.
+    passed a transaction.
 
     The implementation must return an `OpenTransaction`, or None for "not mine", which keeps the caller's
     `within`. The first plugin that returns something other than None decides, and no other plugin is called.
@@ -360,8 +360,9 @@ def elect_transition(job: ClaimedJob, proposed: Transition) -> Transition | None
 def attempt_failed(job: ClaimedJob, error: BaseException, transition: Transition) -> None:
     """Observe a failed attempt, its exception, and the decision about the job.
 
-    Called once per failed attempt, in the worker, after everything is decided and before the end is sent to
-    the storage. If the job has ended, `transition.to` is `failed` or `deleted`; otherwise the job runs again.
+    Called once per failed attempt, in the worker, after everything is decided and before the result is sent
+    to the storage. If the job has ended, `transition.to` is `failed` or `deleted`; otherwise the job runs
+    again.
 
     Not called for a task that raises `RateLimited`, for a job that did not start in time, or for a task that
     raises an exception after its own transaction ended the job, because these are not failures. An exception
@@ -377,10 +378,10 @@ def attempt_failed(job: ClaimedJob, error: BaseException, transition: Transition
 
 @hookspec
 def jobs_settled(settled: Sequence[Settled]) -> None:
-    """Observe attempts whose end the storage has accepted.
+    """Observe attempts whose result the storage has accepted.
 
-    Called in the worker process, in a separate thread for the plugin, with up to 1,000 ends at a time, in
-    order. The ends wait in a queue. If the hook is slower than the jobs, or if the process is killed, the
+    Called in the worker process, in a separate thread for the plugin, with up to 1,000 attempts at a time, in
+    order. The attempts wait in a queue. If the hook is slower than the jobs, or if the process is killed, the
     hook misses some of them.
 
     Snoozes, `RateLimited` errors and jobs that did not start in time are included; `transition.reason` has
@@ -414,8 +415,8 @@ def server_started(server: ServerInfo) -> None:
 def server_stopped(server: ServerInfo) -> None:
     """Observe that a server has stopped normally.
 
-    Called once per server, in its first worker process, after its jobs have ended or were handed back. An
-    exception is logged.
+    Called once per server, in its first worker process, after its jobs have ended or have been handed back.
+    An exception is logged.
 
     Example:
         @hookimpl

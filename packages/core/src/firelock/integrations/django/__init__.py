@@ -8,7 +8,8 @@ forbids creating jobs while Django is being set up, `database_url` returns the s
 Django, and `console` chooses the handler that writes to the console. Django finds `apps`, `checks`, `models`,
 `admin` (with `panel` and `links`) and `management/` by their names. `task_backend` is for Django's own
 `TASKS`: `task_api` imports Django's API under one set of names, `task_options` contains the options of a
-task, `task_results` converts a job to Django's result, and `task_runner` is what a server runs.
+task, `task_results` converts a job to Django's result, and `task_runner` contains the function that a server
+runs.
 """
 
 from __future__ import annotations

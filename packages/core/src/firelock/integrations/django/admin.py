@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @admin.register(JobBoard)
 class JobBoardAdmin(admin.ModelAdmin):  # type: ignore[misc]  # Django has no types
-    """A page with counts by state and by queue; it replaces the list, as jobs are not rows of a model."""
+    """A page with counts by state and by queue; it replaces the list because jobs are not rows of a model."""
 
     def get_urls(self) -> list[Any]:
-        """Return the URL of the only page."""
+        """Return the URL of this admin's only page."""
         page = require_safe(self.admin_site.admin_view(self.changelist_view))
         return [path("", page, name="firelock_jobboard_changelist")]
 

@@ -96,8 +96,8 @@ def _make_tables(using: str, verbosity: int, **_: object) -> None:
     """Create the job tables in `manage.py migrate` as well, if jobs are stored in the migrated database.
 
     When Django's tests migrate their separate database, the app switches to the storage for tests. The tests
-    flush this database after each TransactionTestCase, which also calls this function. Therefore no jobs of a
-    test are left for the next test.
+    flush this database after each TransactionTestCase, and flushing it also calls this function. Therefore no
+    jobs of a test are left for the next test.
     """
     if project_block()[1]:
         return

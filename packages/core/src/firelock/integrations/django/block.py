@@ -19,7 +19,7 @@ _EXAMPLE = 'FIRELOCK = {"database": "default"}'
 
 @attrs.frozen
 class BlockMistake:
-    """A mistake in the block, which becomes a message of a system check or part of an error."""
+    """A mistake in the block, which is reported by a system check or as part of an error."""
 
     code: str
     sentence: str
@@ -42,7 +42,7 @@ class Block:
     locks: str | None = None
     queues: str | None = None  # the queues of `manage.py firelock server`, as for `--queues`
     autodiscover: tuple[str, ...] = ("tasks", "jobs")  # names of modules to import from installed apps
-    test_storage: str = "memory://"  # the storage of jobs in Django's tests: a URL, or TEST_DATABASE
+    test_storage: str = "memory://"  # the storage for jobs in Django's tests: a URL, or TEST_DATABASE
     settings: Mapping[str, object] = attrs.Factory(dict)  # values for fields of Settings
 
 
@@ -106,7 +106,7 @@ def _is_list_of_texts(value: object) -> bool:
     return isinstance(value, list | tuple) and all(map(_is_text, value))
 
 
-# By key, except for the settings: a description of valid values, the conversion for the block, and the check.
+# For each key except `settings`: a description of valid values, the conversion for the block, and the check.
 _TEXT = ("a string", str, _is_text)
 _READERS: Mapping[str, tuple[str, Any, Any]] = {
     "storage": _TEXT,

@@ -76,7 +76,7 @@ def _unjoined(app: Firelock, block: Block, alias: str) -> CheckMessage:
     """Return the warning that an app stores jobs in a database of Django without joining transactions."""
     if block.app is None:
         hint = f'Set FIRELOCK = {{"database": "{alias}"}} instead of the storage.'
-    elif isinstance(app.holder, tuple):  # the app of another object, such as Celery's interface
+    elif isinstance(app.holder, tuple):  # the app belongs to another object, such as Celery's interface
         hint = f'Set FIRELOCK = {{"app": "{block.app}", "database": "{alias}"}}.'
     else:
         hint = f"Create the app with Firelock(…, plugins=[DjangoPlugin(database={alias!r})])."

@@ -1,8 +1,8 @@
 """Django's database connections in jobs: they are checked so that a closed connection does not fail a job.
 
 Django closes old and broken connections when a request begins and ends, but a job is not a request. Therefore
-this module closes them before and after each job. It does not close a connection in a transaction, for
-example that of a test which runs a job.
+this module closes them before and after each job. It does not close a connection that is in a transaction,
+for example in a test that runs a job.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class FreshConnections(ThreadSensitiveContext):
     def __enter__(self) -> None:
         """Close connections that have become stale since this thread's last job, and clear query logs."""
         for connection in connections.all(initialized_only=True):
-            if not connection.force_debug_cursor:  # unless a test is counting queries
+            if not connection.force_debug_cursor:  # keep the log if a test is counting queries
                 connection.queries_log.clear()  # with DEBUG, the log would grow to thousands of entries
         close_stale_connections()
 
@@ -44,7 +44,7 @@ class FreshConnections(ThreadSensitiveContext):
         close_stale_connections()
 
     async def __aenter__(self) -> Self:
-        """Give the job its own thread from here on."""
+        """Give the job its own thread from this point on."""
         await super().__aenter__()  # type: ignore[no-untyped-call]
         return self
 

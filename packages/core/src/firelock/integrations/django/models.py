@@ -6,7 +6,7 @@ from django.db import models
 
 
 class JobBoard(models.Model):  # type: ignore[misc]  # Django has no types
-    """The object of the permissions to view, operate and administer all jobs of the project."""
+    """The model to which the permissions to view, operate and administer the project's jobs belong."""
 
     class Meta:
         """The options of a model without a table, with only these permissions."""

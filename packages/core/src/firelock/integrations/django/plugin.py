@@ -19,9 +19,9 @@ class DjangoPlugin:
     An app that is created from the settings already has this plugin.
 
     Args:
-        database: the alias of the database that stores the jobs. An enqueue inside its `atomic()` joins the
-            transaction. Without an alias, an enqueue joins a transaction only if the call names it:
-            `task.using(within="default").enqueue(…)`.
+        database: the alias of the database that stores the jobs. A job that is enqueued inside an `atomic()`
+            block of this database joins the transaction. Without an alias, a job joins a transaction only if
+            the call names the database: `task.using(within="default").enqueue(…)`.
     """
 
     def __init__(self, database: str | None = None) -> None:

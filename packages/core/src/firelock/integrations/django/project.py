@@ -32,7 +32,7 @@ _NAME_DATABASE = (
 
 _followed: dict[str, str] = {}  # URL of the test database to which the app last switched, by alias
 _copied: set[str] = set()  # the test databases that have been prepared for copying
-_created: list[Firelock] = []  # at most one, as a process has one set of settings
+_created: list[Firelock] = []  # at most one entry, because a process has one set of settings
 _is_creating = False  # whether the thread that holds the lock is creating the app
 _creating = threading.RLock()
 
@@ -125,7 +125,7 @@ def _mistake_of(check: Callable[[], object]) -> BlockMistake | None:
 
 
 def mistake_of_error(error: FirelockError) -> BlockMistake:
-    """Return the mistake that describes an error during the creation of the app."""
+    """Return an error that occurred during the creation of the app, as a mistake in the block."""
     if isinstance(error, _AppConflict):
         return error.mistake
     return BlockMistake("E007", str(error), "" if isinstance(error, _OfModule) else _CHANGE_BLOCK)
@@ -140,7 +140,7 @@ class _AppConflict(ConfigurationError):
 
 
 class _OfModule(ConfigurationError):
-    """An error that was raised by an app's module, so the block is not the cause."""
+    """An error that an app's module raised, and that the block did not cause."""
 
 
 def _checked_app() -> Firelock:
@@ -201,7 +201,7 @@ def empty_test_storage(using: str) -> None:
     alias = database_of_jobs()
     is_in_test_database = block.test_storage == TEST_DATABASE
     if is_in_test_database and alias not in {None, using}:
-        return  # the test database of the jobs is unchanged, or is not created yet
+        return  # the test database of the jobs has not changed, or has not been created yet
     change_storage()
     _created[0].storage.clear()
     if not is_in_test_database:
@@ -232,7 +232,7 @@ def follow_test_database(alias: str) -> None:
         return
     try:
         url = url_of_test_database(alias)
-    except ConfigurationError:  # it is not created yet or unusable; empty_test_storage reports this
+    except ConfigurationError:  # it does not exist yet or is unusable; empty_test_storage reports this
         return
     if url != _followed.get(alias):
         _followed[alias] = url
@@ -264,7 +264,7 @@ def _storage_of(block: Block, database: str | None) -> str:
         return block.test_storage
     if block.storage is None and block.database is not None:
         return url_of_database(block.database)
-    return block.storage or os.environ["FIRELOCK_STORAGE"]  # without mistakes, one of the two is set
+    return block.storage or os.environ["FIRELOCK_STORAGE"]  # one of the two is set if there are no mistakes
 
 
 def _make_app(block: Block) -> Firelock:

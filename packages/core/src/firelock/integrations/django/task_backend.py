@@ -64,7 +64,7 @@ _PACKAGE = "firelock.integrations.django"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirelockTask(Task):  # type: ignore[misc]  # Any: Django has no types
-    """A Task with options of Firelock: `@task(max_attempts=5, backoff=…)`; `using` cannot change them.
+    """A Task with Firelock's options: `@task(max_attempts=5, backoff=…)`; `using` cannot change them.
 
     If an option is None, its value comes from `OPTIONS`: see `task_options`.
     """

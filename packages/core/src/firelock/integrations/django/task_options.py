@@ -66,7 +66,7 @@ def to_executor(value: str) -> Executor:
 
 @attrs.frozen
 class TaskOptions:
-    """The options of a task in one place. If an option is None, the next place determines it."""
+    """The options of a task that are set in one place. If an option is None, the next place determines it."""
 
     max_attempts: int | None = attrs.field(default=None, converter=_to_max_attempts)
     backoff: Backoff | timedelta | str | None = attrs.field(default=None, converter=_to_backoff)

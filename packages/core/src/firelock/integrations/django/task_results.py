@@ -1,4 +1,4 @@
-"""Conversion of a job to Django's `TaskResult`, with four states, times in the project's form, and errors."""
+"""Conversion of jobs to Django's `TaskResult`, with one of four states, formatted times and errors."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ class FirelockTaskResult(TaskResult):  # type: ignore[misc]  # Any: Django has n
 
 
 def shown_instant(instant: datetime | None) -> datetime | None:
-    """Return a time in Django's form: aware in UTC, or naive in `TIME_ZONE` without `USE_TZ`."""
+    """Return a time in Django's format: aware in UTC or, without `USE_TZ`, naive in `TIME_ZONE`."""
     return instant if instant is None or settings.USE_TZ else timezone.make_naive(instant)
 
 
 def shown_micros(at: int | None) -> datetime | None:
-    """Return a time in Django's form; `at` is in micros."""
+    """Return a time in Django's format; `at` is in micros."""
     return shown_instant(as_datetime(at))
 
 
@@ -189,7 +189,7 @@ def meta_of_call(
 def as_called(
     names: Sequence[str], args: Sequence[object], kwargs: Mapping[str, object], meta: Mapping[str, str]
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Return a job's arguments as the enqueue passed them, by position or by name."""
+    """Return a job's arguments as the caller passed them, by position or by name."""
     given = meta.get(POSITIONAL, "")
     if not given.isdecimal() or not int(given) < len(args) <= len(names):
         return list(args), dict(kwargs)

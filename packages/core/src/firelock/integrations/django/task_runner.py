@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 
 @attrs.define(eq=False)
 class AttemptUnderWay:
-    """One attempt in Django's form, and the decision that was made when it failed."""
+    """One attempt in Django's format, and the decision that was made when it failed."""
 
     job: JobContext
     result: FirelockTaskResult

@@ -1,8 +1,9 @@
-"""The transaction of Django that an enqueue joins.
+"""The Django transaction that new jobs join.
 
 Django's `atomic()` applies to a thread, in which each alias has one connection. If jobs are stored in the
-database of an alias, an enqueue inside its `atomic()` joins the transaction: the job is committed or rolled
-back with the models. With any other storage, an enqueue does not join a transaction on its own.
+database of an alias, a job that is enqueued inside its `atomic()` joins the transaction: the job is committed
+or rolled back with the models. With any other storage, a job does not join a transaction unless the caller
+passes one.
 """
 
 from __future__ import annotations
@@ -96,4 +97,4 @@ def _is_open(connection: Any, block: tuple[int, object] | None) -> bool:  # noqa
 
 
 def _on_commit(alias: str, notify: Callable[[], None]) -> None:
-    transaction.on_commit(notify, using=alias, robust=True)  # a late notification does no harm
+    transaction.on_commit(notify, using=alias, robust=True)  # a late notification is harmless

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from firelock.storage import Finding, JobRecord
 
 _SECOND = 1_000_000
-_LAG = 5 * _SECOND  # the end of a job can be stored up to this long after its timestamp
+_LAG = 5 * _SECOND  # the result of a job can be stored up to this long after its timestamp
 _PAGE, _MOST_FAILURES = 200, 1_000  # maximum number of failures that are read per request, and per check
 _MOST_OPEN = 200
 _NAMED = 10  # maximum number of job ids, and of error types, in an event
@@ -60,12 +60,12 @@ class Rules:
 
 @attrs.define
 class Open:
-    """A reported problem that has not ended, or failures of a task that are not reported yet."""
+    """A reported problem that has not ended, or failures of a task that have not been reported yet."""
 
     since: int
     reported_at: int = 0
     last_at: int = 0  # time of the task's newest failure
-    count: int = 0  # failures that are not reported yet
+    count: int = 0  # failures that have not been reported yet
     jobs: list[str] = attrs.Factory(list)  # ids of some of the failed jobs
     error_types: list[str] = attrs.Factory(list)
 
@@ -137,8 +137,8 @@ class _Watch:
     def failures(self, own_task: str, *, is_first: bool) -> Iterator[dict[str, JsonValue]]:
         """Yield an event for each task with new failures, and for each task that has recovered.
 
-        A task has at most one event about failures in each period of `quiet`. Failed batches are treated in
-        the same way, by name.
+        For each task, there is at most one event about failures per `quiet` period. Failed batches are
+        treated in the same way, by name.
         """
         until = self.now - _LAG
         since = until if is_first else min(self.memory.failures_until, until)

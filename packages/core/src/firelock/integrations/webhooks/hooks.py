@@ -36,7 +36,7 @@ _RETRY = Retry.exponential(
     timedelta(seconds=10), attempts=12, longest=timedelta(hours=1), except_on=[DeliveryRefused]
 )
 _ENVIRONMENT = "FIRELOCK_WEBHOOKS"
-# Seconds for which expensive readings are cached.
+# Seconds for which expensive query results are cached.
 _AGES = {"storage": 60.0, "samples": 300.0, "usually": 300.0, "muted": 60.0}
 
 
@@ -100,7 +100,7 @@ class Webhooks:
 
     Args:
         hooks: the receivers.
-        latency: how long the first job of a queue may wait if no limit holds it. Pass one duration for all
+        latency: how long the first job of a queue may wait if no limit delays it. Pass one duration for all
             queues, or a mapping by queue with "*" for the other queues. The value is set on the app, so
             `firelock doctor`, the dashboard and metrics use it too.
         margin: how late a recurring job may be fired; this value is also set on the app.

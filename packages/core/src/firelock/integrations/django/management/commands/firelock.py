@@ -26,7 +26,7 @@ class FirelockCommand(BaseCommand):  # type: ignore[misc]  # Django has no types
     requires_system_checks: Sequence[str] = ()  # warnings of checks must not stop a server
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Accept all further arguments and pass them to firelock."""
+        """Accept all remaining arguments and pass them to firelock."""
         parser.add_argument("words", nargs=REMAINDER, help="firelock command: server, jobs list, doctor, …")
 
     def run_from_argv(self, argv: list[str]) -> None:
@@ -42,7 +42,8 @@ class FirelockCommand(BaseCommand):  # type: ignore[misc]  # Django has no types
         """Run a command from code: `call_command("firelock", "jobs", "list")`.
 
         Raises:
-            CommandError: If the command failed. It has printed the reason, and `returncode` is its exit code.
+            CommandError: If the command failed. The command has printed the reason, and `returncode` is its
+                exit code.
         """
         with _kept_open(get_app()):
             code = run(words)
@@ -64,7 +65,7 @@ def run(words: Sequence[str]) -> int:
 
 
 def _command_line() -> str:
-    """Return the command line of this command, as it was called; for a call from code, that of manage.py."""
+    """Return the command line of this command as it was called; if code called it, the one of manage.py."""
     called = Path(sys.argv[0])
     if sys.argv[1:2] != ["firelock"] or called.suffix == ".pyc":
         return "python manage.py firelock"
