@@ -98,7 +98,7 @@ def test_list_of_exempt_methods_contains_only_existing_methods():
 
 
 def test_parts_of_an_app_are_checked():
-    """A part that is added to the app is included automatically."""
+    """A part that is added to the app is checked automatically."""
     names = {kind.__name__ for kind in public_classes()}
 
     assert {"Jobs", "Queues", "Servers", "Recurring", "Operations", "Audit", "Catalogue"} <= names
@@ -224,7 +224,7 @@ def test_calls_do_not_wait_for_threads_of_the_application(release):
 
 
 def test_calls_share_a_limited_number_of_threads():
-    """Each call runs, and no further thread is started as long as calls complete."""
+    """Each call runs, and no additional thread is started as long as calls complete."""
     calls, names, lock = BlockingCalls(2, stall=60), [], threading.Lock()
 
     def note():
@@ -238,7 +238,7 @@ def test_calls_share_a_limited_number_of_threads():
 
 
 def test_calls_that_wait_for_each_other_all_complete():
-    """There are more calls than threads, so further threads are started when no waiting call can begin."""
+    """There are more calls than threads, so more threads are started when no waiting call can begin."""
     calls, together = BlockingCalls(2, stall=0.01), threading.Barrier(6)
 
     waiting = [calls.submit(lambda: together.wait(20)) for _ in range(6)]

@@ -144,7 +144,7 @@ def test_invalid_call_raises_one_error_and_stores_nothing(desk, act, kind, words
 
 
 def test_refused_action_on_a_job_changes_nothing(desk):
-    """The job's state does not allow the action, or the arguments of a continuation are invalid."""
+    """The job's state must allow the action, and the arguments of a continuation must be valid."""
     job = desk.send.enqueue("x").delete()
     before = job.refresh().record()
 

@@ -189,7 +189,7 @@ def test_progress_must_be_plain_numbers(console, storage, done, total):
 
 
 def test_long_line_or_progress_message_is_truncated(console, storage):
-    """A line and a progress message keep 4,096 characters, the last of them an ellipsis."""
+    """Lines and progress messages are truncated to 4,096 characters, of which the last is an ellipsis."""
     console.log("a", 1, "info", "x" * 5_000)
     console.progress("a", 1, 2, "y" * 5_000)
 
@@ -244,7 +244,7 @@ def test_lines_are_kept_while_the_storage_is_unreachable(console, storage):
 
 
 def test_refused_lines_are_dropped_with_a_warning(console, storage, caplog):
-    """The ends of jobs must not wait for lines that the storage never accepts."""
+    """Settling a job must not wait for lines that the storage never accepts."""
     storage.fail("append_logs", StorageError("value too long"))
     console.log("a", 1, "info", "refused")
 
@@ -304,7 +304,10 @@ def test_lines_of_a_locked_job_are_not_sent_with_every_flush(console, storage, m
 
 
 def test_flush_waits_for_another_flush_with_a_timeout(console, storage, monkeypatch):
-    """A flush that hangs in another thread must not delay ends forever. The hanging flush keeps its lines."""
+    """A flush that hangs in another thread must not delay the settling of jobs forever.
+
+    The hanging flush keeps its lines.
+    """
     monkeypatch.setattr("firelock.context._LONGEST_WAIT", 0.01)
     began, may_end = threading.Event(), threading.Event()
 

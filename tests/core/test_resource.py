@@ -109,7 +109,7 @@ def test_sync_function_cannot_use_an_async_resource(shop):
 
 
 def test_resource_parameters_must_be_last(shop):
-    """A positional argument after a resource would be bound to a different parameter than it seems."""
+    """A positional argument after a resource would be bound to a different parameter than expected."""
 
     def before(pool=shop.pool, limit=5): ...
     def rest(pool=shop.pool, *names): ...
@@ -219,7 +219,7 @@ def test_async_resource_is_open_as_long_as_its_event_loop(shop):
 
 
 def test_replaced_resource_is_not_opened(shop):
-    """Jobs get the replacement, also from `current_job().resource`.
+    """Jobs get the replacement, even from `current_job().resource`.
 
     If two replacements are nested, the inner one is used.
     """

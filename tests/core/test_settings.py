@@ -30,7 +30,10 @@ def test_every_setting_has_a_description_and_enforces_its_bounds(field):
 
 
 def test_environment_overrides_pyproject_and_pyproject_overrides_defaults():
-    """The order is FIRELOCK_<NAME>, [tool.firelock], default. Other variables and keys are ignored."""
+    """FIRELOCK_<NAME> has priority over [tool.firelock], which has priority over the default.
+
+    Other variables and keys are ignored.
+    """
     table = {"poll": 2, "sweep": 3, "storage": "memory://"}
 
     settings = Settings.from_environment(table, {"FIRELOCK_POLL": "0.5", "FIRELOCK_WORKERS": " 7 "})

@@ -105,7 +105,7 @@ def test_main_module_has_the_name_under_which_it_is_imported(monkeypatch, attrib
 def test_local_function_needs_an_explicit_name(fire):
     """No other process could find the function.
 
-    With a name that a server also registers, it can be a task.
+    With a name that a server also registers, the function can be a task.
     """
 
     def local(): ...

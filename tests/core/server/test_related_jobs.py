@@ -277,10 +277,7 @@ def test_job_that_the_event_loop_cannot_start_is_snoozed(fire, is_related):
 
 
 def test_async_job_stopped_before_its_start_frees_its_worker(fire, storage):
-    """A job that is stopped before its start frees its worker.
-
-    So does a job whose relations cannot be read.
-    """
+    """A job that is stopped before its start, or whose relations cannot be read, frees its worker."""
 
     @fire.task(name="work")
     async def work() -> int:

@@ -104,7 +104,7 @@ def test_job_of_an_unknown_task_waits_for_another_server(make_app, is_remote):
     ],
 )
 def test_unreadable_job_fails_without_a_retry(make_app, changes, words):
-    """The reason contains the cause. A row with invalid contents does not stop the dispatcher."""
+    """The failure's reason includes the cause. A row with invalid contents does not stop the dispatcher."""
     fire, worker = make_app()
 
     @fire.task(name="task")
@@ -163,7 +163,7 @@ def test_exception_in_a_serializer_does_not_stop_the_worker(make_app):
 # ---- returned values -------------------------------------------------------------------------------------
 
 
-def test_end_contains_the_duration_of_the_run(make_app):
+def test_outcome_contains_the_duration_of_the_run(make_app):
     """The duration is measured in microseconds of the storage's clock."""
     fire, worker = make_app()
     offset = fire.storage
@@ -431,7 +431,7 @@ def test_retry_decision_hook_gets_the_decoded_arguments(make_app):
 def test_unsupported_characters_in_a_reason_are_escaped(decide):
     """NULs and lone surrogates, which error messages can contain, are escaped.
 
-    Otherwise, the end of the job could not be stored.
+    Otherwise, the outcome of the job could not be stored.
     """
     assert "a\\0b\\ud800ş" == decide("a\0b\ud800ş").reason
 
@@ -702,7 +702,7 @@ def test_value_that_is_not_a_context_manager_fails_the_job(end_of):
     )
 
 
-def test_end_that_replaces_a_retry_has_no_due_time(end_of):
+def test_outcome_that_replaces_a_retry_has_no_due_time(end_of):
     """A job that does not wait for anything is stored without the due time of the replaced retry."""
     electing = plugin(elect_transition=lambda job, proposed: attrs.evolve(proposed, to=State.FAILED))
 
@@ -736,7 +736,7 @@ def test_invalid_elected_transition_is_ignored(end_of, elect, caplog):
     assert "from elect_transition; continuing as if it had returned None" in caplog.text
 
 
-def test_plugin_can_replace_every_kind_of_end(make_app):
+def test_plugin_can_replace_every_kind_of_outcome(make_app):
     """The hook is also called for a hand-back, a crash and a snooze."""
     seen = []
     fire, worker = make_app(plugin(elect_transition=lambda job, proposed: seen.append(proposed.to)))
@@ -1010,7 +1010,10 @@ def test_job_is_handed_back_if_its_crashes_cannot_be_read():
 
 
 def test_failure_after_an_ignored_timeout_is_reported_when_stored(make_app, caplog):
-    """The job may have been deleted by then. In that case, its end is refused, so the job has not failed."""
+    """The job may have been deleted by then.
+
+    In that case, its outcome is refused, so the job has not failed.
+    """
     fire, worker = make_app()
     fire.task(name="task", retry=Retry.never(), timeout=5)(lambda: None).enqueue()
     (job,) = worker.claim()
@@ -1035,8 +1038,8 @@ def test_log_lines_about_failed_jobs_can_be_disabled(logged):
     assert State.FAILED is logged.ended.transition.to
 
 
-def test_elected_end_is_logged(logged):
-    """If a plugin replaces a failure with another end, that end is logged."""
+def test_elected_outcome_is_logged(logged):
+    """If a plugin replaces a failure with another outcome, that outcome is logged."""
 
     def elect(job, proposed):
         return attrs.evolve(proposed, to=State.DELETED)

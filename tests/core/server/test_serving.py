@@ -133,7 +133,7 @@ def test_steps_do_not_wait_for_threads_that_jobs_use(make_crew):
 
 
 def test_many_jobs_take_few_round_trips(make_crew):
-    """Ends are settled in batches, together with the next claim."""
+    """Jobs are settled in batches, together with the next claim."""
     crew = make_crew(workers=1)
     jobs = crew.task().enqueue_many([()] * 1_000)
 
@@ -144,8 +144,8 @@ def test_many_jobs_take_few_round_trips(make_crew):
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "loop"])
-def test_end_is_settled_without_waiting_for_the_poll(crew, is_async):
-    """Ends are settled even if other jobs continue for hours. New work is found immediately."""
+def test_job_is_settled_without_waiting_for_the_poll(crew, is_async):
+    """Ended jobs are settled even if other jobs continue for hours. New work is found immediately."""
 
     async def nothing(): ...
 
@@ -214,10 +214,10 @@ def test_server_without_the_right_to_run_claims_nothing(make_crew, caplog):
     assert State.ENQUEUED is meanwhile
 
 
-def test_every_kind_of_end_is_reported_and_counted(make_crew):
-    """Each end is reported once to observers and counted with its name.
+def test_every_kind_of_outcome_is_reported_and_counted(make_crew):
+    """Each outcome is reported once to observers and counted with its name.
 
-    A snooze is reported, but is not counted as an end.
+    A snooze is reported, but is not counted.
     """
     seen = []
 
@@ -285,9 +285,9 @@ def test_invalid_decision_of_a_policy_fails_the_job(crew, caplog):
 
 
 def test_coroutines_and_threads_share_the_queue(crew, our_threads):
-    """Each job runs in a thread or on the loop, depending on its task.
+    """Each job runs in a thread or on the event loop, depending on its task.
 
-    The loop starts with the first coroutine and stops at the end.
+    The loop starts with the first coroutine and stops with the server.
     """
     seen = {}
 
@@ -306,10 +306,10 @@ def test_coroutines_and_threads_share_the_queue(crew, our_threads):
     assert ("firelock-loop", [], []) == (seen["async def"], before, our_threads("firelock-loop"))
 
 
-def test_claimed_coroutines_without_a_free_place_are_not_lost(make_crew):
+def test_claimed_coroutines_without_a_free_worker_are_not_lost(make_crew):
     """A claim for idle threads may return coroutine jobs.
 
-    These wait for a free place or return to the queue for another server.
+    These wait for a free worker or return to the queue for another server.
     """
     crew = make_crew(workers=5, async_workers=2)
     jobs = [*crew.agated().enqueue_many([()] * 20), *crew.task().enqueue_many([()] * 5)]
@@ -546,7 +546,7 @@ def lost(make_crew):
 def test_coroutine_is_cancelled_by_a_refused_write_of_its_stream(lost, is_async, is_much):
     """The coroutine is cancelled once, whether a background thread or `emit` itself writes the stream.
 
-    `emit` writes it if there is much data.
+    `emit` writes a large amount of data itself.
     """
     text = "word" * (100_000 if is_much else 1)
 
@@ -637,7 +637,7 @@ def test_start_of_a_long_run_is_stored(make_crew):
 def test_outage_is_logged_once(crew, caplog):
     """The beginning and the end of an outage are each logged once.
 
-    Ends are kept in the meantime and sent later.
+    Outcomes are kept in the meantime and sent later.
     """
     caplog.set_level(logging.INFO)
     job = crew.gated().enqueue()
@@ -666,8 +666,8 @@ def test_longer_pauses_on_a_full_disk_are_logged(crew, caplog):
     until(lambda: "The storage logs each refused call, so retries are up to 30 s apart." in caplog.messages)
 
 
-def test_refused_claim_does_not_lose_ends(crew, caplog):
-    """If an exchange is refused, its ends are settled alone."""
+def test_refused_claim_does_not_lose_outcomes(crew, caplog):
+    """If an exchange is refused, its jobs are settled without a claim."""
     job = crew.gated().enqueue()
     crew.start()
     until(lambda: crew.came)
@@ -679,7 +679,7 @@ def test_refused_claim_does_not_lose_ends(crew, caplog):
     assert "The storage rejected a combined settle and claim; settling first, then claiming." in caplog.text
 
 
-def test_claim_committed_without_a_reply_is_reconciled_next_turn(make_crew):
+def test_claim_committed_without_a_reply_is_reconciled_soon(make_crew):
     """The jobs of this claim return to their queue and run long before the next heartbeat.
 
     At a heartbeat, the reconciliation would find them as well.
@@ -726,10 +726,10 @@ class Picky(FailingStorage):
 
 
 @pytest.mark.parametrize("outages", [[], [StorageUnavailable("away")]], ids=["there", "away"])
-def test_end_that_cannot_be_stored_fails_only_its_job(make_crew, caplog, outages):
+def test_outcome_that_cannot_be_stored_fails_only_its_job(make_crew, caplog, outages):
     """The job fails with the storage's message as soon as the storage is reachable.
 
-    The ends of other jobs are stored unchanged.
+    The outcomes of other jobs are stored unchanged.
     """
     crew = make_crew(storage=Picky())
     crew.storage.outages += outages
@@ -749,8 +749,8 @@ def test_end_that_cannot_be_stored_fails_only_its_job(make_crew, caplog, outages
     assert f"The outcome of job {poisoned.id} cannot be stored: value too long" in caplog.text
 
 
-def test_end_that_can_never_be_stored_does_not_block_others(make_crew, caplog):
-    """The end is discarded, and the next reconciliation finds its job."""
+def test_outcome_that_can_never_be_stored_does_not_block_others(make_crew, caplog):
+    """The outcome is discarded, and the next reconciliation finds its job."""
     crew = make_crew(storage=Picky())
     task = crew.task()
     bad, *jobs = task.enqueue_many([()] * 4)
@@ -826,7 +826,7 @@ _BATCH = write_relations(Relations(batch=BatchRules("import")))
 def test_batches_are_checked_at_most_every_20_ms(make_crew):
     """The interval applies however many members end.
 
-    The end of the last member does not wait for a sweep.
+    After the last member has ended, the batch does not wait for a sweep.
     """
     crew = make_crew(workers=2)
     task = crew.task(lambda: None)
@@ -952,8 +952,11 @@ class SlowLogs(MemoryStorage):
             self.overtaken.set()
 
 
-def test_end_of_a_job_is_stored_after_its_log_lines():
-    """The upkeep thread writes the lines of running jobs. A job that ends meanwhile waits for them."""
+def test_outcome_of_a_job_is_stored_after_its_log_lines():
+    """The upkeep thread writes the lines of running jobs.
+
+    A job that ends during such a write waits for its lines.
+    """
     storage = SlowLogs()
     fire = Firelock(storage, settings=Settings(poll=0.05))
 

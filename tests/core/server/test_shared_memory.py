@@ -72,7 +72,7 @@ def test_report_contains_cpu_time_and_memory(board):
 
 
 def test_running_jobs_are_read_per_worker(board):
-    """Each worker has its own place, so the end of one job does not affect the other places."""
+    """Each worker has its own slot in the memory, so a job that ends does not affect the other slots."""
     ids = [new_id() for _ in range(3)]
     for worker, job_id in enumerate(ids):
         board.start(worker, job_id)

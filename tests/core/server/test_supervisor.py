@@ -235,7 +235,7 @@ def test_new_worker_process_of_a_quiet_server_is_quiet(bench):
 def test_worker_process_that_never_becomes_ready_is_killed(bench):
     """A process that hangs during the import of the app or before its report is killed.
 
-    A process that waits for its session is not.
+    A process that waits for its session is not killed.
     """
     long_ago = time.monotonic() - SETTINGS.hang_timeout - 1
     hangs, waits, frozen, begins = (bench.child("while True: pass") for _ in range(4))
@@ -341,7 +341,7 @@ def test_server_ends_if_its_first_worker_process_cannot_start(monkeypatch):
 
 
 def test_pause_grows_if_worker_processes_end_immediately(bench, monkeypatch, caplog):
-    """No zombie process remains, and the log contains each end and the pause."""
+    """No zombie process remains, and the log contains each exit and the pause."""
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     pids = []
     bench.supervisor._restarts.append((0.0, 0, 0))
@@ -409,9 +409,9 @@ def replacement(bench, old):
 
 
 def test_worker_process_at_its_limit_drains_after_its_successor_has_started(bench):
-    """The new process starts first. After it has its session, the old one is ordered to retire.
+    """The new process starts first.
 
-    The old one gets no later `resume`.
+    After it has its session, the old process is ordered to retire, and gets no later `resume` order.
     """
     old = bench.with_session(ECHO)
     bench.read_orders(old)
@@ -497,8 +497,8 @@ def test_worker_processes_are_replaced_one_at_a_time(bench):
     assert replacement(bench, second) is not None
 
 
-def test_drained_process_has_no_further_successor(bench):
-    """A retired process ends as ordered, and no crash is counted for a job that ran to its end."""
+def test_drained_process_has_no_second_successor(bench):
+    """A retired process ends as ordered, and no crash is counted for a job that ran to completion."""
     old = bench.with_session("input(); input()")
     bench.supervisor._retire(old)
     old.popen.wait()

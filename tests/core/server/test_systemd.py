@@ -37,7 +37,7 @@ def test_notification_removes_its_environment_variables(door):
 
 
 def test_watchdog_notification_is_due_after_a_third_of_its_time():
-    """A sign of life is not due again until another third of the watchdog time has passed."""
+    """A notification is not due again until another third of the watchdog time has passed."""
     manager = SystemdNotifier.of_environment({"NOTIFY_SOCKET": "x", "WATCHDOG_USEC": "3000000"})
 
     assert [manager.is_due(at) for at in (10.0, 10.5, 11.0, 11.9, 12.0)] == [True, False, True, False, True]
@@ -47,7 +47,7 @@ def test_watchdog_notification_is_due_after_a_third_of_its_time():
     "environment", [{}, {"WATCHDOG_USEC": "x"}, {"WATCHDOG_USEC": "9", "WATCHDOG_PID": "1"}]
 )
 def test_no_watchdog_notification_is_due_without_a_watchdog(environment):
-    """No sign of life is due if the time is missing or invalid, or if it is meant for another process."""
+    """No notification is due if the time is missing or invalid, or if it is meant for another process."""
     assert not SystemdNotifier.of_environment(environment).is_due(100.0)
 
 

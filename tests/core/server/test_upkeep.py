@@ -228,7 +228,10 @@ def test_due_jobs_are_enqueued_between_recurring_jobs(seldom):
 
 @pytest.mark.parametrize("verb", ["due_records", "promote"])
 def test_due_jobs_and_recurring_jobs_are_independent(scene, verb):
-    """Due jobs are enqueued even if recurring jobs fail, and vice versa. The work is announced."""
+    """Due jobs are enqueued even if recurring jobs fail, and vice versa.
+
+    The dispatcher is notified of the new jobs.
+    """
     job = scene.task.schedule(timedelta(hours=1))
     scene.task.recur("hourly", "0 * * * *")
     scene.storage.clock_offset = 3_600 * SECOND
@@ -279,9 +282,9 @@ def test_outage_reported_by_the_dispatcher_delays_reaping(seldom):
 
 
 def test_server_without_the_right_to_run_reaps_no_session(seldom):
-    """A server without the right to run was disconnected, or its storage was.
+    """A server without the right to run, or its storage, was disconnected.
 
-    Other servers may be fine, so it must not end their sessions.
+    Other servers may be fine, so this server must not end their sessions.
     """
     seldom.board.grant(0)
     seldom.upkeep._sweep()  # noqa: SLF001 - one sweep, by hand
@@ -305,7 +308,7 @@ def test_server_without_the_right_to_run_reaps_no_session(seldom):
     ],
 )  # fmt: skip
 def test_sweep_logs_the_returned_and_the_locked_jobs(seldom, caplog, taken, message):
-    """The line names the worker process by its session and omits zeros.
+    """The line names the worker process by its session and omits numbers that are zero.
 
     A later sweep returns the other jobs.
     """
@@ -334,7 +337,10 @@ def test_lost_session_of_the_last_running_member_ends_a_cancelled_batch(seldom):
 
 
 def test_sweep_releases_continuations_and_removes_expired_jobs(scene):
-    """Continuations that were left unreleased by a settle are released, and expired jobs are removed."""
+    """Continuations that were not released when their parent was settled are released.
+
+    Expired jobs are removed.
+    """
     parent = scene.task.enqueue()
     child = parent.then(scene.task)
     ended = [scene.worker.attempt(job) for job in scene.worker.claim()]
@@ -374,9 +380,9 @@ def test_task_can_set_the_retention_of_its_succeeded_jobs(keep, days):
 
 
 def test_release_by_the_dispatcher_is_repeated(seldom):
-    """Rows may have been locked, so further releases follow after 1, 2, 4 … seconds.
+    """Rows may have been locked, so more releases follow after 1, 2, 4 … seconds.
 
-    They continue until it is the routine's own turn.
+    They continue until the routine itself is due.
     """
     seldom.upkeep.start()
     until(lambda: seldom.storage.called["release"])
@@ -387,7 +393,7 @@ def test_release_by_the_dispatcher_is_repeated(seldom):
     until(lambda: len(seldom.storage.called["release"]) >= before + 2)
 
 
-def test_due_sweep_runs_before_further_releases(scene):
+def test_due_sweep_runs_before_more_releases(scene):
     """If a call leaves continuations, another call follows, but a sweep that is due runs first."""
     order = []
 
@@ -602,7 +608,7 @@ def test_hanging_storage_does_not_delay_timeouts(scene):
 
 
 def test_failed_routine_does_not_block_the_others(scene, caplog):
-    """A failed routine is tried again at its next turn. An outage is not logged as an error."""
+    """A failed routine is tried again when it is next due. An outage is not logged as an error."""
     caplog.set_level(logging.DEBUG, "firelock")
     job = scene.task.enqueue()
     scene.worker.console.log(job.id, 1, "info", "half way")

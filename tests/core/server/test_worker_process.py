@@ -187,7 +187,7 @@ def session(fire, name="session-a"):
 
 
 def test_worker_process_stopped_before_it_has_a_session_ends_properly(child):
-    """A process without a session holds no jobs."""
+    """A process without a session has no claimed jobs."""
     child.send_order('{"stop": 0}')
 
     assert EXIT_OK == child.process.wait(20)
@@ -298,7 +298,7 @@ def test_worker_process_reports_once_that_it_has_reached_a_limit(start, fire, op
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the system has no such limit")
 def test_worker_process_without_file_descriptors_requests_a_replacement(start, fire):
-    """A job has left files open. Another process replaces it before all further jobs fail."""
+    """A job has left files open. Another process replaces this one before all later jobs fail."""
     child = start()
     assert "ready" in child.report()
     leak = fire.task(name="leak")(lambda: None)

@@ -94,7 +94,7 @@ def test_oldest_session_is_found_in_the_list():
 
 
 def test_conflicting_change_is_repeated(storage):
-    """The change is repeated on the result of the concurrent write, so that neither is lost."""
+    """The change is repeated on the result of the concurrent write, so that neither change is lost."""
     job, line = insert(storage), LogLine(0, 5, "info", "hello")
     storage.rivals.append(lambda: storage.append_logs({job: [line]}, {}))
 

@@ -91,7 +91,7 @@ def test_handles_with_the_same_name_share_data():
 def test_handle_describes_its_storage():
     """The URL of a handle contains its name.
 
-    The handle wakes waiters, and its data exists only in this process.
+    The storage notifies waiters, and its data exists only in this process.
     """
     storage = MemoryStorage("orders")
 

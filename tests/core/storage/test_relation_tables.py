@@ -31,7 +31,7 @@ def scene(request):
 def test_batch_ends_with_its_last_member(scene):
     """A batch succeeds in the first release after its last member has ended.
 
-    The result of settling this member announces the release.
+    The result of settling this member shows that a release is needed.
     """
     batch = scene.batch()
     scene.put(batch, scene.job(batch=batch.id), scene.job(batch=batch.id))
@@ -50,7 +50,7 @@ def test_batch_ends_with_its_last_member(scene):
 
 
 def test_batch_fails_although_a_member_waits_for_the_failure(scene):
-    """A requeue of the failed member opens the batch again, and the waiting member runs then."""
+    """If the failed member is requeued, the batch opens again, and the waiting member can run."""
     batch = scene.batch()
     first = scene.job(batch=batch.id)
     second = scene.job(batch=batch.id, after=[first.id])
@@ -110,7 +110,7 @@ def test_cancelled_batch_is_deleted_when_no_member_runs(scene, limit):
 
 @pytest.mark.parametrize("limit", [1, 100])
 def test_members_of_an_awaiting_batch_wait(scene, limit):
-    """The members of inner batches wait too. A delayed member then waits for its due time."""
+    """The members of inner batches wait too. After that, a delayed member waits for its due time."""
     source = scene.job()
     batch = scene.batch(after=[source.id])
     inner = scene.batch(batch=batch.id)
@@ -208,7 +208,10 @@ def test_adding_jobs_to_an_ended_batch_is_refused(scene):
 
 
 def test_batch_that_depends_on_a_deleted_job_is_deleted(scene):
-    """The call that creates such a batch gets no error, its members are swept, and no member can be added."""
+    """The call that creates such a batch gets no error.
+
+    A sweep deletes its members, and no member can be added.
+    """
     source = scene.job()
     scene.put(source)
     scene.delete(source.id)
@@ -224,7 +227,7 @@ def test_batch_that_depends_on_a_deleted_job_is_deleted(scene):
 
 
 def test_job_requeued_before_the_release_is_not_changed(scene):
-    """The list of jobs to examine was created before the requeue."""
+    """The list of jobs to check was created before the requeue."""
     source = scene.job()
     batch = scene.batch(after=[source.id])
     parent = scene.job(batch=batch.id)
@@ -328,7 +331,7 @@ def test_end_of_the_last_called_job_wakes_the_caller(scene):
 
 
 def test_waiting_job_continues_after_its_timeout(scene):
-    """The job continues at its due time, and no longer waits."""
+    """The job continues at its due time and no longer waits for an event."""
     job = scene.job()
     scene.put(job)
     due_at = scene.storage.clock() + HOUR
@@ -371,7 +374,7 @@ def test_memos_are_ordered_and_removed_from_a_position(scene):
 
 
 def test_memos_of_an_old_run_are_refused(scene):
-    """The fence of an old run is refused."""
+    """Memos are refused if they are sent with the fence of an earlier run."""
     job = scene.job()
     scene.put(job)
     old = scene.claim()[job.id]

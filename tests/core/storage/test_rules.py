@@ -60,7 +60,7 @@ def test_cursor_of_another_list_is_refused(where, oldest_first):
     "time", ["", "-", "--5", "5-", "²", "1e9", "9" * 19, "9" * 5_000], ids=lambda time: time[:20] or "nothing"
 )
 def test_damaged_cursor_is_refused(time):
-    """A cursor with the right seal but an invalid time, which no driver would accept, is refused too."""
+    """A cursor with the right seal is refused if its time is invalid, as no driver would accept this time."""
     seal, _, _ = write_cursor((5, "a"), ALL, oldest_first=False).partition(".")
 
     with pytest.raises(StorageError, match="Start without a cursor"):
@@ -68,6 +68,6 @@ def test_damaged_cursor_is_refused(time):
 
 
 def test_cursor_without_an_id_is_refused():
-    """A cursor without an id was cut off."""
+    """A cursor without an id was truncated."""
     with pytest.raises(StorageError, match="Start without a cursor"):
         read_cursor(write_cursor((5, ""), ALL, oldest_first=False), ALL, oldest_first=False)

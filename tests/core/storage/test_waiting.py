@@ -38,7 +38,7 @@ def test_event_since_the_claim_ends_a_wait(waiting, arrived, ends):
 
 
 def test_event_before_the_claim_does_not_end_a_wait(waiting):
-    """The event was recorded before the claim."""
+    """The claim has already handled the event."""
     waiting.note({"mail"})
     waiting.mark(["mail"])
 

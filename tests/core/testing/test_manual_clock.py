@@ -53,7 +53,7 @@ def note(fire, clock, seen):
 
 
 def test_scheduled_job_runs_at_its_due_time(clock, note, seen):
-    """The job runs exactly then, because time stands still until the test moves it."""
+    """The job runs exactly at its due time, because the clock does not move until the test moves it."""
     job = note.schedule(HOUR)
 
     before = clock.advance(minutes=59)
@@ -152,7 +152,7 @@ def test_advance_with_too_many_due_times_raises_an_error(clock, note):
 
 
 def test_running_job_can_advance_the_clock(fire, tester, clock, note, seen):
-    """If a job advances the clock, no other job runs meanwhile. Jobs that have become due run afterwards."""
+    """While a job advances the clock, no other job runs. Jobs that have become due run afterwards."""
 
     def slow() -> None:
         clock.advance(hours=2)

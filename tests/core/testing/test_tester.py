@@ -67,7 +67,7 @@ def tester(shop):
 
 
 def test_enqueued_job_runs_only_in_a_drain(shop, tester):
-    """An enqueued job waits until the test runs it. Its end is then stored."""
+    """An enqueued job waits until the test runs it. After the run, its outcome is stored."""
     job = shop.note.enqueue("a")
     before = list(shop.notes)
 
@@ -125,7 +125,7 @@ def test_waiting_for_a_missing_result_fails_immediately(shop, tester):
     assert "A" == job.result()
 
 
-def test_drain_counts_every_kind_of_end(shop, tester):
+def test_drain_counts_every_kind_of_outcome(shop, tester):
     """Each attempt is counted once, by the new state of its job."""
 
     def snoozes(context: JobContext) -> Snooze | None:
@@ -177,7 +177,7 @@ def test_drain_can_be_limited_to_queues(shop, tester):
 def test_drain_can_raise_the_exception_of_a_task(shop, tester):
     """The drain raises the original error.
 
-    The end of the job is stored, and the remaining jobs stay enqueued.
+    The outcome of the job is stored, and the remaining jobs stay enqueued.
     """
     job = shop.fail.enqueue("a")
     rest = shop.note.enqueue("b")
@@ -229,7 +229,7 @@ def test_pytest_outcome_in_a_task_ends_the_test(shop, tester):
 
 
 def test_log_and_progress_of_a_job_are_stored(shop, tester):
-    """They can be read as usual."""
+    """The log and the progress can be read as usual."""
 
     def speaks(context: JobContext) -> None:
         context.log("half way")
@@ -244,7 +244,7 @@ def test_log_and_progress_of_a_job_are_stored(shop, tester):
 
 
 def test_hooks_are_called_as_on_a_server():
-    """A plugin wraps the run and is notified of the end."""
+    """A plugin wraps the run and is notified when the job ends."""
     seen = []
     watching = plugin(
         job_context=lambda task: seen.append(task.name),
@@ -260,7 +260,7 @@ def test_hooks_are_called_as_on_a_server():
 
 
 def test_drain_of_an_async_task_in_an_event_loop_is_refused(shop, tester):
-    """`drain` cannot wait for a coroutine there. The job does not change, and `adrain` runs it."""
+    """`drain` cannot wait for a coroutine in an event loop. The job does not change, and `adrain` runs it."""
 
     async def use():
         await shop.anote.aenqueue("a")
@@ -301,7 +301,7 @@ def test_adrain_can_raise_the_exception_of_a_task(shop, tester):
 # ---- inline runs -----------------------------------------------------------------------------------------
 
 
-def test_inline_every_kind_of_enqueue_runs_the_job(shop, tester):
+def test_every_kind_of_enqueue_runs_the_job_inline(shop, tester):
     """One job, many jobs, a continuation and calls of several tasks run inline."""
     with tester.inline():
         job = shop.note.enqueue("one")
@@ -329,7 +329,7 @@ def test_inline_runs_released_continuations(shop, tester):
 
 
 def test_inline_failure_is_raised_by_the_enqueue(shop, tester):
-    """The task's own error is raised after the end of its job was stored."""
+    """The task's own error is raised after the outcome of its job was stored."""
     with tester.inline(), pytest.raises(ValueError, match=r"^a$"):
         shop.fail.enqueue("a")
 
@@ -450,7 +450,10 @@ def test_job_survives_the_loss_of_a_server(shop, tester):
 
 
 def test_server_can_be_lost_after_the_task_has_run(shop, tester):
-    """The end of the job was not stored, so the task runs twice. An idempotent task must tolerate this."""
+    """The outcome of the job was not stored, so the task runs twice.
+
+    An idempotent task must tolerate this.
+    """
     shop.note.enqueue("a")
 
     tester.lose_server(after_running=True)

@@ -91,7 +91,7 @@ def test_plugins_are_notified_only_of_created_jobs():
 
 
 def test_debounced_job_runs_once_after_the_last_call(fire):
-    """Each call postpones it. It runs with the last arguments when the clock reaches its due time."""
+    """Each call postpones the job. It runs with the last arguments when the clock reaches its due time."""
     with Tester(fire) as tester:
         fire.save.enqueue(1, "a")
         tester.clock.advance(seconds=4)

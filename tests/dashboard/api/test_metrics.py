@@ -79,7 +79,10 @@ def test_queues_have_metrics(client, fire, send):
 
 
 def test_servers_have_metrics(client, fire):
-    """Servers and their workers are counted by state; two servers with the same name are added up."""
+    """Servers and their workers are counted by state.
+
+    The numbers of two servers with the same name are added.
+    """
     begin(fire, "web:1", workers=4, busy=3)
     begin(fire, "web:2", workers=10, busy=2)
     begin(
@@ -160,8 +163,8 @@ def test_limit_metrics_are_summed_by_name(client, fire):
     assert "471108154711" not in text
 
 
-def test_queue_latency_ignores_jobs_held_by_limits(client, fire, send):
-    """Jobs that limits hold back need no worker, so they are counted separately.
+def test_queue_latency_ignores_jobs_blocked_by_limits(client, fire, send):
+    """Jobs that are blocked by limits need no worker, so they are counted separately.
 
     If no other job waits, the latency is 0.
     """
@@ -235,7 +238,7 @@ def test_scrapes_within_five_seconds_share_a_reading(send, tick, monkeypatch):
     ],
 )
 def test_wanted_workers_follow_the_formula(processing, backlog, mean, most, wanted):
-    """It is the number of running jobs, plus the backlog's work divided by the time allowed for it."""
+    """The result is the number of running jobs, plus the work of the backlog divided by its allowed time."""
     assert wanted == wanted_workers(
         processing=processing, backlog=backlog, mean_seconds=mean, clear_within=60, most=most
     )
@@ -275,7 +278,10 @@ def limited(fire, queue="mail", *, concurrent=1):
 
 
 def test_limits_bound_the_wanted_workers(client, fire):
-    """A key with a free place permits one more job, and a full key none; running jobs keep their workers."""
+    """A key that is one job below its limit allows one more job, and a key at its limit none.
+
+    Running jobs keep their workers.
+    """
     limited(fire).enqueue_many([(user,) for user in (1, 2) for _ in range(300)])
     Worker(fire).claim()
 
@@ -287,8 +293,8 @@ def test_limits_bound_the_wanted_workers(client, fire):
 
 
 @pytest.mark.parametrize("stop", ["pause", "none at once"])
-def test_closed_limit_wants_no_workers(client, fire, stop):
-    """A paused limit and a limit of 0 let no job start."""
+def test_no_workers_are_wanted_if_a_limit_allows_no_start(client, fire, stop):
+    """A paused limit or a limit of 0 allows no job to start."""
     limited(fire, concurrent=10).enqueue_many([(1,)] * 300)
     _ = fire.limits.pause("tenant") if stop == "pause" else fire.limits.set("tenant", concurrent=0)
 
@@ -305,15 +311,15 @@ def test_wanted_workers_never_exceed_the_jobs_that_may_run(client, fire):
     assert (300, 290, 10) == (scale["backlog"], scale["held_by_limits"], scale["wanted_workers"])
 
 
-def test_long_backlog_wants_fewer_workers_than_free_places(client, fire):
-    """Places are reused when jobs end: 300 jobs of one second within 60 seconds need five workers."""
+def test_long_backlog_needs_fewer_workers_than_its_limit_allows(client, fire):
+    """Each worker runs several jobs, so 300 jobs of one second within 60 seconds need five workers."""
     limited(fire, concurrent=10).enqueue_many([(1,)] * 300)
 
     assert 5 == client.get("/api/scale?queue=mail").json()["wanted_workers"]
 
 
-def test_held_jobs_are_assumed_to_be_of_other_queues(client, fire, send):
-    """Limits apply across all queues, so the held jobs are assumed to be in other queues.
+def test_blocked_jobs_are_assumed_to_be_of_other_queues(client, fire, send):
+    """Limits apply across all queues, so the blocked jobs are assumed to be in other queues.
 
     The number for one of several queues may therefore be too high, but is never too low.
     """
@@ -328,7 +334,7 @@ def test_held_jobs_are_assumed_to_be_of_other_queues(client, fire, send):
 
 
 def test_job_with_two_limits_is_counted_once(client, fire):
-    """The job is counted only for the limit name that holds the most jobs."""
+    """The job is counted only for the limit name that blocks the most jobs."""
     limits = [Limit("tenant:{user_id}", concurrent=1), Limit("smtp", concurrent=3)]
     fire.task(name="limited", queue="mail", limits=limits)(send_mail).enqueue_many([(1,)] * 10)
     fire.limits.sync()

@@ -40,7 +40,10 @@ def test_empty_activity_page_explains_operations(client):
 
 
 def test_operation_row_shows_filter_and_result(fire, jobs):
-    """An operation shows its verb, filter, author and progress; a read-only dashboard does not run it."""
+    """The row of an operation shows its verb, filter, author and progress.
+
+    A read-only dashboard does not run the operation.
+    """
     client = Browser(Dashboard(fire, read_only=True))
     operation = fire.operations.start("delete", JobFilter(queue="mail", state=State.ENQUEUED), by="ada")
 

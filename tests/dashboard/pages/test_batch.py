@@ -45,7 +45,7 @@ def test_job_page_links_to_its_batch(fire, client):
     assert f'href="/batches/{batch}"' in client.get(f"/jobs/{member}").text
 
 
-def test_batch_page_of_a_plain_job_is_not_found(fire, client):
+def test_batch_page_of_a_job_that_is_not_a_batch_is_not_found(fire, client):
     member = add(fire, new_batch(fire))
     assert client.get(f"/batches/{member}").status == 404
     assert client.post("/batches/requeue", {"one": member}).status == 404
@@ -150,7 +150,7 @@ def test_requeue_of_many_failed_members_first_opens_the_batch(fire, client, dash
 
 
 def test_members_and_jobs_of_inner_batches_are_counted_separately(fire, client):
-    """The page shows two counts: its own members, each inner batch counting as one, and all jobs."""
+    """The page counts the batch's own members, with each inner batch as one, and separately all jobs."""
     outer = new_batch(fire, "outer")
     inner = new_batch(fire, "inner", outer=outer)
     for _ in range(3):
@@ -399,7 +399,7 @@ def test_failed_members_without_an_error_are_counted(fire, client):
 
 
 def test_suspended_member_shows_the_awaited_signal(fire, client):
-    """The member counts as active, because it waits for no other member; its row names the signal."""
+    """The member counts as active, because it does not wait for another member. Its row names the signal."""
     batch = new_batch(fire)
     add(fire, batch, "shop.approve")
     (job,) = claim(fire)

@@ -162,7 +162,7 @@ def test_requeue_outcome_is_shown_on_the_row_of_its_cause(fire, client, failing,
 
 @pytest.mark.parametrize("path", ["/failures", "/"])
 def test_fully_succeeded_requeue_is_listed_without_a_cause_row(fire, client, dashboard, path):
-    """For an hour, the requeue is listed under the exception class, as no failed job has this cause now."""
+    """For an hour, the requeue is listed under the exception class; no failed job has this cause now."""
     is_down = [True]
 
     @fire.task(name="shop.charge", retry=Retry.never())
@@ -322,7 +322,7 @@ def test_cause_chart_has_one_bar_per_hour(fire, failing):
 
 @pytest.mark.parametrize("counts", [(3,), (100, 100, 1)], ids=["few", "more than are examined"])
 def test_cause_chart_includes_new_failures(fire, client, dashboard, failing, counts):
-    """The chart includes new failures although the hours were read shortly before for another cause.
+    """New failures are included even if the hours were read shortly before for another cause.
 
     The hours are not read again immediately.
     """
@@ -355,7 +355,7 @@ def test_cause_chart_counts_a_requeued_job_once(fire, client, dashboard, failing
 
 
 def test_chart_of_an_unlisted_cause_is_shown(fire, client, failing):
-    """The cause appeared after the last reading of the list, but its page already shows its hours."""
+    """The cause appeared after the list was last read, but its page already shows its hours."""
     failing(1, "missing", "build")
     client.get("/failures")
     ids = failing(1)
@@ -420,9 +420,9 @@ def muted_rows(page):
 
 
 def test_muted_cause_is_listed_separately(fire, client, failing):
-    """The separate list shows the person who muted the cause, the reason, and the end of the mute.
+    """The separate list shows who muted the cause, the reason, and when the mute ends.
 
-    The mute is in the audit, and the overview no longer shows the cause.
+    The audit contains the mute, and the overview no longer shows the cause.
     """
     muted, shown = failing(3)[0], failing(1, "missing", "build")[0]
     muted, shown = fingerprint_of(fire, muted), fingerprint_of(fire, shown)
@@ -472,7 +472,7 @@ def test_muted_cause_without_failed_jobs_can_be_unmuted(fire, client, failing):
 
 
 def test_cause_page_has_a_mute_form(fire, client, failing):
-    """After the cause is muted, the page has a button that undoes this."""
+    """After the cause is muted, the page has a button that unmutes it."""
     quiet = fingerprint_of(fire, failing(1)[0])
     before = client.get(f"/failures/{quiet}").text
 
@@ -603,7 +603,7 @@ def test_one_operation_acts_on_all_jobs_of_a_cause(client, dashboard, failing, v
 
 @pytest.mark.parametrize("done_by", ["the dashboard", "another process"])
 def test_counts_are_current_after_an_operation_ends(fire, dashboard, client, failing, done_by):
-    """The counts include an operation's changes as soon as it has ended, regardless of its process."""
+    """The counts include an operation's changes as soon as it has ended, whichever process has run it."""
     failing(3)
     group = fire.jobs.failure_groups()[0]
     dashboard.live.read()
@@ -626,7 +626,7 @@ def test_counts_are_current_after_an_operation_ends(fire, dashboard, client, fai
 def test_cause_action_without_a_script_requires_confirmation(fire, dashboard, client, failing, verb):
     """The confirmation page shows the number of jobs.
 
-    After it, the action redirects to the list, because the cause may no longer exist.
+    After the confirmation, the action redirects to the list, because the cause may no longer exist.
     """
     fingerprint = fingerprint_of(fire, failing(2)[0])
     page = client.get(f"/failures/{fingerprint}").text

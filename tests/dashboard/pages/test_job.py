@@ -110,7 +110,10 @@ def test_job_page_offers_the_actions_of_its_state(client, fire, send, state, wor
 
 
 def test_deleted_job_offers_a_restore_or_states_the_reason(client, fire, send):
-    """If the delete lost nothing, the page offers to restore the job; otherwise it states the reason."""
+    """If the delete lost nothing, the page offers to restore the job.
+
+    Otherwise, it states why this is not possible.
+    """
     waiting, done = send.enqueue(1), send.enqueue(2)
     waiting.delete()
     worker = Worker(fire)
@@ -226,7 +229,7 @@ def test_embedded_worker_process_is_not_expected_to_be_replaced(client, fire, se
 
 
 def test_history_of_a_deleted_running_job_grows(client, fire, send):
-    """The bar of the history grows, and the run has no end."""
+    """The bar of the history grows, and no end of the run is shown."""
     worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
     worker.claim()
     fire.storage.clock_offset += 85_000_000
@@ -243,7 +246,7 @@ def test_history_of_a_deleted_running_job_grows(client, fire, send):
 def test_stopped_run_shows_its_last_activity_instead_of_an_end(client, fire, send):
     """The deletion does not end the run.
 
-    The page shows when the job was ordered to stop, and its last sign of life.
+    The page shows when the job was ordered to stop, and when it was last active.
     """
     worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
     claimed = worker.claim()
@@ -282,7 +285,7 @@ def test_job_deleted_before_its_run_has_no_end(client, send):
 
 
 def test_facts_and_history_show_the_same_enqueue_time(client, fire, send):
-    """A job that was handed back keeps its place in the queue, but was enqueued again."""
+    """A job that was handed back keeps its place in the queue, but has a new enqueue time."""
     worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
     fire.storage.clock_offset += 7_200_000_000
     claimed = worker.claim()
@@ -336,8 +339,8 @@ def test_stop_confirmation_counts_other_jobs_of_the_process(client, fire, send, 
         assert warning in html.unescape(client.part(f"/jobs/{job.id}", part).text)
 
 
-def test_ordered_process_end_hides_its_button_for_half_a_minute(client, fire, send):
-    """If the order has had no effect after half a minute, the button returns with an explanation."""
+def test_button_that_ends_a_process_is_hidden_for_half_a_minute(client, fire, send):
+    """If the request has had no effect after half a minute, the button returns with an explanation."""
     worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
     worker.claim()
     job.delete()
@@ -357,7 +360,7 @@ def test_ordered_process_end_hides_its_button_for_half_a_minute(client, fire, se
 
 
 def test_process_past_its_grace_time_is_about_to_be_replaced(client, fire, send):
-    """A sentence about the grace time would be wrong after the grace time."""
+    """After the grace time, a sentence about it would be wrong."""
     worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
     worker.claim()
     job.delete()
@@ -370,7 +373,7 @@ def test_process_past_its_grace_time_is_about_to_be_replaced(client, fire, send)
 
 
 def test_deleted_job_that_has_stopped_has_no_warning(client, fire, send):
-    """The job has stopped when its holder reports its end, although the storage refuses the report."""
+    """The job has stopped when its outcome is sent, although the storage refuses the outcome."""
     worker = Worker(fire)
     job = send.enqueue(1)
     claimed = worker.claim()
@@ -623,7 +626,10 @@ def test_locked_job_of_a_lost_server_is_explained(client, fire, send):
 
 @pytest.mark.parametrize("output", ["progress", "a log line"])
 def test_job_with_output_counts_as_started(client, fire, send, output):
-    """Output since the claim shows that the job runs, before its start is stored; lists use this too."""
+    """Output since the claim shows that the job is running, even before its start is stored.
+
+    Lists use this as well.
+    """
     job = send.enqueue(1)
     worker = Worker(fire)
     claimed = worker.claim(started=False)
@@ -641,7 +647,7 @@ def test_job_with_output_counts_as_started(client, fire, send, output):
 
 
 def test_deleted_job_that_may_still_run_has_a_warning(client, fire, send):
-    """A deleted job has a warning until its holder has stopped."""
+    """The warning states that a stop was requested."""
     job = job_in(fire, send, "processing")
     fire.jobs.delete([job.id])
 
@@ -904,7 +910,7 @@ def test_duration_is_compared_with_at_least_twenty_runs(client, fire, send, runs
 
 
 def test_time_between_end_and_requeue_is_not_a_phase(fire, send):
-    """Between an end and a requeue, the job does not wait for anything."""
+    """After a job has ended and before it is requeued, it does not wait for anything."""
     job = job_in(fire, send, "failed")
     fire.jobs.requeue([job.id])
     handle = fire.jobs.get(job.id)
