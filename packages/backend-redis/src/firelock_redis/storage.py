@@ -2,9 +2,9 @@
 
 To settle a succeeded job without special features, this process sends two strings: the first line of the
 job's record, as the claim returned it, and the new record. If the stored first line is unchanged, the session
-still holds the job. So the script only compares and writes, and does not parse the record. If the first line
-has changed, the script reports this without writing anything. The change is then sent field by field, like
-all other changes.
+still holds the job. So the script needs only a comparison and a write, and does not parse the record. If the
+first line has changed, the script reports this without writing anything. The change is then sent field by
+field, like all other changes.
 """
 
 from __future__ import annotations
@@ -83,9 +83,9 @@ class RedisStorage(
         self.url = str(database.url)
         self.connect_url = database.url.text
         self._waiting = self._polls = RedisWaiting(database, self._turns.note)
-        # The jobs that this process has claimed, by session and id: the record without its last line, and the
-        # job. Each change removes the entry of its job. So if the reply is lost, the change is sent again
-        # field by field.
+        # The jobs that this process has claimed, by session and id, each with its record without the last
+        # line. Each change of a job removes the entry of this job. So if the reply is lost, the change is
+        # sent again field by field.
         self._claimed_jobs: dict[str, dict[str, ClaimedRecord]] = {}
 
     # ---- opening and closing -----------------------------------------------------------------------------
@@ -165,7 +165,8 @@ class RedisStorage(
                 freed[partition] = {lane: [] for lane in lanes}
             is_plain = all(transitions[place].to is State.SUCCEEDED for place in here)
             if lanes or not is_plain or Applied.REFUSED in found:
-                # A job might be enqueued now, be due earlier, or no longer be held by a session.
+                # A job might have been enqueued, might have an earlier due time, or might no longer be held
+                # by a session.
                 self._turns.note(partition)
             for place, result in zip(here, found, strict=True):
                 results[place] = result
@@ -180,7 +181,7 @@ class RedisStorage(
         """See `Storage.exchange`. This takes one round trip, or one for each partition that is involved.
 
         After a wait without a notification, a claim probably finds nothing. So a smaller script, which takes
-        a third of the server's time, checks this first. If there is something to claim, a second round trip
+        a third of the server's time, first checks whether there are jobs. If there are, a second round trip
         is needed.
         """
         is_quiet = self._waiting.pop_quiet(request.queues)
@@ -208,20 +209,20 @@ class RedisStorage(
                 self._turns.note(partition)
                 if not jobs:
                     raise
-                break  # return the claimed jobs; otherwise they would wait until the session ends
+                break  # return the claimed jobs, because they would otherwise wait until the session ends
             next_due_at, next_claim_at = claim.next_due_at, claim.next_claim_at
             if claim.is_session_lost:
                 # The reply for a lost session does not show whether this partition has work.
                 self._turns.note(partition)
                 return Claim([], earliest_due_at(self.database), is_session_lost=True)
             jobs += claim.jobs
-            if asked.left_out:  # other claims may take the jobs of the tasks that this claim leaves out
+            if asked.left_out:  # other claims may take the jobs of the tasks that this claim skips
                 self._turns.note(partition)
             else:
                 self._turns.found(asked.queues, partition, claim.jobs, wanted)
             if len(claim.jobs) == wanted:
                 break
-        if not asked.limit:  # a caller that wants no jobs requests the next due time
+        if not asked.limit:  # a caller that does not want any jobs requests the next due time
             next_due_at = earliest_due_at(self.database)
         return Claim(jobs, next_due_at, next_claim_at=next_claim_at)
 
@@ -254,7 +255,7 @@ class RedisStorage(
                 lane = lane_of(one[1].admission)
                 if lane is not None:
                     freed.setdefault((one[1].queue, lane), []).append(transition.job_id)
-        if freed:  # before the changes, because the script needs the lanes when it handles their ends
+        if freed:  # before the changes, because the script needs the lanes when it handles the changes
             arguments += Group("lanes", len(freed))
             for (queue, lane), ids in freed.items():
                 arguments += (*LaneEnds(queue=queue, lane=lane, size=len(ids)), *ids)
@@ -276,7 +277,7 @@ class RedisStorage(
                     closer.append(place)
                 else:
                     results[place] = APPLIED_BY_DIGIT[letter]
-        if closer:  # the records have changed since the claim: send field by field, followed by the claim
+        if closer:  # the records have changed since the claim: send changes field by field, then the claim
             return results, self._exchange_some(partition, transitions, closer, results, asked)
         return results, Claim([]) if asked is None else self._read_claim(partition, reply, asked)
 
@@ -288,7 +289,7 @@ class RedisStorage(
         results: list[Applied],
         asked: ClaimRequest | None,
     ) -> Claim:
-        """Send the changes at these places separately; write their results to `results`."""
+        """Send the changes with these positions separately; write their results to `results`."""
         found, claim = self._exchange_in(partition, [transitions[place] for place in places], asked)
         for place, result in zip(places, found, strict=True):
             results[place] = result
@@ -371,7 +372,7 @@ def _require_admission(text: str) -> None:
 
 
 def _quarantine(id: str, fence: int, asked: ClaimRequest) -> Transition:
-    """Return the end of an unreadable job: it fails, and is kept until a person deletes it."""
+    """Return the change that settles an unreadable job as failed; it is kept until a person deletes it."""
     error = ErrorInfo(
         "firelock.StorageError", "a key contains data that Firelock did not write", "unreadable payload"
     )

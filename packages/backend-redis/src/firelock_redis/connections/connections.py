@@ -31,8 +31,8 @@ The header of each script documents its replies.
 """
 
 _T = TypeVar("_T")
-_CHECKED_AFTER = 1.0  # seconds without use after which the server might have closed a connection
-_MOVING_PAUSE = 0.02  # seconds between two attempts while a slot is being moved
+_CHECKED_AFTER = 1.0  # seconds; the server might have closed connections that were unused for longer
+_MOVING_PAUSE = 0.02  # seconds between two attempts of a call while its slot is being moved
 # RedisClusterException does not derive from RedisError.
 _FAILURES = (driver.RedisError, driver.RedisClusterException, OSError)
 
@@ -47,7 +47,7 @@ class RedisConnections:
     def __init__(self, url: RedisUrl) -> None:
         self._url = url
         self._idle: list[tuple[AbstractConnection, float]] = []
-        self._number = 0  # number of the generation; connections of earlier generations are not used again
+        self._number = 0  # number of the generation; connections of earlier ones are not used again
         self._is_closed = False
         self._sentinel = _sentinel(url) if url.is_sentinel else None
 
@@ -76,7 +76,7 @@ class RedisConnections:
         return {str(self._url): self.call(*words)}
 
     def _with_connection(self, call: Callable[[AbstractConnection], _T]) -> _T:
-        """Run `call` with a connection that no other call uses meanwhile, and return its result."""
+        """Run `call` with a connection that no other call uses at the same time, and return its result."""
         number, connection = self._number, None
         try:
             connection = self._take()
@@ -109,7 +109,7 @@ class RedisConnections:
         except IndexError:
             return self._connected()
         if time.monotonic() - used_at > _CHECKED_AFTER and _is_closed_by_server(connection):
-            # The driver would reconnect it, perhaps to a server that is no longer the primary.
+            # The driver would open the connection again, perhaps to a server that is no longer the primary.
             self._drop_all(connection)
             return self._connected()
         return connection
@@ -261,7 +261,7 @@ class ClusterConnections:
     def _while_slots_move(self, call: Callable[[], _T]) -> _T:
         """Repeat the call while its slot is being moved, and return its result.
 
-        A call that is repeated has not executed anything.
+        A call is repeated only if it has not executed anything.
 
         Raises:
             TryAgainError: If the slot is still moving after the timeout of a call. This is the driver's
@@ -311,12 +311,12 @@ class ClusterConnections:
             raise
 
     def _forget(self) -> None:
-        """Forget the client, so that the next call reads the nodes of the slots again.
+        """Forget the client, so that the next call reads again which node has which slots.
 
         Nodes may have been removed, or their roles may have changed.
         """
         with self._lock:
-            self._client = None  # not closed, because other threads may be waiting for their replies
+            self._client = None  # the client is not closed, because other threads may be waiting for replies
 
     def leave_behind(self) -> None:
         """See `RedisConnections.leave_behind`."""
@@ -364,17 +364,17 @@ def _sentinel(url: RedisUrl) -> Sentinel:
 try:
     from hiredis import pack_command
 except ImportError:
-    _packer = None  # the driver's own, in Python
+    _packer = None  # the driver's own encoder in Python
 else:
 
     class _Packer:
         """An encoder of commands that is faster than the driver's own.
 
-        The driver's own encoder also checks each word, which takes 0.2 µs per word.
+        The driver's own encoder also checks each word, which takes 0.2 µs.
         """
 
         def pack(self, *words: object) -> list[bytes]:
-            """Return the encoded command, which has thousands of words for a batch of jobs."""
+            """Return the encoded command, which can consist of thousands of words if it stores many jobs."""
             return [pack_command(cast("Any", words))]
 
     _packer = _Packer()
@@ -405,7 +405,7 @@ def _replies(connection: AbstractConnection, commands: Sequence[Sequence[object]
 
 
 def _is_closed_by_server(connection: AbstractConnection) -> bool:
-    """Return whether the idle connection has something to read, which means that the server has closed it."""
+    """Return whether the idle connection has data to read, which means that the server has closed it."""
     try:
         return bool(connection.can_read(timeout=0))
     except (driver.RedisError, OSError):

@@ -1,4 +1,4 @@
-"""Access to a Redis for the rest of this package: a prefix, divided into partitions in which scripts run."""
+"""Access to a Redis server for the rest of this package: scripts run in the partitions of a prefix."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class RedisDatabase:
     # ---- scripts -----------------------------------------------------------------------------------------
 
     def run(self, name: str, partition: int, *arguments: object) -> Reply:
-        """Run the script `group` or `group.verb` in one partition, in one round trip; return its reply.
+        """Run the script `group` or `group.verb` in one partition with one round trip; return its reply.
 
         Raises:
             StorageUnavailable: If the call fails and a retry might succeed.
@@ -62,7 +62,7 @@ class RedisDatabase:
         return [self.run(name, partition, *arguments) for partition in range(self.partitions.number)]
 
     def run_replicated(self, name: str, partition: int, *arguments: object) -> Reply:
-        """Run a script like `run`; if the URL sets a number of replicas, wait until that many have the data.
+        """Run a script like `run`, and wait for the number of replicas that the URL sets, if any.
 
         Raises:
             StorageUnavailable: If too few replicas confirmed the write in time; a failover might lose it.
@@ -113,7 +113,7 @@ class RedisDatabase:
 
         Raises:
             SchemaMismatch: If the prefix has another layout.
-            StorageError: If the server is too old, is of another kind than in the URL, or evicts keys when
+            StorageError: If the server is too old, is not of the kind that the URL names, or evicts keys when
                 its memory is full.
         """
         with self._lock:
@@ -139,7 +139,7 @@ class RedisDatabase:
         """Return the stored layout version and number of partitions; 0 and 0 if none are stored.
 
         Args:
-            is_written: whether to store this code's version and the URL's number first if none are stored.
+            is_written: whether to first store this code's version and the URL's number if none are stored.
 
         Raises:
             SchemaMismatch: If a Firelock version before the first release wrote the layout.
@@ -169,7 +169,7 @@ class RedisDatabase:
     # ---- the server --------------------------------------------------------------------------------------
 
     def _require_usable(self, information: Mapping[str, Any]) -> None:
-        """Check that a primary is of the kind in the URL, is new enough and does not evict keys.
+        """Check that a primary is of the kind that the URL names, is new enough and does not evict keys.
 
         Raises:
             StorageError: If the primary fails one of these checks.
@@ -204,7 +204,7 @@ class RedisVerbs(DerivedStorage):
         self._turns = PartitionTurns(database.partitions.number)
 
     def _run_on(self, name: str, partition: int) -> Reply:
-        """Run a script until it has returned all parts of a long reply, and return them as one list.
+        """Run a script repeatedly until it has returned all parts of a long reply; return them as one list.
 
         Each call of the script returns one part and the arguments for the next call; these are empty after
         the last part.

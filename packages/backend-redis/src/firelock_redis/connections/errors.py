@@ -50,7 +50,7 @@ _IN_A_SCRIPT = re.compile(r"^Error running script .*?: -?([A-Z]{2,}) ")  # befor
 _NOT_ALLOWED_IN_A_SCRIPT = (
     "user executing the script can't",
     "ACL failure in script",
-)  # before Redis 7, and since
+)  # the messages before Redis 7 and since Redis 7
 
 
 def has_lost_its_role(error: BaseException) -> bool:
@@ -82,7 +82,8 @@ def translated(error: Exception, url: RedisUrl) -> StorageError:
 def _is_refusal(error: BaseException) -> bool:
     """Return whether the server refused the call before it wrote anything.
 
-    A script can fail with these errors only before its first write. After that, the server lets it finish.
+    A script can fail with these errors only before its first write. After that write, the server lets the
+    script finish.
     """
     if getattr(error, _PARTLY, False):
         return False

@@ -12,7 +12,7 @@ from typing_extensions import override
 from firelock.storage import Finding, Severity, StorageError, StorageUnavailable
 from firelock_redis.connections.database import KEEPING, RedisDatabase, RedisVerbs, product_of
 
-_FULL = 0.9  # share of maxmemory; a finding is reported if more memory is used
+_FULL = 0.9  # a finding is reported if more than this share of maxmemory is used
 
 
 @attrs.frozen
@@ -21,7 +21,7 @@ class _Primary:
 
     where: str
     information: Mapping[str, Any]  # the reply to INFO
-    save: str | None  # when snapshots are taken; empty if never; None if CONFIG GET is not allowed
+    save: str | None  # the setting for snapshots; empty if none are taken; None if CONFIG GET is not allowed
     appendfsync: str | None  # None if CONFIG GET is not allowed
 
 
@@ -69,7 +69,7 @@ class HealthVerbs(RedisVerbs):
 
     @override
     def diagnose(self) -> list[Finding]:
-        """Return the possible problems and how to fix them; in a cluster, with the addresses of the nodes."""
+        """Return possible problems and their fixes; in a cluster, with the addresses of the nodes."""
         primaries = _primaries(self.database)
         found: dict[str, tuple[Finding, list[str]]] = {}
         for primary in primaries:
@@ -85,7 +85,7 @@ class HealthVerbs(RedisVerbs):
 
 
 def _together(texts: Iterable[str]) -> str:
-    """Return the only string, or for several primaries, each string with its number of primaries."""
+    """Return the only string or, for several primaries, each string with its number of primaries."""
     counted = Counter(texts)
     number = counted.total()
     if number == 1:
@@ -233,7 +233,7 @@ _WRITES = {
 
 
 def _broken(database: RedisDatabase) -> Iterator[Finding]:
-    """Yield a finding for each partition with jobs that claims have set aside as unreadable.
+    """Yield a finding for each partition with unreadable jobs, which claims have set aside.
 
     The check costs one round trip per partition.
     """

@@ -1,7 +1,8 @@
-"""Notifications: published when a queue gets its first job, and received over one connection per process.
+"""Notifications, which are published when a queue gets its first job.
 
-Notifications are only hints: if one is lost, the next poll finds the work. A caller of `wait` has subscribed
-before its last claim. So no message is lost between the claim that found nothing and the wait.
+Each process receives them over one connection. Notifications are only hints: if one is lost, the next poll
+finds the work. A caller of `wait` has subscribed before its last claim. So no message is lost between the
+claim that found nothing and the wait.
 """
 
 from __future__ import annotations
@@ -83,9 +84,9 @@ class RedisWaiting(Waiting):
         return is_notified
 
     def pop_quiet(self, queues: Sequence[str] | None) -> bool:
-        """Return whether the last wait for these queues received no notification, and forget this result.
+        """Return whether the last wait for these queues received no notification, and reset this value.
 
-        So the value is True at most once per wait.
+        So this method returns True at most once per wait.
         """
         key = None if queues is None else frozenset(queues)
         is_quiet = key in self._quiet
@@ -94,7 +95,7 @@ class RedisWaiting(Waiting):
 
     def close(self) -> None:
         """Stop listening and end every wait."""
-        with self.changed:  # wait until a thread that is being started can be joined
+        with self.changed:  # a thread that is being started cannot be joined yet
             self._is_closed.set()
             connection, thread = self._connection, self._thread
         self.end()
@@ -135,7 +136,7 @@ class RedisWaiting(Waiting):
             connection.send_command("SUBSCRIBE", *self._channels)
             for _ in self._channels:
                 connection.read_response()
-            if self._is_subscribed.is_set():  # a reconnection; messages published in the meantime are lost
+            if self._is_subscribed.is_set():  # messages that were published before this reconnection are lost
                 self._notify(EVERYWHERE, ANY_QUEUE)
             self._is_subscribed.set()
             while not self._is_closed.is_set():

@@ -29,20 +29,20 @@ _OPTIONS = frozenset(
 class RedisUrl:
     """The address and the options in a Redis URL; `str()` returns the URL without passwords."""
 
-    text: str  # as given, including the password
+    text: str  # the URL as given, including the password
     scheme: str
     hosts: tuple[tuple[str, int], ...] = ()
-    path: str = ""  # of a unix socket
+    path: str = ""  # path of a unix socket
     service: str = ""  # name of the primary in the Sentinels' configuration
     database: int = 0
     username: str | None = None
     password: str | None = attrs.field(default=None, repr=False)
     sentinel_username: str | None = None
     sentinel_password: str | None = attrs.field(default=None, repr=False)
-    tls: Mapping[str, object] | None = None  # options of the driver; None: no TLS
+    tls: Mapping[str, object] | None = None  # TLS options of the driver; None: no TLS
     prefix: str = "firelock"
     partitions: int = 1
-    replicas: int = 0  # number of replicas that must have an enqueued job before `insert` returns
+    replicas: int = 0  # number of replicas that must have received an enqueued job before `insert` returns
     timeout_seconds: float = 5.0
     refuses_eviction: bool = True
 
@@ -61,7 +61,7 @@ class RedisUrl:
 
 
 def shown(text: str) -> str:
-    """Return a URL without its passwords, which may also be in its options."""
+    """Return a URL without its passwords, including those in its options."""
     bare, mark, query = shown_url(text).partition("?")
     if "password" not in query:
         return bare + mark + query
@@ -123,7 +123,7 @@ def _host(text: str, host: str, default: int) -> tuple[str, int]:
 
 
 def _place(text: str, scheme: str, path: str, options: Mapping[str, str]) -> dict[str, object]:
-    """Return the fields that the path of a URL sets: the database, and with Sentinels also the service."""
+    """Return the fields that are set by the path of a URL: the database and, with Sentinels, the service."""
     service = ""
     if scheme.endswith("+sentinel"):
         service, _, path = path.partition("/")

@@ -33,10 +33,10 @@ LETTERS = dict(zip(State, "WCEPSFD", strict=True))
 _STATES = {letter: state for state, letter in LETTERS.items()}
 _NAMES = {state.value: state for state in State}
 _ON = {on.value: on for on in On}
-_PLACE_BITS = 45  # bits that number the jobs of a queue in order of arrival; higher bits contain the priority
+_PLACE_BITS = 45  # lower bits of a place: the order of arrival; the higher bits contain the priority
 _DIGITS = "0123456789"
 _DIGIT = re.compile("[0-9]")
-_NO_DIGITS = ascii_letters + "+"  # characters of a record's state and flags, which precede its attempt
+_NO_DIGITS = ascii_letters + "+"  # the characters of the state and flags, which precede the attempt
 _ADMISSION = "[["  # the start of `admission` as this release writes it; other lines never start with it
 
 # The results of changes, as scripts return them. A script runs alone, so no change is ever busy.
@@ -106,7 +106,7 @@ class OptionalFields(NamedTuple):
     relations_json: str | None = None
 
 
-_ALWAYS = OptionalFields._fields.index("relations_json")  # the number of fields that are never omitted
+_ALWAYS = OptionalFields._fields.index("relations_json")  # the number of fields that are always written
 OPTIONAL = Array(*OptionalFields._fields, nothing=encode(OptionalFields()[:_ALWAYS]))
 EDGE = Array("parent_id", "on", "carries")  # `carries` is omitted if it is false
 
@@ -124,7 +124,7 @@ def _from_one_line(text: str) -> str:
 
 
 def task_head(task: str) -> str:
-    """Return the prefix that the payloads of all jobs of this task share, and no other payloads have."""
+    """Return the prefix that only payloads of this task's jobs have."""
     return f"{_on_one_line(task)}\t"
 
 
@@ -184,7 +184,7 @@ def _read_optional(optional: str) -> OptionalFields:
 
 @lru_cache(1_000)
 def _read_claimed(optional: str) -> tuple[Any, ...]:
-    """Return the optional fields that a claimed job has, in the order in which `claimed_job` unpacks them."""
+    """Return the optional fields of a claimed job, in the order in which `claimed_job` unpacks them."""
     of = _read_optional(optional)
     return (
         of.nominal_at, of.tags, of.timeout_seconds, of.retry, of.recurring_id, of.meta_json, of.relations_json
@@ -232,8 +232,8 @@ LAST = Text(
         Field("changed", "[^\t\n]*", "\t"),
         Field("claimed", "[^\t\n]*", "\t"),
         Field("started", "[^\t\n]*", "\t"),
-        # If this is empty in a succeeded job, the job ended at `changed`, and the history does not contain
-        # its last entry.
+        # If this field is empty in a succeeded job, the job ended at `changed`, and the history does not
+        # contain its last entry.
         Field("ended", "[^\t\n]*", "\t"),
         Field("expires", "[^\t\n]*", "\t"),
         Field("due", "[^\t\n]*", "\t"),
@@ -256,7 +256,7 @@ ENTRY = Array(
 )  # an entry that does not end an attempt has only the first three fields
 
 
-_WORDS = 9  # words in the first two lines up to `origin`; state, flags and attempt are one word
+_WORDS = 9  # number of words in the first two lines up to `origin`; state, flags and attempt are one word
 
 
 def flags_of(record: str) -> str:
@@ -277,7 +277,7 @@ def claimed_job(id: str, record: str, payload: str, now: int) -> ClaimedJob:
     task, serializer, created, rest = payload.split("\t", 3)
     optional, arguments = rest.split("\n", 1)
     is_flagged = letter[1] not in _DIGITS
-    job = ClaimedJob(  # the fields without a default; keywords would take a fifth of the total time
+    job = ClaimedJob(  # positional arguments, because keywords would take a fifth of the total time
         id,
         task if "\\" not in task else _from_one_line(task),
         arguments,
@@ -299,7 +299,7 @@ def claimed_job(id: str, record: str, payload: str, now: int) -> ClaimedJob:
         ) = _read_claimed(optional)  # fmt: skip
     if is_flagged:
         job.has_memos = "r" in letter
-    # The last line of the record starts with a digit; most jobs have nothing before it.
+    # The last line of the record starts with a digit; most jobs have no other lines before it.
     if len(words) > _WORDS and (rest := words[_WORDS])[0] not in _DIGITS:
         if rest.startswith(_ADMISSION):
             job.admission_json = rest.split("\n", 1)[0]
@@ -408,7 +408,7 @@ def _int(text: str) -> int | None:
 
 
 class PlainEnd(NamedTuple):
-    """The end of a job whose task has returned, as an argument of a script.
+    """The success of a job whose task has returned, as an argument of a script.
 
     The claim is still valid if the stored record starts with `first_line`.
     """
@@ -419,14 +419,14 @@ class PlainEnd(NamedTuple):
     record: str  # the new record
 
 
-_ENDS_PLAINLY = frozenset("mcrfs")  # flags, see functions/jobs.lua, that an end does not need to handle
+_ENDS_PLAINLY = frozenset("mcrfs")  # flags that do not matter when a job ends (see functions/jobs.lua)
 
 
 # Hot path: the values are in the order of `PlainEnd`, and the line is in the order of `LAST`.
 def plain_end(
     transition: Transition, record: str, job: ClaimedJob
 ) -> tuple[str, tuple[str, str, int, str], str] | None:
-    """Return the queue, the `PlainEnd` and the batch of a plain end; None for any other end.
+    """Return the queue, the `PlainEnd` and the batch of a plain success; None for any other outcome.
 
     The batch is an empty string if the job is not a member of one.
     """
@@ -439,9 +439,7 @@ def plain_end(
     batch = ""
     if not record[1].isdigit():
         if not _ENDS_PLAINLY.issuperset(flags_of(record)):
-            return (
-                None  # other jobs wait for this end: only a change that is sent field by field releases them
-            )
+            return None  # only a change that is sent field by field releases the jobs that wait for this one
         relations = job.relations
         batch = (relations and relations.batch_id) or ""
     head, rest = record.split("\n", 1)
@@ -460,7 +458,7 @@ def plain_end(
 
 
 def entry_line(entry: HistoryEntry) -> str:
-    """Return one entry of a job's history as a line of its record, including the line end."""
+    """Return an entry of a job's history as a line of its record, including the line end."""
     return ENTRY.write_of(entry, "reason" if entry.attempt is None else "server") + "\n"
 
 
@@ -473,7 +471,7 @@ def _read_entry(line: str) -> HistoryEntry | None:
 
 
 def read_history(record: str, created_at: int) -> list[HistoryEntry]:
-    """Return a job's history, including the first and last entry if other fields imply them.
+    """Return a job's history, including first and last entries that only other fields contain.
 
     See `RECORD.origin` and `LAST.ended`. A line that cannot be read is skipped.
 
@@ -516,13 +514,13 @@ SESSION = Array(
 )
 RENEWAL = Array(
     "busy", "state", "rss_bytes", "cpu_percent", "stuck_threads", "stuck_coroutines", "parked"
-)  # a renewal, without its session
+)  # a renewal without the id of its session
 PROGRESS = Array("done", "total", "at", "message")
 LOG_LINE = Array("at", "level", "text", "attempt")
 
 STORED_MEMO = Text(
     (
-        Field("place", "%d+", " "),  # the place in the order in which the names were first used
+        Field("place", "%d+", " "),  # the position in the order in which the names were first used
         Field("bytes", "%d+", " "),  # the size of the value
         Field("done", "%d", " "),  # 1 if the memo is complete, 0 if it has only begun
         Field("memo", ".*", "$"),  # a `MEMO`
@@ -536,9 +534,7 @@ Under the empty name, the place of the next name and the total number of bytes a
 UNIQUE_OWNER = Text(
     (
         Field("mark", "%d+", " "),  # the number of times the job had started when it took the key
-        Field(
-            "free_at", "%d+", " "
-        ),  # the key is taken at least until this time, even if the job ends earlier
+        Field("free_at", "%d+", " "),  # the key is not free before this time, even if the job ends earlier
         Field("id", ".*", "$"),
     )
 )
@@ -558,7 +554,7 @@ LIMIT_SETTINGS = Text(
 # ---- JSON of firelock.model, which scripts read ----------------------------------------------------------
 
 ADMISSION = Array("uses", "unique", "before", "within")  # see `write_admission`
-USE = Array("key", "cost", "strict")  # the use of a limit
+USE = Array("key", "cost", "strict")  # the use of a limit by a job
 UNIQUE = Array("key", "kept_until", "at_least", "keeps_last", "raises", "wait", "max_wait")
 RELATIONS = Array("batch", "caller", "inputs", "rules")  # see `write_relations`
 INPUT = Array("job")  # followed by the path

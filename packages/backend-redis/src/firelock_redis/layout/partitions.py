@@ -1,8 +1,8 @@
-"""Partitions of the keys: the partition of each job, and the order in which claims visit the partitions.
+"""The partitions of the keys: the partition of each job, and the order in which claims visit the partitions.
 
 All keys of a partition have the same hash tag, so each verb runs there as one script on one node. The last
-two digits of a job's id contain its partition. Derived ids, which recurring jobs give to the jobs that they
-create, belong to the first partition, which also contains the definitions.
+two digits of a job's id contain its partition. The jobs that recurring jobs create have derived ids. These
+ids belong to the first partition, which also contains the definitions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from firelock.storage import ANY_QUEUE, ClaimedJob, new_id, new_ids
 T = TypeVar("T")
 
 SLOTS = 16_384
-_TOGETHER = 500  # consecutive ids that get the same partition, so that one script call stores a batch
+_TOGETHER = 500  # number of consecutive ids in one partition, so that one call stores a batch
 _DERIVED = "5"  # the UUID version of ids that are derived from a definition and a time
 
 
@@ -50,7 +50,7 @@ class Partitions:
         self._created = SystemRandom().randrange(self.number) * _TOGETHER
 
     def of(self, id: str) -> int:
-        """Return the partition of a job id; for any other string, its hash determines the partition."""
+        """Return the partition of a job id, or the partition that the hash of any other string determines."""
         if self.number == 1 or id[14:15] == _DERIVED:
             return 0
         try:
@@ -61,22 +61,22 @@ class Partitions:
     def of_key(self, key: str) -> int:
         """Return the partition of a limit key or unique key.
 
-        Only the part before the first / determines the partition, so keys with the same beginning share one.
-        In that part, everything up to the last blank is ignored, because a unique key contains its task
+        Only the part before the first / determines the partition, so keys that are equal up to there share
+        one. In that part, everything up to the last blank is ignored, because a unique key contains its task
         there.
         """
         place = key.partition("/")[0].rpartition(" ")[2]
         return crc_hqx(place.encode(errors="surrogatepass"), 0) % self.number
 
     def by_partition(self, things: Iterable[T], id_of: Callable[[T], str] = str) -> dict[int, list[T]]:
-        """Group things by the partition of their jobs; `id_of` returns the job id of a thing."""
+        """Group items by the partition of their jobs; `id_of` returns the job id of an item."""
         found: dict[int, list[T]] = {}
         for thing in things:
             found.setdefault(self.of(id_of(thing)), []).append(thing)
         return found
 
     def new_ids(self, count: int, colocate_with: str | Sequence[str | None] | None) -> list[str]:
-        """Return this many new ids in ascending order.
+        """Return the given number of new ids in ascending order.
 
         With `colocate_with`, the ids belong to the partition of that parent or key. Otherwise the
         partitions take turns, and each gets 500 consecutive ids.
@@ -126,7 +126,7 @@ _REMEMBERED = 1_000  # queues from which this process claims
 
 
 class PartitionTurns:
-    """The partitions that might have work, as far as this process knows, and the next one in turn."""
+    """The partitions that might have work according to this process, and the next one in turn."""
 
     def __init__(self, partitions: int) -> None:
         self._number = partitions
@@ -143,7 +143,7 @@ class PartitionTurns:
     # ---- notifications and results -----------------------------------------------------------------------
 
     def note(self, partition: int, queue: str = ANY_QUEUE) -> None:
-        """Note that this partition might have work of this queue; a negative number means every partition."""
+        """Note that this partition might have work in this queue; a negative number means every partition."""
         concerned = range(self._number) if partition < 0 else (partition,)
         with self._lock:
             if queue == ANY_QUEUE:
@@ -159,7 +159,8 @@ class PartitionTurns:
     ) -> None:
         """Note the jobs that a claim returned.
 
-        If it returned as many as requested, the queue of the last job and later queues might have more jobs.
+        If the claim returned as many jobs as requested, the queue of the last job and later queues might have
+        more jobs.
         """
         with self._lock:
             if jobs:
@@ -181,7 +182,7 @@ class PartitionTurns:
 
     @property
     def has_next_claim(self) -> bool:
-        """Whether the lanes of at least one partition must be checked again at a known time."""
+        """Whether a time is known at which the lanes of at least one partition must be checked again."""
         return bool(self._next_claims)
 
     def note_next_claim(
@@ -189,7 +190,7 @@ class PartitionTurns:
     ) -> int | None:
         """Store the time at which the partition's lanes must be checked again.
 
-        Return the earliest such time of all partitions.
+        Return the earliest of these times of all partitions.
 
         Args:
             partition: the partition.
@@ -212,10 +213,10 @@ class PartitionTurns:
     ) -> Iterator[int]:
         """Yield the partitions to claim from; partitions that might have work come first.
 
-        These are ordered by the first queue for which they might have work, and then in turn. If they had no
-        jobs, other partitions follow. The first time, these are all other partitions, because a notification
-        might be late; afterwards, only the next one in turn. A yielded partition no longer counts as having
-        work, until `found` notes more.
+        These are ordered by the first queue for which they might have work. Partitions with the same queue
+        take turns. If they had no jobs, other partitions follow. The first time, these are all other
+        partitions, because a notification might be late; afterwards, only the next one in turn. A yielded
+        partition does not count as having work until `found` notes more jobs.
 
         Args:
             queues: the queues of the claim, None for all.

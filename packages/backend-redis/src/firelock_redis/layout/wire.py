@@ -27,7 +27,7 @@ class Field:
 
     name: str
     pattern: str  # a Lua pattern
-    separator: str  # after this field, as a pattern
+    separator: str  # the separator after this field, as a pattern
 
 
 @attrs.frozen
@@ -35,7 +35,7 @@ class Text:
     """A string of fields, each followed by its separator."""
 
     fields: tuple[Field, ...]
-    begins: str = "^"  # a Lua pattern for the part of a longer string that precedes this format
+    begins: str = "^"  # a Lua pattern for the part of a longer string before this format
 
     def captures(self, *names: str) -> str:
         """Return the Lua pattern that captures these fields.
@@ -102,9 +102,7 @@ class Words:
 
     def __init__(self, fields: tuple[str, ...], first: int = 0) -> None:
         self.fields = fields
-        self._first = (
-            first  # 0 if places count from the first value, 1 if they count from the value before it
-        )
+        self._first = first  # 0 if places count from the first value, 1 if from the value before it
 
     def place(self, name: str) -> int:
         """Return the place of a field; for the name `width`, return the number of fields.
@@ -126,7 +124,7 @@ class Array(Words):
 
     def __init__(self, *fields: str, nothing: str = "[]") -> None:
         super().__init__(fields, 1)
-        self.nothing = nothing  # an array in which every value is empty
+        self.nothing = nothing  # the array in which every value is empty
         self._all = fields[-1]
         self._of = {last: attrgetter(*self._up_to(last)) for last in fields[1:]}
         self._given: dict[tuple[str, ...], tuple[str, ...]] = {}

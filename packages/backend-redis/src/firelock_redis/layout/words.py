@@ -1,7 +1,7 @@
 """The arguments and replies of scripts, except for stored formats.
 
-Each is a sequence of values that one NamedTuple declares, for Python and the scripts; `FORMATS` contains the
-names that scripts use for them. An empty string stands for None.
+Each is a sequence of values that one NamedTuple declares for both Python and the scripts. `FORMATS` contains
+the names that scripts use for these formats. An empty string stands for None.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Word: TypeAlias = int | str
 
 
 class Run(NamedTuple):
-    """A run of jobs of one queue and priority, for scripts/insert_plain and insert_keyed; the jobs follow."""
+    """A series of jobs with equal queue and priority, for insert_plain and insert_keyed; the jobs follow."""
 
     queue: str
     lowest: int  # the lowest place in the queue for jobs of this priority
@@ -45,22 +45,22 @@ class Run(NamedTuple):
 
 
 class PlainJob(NamedTuple):
-    """A job of a run that needs only its payload."""
+    """A job in a series that needs only its payload."""
 
     id: str
     payload: str
 
 
 class KeyedJob(NamedTuple):
-    """A job of a run that has limits or a unique key."""
+    """A job in a series that has limits or a unique key."""
 
     id: str
     payload: str
     admission: str  # the JSON of `write_admission`
     lane: str
-    # A line end if a claim must check more than the job's lane, see `has_details` in functions/jobs.lua. If
-    # the job has a unique key: a blank, the microseconds for which the key is taken at least, a blank, and
-    # the key.
+    # A line end if a claim must check more than the job's lane (see `has_details` in functions/jobs.lua). If
+    # the job has a unique key: a blank, the minimum duration in microseconds for which the key is taken, a
+    # blank, and the key.
     details: str
 
 
@@ -69,7 +69,7 @@ class NewBatch(NamedTuple):
 
     queue: str
     lowest: int
-    due: Word  # the end of its hold
+    due: Word  # the time at which its hold ends
     reason: str  # JSON
     fast: str  # 1 if it fails fast
     keeps: str  # retention in microseconds per final state, separated by blanks; - to keep it forever
@@ -113,12 +113,12 @@ class ExchangeClaim(NamedTuple):
 
 
 class Group(NamedTuple):
-    """The kind of the items that follow, their common values, and their number.
+    """The kind and number of the items that follow, and their common values.
 
     The kind determines each item. Values that a kind does not use are empty.
 
-    - `lanes`: a `LaneEnds`, which is a lane in which jobs with limits end.
-    - `left_out`: a task that a claim leaves out, as the start of its jobs' payloads.
+    - `lanes`: a `LaneEnds` for a lane whose jobs end.
+    - `left_out`: the first characters in the payloads of a task's jobs, which the claim skips.
     - `ends`: a `PlainEnd`. Those of batch members come first: `batches` contains each batch and the number of
       its members in this group.
     - `changes`: a `Change`.
@@ -136,7 +136,7 @@ class Group(NamedTuple):
 
 
 class LaneEnds(NamedTuple):
-    """A lane in which jobs with limits end; their ids follow."""
+    """A lane whose jobs end; the ids of these jobs follow."""
 
     queue: str
     lane: str
@@ -144,7 +144,7 @@ class LaneEnds(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A change of a job, field by field; an empty value keeps the stored one."""
+    """A change of a job, field by field; an empty value means that the stored one does not change."""
 
     id: str
     fence: Word
@@ -166,23 +166,25 @@ class Change(NamedTuple):
 
 
 class Further(NamedTuple):
-    """The part of a change that suspends a job or makes it forget memos; the ids of the parents follow."""
+    """The part of a change that suspends a job or deletes its memos; the ids of the parents follow."""
 
-    waits: str  # the memo for which it waits
-    forgets: str  # the first memo to forget; all later memos are forgotten too
-    elsewhere: int  # the number of jobs in other partitions for which it waits
-    check_at: Word  # the time at which it checks those jobs again
-    gone: str  # the reason to continue if the last of the jobs does not exist
+    waits: str  # the memo for which the job waits
+    forgets: str  # the first memo to delete; all later memos are deleted too
+    elsewhere: int  # the number of jobs in other partitions for which the job waits
+    check_at: Word  # the time of the next check of these jobs
+    gone: str  # the reason with which the job continues if the last of these jobs does not exist
     parents: int  # the number of parents in this partition
 
 
 class ExchangeReply(NamedTuple):
     """The reply of scripts/exchange; a `Claimed` for each claimed job follows."""
 
-    # One digit per change, or ? if the change must be sent field by field; if so, no jobs were claimed.
+    # One digit per change, or ? if the change must be sent field by field. In the latter case, no jobs were
+    # claimed.
     results: str
     next_due: str
-    # 1 if the session is lost. Otherwise the next time to check the lanes, and the microseconds until then.
+    # 1 if the session is lost. Otherwise, the time of the next check of the lanes, and the microseconds until
+    # then.
     next_claim: str
 
 
@@ -215,7 +217,7 @@ class AddedMemo(NamedTuple):
     session: str
     fence: Word
     name: str  # JSON of the kind, a blank and the name
-    replaces: int  # 1 if it may replace a memo that has begun
+    replaces: int  # 1 if it may replace an incomplete memo
     most: int  # the maximum number of memos of a job
     most_bytes: int  # the maximum total number of bytes of a job's memos
     bytes: int  # the number of bytes of this memo
@@ -249,7 +251,7 @@ class BatchReply(NamedTuple):
 
 
 class KeyReply(NamedTuple):
-    """The use of a limit key; the first holders follow."""
+    """The use of a limit key; its first holders follow."""
 
     key: str
     running: int
@@ -315,7 +317,7 @@ class Ended(NamedTuple):
     server: str  # JSON
     more: int  # 1 if the session has more jobs
     running: str  # value that was given when the session began to end
-    reason: str  # as given when the session began to end
+    reason: str  # reason that was given when the session began to end
     crashed: list[str]
     returned: list[str]
 
@@ -327,7 +329,7 @@ class SessionReply(NamedTuple):
     expires_at: str
     alive: str
     renewal: str  # a `RENEWAL`, empty before the first one
-    running: str | None = None  # only while the session is closing
+    running: str | None = None  # set only while the session is closing
 
 
 class LogPart(NamedTuple):
@@ -398,7 +400,7 @@ def _name_of(kind: type[object]) -> str:
     return re.sub("(?<=[a-z])(?=[A-Z])", "_", kind.__name__).upper()
 
 
-# Places of arguments count from the first value, places of replies from the value before the first one.
+# Places of arguments are counted from the first value, places of replies from the value before the first one.
 FORMATS: dict[str, Text | Words] = (
     _STORED
     | {_name_of(kind): Words(kind._fields) for kind in _ARGUMENTS}

@@ -1,9 +1,10 @@
 """Lua scripts that run on the server: one per group of verbs, most of them preceded by the shared `library`.
 
-Read first: `library`, `functions/` (the storage of jobs and the changes of their states), `insert_plain` and
-`exchange`, which run for every job. Other inserts: `insert`, `insert_keyed`. Background work: `upkeep`,
-`prune`, `sessions`. Reads: `find`, `reading`. Other data: `leases`, `records`, `locks`, `logs`, `metrics`,
-`memos`, `moves`, `limit_keys`, `prefix`. Each verb of a script adds 0.2 µs to calls of its other verbs.
+Read these first: `library`, `functions/` (the storage of jobs and the changes of their states),
+`insert_plain` and `exchange`, which run for every job. Other inserts: `insert`, `insert_keyed`. Background
+work: `upkeep`, `prune`, `sessions`. Reads: `find`, `reading`. Other data: `leases`, `records`, `locks`,
+`logs`, `metrics`, `memos`, `moves`, `limit_keys`, `prefix`. Each verb in a script adds 0.2 µs to every call
+of the script's other verbs.
 
 `layout.encoding` declares the stored strings, and `layout.words` the values of ARGV and of replies. A name
 such as `CHANGE.fence` stands for a place and `LAST.captures(due)` for a pattern; both are replaced before a
@@ -50,14 +51,14 @@ def _read_all() -> Mapping[str, str]:
 
 
 # The scripts by file name. All are read when the first storage is opened. So if an upgrade replaces the
-# files, a running process still uses the scripts that match its code. It also needs no file descriptor for
-# later verbs.
+# files, a running process still uses the scripts that match its code. The process also needs no file
+# descriptor for later verbs.
 TEXTS = _read_all()
 
 
 @attrs.frozen
 class RedisScript:
-    """A script: its text is sent the first time, later only its digest."""
+    """A script: its text is sent with the first call, and only its digest with later calls."""
 
     text: str
     digest: str

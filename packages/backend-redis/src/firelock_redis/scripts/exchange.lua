@@ -9,11 +9,11 @@
 
 -- ---- changes -------------------------------------------------------------------------------------------------------
 
-local lane_of_end = {}  -- by id: the lanes of jobs with limits that end here
+local lane_of_end = {}  -- the lanes of the jobs with limits that end in this script, by job id
 
--- Count this number of running members of the batch as succeeded; no job may wait for them. Return whether `release`
--- must check the batch, which is true if no other member is active. While another member is active, these ends do not
--- change the state of the batch.
+-- Count this number of running members of the batch as succeeded; no job may be waiting for them. Return whether
+-- `release` must check the batch, which is true if no other member is active. While another member is active, these
+-- successes do not change the state of the batch.
 local function count_members(batch, number)
   local key = base .. 'b:' .. batch
   call('HINCRBY', key, 'succeeded', number)
@@ -44,9 +44,9 @@ local function count_ends(batch_sizes, results)
   end
 end
 
--- Apply plain ends: the tasks of these jobs have returned. Each is a PLAIN_END. If the first line of a record is
--- unchanged, the session still holds the job, and nothing after that line has changed. Write the results to
--- `results`; ? marks an end that must be sent field by field.
+-- Apply plain ends, each of which is a PLAIN_END: the tasks of these jobs have returned. If the first line of a record
+-- is unchanged, the session still holds the job, and nothing after that line has changed. Write the results to
+-- `results`; ? means that the change must be sent field by field.
 local function end_plainly(first, count, session, queue, minute, batch_sizes, results)
   local ids, lanes = {}, {}
   for number = 1, count do ids[number] = ARGV[first + PLAIN_END.width * (number - 1) + PLAIN_END.id] end
@@ -77,15 +77,15 @@ local function end_plainly(first, count, session, queue, minute, batch_sizes, re
   count_running(queue, -done)
   if minute ~= '' then expire(minute, gone) end
   if batch_sizes ~= '' then count_ends(batch_sizes, results) end
-  -- These jobs no longer hold their keys. A key's list may still contain them, because the jobs are read before a full
-  -- list refuses a start.
+  -- These jobs no longer hold their keys. A key's list may still contain them, because a start is refused only after
+  -- the jobs in a full list were read.
   for lane, some in pairs(lanes) do
     for key in string.gmatch(lane, '[^\n]+') do many('SREM', base .. 'slots:' .. key, some) end
   end
 end
 
--- Return the result of a change whose conditions are not met: ALREADY for a repeated change, otherwise REFUSED. A late
--- end from the session that has the job as a tail removes the tail.
+-- Return the result of a change whose conditions are not met: ALREADY for a repeated change, otherwise REFUSED. If the
+-- session that has the job as a tail sends a late result, the tail is removed.
 local function refused(job, session, fence, to)
   if session == '' or job.fence ~= fence then return REFUSED end
   if job.session == '' then return job.state == to and ALREADY or REFUSED end
@@ -176,9 +176,9 @@ end
 
 -- ---- claims --------------------------------------------------------------------------------------------------------
 
--- Return the number of jobs to take from each queue, together at most the limit. If the queues are in order, take as
--- many jobs as each queue has; if they take turns, take an equal share from each. If tasks are left out, add the jobs
--- that may be taken to `near`, by the queue's position in `names`.
+-- Return the number of jobs to take from each queue; their total is at most the limit. If the queues are in order, take
+-- as many jobs as each queue has; if they take turns, take an equal share from each. If the claim skips tasks, add the
+-- jobs that may be taken to `near`, by the queue's position in `names`.
 local function shares(names, limit, in_turn, near)
   local sizes, taking, left = {}, {}, limit
   for number, queue in ipairs(names) do
@@ -249,7 +249,7 @@ local function popped(names, taking, in_turn, near)
   return in_order(names, lines, in_turn), lines
 end
 
--- Set aside jobs with a missing or unreadable record or payload, so that they do not block others. The SET broken
+-- Set aside jobs whose record or payload is missing or unreadable, so that they do not block other jobs. The SET broken
 -- contains their ids for `doctor`.
 local function set_aside(ids, names, lines)
   local is_broken = {}
@@ -262,8 +262,8 @@ local function set_aside(ids, names, lines)
   many('SADD', base .. 'broken', ids)
 end
 
--- Return the number plus one as a string. Most numbers are 0, for which this function saves the 0.3 µs of formatting a
--- number.
+-- Return the number plus one as a string. Most numbers are 0; for these, the function saves the 0.3 µs that it takes to
+-- format a number.
 local function following(number)
   return number == '0' and '1' or number + 1
 end
@@ -277,7 +277,7 @@ local function claimed(text, session)
     .. session .. sub(text, line, last)
 end
 
-local freed_lanes = {}  -- by queue: the lanes in which jobs with limits end here
+local freed_lanes = {}  -- the lanes whose jobs end in this script, by queue
 
 -- Claim up to `limit` jobs for the session, and append a CLAIMED for each to `reply`. Return their number.
 local function claim(reply, names, limit, session, server, now)

@@ -1,14 +1,14 @@
--- Find the places of jobs: read several lists together, in order of score and id. Collect each job that meets the
--- conditions, until enough jobs are found or the budget is used up. Included after library.lua.
+-- Find the places of jobs: read several lists together, in order of score and id. Collect the jobs that meet the
+-- conditions until enough jobs are found or the budget is used up. Included after library.lua.
 --
 -- KEYS  1 base; derived: the lists in ARGV, jobs payloads all (see jobs.lua)
 -- ARGV  from 2 a WALK, empty for conditions that do not apply; then the names of the lists that must contain a job,
 --       and of the lists to read
--- Reply 1 if the search has reached the end of all lists, else 0; score and id of the last place that was checked,
---       empty for none; then time and id of each job found
+-- Reply 1 if the search has reached the end of all lists, else 0; score and id of the last place that was checked, both
+--       empty if there is none; then time and id of each job found
 
-local BYTES = 200000  -- target number of bytes of records or payloads that are read together
-local MOST = 500  -- jobs that are checked together
+local BYTES = 200000  -- target size in bytes of the records or payloads that are read together
+local MOST = 500  -- number of jobs that are checked together
 
 local oldest_first, since, before = ARGV[2 + WALK.oldest_first] == '1', ARGV[2 + WALK.since], ARGV[2 + WALK.before]
 local place_score, place_id = ARGV[2 + WALK.place_score], ARGV[2 + WALK.place_id]

@@ -1,4 +1,4 @@
--- Store jobs of any kind, all of them or none. Included after library.lua, batches.lua, jobs.lua, children.lua,
+-- Store jobs of any kind: either all of them or none. Included after library.lua, batches.lua, jobs.lua, children.lua,
 -- record.lua, unique.lua and duplicates.lua.
 --
 -- KEYS  those of jobs.lua and children.lua; publishes on wake
@@ -7,7 +7,7 @@
 
 local verbs = {}
 
--- Read one job from the arguments; return it and the position of the next one.
+-- Read one job from the arguments; return this job and the position of the next one.
 local function argued(at)
   local admission, relations = ARGV[at + ANY_JOB.admission], ARGV[at + ANY_JOB.relations]
   local created, count = ARGV[at + ANY_JOB.created], ARGV[at + ANY_JOB.tags]
@@ -48,8 +48,8 @@ local function index(job)
   for _, edge in ipairs(job.parents) do add('c:' .. edge.id, job.created, job.id) end
 end
 
--- Handle the parents of an awaiting job: apply the ends of parents that have already ended. Mark each other parent as
--- having children, and let the job wait for it.
+-- Handle the parents of an awaiting job: apply the outcomes of parents that have already ended. Mark each other parent
+-- as having children, and make the job wait for it.
 local function add_edges(job, parents, now)
   local left = #job.parents
   local waiting = {}
@@ -62,7 +62,7 @@ local function add_edges(job, parents, now)
     if not target then waiting[#waiting + 1] = edge end
   end
   if job.state ~= 'W' then return end
-  local edges = 0  -- a job can name the same end of the same parent twice
+  local edges = 0  -- a job can name the same parent twice with the same condition
   for _, edge in ipairs(waiting) do
     local parent = parents[edge.id]
     edges = edges + call('ZADD', base .. 'pend:' .. edge.id, call('INCR', base .. 'edges'), edge.on .. ' ' .. job.id)
@@ -75,9 +75,9 @@ local function add_edges(job, parents, now)
   if edges > 1 then call('SET', base .. 'n:' .. job.id, edges) end
 end
 
-local known = {}  -- by id: the jobs of this call, and stored jobs including the changes of this script
+local known = {}  -- the jobs of this call, and stored jobs with the changes of this script, by id
 
--- Return the job of this id, false if it is not stored.
+-- Return the job with this id, false if it is not stored.
 local function job_at(id)
   if known[id] == nil then
     local text = call('HGET', base .. 'jobs', id)
@@ -86,8 +86,9 @@ local function job_at(id)
   return known[id]
 end
 
--- Check the parents and batches of the jobs. Return nil if all jobs can be stored. Otherwise return the reason: a job
--- and its parent or batch that is not stored, or a job and its batch that has ended or is cancelled.
+-- Check the parents and batches of the jobs. Return nil if all jobs can be stored. Otherwise return the reason with the
+-- ids involved: a job and its parent or batch that is not stored, or a job and its batch that has ended or is
+-- cancelled.
 local function find_others(jobs)
   for _, job in ipairs(jobs) do
     known[job.id] = nil
@@ -116,9 +117,9 @@ local function begin_counting(job)
   })
 end
 
-local changed = {}  -- by id: stored jobs that calls have changed, each with its previous list and tags
+local changed = {}  -- stored jobs that calls have changed, each with its previous list and tags, by id
 
--- Apply a call whose unique key this job has: postpone the job, or replace its arguments.
+-- Apply a call to the job that has its unique key: postpone the job, or replace its arguments.
 local function change_holder(holder, row, job, use, keys, now)
   if not keys.is_changeable(row, holder) then return end
   local payload = holder.payload or call('HGET', base .. 'payloads', holder.id)
@@ -145,7 +146,7 @@ local function change_holder(holder, row, job, use, keys, now)
   add_duplicate(holder, now)
 end
 
--- Prepare the writes of the stored jobs that calls have changed; they are written together with the new jobs.
+-- Prepare writing the stored jobs that calls have changed; they are written together with the new jobs.
 local function keep_changes(payloads)
   for id, before in pairs(changed) do
     local job = before.job
@@ -162,8 +163,8 @@ local function keep_changes(payloads)
 end
 
 -- Store the jobs in the arguments. Return for each job 1 if it is new, 0 if it was stored before, or the id of the job
--- that has its unique key. If nothing was stored, return nil and the reason. With `is_judged_only`, only check the
--- jobs, and do not store anything.
+-- that has its unique key. If nothing was stored, return nil and the reason. If `is_judged_only`, only check the jobs,
+-- and do not store anything.
 local function store(first, count, is_judged_only)
   local now = int(clock())
   local jobs, answers, keys = {}, {}, nil
@@ -193,7 +194,7 @@ local function store(first, count, is_judged_only)
   local why = find_others(jobs)
   if why then return nil, why end
   if is_judged_only then return answers end
-  -- Write something even if no job is new: a WAIT after a script without writes would not confirm anything.
+  -- Write something even if no job is new, because a WAIT after a script without writes would not confirm anything.
   local last = call('INCRBY', base .. 'seq', math.max(#jobs, 1))
   local payloads, queues = {}, {}
   for number, job in ipairs(jobs) do
@@ -214,7 +215,7 @@ local function store(first, count, is_judged_only)
   end
   many('HSET', base .. 'payloads', payloads)
   for queue in pairs(queues) do call('SADD', base .. 'queues', queue) end
-  at_back = {}  -- the jobs keep the places that they were given above
+  at_back = {}  -- the jobs keep the places that were assigned above
   flush()
   return answers
 end
@@ -229,7 +230,7 @@ function verbs.jobs(rules, count)
   return answers or { why }
 end
 
--- Return the result of `jobs` without storing anything.
+-- Return the result that `jobs` would have, without storing anything.
 function verbs.judged(count)
   local answers, why = store(4, count, true)
   return answers or { why }

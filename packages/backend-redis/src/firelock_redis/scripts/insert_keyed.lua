@@ -1,12 +1,12 @@
--- Store jobs with limits, plain unique keys or a latest start, but no other features, as enqueued; all of them or none.
--- This is a separate script for the reason given in insert_plain.lua. jobs.lua describes lanes, and unique.lua
+-- Store enqueued jobs that have limits, plain unique keys or a latest start, but no other features: all of them or
+-- none. This is a separate script for the reason given in insert_plain.lua. jobs.lua describes lanes, and unique.lua
 -- describes unique keys.
 --
 -- KEYS  1 base; derived: jobs payloads all l:E:<queue> r:<queue> seq work queues, lane:<queue> <keys> ring:<queue>
 --       turn lanes laned, unique uz; publishes on wake
--- ARGV  1 microseconds that tests add to the clock; runs of at most 500 jobs together, each a RUN and a KEYED_JOB for
+-- ARGV  1 microseconds that tests add to the clock; series of at most 500 jobs together, each a RUN and a KEYED_JOB for
 --       each job
--- Reply 0 if nothing was stored, because one of the ids is already stored or insert.lua must decide; an empty list if
+-- Reply 0 if nothing was stored because one of the ids is already stored or insert.lua must decide; an empty list if
 --       all jobs are new; otherwise, for each job, an empty string or the id of the job that has its unique key
 
 local call, base, format, match, last = redis.call, KEYS[1] .. ':', string.format, string.match, #ARGV
@@ -14,7 +14,7 @@ local time = call('TIME')
 local instant = time[1] * 1000000 + time[2] + ARGV[1]
 local now = format('%.0f', instant)
 
--- Return whether the job of a stored key still has it; nil if insert.lua must decide.
+-- Return whether the job to which a stored key refers still has the key; nil if insert.lua must decide.
 local function is_taken(mark, free_at, text)
   if not text then return instant < tonumber(free_at) end
   local state, attempt, session, crashes, enqueued, admission =
@@ -34,7 +34,7 @@ local function is_taken(mark, free_at, text)
 end
 
 local places, two, at = {}, 0, 2  -- created_at and id of each job
-local answers, taken, is_asked = {}, {}, false  -- by place in ARGV, the job that has the key; by key, the job that takes it
+local answers, taken, is_asked = {}, {}, false  -- jobs that have keys, by place in ARGV; jobs that take keys, by key
 local keys, members = {}, {}
 local CREATED, MARKED = PAYLOAD.captures(created), UNIQUE_OWNER.captures(mark, free_at, id)
 while at < last do
@@ -81,10 +81,10 @@ if keys[1] then
   call('ZADD', base .. 'uz', unpack(members))
 end
 
--- Write something even if no job is new: a WAIT after a script without writes would not confirm anything.
+-- Write something even if no job is new, because a WAIT after a script without writes would not confirm anything.
 local place = call('INCRBY', base .. 'seq', count > 0 and count or 1) - count
 local jobs, payloads, after_changed = {}, {}, LAST.between(changed, absent)
-local queues = {}  -- by queue: created_at and id of each job, and by lane the place and member of each job
+local queues = {}  -- created_at and id of each job by queue; the place and member of each job by queue and lane
 two, at = 0, 2
 while at < last do
   local queue, lowest = ARGV[at + RUN.queue], ARGV[at + RUN.lowest]

@@ -1,20 +1,21 @@
--- Store plain jobs, or plain members of one batch, perhaps together with that batch, as enqueued; all of them or
+-- Store enqueued plain jobs, or enqueued plain members of one batch, perhaps together with that batch: all of them or
 -- none. This is a separate script so that each call creates few functions and runs little code per job: insert.lua
 -- takes twice as long for a job of a batch, and library.lua alone takes 2 of the 35 µs of a call for one job. For the
 -- same reason, the arguments of one command are overwritten with those of the next one; separate lists would take 2
 -- µs.
 --
 -- KEYS  1 base; derived: jobs payloads all l:E:<queue> r:<queue> seq work queues, of a batch b:<id> bm:<id> (see
---       batches.lua), of a new one l:W:<queue> due t:<tag>; publishes on wake
+--       batches.lua), of a new batch l:W:<queue> due t:<tag>; publishes on wake
 -- ARGV  1 microseconds that tests add to the clock, 2 the batch or empty, from 3 empty, or a NEW_BATCH and its tags if
---       it is new; then runs of at most a thousand jobs together, each a RUN and a PLAIN_JOB for each job; a new
+--       it is new; then series of at most a thousand jobs together, each a RUN and a PLAIN_JOB for each job; a new
 --       batch is the first of these jobs, regardless of its queue. The arguments of the first command are
 --       overwritten with those of the second one: id and record in place of id and payload
--- Reply 1; or 0 if nothing was stored: an id is already stored, or the batch is not stored, not open, or stopping
+-- Reply 1; or 0 if nothing was stored because an id is already stored, or the batch is not stored, not open, or
+--       stopping
 
 local call, base, format, last = redis.call, KEYS[1] .. ':', string.format, #ARGV
 
-local batch, flag, from, new = ARGV[2], '', 4, 0  -- new: the number of values that a new batch has in a list
+local batch, flag, from, new = ARGV[2], '', 4, 0  -- new: the number of values in a list that belong to a new batch
 if ARGV[3] ~= '' then
   flag, from, new = 'm', 3 + NEW_BATCH.width + ARGV[3 + NEW_BATCH.tags], PLAIN_JOB.width
 elseif batch ~= '' then
@@ -23,7 +24,7 @@ elseif batch ~= '' then
   flag = 'm'
 end
 
-local places, two, at = {}, 0, from  -- created_at, later the place in the queue, and the id of each job
+local places, two, at = {}, 0, from  -- created_at, later the place in the queue, and id of each job
 while at < last do
   local next_at = at + RUN.width + PLAIN_JOB.width * ARGV[at + RUN.size]
   for arg = at + RUN.width, next_at - 1, PLAIN_JOB.width do
@@ -43,7 +44,7 @@ if call('ZADD', base .. 'all', 'NX', unpack(places)) < count then
   return 0
 end
 
-local record  -- the record of a new batch; its second part is the place
+local record  -- the record of a new batch; the second part is its place
 if new > 0 then
   local queue, due, reason = ARGV[3 + NEW_BATCH.queue], ARGV[3 + NEW_BATCH.due], ARGV[3 + NEW_BATCH.reason]
   local created, members, backwards = places[1], count - 1, {}

@@ -3,7 +3,7 @@
 
 local verbs = {}
 
--- Renew sessions: each living one expires after its timeout from now. ARGV from 3: a RENEWED_SESSION for each. Return
+-- Renew sessions: the timeout of each living session starts again now. ARGV from 3: a RENEWED_SESSION for each. Return
 -- for each session 1 if it is alive, 0 if it is dead or unknown.
 function verbs.renew()
   despite_full_memory()
@@ -39,8 +39,8 @@ function verbs.oldest()
   return session and session_reply(session)
 end
 
--- List sessions, oldest first, some at a time. ARGV from 3: the requested sessions, none for all. Return the sessions
--- for the next call; then a SESSION_REPLY for each of the other sessions that still exists.
+-- List sessions in parts, oldest first. ARGV from 3: the requested sessions, none for all. Return the sessions for the
+-- next call; then a SESSION_REPLY for each of the other sessions that still exists.
 function verbs.list(first)
   local wanted = first and words_from(3) or call('ZRANGE', base .. 'ss', 0, -1)
   local left, reply = {}, {}
@@ -54,10 +54,10 @@ function verbs.list(first)
   return { left, reply }
 end
 
--- Return the sessions that must be ended. First come living sessions that have expired, longest expired first. Then
--- come dead sessions with an unfinished end that began so many microseconds ago that the process that began it is
--- considered dead. A session has expired if its expiry has passed by this clock and by the caller's clock, or if the
--- expiry is further in the future than any session can be renewed.
+-- Return the sessions that must be ended. The first list contains the living sessions that have expired, longest
+-- expired first. The second list contains dead sessions that a process began to end at least `given_up` microseconds
+-- ago without finishing; that process is considered dead. A session has expired if its expiry has passed by both this
+-- clock and the caller's clock, or if the expiry is further in the future than a renewal can set it.
 function verbs.orphans(limit, given_up, as_of)
   local now = clock()
   as_of = as_of == '1' and now or tonumber(as_of)

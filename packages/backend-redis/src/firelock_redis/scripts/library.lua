@@ -1,10 +1,10 @@
 -- The functions that every script can use; this file precedes each of them.
 --
--- KEYS[1] is the base of a partition, such as firelock:{0}; every other key is derived from it. A script writes only to
--- this partition, so in a cluster it runs on one node. ARGV[1] is the number of microseconds that tests add to the
--- clock. In a script with several verbs, ARGV[2] is the name of the verb. The next arguments are the parameters of the
--- verb's function. If the function accepts any number of values, these follow its parameters in ARGV. Its result is the
--- reply, in which false becomes nil.
+-- KEYS[1] is the base of a partition, such as firelock:{0}; every other key is derived from this base. A script writes
+-- only to this partition, so in a cluster it runs on one node. ARGV[1] is the number of microseconds that tests add to
+-- the clock. In a script with several verbs, ARGV[2] is the name of the verb. The next arguments are the parameters of
+-- the verb's function. If the function accepts any number of values, these follow its parameters in ARGV. The
+-- function's result is the reply, in which false becomes nil.
 
 local base = KEYS[1] .. ':'
 local call = redis.call
@@ -22,7 +22,7 @@ local function clock()
   return server_clock() + ARGV[1]
 end
 
--- Return a number as a string with all its digits; a concatenation would keep only fourteen.
+-- Return a number as a string with all its digits; a concatenation would keep only fourteen digits.
 local function int(number)
   return format('%.0f', number)
 end
@@ -45,8 +45,8 @@ local function words_from(first)
   return words
 end
 
--- Begin a script with a write that does not need memory. Redis then lets the script run even if memory is full. So
--- Redis never refuses scripts that free memory, and running jobs can continue.
+-- Begin the script with a write that does not need memory, so that Redis runs the script even if memory is full. So
+-- Redis never refuses scripts that free memory or that let running jobs continue.
 local function despite_full_memory()
   call('DEL', base .. 'none')
 end
@@ -64,7 +64,7 @@ local function next_due()
 end
 
 -- Notify waiting servers. The message is the name of a queue that got its first job, * if the next due time is earlier
--- than before or a queue was resumed, or `taken` and a session if other processes have taken jobs from that session.
+-- than before or a queue was resumed, or `taken` and a session if other processes have taken jobs of that session.
 local function wake(message)
   call('PUBLISH', base .. 'wake', message)
 end

@@ -1,4 +1,4 @@
--- Limit keys and unique keys: reads for people, and upkeep. Included after library.lua, jobs.lua, record.lua and
+-- Limit keys and unique keys: queries for people, and upkeep. Included after library.lua, jobs.lua, record.lua and
 -- limits.lua.
 --
 -- KEYS  those of limits.lua and jobs.lua, of unique keys: unique uz; swept HASH limits, unique -> the key after which
@@ -8,15 +8,15 @@ local verbs = {}
 
 local SHOWN, OTHERS, COUNTED, LOOKS = 100, 10, 10000, 20000
 
--- Add this cost to the use of the key's rate, and close the key until a time, unless that is empty. Return the time
--- from which a start of cost 1 is admitted.
+-- Add this cost to the use of the key's rate, and block the key until `till`, unless that is empty. Return the time
+-- from which the key allows a start of cost 1.
 function verbs.spend(key, cost, till)
   despite_full_memory()
   local limited, now = limits(), clock()
   local usage = limited.usage_of(key)
   local settings, arrival_at = usage.settings, usage.next_arrival_at
   cost = tonumber(cost)
-  if cost < 0 then  -- without a rate, no units are used
+  if cost < 0 then  -- without a rate, the key uses no units
     arrival_at = settings.interval > 0 and arrival_at + cost * settings.interval or 0
   elseif cost > 0 and settings.interval > 0 then
     arrival_at = math.max(arrival_at, now) + cost * settings.interval
@@ -45,7 +45,7 @@ local function precedes(one, other)
   return #one < #other
 end
 
--- Call `each` for the lanes that have the key, as "queue, blank, keys", in order of name, until it returns true.
+-- Call `each` for the lanes that have the key, in order of name, with "queue, blank, keys", until it returns true.
 local function walk(key, each)
   local first, last = '(' .. key .. '\n', '(' .. key .. '\v'
   repeat
@@ -58,7 +58,7 @@ local function walk(key, each)
   until #entries < 100
 end
 
--- Return the number of jobs that wait for the key, at most COUNTED, and the first other keys of the counted lanes.
+-- Return the number of jobs that wait for the key, up to COUNTED, and the first few other keys of the counted lanes.
 local function waiting(key)
   local count, others, seen = 0, {}, { [key] = true }
   walk(key, function(lane)
@@ -75,7 +75,7 @@ local function waiting(key)
   return math.min(count, COUNTED), { unpack(others, 1, math.min(#others, OTHERS)) }
 end
 
--- Find up to `limit` lanes that have the key, with the number of their jobs, and the place of a job if its id is given.
+-- Find up to `limit` lanes that have the key, with the number of their jobs, and the rank of a job if its id is given.
 -- Return a LINE, in which the job's lane is '' and its rank is 0 if the job does not wait for the key; then each lane
 -- and its length.
 function verbs.line(key, limit, id)
@@ -105,7 +105,7 @@ function verbs.line(key, limit, id)
   return reply
 end
 
--- Return the ids in parts of lanes, a list for each part. ARGV from 3: a LANE_PART for each.
+-- Return the ids in parts of lanes, as one list per part. ARGV from 3: a LANE_PART for each part.
 function verbs.line_ids()
   despite_full_memory()
   local reply = {}
@@ -119,7 +119,7 @@ function verbs.line_ids()
   return reply
 end
 
--- Return the jobs whose records show that they hold keys: by key, lists of ids with the time of the claim.
+-- Return the jobs that hold keys according to their records: by key, lists of ids with the times of their claims.
 local function holders_now()
   local found = {}
   each_present(function(id, admission, text)
@@ -129,7 +129,7 @@ local function holders_now()
   return found
 end
 
--- Return the jobs that hold the key, oldest first, including strict ones between two attempts.
+-- Return the jobs that hold the key, oldest first, including strict holders between two attempts.
 local function holders(key, present)
   local all, seen = {}, {}
   for _, one in ipairs(present[key] or {}) do
@@ -152,14 +152,14 @@ local function holders(key, present)
   return all
 end
 
--- Return the first key of the partition's lanes after this place, or nil.
+-- Return the first key after this place in the partition's lanes, or nil.
 local function following(place)
   local entry = call('ZRANGEBYLEX', base .. 'lanes', place, '+', 'LIMIT', 0, 1)[1]
   return entry and match(entry, '^[^\n]*')
 end
 
 -- List keys with this prefix after another key, in order of name: keys that a job holds or waits for, and keys whose
--- rate is used. Return 1 if more keys are left, else 0, and the last checked key; then for each key a KEY_REPLY,
+-- rate is used. Return 1 if there are more keys, else 0, and the last checked key; then for each key a KEY_REPLY,
 -- followed by its first holders.
 function verbs.list(prefix, after, limit)
   despite_full_memory()
@@ -218,9 +218,9 @@ end
 
 -- ---- upkeep --------------------------------------------------------------------------------------------------------
 
--- Check up to `limit` limit keys, starting where the last check stopped, and delete keys that no job holds or waits for
--- and whose rate is free. Check the same number of unique keys, and delete keys whose job is not stored and that need
--- not stay taken.
+-- Check up to `limit` limit keys, starting where the last check stopped. Delete each key whose rate is unused and that
+-- no job holds or waits for. Check the same number of unique keys. Delete each key whose job is not stored and that
+-- need not stay taken.
 function verbs.forget(limit)
   despite_full_memory()
   local limited, now = limits(), clock()

@@ -2,9 +2,9 @@
 --
 -- lock:<name> HASH owner, fence, ends_at. The storage's clock decides whether a lock has ended. Its key expires one
 -- minute later by the server's clock, but only as a cleanup. The data of a lock need not be kept for longer, because
--- locks of all names get their fences from one counter in the partition: the key fences contains the last one. The next
--- fence is the server's clock in microseconds if that is larger. So fences keep growing after a failover that has lost
--- the last ones: if two owners then hold a lock, the later owner has the larger fence.
+-- locks of all names get their fences from one counter in the partition: the key fences contains the last fence. The
+-- next fence is the server's clock in microseconds if that is larger. So fences keep growing after a failover that has
+-- lost the last fences: if two owners hold a lock after the failover, the later owner has the larger fence.
 
 local verbs = {}
 
@@ -14,7 +14,7 @@ local function holder(key, now)
   if owner and tonumber(ends_at) > now then return owner, fence end
 end
 
--- Let the lock end after this many microseconds; store the owner and the fence if they are given.
+-- Set the lock to end after this many microseconds; store the owner and the fence if they are given.
 local function live(key, now, ttl, ...)
   call('HSET', key, 'ends_at', int(now + ttl), ...)
   call('PEXPIRE', key, int(math.ceil(ttl / 1000) + 60000))

@@ -1,6 +1,6 @@
 -- Log lines and progress of running jobs. Included after library.lua.
 --
--- g:<id> LIST of a job's newest lines, each "number line", with numbers without gaps; o:<id> the job's progress. The
+-- g:<id> LIST of a job's newest lines, each as "number line", numbered without gaps; o:<id> the job's progress. The
 -- hash jobs shows whether the job is stored.
 
 local verbs = {}
@@ -17,8 +17,8 @@ local function append(key, first, skipped, count)
   call('LTRIM', key, -KEPT, -1)
 end
 
--- Add lines to the logs of jobs, and replace their progress. ARGV from 3: for each job, or for each part of its lines,
--- a LOG_PART and the lines.
+-- Add lines to the logs of jobs, and replace the progress of these jobs. ARGV from 3: for each job, or for each part of
+-- its lines, a LOG_PART and the lines.
 function verbs.append()
   local arg = 3
   while arg < #ARGV do
@@ -33,7 +33,7 @@ function verbs.append()
   end
 end
 
--- Return up to `limit` lines of a job's log after a number, in order.
+-- Return up to `limit` lines of a job's log after the line with this number, in order.
 function verbs.read(id, after, limit)
   local key = base .. 'g:' .. id
   local oldest = call('LINDEX', key, 0)

@@ -2,8 +2,8 @@
 --
 --   memo:<job> HASH: kind, blank and name as JSON -> STORED_MEMO; the empty name -> "place bytes", the place of the
 --     next name and the total number of bytes
---   o:<job>:<stream> ZSET: chunks "offset data" by offset
---   os:<job> HASH: stream -> bytes of its data
+--   o:<job>:<stream> ZSET: chunks as "offset data", by offset
+--   os:<job> HASH: stream -> size of its data in bytes
 
 local verbs = {}
 
@@ -27,7 +27,7 @@ local function mark(job, flag)
   save(job)
 end
 
--- Store one memo. ARGV from this position on: an ADDED_MEMO. Return the result, and the memo that is then stored, or an
+-- Store one memo. ARGV from this position on: an ADDED_MEMO. Return the result, and the memo that is stored now, or an
 -- empty string.
 local function remember(first)
   local id, name = ARGV[first + ADDED_MEMO.job], ARGV[first + ADDED_MEMO.name]
@@ -65,7 +65,7 @@ local function remember(first)
 end
 
 -- Store each memo, unless a complete memo is already stored under its name. Return for each memo the result, and the
--- memo that is then stored under its name, or an empty string.
+-- memo that is stored under its name now, or an empty string.
 function verbs.remember()
   despite_full_memory()
   local reply = {}
@@ -108,8 +108,8 @@ end
 
 -- ---- streams -------------------------------------------------------------------------------------------------------
 
--- Append chunks. ARGV from 6: an ADDED_CHUNK for each chunk. Return the number of bytes of the largest of these
--- streams; nil if the session does not hold the job with this fence.
+-- Append chunks. ARGV from 6: an ADDED_CHUNK for each chunk. Return the size of the largest of these streams in bytes;
+-- nil if the session does not hold the job with this fence.
 function verbs.append(id, session, fence)
   local job = writable(id, session, fence)
   if not job then return false end
@@ -133,7 +133,7 @@ function verbs.append(id, session, fence)
   return largest
 end
 
--- Return up to `limit` chunks of a stream after an offset, in order: each "offset data".
+-- Return up to `limit` chunks of a stream after an offset, in order, each as "offset data".
 function verbs.chunks(id, stream, after, limit)
   return call('ZRANGEBYSCORE', base .. 'o:' .. id .. ':' .. stream, '(' .. after, '+inf', 'LIMIT', 0, limit)
 end

@@ -5,8 +5,8 @@
 
 local verbs = {}
 
--- Return the sums of two lists of numbers, position by position. They are exact, because no number comes near 2^53 (285
--- years in microseconds). One list may be longer than the other.
+-- Return the sums of two lists of numbers, position by position. The sums are exact, because no number comes near 2^53
+-- (285 years in microseconds). One list may be longer than the other.
 local function sum(one, other)
   local added, place = {}, 0
   local ones, others = string.gmatch(one, '%S+'), string.gmatch(other, '%S+')
@@ -31,10 +31,11 @@ function verbs.record()
   end
 end
 
--- Return the statistics of the minutes from `since` on and before `till`, in order of minute. The reply has only whole
--- minutes: at least one, at most five hundred, and otherwise as many as have five hundred rollups in total. `task` is
--- the start of the fields of a task, or empty; `queue` is a part of the fields of a queue, or empty. Return the minute
--- at which to continue, empty at the end; then for each minute: the minute, its fields and figures.
+-- Return the statistics of the minutes from `since` on and before `till`, in order of minute. The reply contains only
+-- whole minutes: at least one, at most five hundred, and otherwise as many as have five hundred rollups in total.
+-- `task` is the start of the fields of a task, or empty; `queue` is a part of the fields of a queue, or empty. Return
+-- the minute at which to continue, empty if there are no more minutes; then for each minute: the minute, its fields and
+-- figures.
 function verbs.timeline(since, till, task, queue)
   local minutes = call('ZRANGEBYSCORE', base .. 'mz', since, '(' .. till, 'LIMIT', 0, 501)
   local reply, seen = { '' }, 0

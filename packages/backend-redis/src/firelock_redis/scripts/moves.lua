@@ -8,7 +8,7 @@ local LEVEL = 2 ^ 45
 
 local moved, queues = {}, {}
 
--- Apply one move; the job's place keeps its order of arrival.
+-- Apply one move; the job's new place has the same order of arrival as the old one.
 local function move(template, first)
   local id, from, at = ARGV[first + MOVED_JOB.id], ARGV[first + MOVED_JOB.states], ARGV[first + MOVED_JOB.at]
   local queue, priority = ARGV[first + MOVED_JOB.queue], ARGV[first + MOVED_JOB.priority]

@@ -2,8 +2,8 @@
 
 local verbs = {}
 
--- Read the layout of the prefix: layout HASH version, partitions, in the first partition. If none is stored and
--- `is_written` is 1, store it first. Return the stored version and number of partitions, 0 and 0 for none.
+-- Read the layout of the prefix: layout HASH version, partitions, in the first partition. If no layout is stored and
+-- `is_written` is 1, store the layout first. Return the stored version and number of partitions, 0 and 0 for none.
 function verbs.layout(version, partitions, is_written)
   local stored = call('HMGET', base .. 'layout', 'version', 'partitions')
   if not stored[1] and is_written == '1' then

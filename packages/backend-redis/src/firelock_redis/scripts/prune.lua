@@ -5,15 +5,15 @@
 -- job of the current minute that has some seconds left waits in `soon`, so that it is not checked twice. A job on the
 -- releasing list is skipped: `release` lists it again.
 --
--- A job that other jobs need is kept for another hour, or as long as its batch and its outer batches. This applies to a
--- member if one of these batches has not ended, to a called job if its caller has not ended, and to a job whose result
--- is used by a job that has not ended.
+-- If other jobs need a job, it is kept for another hour, or as long as its batch and its outer batches. This applies to
+-- a member if one of these batches has not ended, to a called job if its caller has not ended, and to a job whose
+-- result is used by a job that has not ended.
 --
 -- KEYS  1 base; derived: those of jobs.lua, batches.lua and children.lua, e: g: o:<id>, memo: os: (see memos.lua), sd
---       mz; soon ZSET of jobs by their expiry
+--       mz; soon ZSET of jobs, by expiry
 -- ARGV  2 limit, 3 reason as JSON for children that still wait for a deleted job
--- Reply the number of deleted jobs, 1 if there is more to check, 1 if a dead session may be deleted, which
---       sessions.prune does, 1 if there are keys, which limit_keys.forget checks, and 1 if deleted jobs have freed keys
+-- Reply the number of deleted jobs, 1 if there is more to check, 1 if sessions.prune might find a dead session to
+--       delete, 1 if there are keys for limit_keys.forget to check, and 1 if deleted jobs have freed keys
 
 local BATCH, LOOKS, BYTES, CHILDREN = 25, 500, 1048576, 250
 local SECONDS = 0.002
@@ -40,7 +40,7 @@ local minute, limit = math.floor(now / MINUTE), tonumber(ARGV[2])
 local pruned, looks, bytes, children = 0, 0, 0, 0
 local doomed, forgotten, is_doomed, queues = {}, {}, {}, {}
 
--- Remove some jobs that have expired from their list and return them; an empty list if there are no more.
+-- Remove some expired jobs from their list and return them; return an empty list if there are no more.
 local function next_ids(count)
   local ids = call('ZRANGEBYSCORE', base .. 'soon', '-inf', int(now), 'LIMIT', 0, count)
   if #ids > 0 then
@@ -101,7 +101,7 @@ local function delete_members(batch)
   return false
 end
 
--- Return whether this job, which has children or is a batch, is no longer needed by any child or member.
+-- Return whether no child or member needs this job, which has children or is a batch.
 local function is_childless(id, text)
   if call('ZSCORE', base .. 'releasing', id) then return false end
   local parent = read(id, text)
@@ -125,7 +125,7 @@ local function kept_by(batch)
   return at
 end
 
--- Return whether other jobs need the job, which has flags; if so, let the job expire later.
+-- Return whether other jobs need the job, which has flags; if so, postpone its expiry.
 local function is_needed(id, text)
   local job, at = read(id, text), 0
   if is(job, 'm') or is(job, 'c') then
@@ -141,7 +141,7 @@ local function is_needed(id, text)
   return true
 end
 
--- Remove the job from the lists that its payload names.
+-- Remove the job from the lists of its tags and of the other fields in its payload.
 local function forget_lists(id)
   local fields, size = optional_fields(id)
   bytes = bytes + size
@@ -176,7 +176,7 @@ local function admission_in(text)
   return admission and admission ~= '' and admission_of(admission)
 end
 
--- Delete the unique key that points at the job, unless the key must stay taken for longer.
+-- Delete the unique key that refers to the job, unless the key must stay taken for longer.
 local function forget_unique(id, text)
   local admission = admission_in(text)
   local use = admission and admission.unique
@@ -224,7 +224,7 @@ local function prune_if_expired(id, text)
   end
 end
 
--- Forget the queues that have no jobs left.
+-- Remove the queues that have no jobs left from the lists of queues.
 local function forget_queues()
   for queue in pairs(queues) do
     local lists = {}

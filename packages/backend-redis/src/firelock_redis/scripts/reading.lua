@@ -1,11 +1,11 @@
--- Reads of jobs, except for pages, which find.lua reads. Included after library.lua.
+-- Queries of jobs, except for pages, which find.lua reads. Included after library.lua.
 --
 -- KEYS  those of jobs.lua, of sessions.lua: sx ending living, of records.lua: paused
 
 local verbs = {}
 
--- Return stored jobs: as many of the requested jobs as fit into a megabyte, but at least one. ARGV from 3: ids. Return
--- a FOUND for each, with nil for an unknown job, in the requested order; if there are fewer, the last jobs were left
+-- Return as many of the requested jobs as fit into a megabyte, but at least one. ARGV from 3: ids. Return a FOUND for
+-- each job in the requested order, with nil for an unknown job. If the reply has fewer jobs, the last ones were left
 -- out.
 function verbs.get()
   local reply, size = {}, 0
@@ -26,15 +26,15 @@ function verbs.get()
   return reply
 end
 
--- Return the failed attempts of a job, oldest first: for each its number, a tab, and a `FAILURE` of
+-- Return the failed attempts of a job, oldest first, each as its number, a tab, and a `FAILURE` of
 -- layout/encoding.py.
 function verbs.errors(id)
   return call('LRANGE', base .. 'e:' .. id, 0, -1)
 end
 
 -- Return the number of jobs in each state, by queue. ARGV from 3: queues, none for all. The reply begins with a list of
--- the queues for the next call; then, for each of the others: its name and the numbers of its awaiting, scheduled,
--- enqueued, succeeded, failed, deleted and processing jobs.
+-- the queues for the next call. For each of the others, it contains the name and the numbers of its awaiting,
+-- scheduled, enqueued, succeeded, failed, deleted and processing jobs.
 function verbs.counts(first)
   local names = first and words_from(3) or call('SMEMBERS', base .. 'queues')
   local reply, later = {}, {}
@@ -80,9 +80,9 @@ function verbs.failures()
 end
 
 -- Return the lengths of lists of jobs, so that the caller can choose which of them to read. `states` contains the
--- letters of the states whose lists are requested; `queue` is = followed by the queue of these lists, empty for every
--- queue. ARGV from 5: names of other lists. Return the length of each of these other lists; then the name and length of
--- each list of the states that is not empty.
+-- letters of the states whose lists are requested. `queue` is = followed by the queue of these lists, or empty for the
+-- lists of every queue. ARGV from 5: names of other lists. Return the length of each of these other lists; then the
+-- name and length of each list of the states that is not empty.
 function verbs.lists(states, queue)
   local reply = {}
   for number = 5, #ARGV do reply[#reply + 1] = call('ZCARD', base .. ARGV[number]) end
@@ -103,7 +103,8 @@ function verbs.lists(states, queue)
     if state ~= 'P' then
       for _, name in ipairs(queues) do add_length('l:' .. state .. ':' .. name) end
     elseif queue == '' or call('HGET', base .. 'running', queues[1]) then
-      -- Every session that might hold a job here: living sessions, and dead sessions until all their jobs are taken.
+      -- Return every session that might hold a job here: living sessions, and dead sessions until all their jobs are
+      -- taken.
       for _, sessions in ipairs({
         call('SMEMBERS', base .. 'living'), call('ZRANGE', base .. 'sx', 0, -1), call('ZRANGE', base .. 'ending', 0, -1),
       }) do
@@ -132,7 +133,7 @@ local function every_queue()
   return names
 end
 
--- Return 1 if a claim might find a job, else 0. ARGV from 3: the queues, none for all.
+-- Return 1 if a claim might find a job, else 0. ARGV from 3: the queues, none for all queues.
 function verbs.ready(first)
   return is_any_ready(first and words_from(3) or every_queue()) and 1 or 0
 end

@@ -2,10 +2,10 @@
 -- library.lua, jobs.lua and record.lua.
 --
 -- paused is the SET of paused queues that a claim checks, and limits is the HASH of limit settings (see limits.lua). In
--- the first partition they are changed together with the record, and then copied as a whole to the other partitions.
+-- the first partition, both are changed together with the record. They are copied as a whole to the other partitions.
 -- pausing is the version of the copy that a partition has. Each partition gets a change in a separate call, and a
 -- delayed call must not undo a later change. A version is the server's clock in microseconds, so versions keep growing
--- after a failover that has lost the last ones.
+-- even after a failover that has lost the last ones.
 
 local verbs = {}
 
@@ -22,8 +22,8 @@ function verbs.get(kind, key)
   return call('HGET', base .. 'k:' .. kind, key)
 end
 
--- Return as many of the records as fit into half a megabyte, but at least one: 1 if records were left out, else 0; then
--- each key and its stored record.
+-- Return 1 if records were left out, else 0; then each key and its stored record, for as many of the records as fit
+-- into half a megabyte, but at least one.
 local function several(kind, keys)
   local reply, size = { 0 }, 0
   for _, key in ipairs(keys) do
@@ -39,12 +39,12 @@ local function several(kind, keys)
   return reply
 end
 
--- Return records in order of key, starting after a key, in the form of `several`.
+-- Return records in order of key, starting after the given key. The reply has the form of `several`.
 function verbs.list(kind, after, limit)
   return several(kind, call('ZRANGEBYLEX', base .. 'kz:' .. kind, '(' .. after, '+', 'LIMIT', 0, limit))
 end
 
--- Return due records, longest due first, after skipping the first `passed` ones, in the form of `several`.
+-- Return due records, longest due first, without the first `passed` ones. The reply has the form of `several`.
 function verbs.due(kind, passed, limit)
   return several(kind, call('ZRANGEBYSCORE', base .. 'due:' .. kind, '-inf', int(clock()), 'LIMIT', passed, limit))
 end
@@ -67,8 +67,8 @@ end
 -- ---- copies in other partitions ------------------------------------------------------------------------------------
 
 -- Return every paused queue and all limit settings. `known` is the latest version that another partition has, 0 if it
--- is not known. If it is later than the version here, a failover has lost that version, so the data here gets a later
--- one. Return the version, the number of queues, their names, then the key and the settings of each limit.
+-- is not known. If `known` is later than the version here, a failover has lost that version, so the data here gets a
+-- later one. Return the version, the number of queues, their names, then the key and the settings of each limit.
 function verbs.pauses(known)
   local stamp = call('GET', base .. 'pausing') or '0'
   if tonumber(stamp) < tonumber(known) then
@@ -84,7 +84,7 @@ function verbs.pauses(known)
 end
 
 -- Replace the limit settings of this partition with the keys and settings in ARGV, from this position on. Return
--- whether they differ from the previous ones.
+-- whether the new settings differ from the previous ones.
 local function copy_limit_settings(first)
   local before, changed, is_changed = {}, {}, false
   local flat = call('HGETALL', base .. 'limits')

@@ -3,12 +3,12 @@
 --
 -- The first partition stores a session:
 --   s:<session> HASH: alive (1 or 0), server (its name as JSON), server_id, info (a SESSION as JSON),
---     timeout in microseconds, expires_at, renewal (JSON or empty); while the session is closing also running and
+--     timeout in microseconds, expires_at, renewal (JSON or empty); while the session is closing, also running and
 --     reason
---   ss ZSET: all sessions by started_at
---   sl ZSET: living sessions by started_at; sx by expires_at; sb by expires_at minus two timeouts
---   sd ZSET: dead sessions by the time when they may be deleted
---   dead:<server id> SET: dead sessions of a server that has not begun another session since
+--   ss ZSET: all sessions, by started_at
+--   sl ZSET: living sessions, by started_at; sx: the same, by expires_at; sb: by expires_at minus two timeouts
+--   sd ZSET: dead sessions, by the time from which they may be deleted
+--   dead:<server id> SET: dead sessions of a server that has not begun another session since their death
 --   ending ZSET: dead sessions that might still hold jobs, by the time of their death
 -- The other partitions store the data that claims need: s:<session> HASH alive, server; living SET of the sessions
 -- that are alive there. The keys for the jobs of a session are described in jobs.lua.
@@ -25,7 +25,7 @@ function verbs.begin(session, server, info, started_at, timeout, server_id)
   local alive = call('HGET', key, 'alive')
   if alive then return tonumber(alive) end
   for _, dead in ipairs(call('SMEMBERS', base .. 'dead:' .. server_id)) do
-    call('ZINCRBY', base .. 'sd', HOUR - DAY, dead)  -- delete it earlier, because another session has begun
+    call('ZINCRBY', base .. 'sd', HOUR - DAY, dead)  -- delete this one earlier, because another session has begun
   end
   call('UNLINK', base .. 'dead:' .. server_id)
   local expires_at = int(clock() + timeout)
@@ -38,8 +38,8 @@ function verbs.begin(session, server, info, started_at, timeout, server_id)
   return 1
 end
 
--- Let a session that is alive in the first partition claim in this one. A session that is already stored here remains
--- unchanged, because it might be dead.
+-- Allow a session that is alive in the first partition to claim in this one. A session that is already stored here is
+-- not changed, because it might be dead.
 function verbs.admit(session, server)
   despite_full_memory()
   local key = base .. 's:' .. session
@@ -83,7 +83,7 @@ function verbs.reconcile(session)
     if text then
       local state, fence, holder = match(text, RECORD.captures(state, fence, session))
       local answer = lost[number]
-      -- Return an unreadable record as a failed job, with a fence that no claim has.
+      -- Return a failed job for an unreadable record, with a fence that no claim has.
       answer[LOST_JOB.state], answer[LOST_JOB.fence] = state or 'F', fence or '0'
       answer[LOST_JOB.tail] = holder and holder ~= '' and state ~= 'P' and 1 or 0
     end
@@ -105,7 +105,7 @@ end
 
 -- ---- expiry ----------------------------------------------------------------------------------------------------
 
--- Return the earlier and the later of two times: the time of Redis's clock and the caller's time. `as_of` is 1 if the
+-- Return the earlier and the later of two times: the time by Redis's clock and the caller's time. `as_of` is 1 if the
 -- caller has not passed a time.
 local function clocks(now, as_of)
   as_of = as_of == '1' and now or tonumber(as_of)
@@ -144,8 +144,8 @@ local function take_tails(session, limit)
 end
 
 -- Take up to `limit` jobs and tails from the session. `running` contains the ids of the jobs for which a crash is
--- counted, as JSON; null for all. Return 1 if more are left, the ids of the jobs with a crash, and the ids of the jobs
--- without one.
+-- counted, as JSON; null for all. Return 1 if more are left, the ids of the jobs that crashed, and the ids of the other
+-- jobs.
 local function take(session, running, reason, not_started, limit)
   local now, crashed, returned, blamed = int(clock()), {}, {}, nil
   if running ~= 'null' then
@@ -171,10 +171,10 @@ local function take(session, running, reason, not_started, limit)
   return taken >= tonumber(limit) and 1 or 0, crashed, returned
 end
 
--- End the session permanently, and take its jobs in the first partition. If more must be taken, `ending` contains the
--- session until `finished` runs. The session keeps the data with which any process can continue the end.
+-- End the session permanently, and take its jobs in the first partition. If more jobs must be taken, `ending` contains
+-- the session until `finished` runs. The data that is kept with the session allows any process to continue.
 --
--- Reasons are JSON; jobs that had not started get the reason `not_started`. `expired_by` is 0; or, if the session must
+-- Reasons are JSON; jobs that had not started get the reason `not_started`. `expired_by` is 0 or, if the session must
 -- have expired, 1 or the caller's time: see `orphans`. Return an ENDED, or nil if the session must not be ended now.
 function verbs.finish(session, running, reason, not_started, limit, has_partitions, expired_by)
   despite_full_memory()
@@ -208,9 +208,9 @@ function verbs.finish(session, running, reason, not_started, limit, has_partitio
 end
 
 -- Take the jobs that a dead session holds in this partition. In the first partition, it is already marked as dead, and
--- `milliseconds` is 0. In another partition, mark it as dead for that time, even if it is unknown there. The time is
--- longer than a claim or the start of the session can take. Return 1 if the session holds more jobs, the ids of the
--- jobs with a crash, and the ids of the jobs without one.
+-- `milliseconds` is 0. In another partition, mark it as dead for this number of milliseconds, even if it is unknown
+-- there. This is longer than a claim or the start of the session can take. Return 1 if the session holds more jobs, the
+-- ids of the jobs that crashed, and the ids of the other jobs.
 function verbs.take(session, running, reason, not_started, limit, milliseconds)
   despite_full_memory()
   if milliseconds ~= '0' then
@@ -228,9 +228,9 @@ function verbs.finished(session)
   call('HDEL', base .. 's:' .. session, 'running', 'reason')
 end
 
--- Delete up to `limit` dead sessions: one hour after their death if their server has begun another session since,
--- otherwise after one day. ARGV from 4: the sessions that are alive in other partitions. Return the sessions among
--- these that are dead or unknown here, and whose end is not in progress.
+-- Delete up to `limit` dead sessions: one hour after their death if their server has begun another session since then,
+-- otherwise one day after it. ARGV from 4: the sessions that are alive in other partitions. Return those of them that
+-- are dead or unknown here and that no process is ending.
 function verbs.prune(limit)
   despite_full_memory()
   local strays = {}

@@ -5,8 +5,8 @@
 
 local verbs = {}
 
--- Return a list. It contains the next due time or an empty string, the version of the paused queues as copied to this
--- partition (see records.lua), and then the due times of up to `limit` due scheduled jobs, oldest first.
+-- Return a list. It contains the next due time or an empty string, the version of the paused queues that were copied to
+-- this partition (see records.lua), and the due times of up to `limit` due scheduled jobs, oldest first.
 function verbs.due(limit)
   local reply = { next_due(), call('GET', base .. 'pausing') or '0' }
   local due = call('ZRANGEBYSCORE', base .. 'due', '-inf', int(clock()), 'WITHSCORES', 'LIMIT', 0, limit)
@@ -14,8 +14,8 @@ function verbs.due(limit)
   return reply
 end
 
--- Enqueue up to `limit` due jobs, oldest due time first, with the JSON `reason`; cancel a batch instead, with the
--- reason `hold_over`. Return their number, and the next due time or an empty string.
+-- Enqueue up to `limit` due jobs, oldest due time first, with the JSON `reason`. If a job is a batch, cancel it
+-- instead, with the reason `hold_over`. Return the number of these jobs, and the next due time or an empty string.
 function verbs.promote(limit, reason, hold_over)
   despite_full_memory()
   local now = int(clock())
@@ -40,7 +40,7 @@ end
 
 -- ---- children ------------------------------------------------------------------------------------------------------
 
-local known = {}  -- by id: the current jobs, including changes that are not yet written
+local known = {}  -- the current jobs, including changes that are not yet written, by id
 
 local function know(ids)
   local unknown = {}
@@ -64,8 +64,8 @@ local function check_edge(edge, parent, now)
   return target ~= nil
 end
 
--- Check up to `wanted` dependencies on the parent, starting where the last check for this end of the parent stopped.
--- Return their number.
+-- Check up to `wanted` dependencies on the parent, starting where the last check for the same end of the parent
+-- stopped. Return their number.
 local function check_edges(parent, number, wanted, now)
   local seen, edge = match(call('HGET', base .. 'checked', parent.id) or '', '^(%S+) (%S+)$')
   local key, after = base .. 'pend:' .. parent.id, seen == number and '(' .. edge or '-inf'
@@ -84,9 +84,9 @@ end
 -- Check up to `limit` dependencies on ended parents, in the order in which the parents ended. Return the number of
 -- checked dependencies.
 --
--- A parent is removed from the list as soon as each of its dependencies was checked once, even if some dependencies are
--- kept because their children keep waiting. If the limit is reached before that, store the end of the parent and the
--- last dependency that was checked: checked HASH parent -> "end dependency".
+-- A parent is removed from the list as soon as each dependency on it was checked once, even if some dependencies are
+-- kept because their children continue to wait. If the limit is reached before that, store the end of the parent and
+-- the last dependency that was checked: checked HASH parent -> "end dependency".
 local function release_children(limit, now)
   local checked, parents = 0, 0
   while checked < limit and parents < limit do
@@ -104,7 +104,7 @@ local function release_children(limit, now)
     if is_done then
       withdraw(first[1])
       if parent and parent.was then batches().count(parent) end
-      -- If the parent has expired in the meantime, `prune` has skipped it. So list it again.
+      -- If the parent has expired in the meantime, `prune` has skipped the parent, so list it again.
       if is_final and parent.expires ~= '' and tonumber(parent.expires) <= tonumber(now) then
         expires(parent.expires, first[1])
       end
@@ -124,8 +124,8 @@ local function grouped(number)
   return (string.gsub(string.reverse(text), '^,', ''))
 end
 
--- Give the batch the state that follows from its counts. If a batch has already ended in another state, its history
--- shows that it was open in between.
+-- Give the batch the state that its counts imply. If the batch has already ended in another state, its history shows
+-- that it was open in between.
 local function decide_batch(batch, row, now)
   local state = batches().end_of(row, batch.state == 'W' and batch.due ~= '')
   if state == batch.state then return end
@@ -168,7 +168,7 @@ local function sweep(member, reason, expires_at, now)
   announced = announce(member) or announced
 end
 
--- Enqueue a member whose batch has opened, or schedule it for the due time with which it was created.
+-- Enqueue a member whose batch has opened, or schedule the member for the due time with which it was created.
 local function resume_member(member, reason, now)
   if member.state ~= 'W' or not is(member, 'o') then return end
   if is(member, 'b') then
@@ -214,7 +214,7 @@ local function move_members(batch, row, limit, now)
   return #ids
 end
 
--- Determine the state of the batch and change some of its members accordingly; return the number of checked items.
+-- Determine the state of the batch, and change some of its members accordingly; return the number of checked items.
 -- Changes that do not affect other jobs are written later, together with those of other batches.
 local function check_batch(id, limit, now)
   know({ id })

@@ -1,4 +1,4 @@
-"""Changes of jobs as arguments of scripts/exchange.lua: plain ends as two strings, others field by field."""
+"""Changes of jobs as arguments of scripts/exchange.lua: plain ends as two strings, the rest by field."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from firelock_redis.layout.partitions import Partitions
 from firelock_redis.layout.words import Change, Further, Group
 from firelock_redis.verbs.memos import memo_field
 
-# Microseconds until a waiting job checks again the jobs in other partitions for which it waits.
+# A job that waits for jobs in other partitions checks them again after this many microseconds.
 _CHECK_ELSEWHERE_AFTER = 5_000_000
 _PARENT_GONE = quoted(Moved.PARENT_GONE.value)
 _MINUTE = 60_000_000
-_FIELD_BY_FIELD = 200  # changes other than plain ends that one script makes
+_FIELD_BY_FIELD = 200  # maximum number of changes other than plain ends in one script
 _further = attrgetter("waits_for", "parents", "forget_from")
 _NOTHING_FURTHER = (None, (), None)
 
@@ -54,8 +54,8 @@ def write_changes(
         return [], []
     order: list[int] = []
     others: list[int] = []
-    # The arguments of plain ends and their positions, by session, queue and minute, then by batch. The batch
-    # is an empty string if the job is not a member of one.
+    # The arguments and positions of plain ends, by session, queue and minute, and within these by batch. The
+    # batch is an empty string if the job is not a member of one.
     plain: dict[tuple[str, str, int | str], dict[str, tuple[list[Any], list[int]]]] = {}
     is_each_once = len({transition.job_id for transition in transitions}) == len(transitions)
     for place, (transition, one) in enumerate(zip(transitions, held, strict=True)):
@@ -105,12 +105,12 @@ def write_changes(
 
 
 def _goes_further(transition: Transition) -> bool:
-    """Return whether the change suspends the job or makes it forget memos; most changes do neither."""
+    """Return whether the change suspends the job or deletes its memos; most changes do neither."""
     return _further(transition) != _NOTHING_FURTHER
 
 
 def _alike(transitions: Sequence[Transition], places: Sequence[int]) -> Iterator[list[int]]:
-    """Yield runs of positions with equal states and session; no run contains the same job twice."""
+    """Yield series of positions with equal states and session; no series contains the same job twice."""
 
     def kind(place: int) -> tuple[object, ...]:
         one = transitions[place]
@@ -129,7 +129,7 @@ def _alike(transitions: Sequence[Transition], places: Sequence[int]) -> Iterator
 
 
 def _fields(transition: Transition) -> Change:
-    """Return a change, field by field, as an argument of scripts/exchange.lua."""
+    """Return a change as an argument of scripts/exchange.lua, field by field."""
     at, error = transition.at, transition.error
     return Change(
         id=transition.job_id,
@@ -164,7 +164,7 @@ def _failure(at: int, error: ErrorInfo) -> str:
 
 
 def _further_fields(transition: Transition, partitions: Partitions) -> list[Any]:
-    """Return the part of a change that suspends the job or makes it forget memos.
+    """Return the part of a change that suspends the job or deletes its memos.
 
     functions/suspensions.lua reads it. A script cannot read jobs in other partitions, so a job that waits for
     such jobs checks them again later.

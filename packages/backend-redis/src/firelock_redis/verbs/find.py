@@ -1,13 +1,13 @@
-"""Reads of jobs for people: pages in order of time, single jobs, and totals.
+"""Queries of jobs for people: pages in order of time, single jobs, and totals.
 
-Several lists together contain the jobs of a page; they are read and merged as far as the page needs.
+The jobs of a page can be in several lists, which are read and merged as far as the page needs.
 
 Each partition has these lists: one per state and queue, ordered by the time of the change; one per tag,
-parent, batch and recurring job, ordered by creation; one of its scheduled jobs, ordered by due time; and one
-of all its jobs. If few jobs match one part of the filter, their list is read whole and sorted. Otherwise,
-lists in the order of the page are read, and the rest of the filter is checked job by job, up to a maximum
-cost. So the time for a page is bounded, regardless of the number of stored jobs. If the maximum cost is
-reached, the page is short but has a cursor.
+parent, batch and recurring job, ordered by creation time; one of its scheduled jobs, ordered by due time; and
+one of all its jobs. If few jobs match one part of the filter, the whole list of these jobs is read and
+sorted. Otherwise, lists in the order of the page are read, and the rest of the filter is checked job by job,
+up to a maximum cost. So the time for a page is bounded, regardless of the number of stored jobs. If the
+search reaches this maximum cost, the page is short but has a cursor.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ PAGE_COST = 40_000
 SCRIPT_COST = 2_500
 """The maximum cost of one script, in the same units."""
 
-_AT_ONCE = 1_000  # places in one reply
-_LEAST = 8  # jobs that are first requested from each search, if there are several searches
+_AT_ONCE = 1_000  # maximum number of places in one reply
+_LEAST = 8  # number of jobs that are first requested from each search if there are several searches
 _LEAST_COST = 300
-_TOGETHER = 32  # lists that one script reads together
+_TOGETHER = 32  # maximum number of lists that one script reads together
 _ALL = ("all",)
 _DUE = ("due",)
 _NOWHERE = ("", "")
@@ -98,9 +98,9 @@ class _ListWalk:
 
     partition: int
     lists: Sequence[str]
-    sets: Sequence[str] = ()  # further lists that must contain a job
+    sets: Sequence[str] = ()  # other lists that must contain a matching job
     time_kind: str = (
-        "score"  # for other values, the lists are not in the order of the page and are read whole
+        "score"  # for other values, the lists are not in the order of the page and are read completely
     )
     reached: rules.Place | None = None
     is_done: bool = False
@@ -138,7 +138,7 @@ class _ListWalk:
         window: tuple[Word, Word] = ("", ""),
     ) -> list[rules.Place]:
         where = query.where
-        # A condition that all of these lists fulfil need not be checked for each job.
+        # A condition that all jobs in these lists meet need not be checked for each job.
         are_of_state = all(name[:2] in {"l:", "he"} for name in self.lists)
         are_of_queue = all(name[:2] == "l:" for name in self.lists)
         state = State.SCHEDULED if where.by_due else where.state
@@ -238,7 +238,7 @@ def _merged(
 
 
 def _rare_lists(where: JobFilter) -> list[str]:
-    """Return the lists, ordered by creation, that contain every job that matches the filter."""
+    """Return the lists, ordered by creation time, that contain every job that matches the filter."""
     named = (
         ("bm", where.batch_id), ("c", where.parent_id), ("t", where.tag), ("rj", where.recurring_id)
     )  # fmt: skip
@@ -246,7 +246,7 @@ def _rare_lists(where: JobFilter) -> list[str]:
 
 
 def _letters(where: JobFilter, *, is_rare: bool) -> str:
-    """Return the letters of the states whose lists together contain every job that matches the filter.
+    """Return the letters of states whose lists contain every job that matches the filter.
 
     The string is empty if no lists by state are needed.
     """
@@ -267,10 +267,10 @@ def _letters(where: JobFilter, *, is_rare: bool) -> str:
 def first_places(
     database: RedisDatabase, query: Query, limit: int
 ) -> tuple[list[rules.Place], rules.Place | None]:
-    """Return the first places in order, and the last place that the search reached if it is not complete.
+    """Return the first places in order and, if the search is incomplete, the last place that it reached.
 
     If more than `limit` jobs match, more than `limit` places are returned. This takes one round trip per
-    partition, two if lists must be chosen, and more for a limit above 1,000.
+    partition, two if the lists must be chosen first, and more for a limit above 1,000.
     """
     walks = list(_walks(database, query.where))
     found: list[rules.Place] = []
@@ -279,7 +279,7 @@ def first_places(
     turn = spent = 0
     while True:
         wanted = limit + 1 - len(found)
-        if len(walks) > 1:  # a search might find few of the first jobs, or all of them
+        if len(walks) > 1:  # any number of the first jobs might come from one search
             wanted = min(wanted, max(_LEAST, 2 * wanted // len(walks)) << turn)
         turn += 1
         for walk in walks:
@@ -306,7 +306,7 @@ Texts = tuple[str, str, str | None]
 _READ_AT_ONCE = 500
 _GROUPED_LIMIT = 10_000
 _COUNTED = tuple(map(state_of, "WCESFDP"))
-# The errors that damaged data can cause.
+# The exceptions that damaged data can cause.
 _GARBAGE = (ValueError, LookupError, TypeError, RecursionError)
 
 
@@ -327,9 +327,9 @@ class FindVerbs(RedisVerbs):
     def find(
         self, where: JobFilter, *, limit: int, cursor: str | None = None, oldest_first: bool = False
     ) -> FoundJobs:
-        """See `Storage.find`; first find the places of the page, then read its jobs.
+        """See `Storage.find`; first find the places on the page, then read the jobs at these places.
 
-        A job that changes its place between these two reads is not on the page.
+        A job whose place changes between these two reads is not on the page.
         """
         after = None if cursor is None else rules.read_cursor(cursor, where, oldest_first=oldest_first)
         is_scheduled = where.is_retrying or where.by_due

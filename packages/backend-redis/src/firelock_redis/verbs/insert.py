@@ -47,18 +47,18 @@ from firelock_redis.verbs.limits import require_keys_colocated, require_relation
 from firelock_redis.verbs.records import RecordVerbs, copied
 
 ON_LETTERS = dict(zip(On, "SFDX", strict=True))
-# Scripts insert_plain and insert_keyed store these further fields, which they do not use; for example, tags
-# have keys of their own, so only script insert stores them.
+# The scripts insert_plain and insert_keyed store these additional fields without using them. For example,
+# tags have their own keys, so only the script insert stores them.
 _further, _NO_FURTHER = further_fields(
     "nominal_at", "timeout_seconds", "retry", "meta_json", "admission_json", "relations_json"
 )
-_PLAIN_LIMIT = 1_000  # jobs whose keys and values fit into one command of a script
-_KEYED_LIMIT = 500  # the same for jobs with limits
+_PLAIN_LIMIT = 1_000  # number of jobs whose keys and values fit into one command of a script
+_KEYED_LIMIT = 500  # the same number for jobs with limits
 _SIZE = Run._fields.index("size")
 
 
 def _rules() -> str:
-    """Return the effects of a parent's end, and the reasons of batches, in the JSON that scripts read."""
+    """Return the effects of a parent's outcome, and the reasons for changes of batches, as JSON."""
     rules: dict[str, object] = {
         LETTERS[state]: quoted(Moved.PARENT_ENDED.format(state=state)) for state in FINAL_STATES
     }
@@ -111,7 +111,8 @@ class InsertVerbs(RecordVerbs):
             try:
                 stored = _store_jobs(self.database, partition, here)
             except StorageUnavailable as error:
-                # Otherwise the next 500 ids would belong to the same partition, and a retry would fail too.
+                # Otherwise, the next 500 ids would belong to the same partition, so a retry would fail as
+                # well.
                 self._partitions.begin_anywhere()
                 error.is_untouched &= not any(results)
                 raise
@@ -179,7 +180,7 @@ def require_parents_colocated(database: RedisDatabase, jobs: Sequence[NewJob]) -
 
 
 def _store_jobs(database: RedisDatabase, partition: int, jobs: Sequence[NewJob]) -> list[bool | Duplicate]:
-    """Store jobs of one partition with the fastest script that supports them; return the result per job."""
+    """Store jobs of one partition with the fastest script that supports them; return a result per job."""
     plain = _plain_arguments(jobs)
     if plain is not None and database.run_replicated("insert_plain", partition, *plain):
         return [True] * len(jobs)
@@ -192,11 +193,11 @@ def _store_jobs(database: RedisDatabase, partition: int, jobs: Sequence[NewJob])
 
 
 def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
-    """Return jobs as arguments of scripts/insert_plain.lua, in runs of one queue and priority.
+    """Return jobs as arguments of scripts/insert_plain.lua, in series of one queue and priority.
 
-    Return None if the script does not support them: if there are too many, if a job needs more than its
-    payload, or if only some jobs are members of a batch or they are members of different batches. The first
-    job may be the batch itself.
+    Return None if the script does not support them. This is the case if there are too many jobs, if a job
+    needs more than its payload, if only some jobs are members of a batch, or if the jobs are members of
+    different batches. The first job may be the batch itself.
     """
     if len(jobs) > _PLAIN_LIMIT:
         return None
@@ -208,7 +209,7 @@ def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
     if batch is None or about is None or (first is not None and batch != first.id):
         return None
     arguments: list[Any] = [batch, *about]
-    run, count = None, 0  # the queue and priority of the current run, and the index of its size
+    run, count = None, 0  # the queue and priority of the current series, and the index of its size
     for job in members:  # hot path: add a `PlainJob` for each job
         optional = ""
         if relations is not None or not job.is_plain:
@@ -233,7 +234,7 @@ def _plain_arguments(jobs: Sequence[NewJob]) -> list[Any] | None:
 def _new_batch(job: NewJob) -> tuple[Any, ...] | None:
     """Return a batch as arguments of scripts/insert_plain.lua.
 
-    Return None for a job that is not a batch, and for a batch that has more relations, parents, limits or a
+    Return None for a job that is not a batch, and for a batch that has other relations, parents, limits or a
     recurring job.
     """
     relations = job.relations

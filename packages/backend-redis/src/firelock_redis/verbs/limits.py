@@ -1,4 +1,4 @@
-"""Limits and unique keys: reads for people, and checks that jobs are in the partition of their keys."""
+"""Limits and unique keys: queries for people, and checks that jobs are in the partition of their keys."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class LimitVerbs(RedisVerbs):
     ) -> WaitingJobs:
         """See `Storage.find_waiting`. This takes two round trips to one partition.
 
-        The first reads the lanes of the key, the second the jobs in some of these lanes.
+        The first round trip reads the lanes of the key, the second one the jobs in some of these lanes.
         """
         partition = self._partitions.of_key(key)
         reply = self._run("limit_keys.line", partition, key, LINE_LANES, job_id or "")

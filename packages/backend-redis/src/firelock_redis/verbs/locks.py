@@ -7,7 +7,7 @@ from typing_extensions import override
 from firelock_redis.connections.database import RedisVerbs
 
 _SECOND = 1_000_000
-# Microseconds, about seventy years. Lua stores the sum of this and the current time exactly.
+# About seventy years, in microseconds. Lua can represent the sum of this and the current time exactly.
 _LONGEST = 1 << 51
 
 

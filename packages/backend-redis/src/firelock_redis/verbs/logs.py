@@ -12,8 +12,8 @@ from firelock_redis.layout.encoding import LOG_LINE, PROGRESS
 from firelock_redis.layout.words import LogPart
 
 _LOG_LIMIT = 1_000
-_PIECE = 50  # lines of a job that are sent together
-_BATCH_WORDS, _BATCH_SIZE = 1_000, 250_000  # words and characters after which a script gets no more lines
+_PIECE = 50  # maximum number of lines of a job that are sent together
+_BATCH_WORDS, _BATCH_SIZE = 1_000, 250_000  # maximum number of words and of characters in one script call
 _PAGE = 125  # lines per reply
 
 

@@ -25,8 +25,8 @@ from firelock_redis.connections.database import RedisVerbs
 from firelock_redis.layout.encoding import APPLIED_BY_DIGIT, MEMO, STORED_MEMO, number_word, quoted
 from firelock_redis.layout.words import AddedChunk, AddedMemo, BatchReply
 
-_AT_ONCE = 100  # memos, batches or chunks per script
-_BYTES = 500_000  # bytes of values after which a script gets no more memos
+_AT_ONCE = 100  # maximum number of memos, batches or chunks per script call
+_BYTES = 500_000  # size of values in bytes after which no more memos are added to a script call
 
 
 class MemoVerbs(RedisVerbs):
@@ -38,7 +38,7 @@ class MemoVerbs(RedisVerbs):
 
     @override
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
-        """See `Storage.remember`. This takes one round trip per partition, more for many or large memos."""
+        """See `Storage.remember`. This takes one round trip per partition, or more if there are many."""
         self.refuse_within(within)
         found: list[Remembered] = [Remembered(Applied.MISSING)] * len(memos)
         places = self._partitions.by_partition(range(len(memos)), lambda place: memos[place].job_id)

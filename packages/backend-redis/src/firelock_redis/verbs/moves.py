@@ -12,7 +12,7 @@ from firelock_redis.connections.database import RedisVerbs
 from firelock_redis.layout.encoding import APPLIED_BY_DIGIT, LETTERS, number_word, quoted
 from firelock_redis.layout.words import MovedJob
 
-_AT_ONCE = 250  # jobs that one script moves
+_AT_ONCE = 250  # maximum number of jobs that one script call moves
 
 
 class MoveVerbs(RedisVerbs):
@@ -32,7 +32,7 @@ class MoveVerbs(RedisVerbs):
                 letters: str = self._run("moves", partition, *arguments)
                 for place, letter in zip(some, letters, strict=True):
                     results[place] = APPLIED_BY_DIGIT[letter]
-            self._turns.note(partition)  # a queue might have work there now
+            self._turns.note(partition)  # a queue might have work in this partition now
         return results
 
 

@@ -64,7 +64,7 @@ class RecordVerbs(RedisVerbs):
     def due_records(self, kind: str, limit: int) -> list[Record]:
         """See `Storage.due_records`.
 
-        A record that changes its position between two round trips might be missing; the next call finds it.
+        A record whose position changes between two round trips might be missing; the next call finds it.
         """
         found = _pages(
             kind, limit, lambda before, asked: self._run("records.due", 0, kind, len(before), asked)
@@ -73,13 +73,13 @@ class RecordVerbs(RedisVerbs):
 
     @override
     def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:
-        """See `Storage.delete_record`; a later record with this key continues from its version."""
+        """See `Storage.delete_record`; the versions of a later record with this key continue from it."""
         deleted = self._run("records.delete", 0, kind, key, number_word(expected_version))
         self.note_record(kind, is_changed=deleted is not None)
         return deleted is not None
 
     def note_record(self, kind: str, *, is_changed: bool) -> None:
-        """After a record was written, note the partitions that might have work."""
+        """Note the partitions that might have work after this record was written."""
         if kind in {QUEUES, LIMITS}:
             if is_changed:
                 repair_pauses(self.database)
@@ -103,8 +103,8 @@ def _pages(kind: str, limit: int, page: Callable[[list[Record], int], list[Any]]
 def copied(kind: str, value: str) -> int | str:
     """Return the part of a record that is copied to every partition; an empty string for most kinds.
 
-    For a queue, this is 1 if it is paused, otherwise 0. For a limit, it is the settings in the format that
-    functions/limits.lua reads.
+    For a queue, this is 1 if the queue is paused, otherwise 0. For a limit, this is its settings in the
+    format that functions/limits.lua reads.
 
     Raises:
         StorageError: If the settings of a limit cannot be read. Nothing was stored.
@@ -157,8 +157,8 @@ def repair_pauses(database: RedisDatabase) -> None:
     pauses = database.run("records.pauses", 0, 0)
     newest, failed = _copy(database, others, pauses)
     if newest > int(pauses[0]):
-        # Another process has made a newer change, or a failover has lost one. In both cases the data of the
-        # first partition is valid.
+        # Another process has made a newer change, or a failover has lost a change. In both cases, the data of
+        # the first partition is valid.
         pauses = database.run("records.pauses", 0, newest)
         _, failed = _copy(database, others, pauses)
     if failed is not None:

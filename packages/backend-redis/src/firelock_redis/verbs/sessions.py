@@ -1,9 +1,9 @@
 """The start, renewal, reconciliation and end of sessions.
 
 The first partition stores a session and decides whether it is alive. The other partitions store the data that
-claims need: whether the session is alive, and the name of its server. The end of a session is first marked in
-the first partition, permanently. It is then stored in each other partition, by the script that returns the
-jobs there. If the process that ends a session dies before it has finished, a sweep finishes the end.
+claims need: whether the session is alive, and the name of its server. A session is first marked as dead in
+the first partition, permanently. The script that returns the jobs of another partition to their queues also
+marks the session as dead there. If a process dies while it is ending a session, a sweep completes this work.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from firelock_redis.layout.wire import encode
 from firelock_redis.layout.words import Ended, HeldJob, LostJob, RenewedSession, SessionReply, UnknownJob
 
 _SECOND = 1_000_000
-_JOBS_AT_ONCE = 400  # jobs that one script call of an end returns
-# Microseconds after which a process that has not finished an end is considered dead.
+_JOBS_AT_ONCE = 400  # maximum number of jobs that one script call returns to their queues
+# A process that needs more than this many microseconds to end a session is considered dead.
 _GIVEN_UP = 10 * _SECOND
 _MARK_MILLISECONDS = 2 * 86_400_000  # one day longer than the first partition keeps any dead session
 _EXPIRED = 1  # only the clock of Redis decides whether a session has expired
@@ -103,7 +103,7 @@ class SessionVerbs(RedisVerbs):
         The session is lost if at least one partition does not store it.
         """
         is_lost = False
-        lost: dict[int, LostClaim] = {}  # by the place in `held`
+        lost: dict[int, LostClaim] = {}  # lost jobs, by their position in `held`
         unknown: list[ClaimedJob] = []
         by_partition = self._partitions.by_partition(range(len(held)), lambda place: held[place].job_id)
         for partition in range(self._partitions.number):
@@ -124,10 +124,10 @@ class SessionVerbs(RedisVerbs):
     def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
         """See `Storage.end_session`.
 
-        The first script call returns up to 400 jobs of the first partition to their queues. Further script
-        calls return the other jobs of this partition and the jobs in other partitions. The session is dead
-        from the first script call on, so it gets no jobs in the meantime; it is closing until the last one. A
-        repeated call of this verb finishes an interrupted end, and uses the `running` jobs of the first call.
+        The first script call returns up to 400 jobs of the first partition to their queues. More script calls
+        return the other jobs of this partition and the jobs in other partitions. The session is dead from the
+        first script call on, so it gets no more jobs; it is closing until the last call. If this verb was
+        interrupted, a repeated call completes its work with the `running` jobs of the first call.
         """
         taken = _end(self.database, session, running, reason)
         self._turns.note(EVERYWHERE)
@@ -135,10 +135,10 @@ class SessionVerbs(RedisVerbs):
 
     @override
     def orphans(self, limit: int, *, as_of: int | None = None) -> list[Taken]:
-        """See `Storage.orphans`; also finish ends that a process has begun but not finished.
+        """See `Storage.orphans`; also end sessions that another process has begun to end but not finished.
 
         If one session cannot be ended now, the others are still ended. That session is dead from its first
-        script call on, and the next sweep finishes its end.
+        script call on, and the next sweep completes the work.
         """
         by = _EXPIRED if as_of is None else as_of
         expired, ending = self._run("leases.orphans", 0, limit, _GIVEN_UP, by)
@@ -263,8 +263,8 @@ def prune_sessions(database: RedisDatabase, limit: int) -> None:
     """Delete up to `limit` dead sessions that need not be kept any longer.
 
     Sessions that are alive in another partition but not in the first one are ended as lost. A failover has
-    lost either the start of such a session in the first partition or its end in the other one, and no other
-    verb would find its jobs.
+    lost either the start of such a session in the first partition or its death in the other one, and no other
+    verb would find the session's jobs.
     """
     living = {
         session

@@ -1,7 +1,7 @@
 """Upkeep of the storage: due jobs, children of ended parents, and jobs that need not be kept any longer.
 
-Each verb runs a script in one partition after another, as often as needed in each. A run handles so few jobs
-that it does not noticeably delay other calls.
+Each verb runs a script in one partition after another, and repeats it in each partition as often as needed.
+Each call of the script handles so few jobs that other calls are not noticeably delayed.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from firelock_redis.verbs.insert import RULES
 from firelock_redis.verbs.records import repair_pauses
 from firelock_redis.verbs.sessions import prune_sessions
 
-_AT_ONCE = 250  # jobs that one script moves
+_AT_ONCE = 250  # maximum number of jobs that one script call changes
 _RECORDED_AT_ONCE = 100
-_SESSIONS_AT_ONCE = 250  # sessions that one script deletes
-# Seconds between two searches for unused keys, if calls reach their limit, and between two searches for
-# sessions that are alive only in other partitions.
+_SESSIONS_AT_ONCE = 250  # maximum number of sessions that one script call deletes
+# Seconds between two searches for unused keys if calls reach their limit, and seconds between two searches
+# for sessions that are alive only in other partitions.
 _KEYS_EVERY, _STRAYS_EVERY = 1.0, 10.0
-_KEYS_AT_ONCE = 250  # keys that one script checks
+_KEYS_AT_ONCE = 250  # maximum number of keys that one script call checks
 _order = attrgetter("minute", "task", "queue", "outcome")
 _DUE, _HOLD_EXPIRED = quoted(Moved.DUE.value), quoted(Moved.HOLD_EXPIRED.value)
 _PARENT_GONE = quoted(Moved.PARENT_GONE.value)
@@ -58,7 +58,7 @@ class UpkeepVerbs(RedisVerbs):
         The due times of all partitions are read first, so that the oldest jobs are enqueued first.
 
         If the partitions have different pauses, one of them has missed a change. So the pauses of the first
-        partition are copied to all of them.
+        partition are copied to all partitions.
         """
         if self._partitions.number == 1:
             promoted, next_due = _promote(self.database, 0, limit)
@@ -97,7 +97,7 @@ class UpkeepVerbs(RedisVerbs):
         return pruned
 
     def _is_time_for_strays(self, now: float) -> bool:
-        """Return whether to search now for sessions that are alive only in other partitions.
+        """Return whether it is time to search for sessions that are alive only in other partitions.
 
         The search takes one round trip per partition.
         """
@@ -168,9 +168,9 @@ def _micros(text: str) -> int | None:
 
 
 def _in_batches(database: RedisDatabase, script: str, limit: int, argument: str) -> tuple[int, list[bool]]:
-    """Run a script until nothing is left to do or the limit is reached; return the number of changed jobs.
+    """Run a script until there is no more work or the limit is reached; return the number of changed jobs.
 
-    Also return, for each of three kinds of further work, whether a run has reported such work.
+    Also return, for each of three kinds of follow-up work, whether a script call has reported such work.
     """
     done, kinds, number = 0, [False] * 3, database.partitions.number
     # Start at a random partition, so that early limits do not always affect the same partitions.

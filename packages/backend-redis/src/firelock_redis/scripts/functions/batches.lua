@@ -1,14 +1,14 @@
--- Batches: their counts and flags, and the share that each member has in the counts. Included after library.lua and
+-- Batches: their counts and flags, and the contribution of each member to the counts. Included after library.lua and
 -- before jobs.lua. This file implements firelock/storage/batches.py in one function, so that a call without batches
 -- creates only one additional function.
 --
 -- A batch is a job with the flag b, and each of its members has the flag m; jobs.lua reads and writes their records.
 -- Keys of a partition:
 --   b:<batch> HASH: its counts and flags, with the names in NUMBERS and MARKS
---   bm:<batch> ZSET: its members by the times of their creation
+--   bm:<batch> ZSET: its members, by creation time
 --   changed ZSET: the batches that `release` must check, in the order in which they changed
--- `release` determines the state of these batches, and sweeps or resumes their members, by their places in bm:. No
--- member is removed from bm: before the batch has ended.
+-- `release` determines the state of these batches, and sweeps or resumes their members in the order of bm:. Members
+-- stay in bm: at least until the batch has ended.
 --
 -- A member and its batch are in one partition, so the script that changes the member also changes the counts.
 
@@ -24,7 +24,7 @@ local function batches()
   --   stopping: a failure stops it
   --   fast: it fails fast
   --   outer: the outer batch
-  --   keeps: the retention in microseconds per final state, - to keep it forever
+  --   keeps: the retention in microseconds for each final state, - to keep the batch forever
   --   walk: the place in bm: up to which members have been swept or resumed, empty if no member must be swept or resumed
   local MARKS = { 'unopened', 'cancelled', 'stopping', 'fast', 'outer', 'keeps', 'walk' }
   local NAMED = {}
@@ -36,7 +36,7 @@ local function batches()
 
   local rows, touched, order = {}, {}, {}
 
-  -- Return the batch of this id, false if it is not stored.
+  -- Return the batch with this id, false if it is not stored.
   local function row_of(id)
     local row = rows[id]
     if row == nil then
@@ -65,7 +65,7 @@ local function batches()
     touch(id)
   end
 
-  -- Forget a batch that is being deleted.
+  -- Forget a batch that is about to be deleted.
   local function forget(id)
     rows[id], touched[id] = false, nil
   end
@@ -76,7 +76,7 @@ local function batches()
     touch(id)
   end
 
-  -- Return the state that follows from the counts of the batch, W if it is open; see `batches.end_of`.
+  -- Return the state that the counts of the batch imply, W if it is open; see `batches.end_of`.
   local function end_of(row, is_held)
     if row.cancelled == '' and (is_held or row.unopened ~= '') then return 'W' end
     if row.active > 0 or (row.waiting > 0 and row.cancelled .. row.stopping ~= '') then return 'W' end
@@ -117,7 +117,7 @@ local function batches()
 
   -- ---- members -----------------------------------------------------------------------------------------------------
 
-  -- Return the share of the member in the counts.
+  -- Return the contribution of the member to the counts.
   local function share(job)
     local state, row = job.state, find(job.flag, 'b', 1, true) and row_of(job.id)
     local waits = state == 'W' and job.waits == '' and not find(job.flag, 'o', 1, true)
@@ -159,7 +159,7 @@ local function batches()
   end
 
   -- Return the relations of the job: its batch, its caller, the inputs that it gets from other jobs, and the rules of a
-  -- batch; nil for missing ones.
+  -- batch; nil for each that is missing.
   local function relations_of(job)
     if not job.relations then
       local payload = call('HGET', base .. 'payloads', job.id) or ''
@@ -170,7 +170,7 @@ local function batches()
     return job.relations
   end
 
-  -- Set the relations of a new job, and the flags that follow from them.
+  -- Set the relations of a new job, and the flags that depend on them.
   local function relate(job, text)
     local relations = read_relations(text)
     job.relations = relations
@@ -181,7 +181,7 @@ local function batches()
     end
   end
 
-  -- Add the current share of the member to the counts, and subtract its previous share.
+  -- Add the current contribution of the member to the counts, and subtract its previous contribution.
   local function count(job)
     local id, after = relations_of(job).batch, share(job)
     local row = id and row_of(id)
@@ -201,8 +201,8 @@ local function batches()
     job.was = after
   end
 
-  -- Until the job has ended, store that it uses these results, so that they are kept. in:<parent> is the SET of jobs
-  -- that use a parent's result.
+  -- Store that the job uses these results, so that they are kept until the job has ended. in:<parent> is the SET of
+  -- jobs that use a parent's result.
   local function follow_inputs(job)
     for _, input in ipairs(relations_of(job).inputs) do
       local key = base .. 'in:' .. input[INPUT.job]
@@ -218,15 +218,15 @@ local function batches()
     go_through(id)
   end
 
-  -- Clear the flag stopping of the batch and its outer batches, because a person runs a member again. Earlier failures
-  -- must no longer stop them.
+  -- Clear the flag stopping of the batch and its outer batches, because a person runs a member again: earlier failures
+  -- must no longer stop these batches.
   local function calm(id)
     while id and id ~= '' do
       local row = row_of(id)
       if not row then return end
       if row.stopping ~= '' then
         row.stopping = ''
-        go_through(id)  -- resumes the members that still wait for it
+        go_through(id)  -- resumes the members that still wait for the batch
       end
       id = row.outer
     end

@@ -1,17 +1,17 @@
 -- Continuations. Included after batches.lua and jobs.lua, before insert.lua, upkeep.lua and prune.lua.
 --
 -- Keys of a partition:
---   pend:<parent> ZSET: the undecided dependencies on a parent, each "on child", in order of insertion; on is S for
+--   pend:<parent> ZSET: the undecided dependencies on a parent, each as "on child", in order of insertion; on is S for
 --     succeeded, F for failed, D for deleted or X for finished
 --   n:<child>: the number of undecided dependencies of a child that had more than one
---   c:<parent> ZSET: all children by their creation
---   releasing ZSET: the ended parents that `release` must handle, by the number of their end
---   ends: the number of the last end
+--   c:<parent> ZSET: all children, by creation time
+--   releasing ZSET: the ended parents that `release` must handle, in the order in which they ended
+--   ends: the number of the parent that ended last
 --   checked HASH: see upkeep.lua
 --
--- A parent's record gets the flag + with its first child. A child that no longer waits has no dependencies in these
--- lists. A suspended job is a child of the jobs for which it waits: its dependencies are also in pend:, with the letter
--- X, and w:<child> SET contains its parents.
+-- A parent's record gets the flag + when its first child is stored. A child that no longer waits has no dependencies in
+-- these lists. A suspended job is a child of the jobs for which it waits: its dependencies are also in pend:, with the
+-- letter X, and w:<child> SET contains its parents.
 
 local rules
 
@@ -21,8 +21,7 @@ local function read_rules(text)
   rules = cjson.decode(text)
 end
 
--- Delete the waiting child, which is then kept for the same time after its end as its parent. A batch is cancelled
--- instead.
+-- Delete the waiting child, with the same retention as its parent. If the child is a batch, cancel it instead.
 local function end_child(child, parent, reason, at)
   if is(child, 'b') then return cancel(child, reason, at) end
   child.state, child.reason, child.changed, child.ended = 'D', reason, at, at
@@ -31,7 +30,7 @@ local function end_child(child, parent, reason, at)
   child.history = child.history .. entry_line('D', at, reason)
 end
 
--- Write a child that no longer waits, as `decide` or `end_child` has changed it.
+-- Write a child that no longer waits because `decide` or `end_child` has changed it.
 local function follow(child)
   put(removes, 'l:W:' .. child.queue, child.id)
   if call('DEL', base .. 'n:' .. child.id) == 1 or child.waits ~= '' then forget_edges(child) end
@@ -47,7 +46,7 @@ local function other_edges(child)
   return left
 end
 
--- If the batch of a member has not opened, and the member does not wait for other members, let the member wait until
+-- If the batch of a member has not opened and the member does not wait for other members, make the member wait until
 -- the batch opens. This wait replaces the last entry in its history.
 local function wait_for_batch(job)
   if not is(job, 'm') or FINAL[job.state] then return end
@@ -60,8 +59,8 @@ local function wait_for_batch(job)
 end
 
 -- Apply the end of a parent to an awaiting child's dependency on it. Return the new state of the child, W if other
--- dependencies are left, nil if it keeps waiting for this parent. The caller saves the child. A batch keeps its state:
--- D means that it was cancelled, and E that it was opened.
+-- dependencies are left, nil if it continues to wait for this parent. The caller saves the child. A batch keeps its
+-- state: D means that it was cancelled, and E that it was opened.
 local function decide(child, on, parent, at, now, edges_left)
   local rule = rules[on .. parent.state]
   local target, reason = rule and rule[1], rules[parent.state]

@@ -1,6 +1,6 @@
 -- The effect of a call on the job that has its unique key. Included after jobs.lua and unique.lua, before insert.lua.
 
--- Return the position of the end of the JSON array that starts at this position of a string.
+-- Return the position in a string at which the JSON array that starts at the given position ends.
 local function array_end(text, at)
   local depth = 0
   while true do
@@ -27,7 +27,7 @@ local function tags_in(optional)
   return first, array_end(optional, first)
 end
 
--- Return the job's payload with the arguments, the serializer and the tags of the call, in the order of PAYLOAD.
+-- Return the job's payload with the arguments, the serializer and the tags of the new call, in the order of PAYLOAD.
 local function replaced_payload(stored, given)
   local task, _, created, optional = match(stored, WRITTEN)
   local _, serializer, _, given_optional, arguments = match(given, WRITTEN)
@@ -41,7 +41,7 @@ local function replaced_payload(stored, given)
   return task .. '\t' .. serializer .. '\t' .. created .. '\t' .. optional .. '\n' .. arguments
 end
 
--- Return the job's admission with the limits of the call.
+-- Return the job's admission with the limits of the new call.
 local function replaced_admission(stored, given)
   return ' [' .. sub(given, 3, array_end(given, 3)) .. sub(stored, array_end(stored, 3) + 1)
 end

@@ -1,5 +1,5 @@
 -- The storage of jobs, and the changes of their states. Included after library.lua and batches.lua, and before groups
--- of verbs that change jobs. These functions are not part of library.lua, because each call creates them again: this
+-- of verbs that change jobs. These functions are not part of library.lua, because each call must create them, which
 -- adds 20 µs to a call that takes 25 µs without them.
 --
 -- A job is a field of two hashes: payloads contains its payload, which is written once, and jobs contains its record,
@@ -11,31 +11,31 @@
 -- streams.
 --
 -- Keys of a partition:
---   all ZSET: every job by its creation
---   l:<state>:<queue> ZSET: the jobs in a state by time; processing jobs are in held:<session> instead
+--   all ZSET: every job, by creation time
+--   l:<state>:<queue> ZSET: the jobs in a state, by time; processing jobs are in held:<session> instead
 --   queues SET: every queue that has had a job
 --   r:<queue> ZSET: the jobs that can be claimed, by place
---   work SET: the queues with something to claim
---   running HASH: the number of processing jobs by queue
---   due ZSET: scheduled jobs, and awaiting jobs that wait at most until that time
+--   work SET: the queues with claimable jobs
+--   running HASH: the number of processing jobs, by queue
+--   due ZSET: scheduled jobs, and awaiting jobs that wait until a time at the latest, by that time
 --   x:<minute> LIST: the jobs that expire in that minute
 --   xs ZSET: these minutes
 --   tails:<session> SET: the tails of a session
 --   e:<id> LIST: failed attempts, if the record has a last error
---   t:<tag>, rj:<recurring job> ZSET: jobs by their creation
---   seq: the number of the last place
+--   t:<tag>, rj:<recurring job> ZSET: jobs, by creation time
+--   seq: the number of the last assigned place
 -- The keys of continuations are described in children.lua.
 --
 -- Jobs with limits are not in r: but in lanes, one for each set of keys. The name of a lane consists of its keys,
 -- joined by line ends.
 --   lane:<queue> <keys> ZSET: the jobs that can be claimed, by place; a line end follows the id of a job that a claim
 --     must check separately, see `has_details`
---   ring:<queue> ZSET: the lanes that have jobs, by their turn
---   laned SET: the queues with a ring
---   turn: the number of the last turn
+--   ring:<queue> ZSET: the lanes that have jobs, in the order of their turns
+--   laned SET: the queues that have a ring
+--   turn: the number of the last assigned turn
 --   lanes ZSET, in order of name: "key, line end, queue, blank, keys" for each lane and each of its keys, and "key,
 --     line end" for each key until it is pruned
--- The keys of claims are described in limits.lua.
+-- The other keys of limits are described in limits.lua.
 
 local WHOLE = RECORD.captures(state, flags, attempt, fence, place, queue, session, retries, crashes, enqueued, origin, admission, error, rest)
 local FIELDS = LAST.captures(changed, claimed, started, ended, expires, due, server, reason, result, absent, waits)
@@ -76,7 +76,7 @@ local function read(id, text)
   return job
 end
 
--- Return whether the job has the flag.
+-- Return whether the job has this flag.
 local function is(job, flag)
   return job.flag ~= '' and find(job.flag, flag, 1, true) ~= nil
 end
@@ -91,7 +91,7 @@ local function written(job)
     }, '\t')
 end
 
--- Remove the middle of a long history; `elided` in the line that replaces it is the number of removed entries.
+-- Remove the middle of a long history; `elided` in the line that replaces the middle is the number of removed entries.
 local function shortened(job)
   local lines = {}
   for line in string.gmatch(job.history, '([^\n]*\n)') do lines[#lines + 1] = line end
@@ -110,7 +110,7 @@ end
 
 -- ---- admission ------------------------------------------------------------------------------------------------
 
-local parsed = {}  -- by the string in the record
+local parsed = {}  -- parsed admissions, by the string in the record
 
 local UNTIL = { started = true, ended = true, succeeded = true, due = true }
 
@@ -154,7 +154,7 @@ end
 
 -- ---- pending changes ------------------------------------------------------------------------------------------
 
--- Changes are collected, and `flush` writes them. A job must not be saved twice before a flush.
+-- Changes are collected until `flush` writes them. A job must not be saved twice between two flushes.
 local saved, counted, at_back, ready, adds, removes, running, buckets, tails, cut, gone, lanes
 
 local function begin_batch()
@@ -212,7 +212,7 @@ local function forget_edges(job)
   end
 end
 
--- Remove the job from the releasing list, so that its end no longer affects its children.
+-- Remove the job from the releasing list, so that its previous outcome no longer affects its children.
 local function withdraw(id)
   call('ZREM', base .. 'releasing', id)
   call('HDEL', base .. 'checked', id)
@@ -273,13 +273,13 @@ local function to_back(job)
   at_back[#at_back + 1] = job
 end
 
--- Let the jobs expire in that minute.
+-- List the jobs that expire in that minute.
 local function expire(minute, ids)
   many('RPUSH', base .. 'x:' .. minute, ids)
   call('ZADD', base .. 'xs', minute, minute)
 end
 
--- Add this number to the number of the queue's running jobs.
+-- Add this number to the queue's number of processing jobs.
 local function count_running(queue, number)
   if call('HINCRBY', base .. 'running', queue, number) == 0 then call('HDEL', base .. 'running', queue) end
 end
@@ -308,8 +308,8 @@ local function number_places()
 end
 
 -- Notify waiting servers if claims were refused because of keys that jobs no longer hold. This is not needed for a
--- queue from which this script's own claim has requested jobs and had room left. `is_seen` returns whether a queue
--- meets this condition; it is nil if the script does not claim.
+-- queue if this script's own claim has requested jobs from it and could have taken more. `is_seen` returns whether a
+-- queue meets this condition; it is nil if the script does not claim.
 local function notify_freed(is_seen)
   local keys, notified = {}, {}
   if call('EXISTS', base .. 'short') == 0 then freed = {} end
@@ -361,7 +361,7 @@ local function close_lanes(queue, closed)
   if call('EXISTS', ring) == 0 then call('SREM', base .. 'laned', queue) end
 end
 
--- Add lanes to the ring or remove them, after jobs have entered or left these lanes.
+-- Add lanes to the ring or remove them from it, after jobs have entered or left these lanes.
 local function follow_lanes()
   local opened, closed = {}, {}
   for name, queue in pairs(lanes) do
@@ -443,7 +443,8 @@ local function clear_tail(job)
   save(job)
 end
 
--- Return a line of the history for an operator's change, with the attempt or the due time that the change has ended.
+-- Return a line of the history for an operator's change, with the attempt or the due time that the change has
+-- cancelled.
 local function taken_away(job, to, at, reason)
   if job.state == 'P' then return entry_line(to, at, reason, job.attempt, job.claimed, job.started, job.server) end
   if job.state == 'C' then
@@ -453,7 +454,7 @@ local function taken_away(job, to, at, reason)
   return entry_line(to, at, reason)
 end
 
--- Enqueue a job that has waited and was removed from its lists. The caller saves it.
+-- Enqueue a job that was waiting and has been removed from its lists. The caller saves it.
 local function resume(job, reason, at, now)
   job.state, job.reason, job.changed, job.enqueued, job.due, job.waits = 'E', reason, at, now, '', ''
   job.history = job.history .. entry_line('E', at, reason)

@@ -2,26 +2,27 @@
 -- Lua implementation of the rules that firelock/limits/admission.py implements for other storages. Everything except
 -- the order of claims is in one function, because claims of jobs without limits need only that order.
 --
--- A limit's key lists jobs, and the records of these jobs decide whether they hold the key. So the end of a job does
--- not need to release the key.
+-- Each limit key has a list of jobs, and the records of these jobs determine whether they hold the key. So a job that
+-- ends does not need to release the key.
 --   slots:<key> SET: the jobs that were claimed with a key while it limited concurrent jobs; ! follows the id of a job
 --     that keeps the key between its attempts. Jobs that no longer hold the key are removed as soon as the list
 --     refuses a start.
---   arrivals HASH: key -> next_arrival_at: the time up to which its rate is used, or until which the key is blocked
---   limits HASH: key or name of keys -> "concurrent rate per burst paused", - for none; a copy of the records of kind
---     limit
---   short HASH: key -> the queue whose jobs claims have refused because too many jobs hold the key, * for several
+--   arrivals HASH: key -> next_arrival_at: the time up to which the key's rate is used, or until which the key is
+--     blocked
+--   limits HASH: key or name of keys -> "concurrent rate per burst paused", - for a missing setting; a copy of the
+--     records of kind limit
+--   short HASH: key -> the queue whose jobs could not be claimed because too many jobs hold the key, * for several
 --     queues
---   cut HASH: queue -> the number of lanes that claims have checked in a row without finding a job, although there
---     were more lanes
---   odd: the number of times jobs with and without limits have shared an odd number of places in a claim
+--   cut HASH: queue -> the number of lanes that claims have checked in a row without finding a job while there were
+--     more lanes
+--   odd: the number of times that jobs with and without limits have shared an odd number of places in a claim
 
--- The tasks that a claim leaves out; nil if it accepts jobs of every task.
+-- The tasks that a claim skips; nil if it accepts jobs of every task.
 local leaving_out
 
--- Leave out the tasks whose payloads start with one of these strings. Because all other calls wait while a script runs,
--- only the first jobs of each queue are checked: in all queues together `EXAMINED` jobs without limits and the same
--- number in lanes, or fewer if their payloads are large.
+-- Skip the tasks whose payloads start with one of these strings. Because all other calls wait while a script runs, only
+-- the first jobs of each queue are checked. The total for all queues is `EXAMINED` jobs without limits and the same
+-- number of jobs in lanes, or fewer if their payloads are large.
 local function leave_out(first, count)
   local EXAMINED, AT_ONCE, BYTES = 1000, 50, 4000000
   local heads, bytes, HEAD = {}, 0, '^[^\t]*\t'  -- the start of a payload up to the end of its first field, the task
@@ -32,7 +33,7 @@ local function leave_out(first, count)
     return math.max(1, math.floor(EXAMINED / math.max(1, queues)))
   end
 
-  -- Return the jobs that may be taken, as a set.
+  -- Return the set of jobs that may be taken.
   function leaving_out.open(ids)
     local open = {}
     if #ids == 0 then return open end
@@ -48,7 +49,7 @@ local function leave_out(first, count)
     return bytes > BYTES
   end
 
-  -- Return the first jobs of a list that may be taken, at most `limit`; at most `depth` jobs are checked.
+  -- Return up to `limit` jobs that may be taken, in the order of the list; check at most `depth` jobs.
   function leaving_out.first_of(key, limit, depth)
     local found, seen = {}, 0
     while #found < limit and seen < depth and not leaving_out.is_over() do
@@ -88,8 +89,8 @@ local function in_order(names, lines, in_turn)
 end
 
 local function limits()
-  local WINDOW, FEWEST_READ = 256, 8  -- the most lanes that one claim checks, and the fewest that are read together
-  local FEW = 64  -- if at most this many limits are stored, all of them are read, not only the needed ones
+  local WINDOW, FEWEST_READ = 256, 8  -- maximum number of lanes per claim, and minimum number that are read together
+  local FEW = 64  -- if at most this many limits are stored, all of them are read, including those that are not needed
   local floor, max, min = math.floor, math.max, math.min
   local NONE = { interval = 0, burst_units = 1 }
   local parsed, usages = {}, {}
@@ -129,11 +130,11 @@ local function limits()
     return settings
   end
 
-  local stored  -- settings by key and name if there are few, else false; nil before they are read
+  local stored  -- settings by key and name if there are few limits, else false; nil before they are read
 
   -- Read the use of these keys, except for keys that were read before. A usage is false if the key has no limit.
-  -- Otherwise it has: settings; next_arrival_at, see limits/settings.py; running, the maximum number of jobs that can
-  -- hold the key; and new_holders, the jobs that this script adds to the key's list at its end.
+  -- Otherwise it has these fields: settings; next_arrival_at, see limits/settings.py; running, an upper bound on the
+  -- number of jobs that hold the key; and new_holders, the jobs that this script finally adds to the key's list.
   local function load_usages(keys)
     local fresh = {}
     for _, key in ipairs(keys) do
@@ -215,7 +216,7 @@ local function limits()
     return alive
   end
 
-  -- Return whether fewer jobs hold the key than its limit. The list is an upper bound, so past holders are dropped if
+  -- Return whether fewer jobs hold the key than its limit. The list may contain past holders, so these are removed if
   -- the list is full, but only once.
   local function find_free_slot(usage)
     local most = usage.settings.concurrent
@@ -231,7 +232,7 @@ local function limits()
     if not next_claim_at or at < next_claim_at then next_claim_at = at end
   end
 
-  -- Return a lane of the queue, with the usages of its keys.
+  -- Return a lane of the queue with the usages of its keys.
   local FREE = {}
   local function lane_at(queue, name)
     local lane = { name = name, key = 'lane:' .. queue .. ' ' .. name, queue = queue, usages = FREE, members = {}, read = 0, given = 0 }
@@ -253,8 +254,8 @@ local function limits()
     end
   end
 
-  -- Return whether every key of the lane admits a start with these costs; a missing cost is 1. If not, note that a full
-  -- key has refused jobs of the queue, or the time when a rate opens.
+  -- Return whether every key of the lane allows a start with these costs; a missing cost is 1. If not, note that a key
+  -- at its limit has delayed jobs of the queue, or note the time from which a rate allows the start.
   local function admits_or_notes_refusal(lane, costs)
     local at = 0
     for _, usage in ipairs(lane.usages) do
@@ -274,7 +275,7 @@ local function limits()
     return false
   end
 
-  -- By id, the level of each job whose priority is not 0; a higher priority has a lower level.
+  -- The level of each job whose priority is not 0, by id; a higher priority has a lower level.
   local levels, has_levels = {}, false
   local function note_level(id, place)
     if #place < 14 then return end  -- below 2 ^ 45
@@ -298,8 +299,8 @@ local function limits()
     for number, id in ipairs(some) do line[first + number - 1] = id end
   end
 
-  local sharers = 1  -- lanes among which the room is shared
-  local unseen = {}  -- by queue: how many candidates may still be checked, if tasks are left out
+  local sharers = 1  -- number of lanes among which the remaining starts are shared
+  local unseen = {}  -- number of candidates that may still be checked if the claim skips tasks, by queue
   local function read_open(lane)
     local left = unseen[lane.queue]
     while lane.given == #lane.members and not lane.is_all do
@@ -326,8 +327,8 @@ local function limits()
   local function is_spent(queue)
     return leaving_out and (unseen[queue] <= 0 or leaving_out.is_over())
   end
-  -- Return the next member of the lane, nil if there is none. Read as many members as can start from the lane if all
-  -- lanes are open, and one more, which shows whether the lane is empty.
+  -- Return the next member of the lane, nil if there is none. Read as many members as can start from the lane if no
+  -- lane is at a limit, and one more, which shows whether the lane is empty.
   local function head_of(lane, room)
     if leaving_out then
       read_open(lane)
@@ -344,8 +345,8 @@ local function limits()
     return lane.members[lane.given + 1]
   end
 
-  -- Return the details of a job whose member shows that it has details: its id, its costs by key, its strict keys, and
-  -- whether its latest start has passed.
+  -- Return the details of a job whose member in the lane is marked as having details: its id, its costs by key, its
+  -- strict keys, and whether its latest start has passed.
   local function details_of(member)
     local id = sub(member, 1, -2)
     local text = call('HGET', base .. 'jobs', id)
@@ -364,7 +365,7 @@ local function limits()
     return id, admission.costs, admission.strict, is_late
   end
 
-  -- Start the job: charge its keys, and list it for the keys that limit concurrent jobs.
+  -- Start the job: add its cost to the use of its keys, and list it for the keys that limit concurrent jobs.
   local function start(lane, id, costs, strict, comes_back)
     for _, usage in ipairs(lane.usages) do
       charge(usage, costs and costs[usage.key] or 1)
@@ -379,7 +380,7 @@ local function limits()
     end
   end
 
-  -- Take one more job from the lane if its keys admit it; return whether they do.
+  -- Take one more job from the lane if its keys allow it to start; return whether they do.
   local NOTHING = {}
   local function give(lane, room, given)
     if not admits_or_notes_refusal(lane) then return false end
@@ -406,7 +407,7 @@ local function limits()
     return true
   end
 
-  -- Return the number of jobs with cost 1 that the keys of the lane admit, at most `room`. They must admit one or more.
+  -- Return the number of jobs with cost 1 that the keys of the lane allow to start, from 1 to `room`.
   local function count_possible_starts(lane, room)
     for _, usage in ipairs(lane.usages) do
       local settings = usage.settings
@@ -419,8 +420,8 @@ local function limits()
     return room
   end
 
-  -- Take the first jobs of the last remaining lane: as many as its keys admit, up to the first one with details. Return
-  -- whether any were taken.
+  -- Take the first jobs of the last remaining lane: as many as its keys allow, up to the first job that has details.
+  -- Return whether any were taken.
   local function give_many(lane, room, given)
     if not admits_or_notes_refusal(lane) or returning(lane) then return give(lane, room, given) end
     local count = 0
@@ -459,8 +460,9 @@ local function limits()
     note_next_claim(now)
   end
 
-  -- Return up to `room` jobs of the queue's lanes: one job of each lane that admits one, in turn, then one more of
-  -- each, and so on. Lanes in which jobs have just ended come last; if they came first, they would starve the others.
+  -- Return up to `room` jobs of the queue's lanes: one job from each lane whose keys allow one, in turn, then one more
+  -- from each, and so on. Lanes in which jobs have just ended come last; if they came first, they would starve the
+  -- others.
   local function take(queue, room, freed_lanes)
     local ring = base .. 'ring:' .. queue
     local open, given, examined, seen, is_all = {}, {}, {}, {}, false
@@ -554,8 +556,8 @@ local function limits()
   end
 
   -- Add up to `room` more jobs of a queue to its line. If the queue has jobs with and without limits, each kind gets
-  -- half; if `room` is odd, the kinds take turns to get one more. If one kind does not need all of its room, the other
-  -- kind gets the rest.
+  -- half of the places. If `room` is odd, the kinds take turns to get the extra place. If one kind does not need all of
+  -- its places, the other kind gets them.
   local function take_both(entry, room)
     local half, before = floor(room / 2), #entry.line
     if room % 2 == 1 and entry.plain > half and entry.has_lanes then half = half + call('INCR', base .. 'odd') % 2 end
@@ -570,8 +572,8 @@ local function limits()
     return #entry.line - before
   end
 
-  -- Take up to `limit` jobs of the queues: in order of the queues, or an equal share of each. `freed_by_queue` contains
-  -- the lanes in which jobs have just ended. Return the ids, and the lists of ids by queue.
+  -- Take up to `limit` jobs from the queues: in order of the queues, or an equal share from each. `freed_by_queue`
+  -- contains the lanes in which jobs have just ended. Return the ids, and the lists of ids by queue.
   local function claim(names, limit, in_turn, freed_by_queue, at)
     now = tonumber(at)
     local entries, lines, left = {}, {}, limit
@@ -607,8 +609,8 @@ local function limits()
     return in_order(names, lines, in_turn), lines
   end
 
-  -- Store the holders and the used rates of the keys of the taken jobs, and the keys that have refused a job. Return
-  -- the time at which to check again, nil for never.
+  -- For the keys of the taken jobs, store the holders and the used rates. Also store the keys that have delayed a job.
+  -- Return the time at which to check again, nil for never.
   local function finish()
     local short = {}
     for key, usage in pairs(usages) do

@@ -1,11 +1,11 @@
 -- Small versioned records. Included after library.lua and jobs.lua, before records.lua and insert.lua.
 --
 --   k:<kind> HASH: key -> "version due_at value"; due_at is empty if there is none
---   kz:<kind> ZSET: its keys, to keep them in order
---   due:<kind> ZSET: keys by due_at
+--   kz:<kind> ZSET: the keys of these records, in order
+--   due:<kind> ZSET: the keys, by due_at
 --   kf:<kind>: the highest version of the deleted records
--- A new record of any key continues from this highest version. So versions never decrease, although some grow faster
--- than others. Times remain strings, because a Lua number keeps at most sixteen digits.
+-- The versions of a new record start after this highest version, regardless of its key. So versions never decrease,
+-- although some grow faster than others. Times remain strings, because a Lua number has at most sixteen exact digits.
 
 -- Return the stored record and its version; nil and '0' if there is none.
 local function stored_record(kind, key)
@@ -37,7 +37,7 @@ local function set_pause(queue, is_paused)
   if not is_paused then wake('*') end
 end
 
--- Call `visit` with the record of each job with limits that a session has, running or as a tail.
+-- Call `visit` with the record of each job with limits that a session runs or has as a tail.
 local function each_present(visit)
   local sessions, seen = {}, {}
   for _, some in ipairs({
@@ -59,8 +59,8 @@ local function each_present(visit)
   end
 end
 
--- List the jobs that hold these keys or keys of these names, because the number of concurrent jobs might be limited
--- from now on.
+-- Add the jobs that hold these keys, or keys of these names, to the lists of the keys, because the number of concurrent
+-- jobs might be limited from now on.
 local function list_present(changed)
   each_present(function(id, admission)
     for _, use in ipairs(admission.uses) do
@@ -77,7 +77,7 @@ end
 local function begins_to_list(before, after)
   local counted, had_any = match(before, '^%d') ~= nil, match(before, '^[^-]') or match(before, '^- [^-]')
   if match(after, '^%d') then return not counted end
-  return had_any and not counted and not match(after, '^- [^-]')  -- the settings of the name apply again
+  return had_any and not counted and not match(after, '^- [^-]')  -- the settings of the name become effective again
 end
 
 -- Set the settings of a limit; an empty string removes them.

@@ -2,8 +2,8 @@
 
 -- ---- batches -------------------------------------------------------------------------------------------------------
 
--- The results of a change: applied, applied with children to release, repeated, refused, job not found, another job has
--- its key.
+-- The results of a change: applied, applied with children to release, repeated, refused, job not found, and key taken
+-- by another job.
 local APPLIED, RELEASE_NEEDED, ALREADY, REFUSED, MISSING, TAKEN = '0', '1', '2', '3', '4', '5'
 
 -- Hold the batch until this time, end its hold, or cancel it. Every other change of a batch is refused.
@@ -26,8 +26,8 @@ local function change_batch(batch, session, to, at, reason, due)
   return RELEASE_NEEDED
 end
 
--- Return whether a person may restart this job, which is not running. This is refused if its batch is cancelled, or
--- if a result that the job uses is missing.
+-- Return whether a person may restart this job, which is not running. They may not if its batch is cancelled, or if a
+-- result that the job uses is missing.
 local function may_run_again(job)
   if job.flag == '' then return true end
   local relations = batches().relations_of(job)
@@ -84,7 +84,7 @@ local function after_more(first)
   return first + FURTHER.width + ARGV[first + FURTHER.parents]
 end
 
--- Return as JSON the reason why the job need not wait: all these jobs have ended or do not exist, or the signal has
+-- Return the reason, as JSON, why the job need not wait: all these jobs have ended or do not exist, or the signal has
 -- arrived. Return nil or false if the job must wait.
 local function is_there(job, more)
   local count = #more.parents
@@ -100,7 +100,7 @@ local function is_there(job, more)
   return memo and match(memo, STORED_MEMO.captures(done)) == '1' and more.waits
 end
 
--- Let the suspended job wait for these parents or this memo.
+-- Make the suspended job wait for these parents or this memo.
 local function wait_for(job, more)
   job.waits = more.waits
   local edges = more.elsewhere

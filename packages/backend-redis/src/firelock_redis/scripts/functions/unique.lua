@@ -1,8 +1,8 @@
 -- Unique keys. Included after library.lua and jobs.lua. This file implements firelock/limits/unique_rules.py in one
 -- function, for the same reason as limits.lua.
 --
--- A key refers to a job, and the job's record decides whether it still has the key. unique HASH key -> UNIQUE_OWNER;
--- uz ZSET the keys in order of name. A UNIQUE describes how a job uses its key.
+-- A key refers to a job, and the job's record determines whether it still has the key. unique HASH key -> UNIQUE_OWNER;
+-- uz ZSET: the keys, in order of name. A UNIQUE describes how a job uses its key.
 
 -- Return functions that read and change the rows of keys. `job_at` returns the job with an id, false if it is not
 -- stored.
@@ -63,7 +63,7 @@ local function unique_keys(now, job_at)
   end
 
   -- Try to give the key to a new job; return nil if this succeeds. Otherwise return the id of the job that has the key,
-  -- that job, its row, and the reason to refuse the call, empty if the call need not be refused.
+  -- that job, its row, and the reason to refuse the call, which is empty if the call need not be refused.
   local function take_key(job, use)
     local row = row_of(use[UNIQUE.key])
     if row then
@@ -87,14 +87,14 @@ local function unique_keys(now, job_at)
     return find('WCE', job.state, 1, true) and job.session == '' and starts_of(job) == row.mark
   end
 
-  -- Return the due time of the job after a call that postpones it, nil if it does not change.
+  -- Return the due time of the job after a call that postpones it, nil if the due time does not change.
   local function debounced_due(use, job, created)
     if use[UNIQUE.wait] == null or job.state ~= 'C' then return nil end
     local due = now + use[UNIQUE.wait]
     return int(use[UNIQUE.max_wait] == null and due or math.min(due, created + use[UNIQUE.max_wait]))
   end
 
-  -- Return whether another job has the key of an ended job that must run again.
+  -- Return whether another job has the unique key of an ended job that must run again.
   local function is_taken_by_other(job)
     local use = admission_of(job.admission).unique
     local row = use and row_of(use[UNIQUE.key])
@@ -102,7 +102,7 @@ local function unique_keys(now, job_at)
     return is_taken({ mark = row.mark, free_at = 0, id = row.id }, job_at(row.id))
   end
 
-  -- Give the key to the job that runs again.
+  -- Give the unique key to the job that runs again.
   local function take_again(job)
     local use = admission_of(job.admission).unique
     if use then set(use[UNIQUE.key], job.id, starts_of(job), (row_of(use[UNIQUE.key]) or { free_at = 0 }).free_at) end
