@@ -1,4 +1,4 @@
-"""The entry point, which maps URL schemes to the storages of this package."""
+"""The package's entry point, which maps URL schemes to the package's storages."""
 
 from __future__ import annotations
 

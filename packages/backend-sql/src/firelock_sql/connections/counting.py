@@ -2,8 +2,8 @@
 
 On SQLite, only one transaction writes at a time, and it changes a row of `counts` in place. On database
 servers, transactions run concurrently, and such a row would serialize them. They would even wait for a
-caller's own transaction for as long as it stays open. So each transaction inserts rows of differences
-instead, which upkeep folds into `counts`. Within one snapshot, the sum of both tables is always correct.
+caller's own transaction until it ends. So each transaction inserts rows of differences instead, which upkeep
+folds into `counts`. Within one snapshot, the sum of both tables is always correct.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from firelock_sql.connections.database import Database
 from firelock_sql.connections.transaction import Text, Transaction, insert_into
 
 _FOLDED_AT_ONCE = 5_000
-_FOLDS_A_RUN = 4  # few, because due jobs wait until the run ends
-_LONGEST_SECONDS = 0.25  # for all folds of one run
-FOLD_EVERY = 1_000  # inserts after which a client folds some differences itself
+_FOLDS_A_RUN = 4  # maximum number of folds per run; few, because due jobs wait until the run ends
+_LONGEST_SECONDS = 0.25  # maximum duration of all folds of one run
+FOLD_EVERY = 1_000  # after this number of inserts, a client folds some differences itself
 _WORTH_FOLDING = 200
 _LONG_SECONDS = 0.05
 _REST = 20  # pause after a slow fold, as a multiple of its duration
@@ -52,7 +52,7 @@ SELECT queue FROM firelock_counts GROUP BY queue HAVING min(jobs) = 0 AND max(jo
 ORDER BY queue LIMIT :most
 """)
 # A concurrent fold either adds to a row before this statement checks the row, or waits for this statement and
-# then inserts a new row.
+# inserts a new row after it.
 _FORGET = Text("DELETE FROM firelock_counts WHERE jobs = 0 AND queue IN :ids")
 
 
@@ -68,17 +68,17 @@ def known_queues(tx: Transaction) -> list[str]:
 
 
 def idle_queues(tx: Transaction, limit: int) -> list[str]:
-    """Return queues that had jobs but have none now."""
+    """Return queues that have had jobs but have none now."""
     return [str(row[0]) for row in tx.all(_IDLE, most=limit)]
 
 
 def forget_queues(tx: Transaction, queues: Sequence[str]) -> None:
-    """Delete the counts of queues, unless they have jobs again."""
+    """Delete the counts of queues that do not have jobs again."""
     tx.run(_FORGET, ids=list(queues))
 
 
 def add_deltas(tx: Transaction) -> None:
-    """Insert the transaction's changes of the counts as rows of differences."""
+    """Insert the transaction's changes to the counts as rows of differences."""
     rows = [
         {"state": state, "queue": queue, "jobs": number}
         for (state, queue), number in tx.deltas.items()
@@ -89,11 +89,11 @@ def add_deltas(tx: Transaction) -> None:
 
 
 class Folding:
-    """The state of a process that folds differences into the counts: where its next run begins.
+    """The state of a process that folds differences into the counts, including where its next run begins.
 
-    While a snapshot is held open, folded rows stay in the table, and a read from its beginning reads all
-    of them. After a slow read, the next reads begin after the last folded row for some time. A row that a
-    long transaction inserts before that position is folded later, but is always included in the sum.
+    While a snapshot is open, folded rows stay in the table, and a read from its beginning reads all of them.
+    For some time after a slow read, the following reads begin after the last folded row. A row that a long
+    transaction inserts before that position is folded later, but is always included in the sum.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -117,7 +117,7 @@ class Folding:
                 self._last = max(self._last, first - 1)
                 break
             last = database.write(lambda tx: _fold(tx, after))
-            if not last:  # a concurrent fold has taken them
+            if not last:  # a concurrent fold has taken these rows
                 break
             self._last = max(self._last, last)
             if self._clock() - begun_at > _LONGEST_SECONDS:
@@ -128,13 +128,13 @@ class Folding:
 
 
 def _some_after(tx: Transaction, after: int) -> tuple[int, int]:
-    """Return the number of differences, up to `_WORTH_FOLDING`, and the number of the first row, or 0."""
+    """Count differences, up to `_WORTH_FOLDING`; return the count, and the number of the first row or 0."""
     number, first = tx.one(_NUMBER, after=after, most=_WORTH_FOLDING)
     return int(number), int(first or 0)
 
 
 def _fold(tx: Transaction, after: int) -> int:
-    """Fold some differences; return the number of the last row, or 0 if others have locked all of them."""
+    """Fold some differences; return the number of the last row, or 0 if all rows are locked by others."""
     rows = tx.all(_TAKE, after=after, most=_FOLDED_AT_ONCE)
     more: Counter[tuple[str, str]] = Counter()
     for _, state, queue, jobs in rows:

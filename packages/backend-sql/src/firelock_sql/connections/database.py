@@ -1,8 +1,8 @@
 """The layer between the verbs and one kind of database: connections, transactions, time, the schema.
 
-The verbs are written once, against a `Transaction`. `Database` contains everything that differs between
-databases: how a transaction begins and is retried, how counts are stored, and which callers' transactions can
-be joined.
+The verbs are written once for all databases, and use a `Transaction`. `Database` contains everything that
+differs between databases: how a transaction begins and is retried, how counts are stored, and which callers'
+transactions can be joined.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from firelock_sql.schema import version
 from firelock_sql.schema.names import SCHEMA_TABLE, TABLES
 
 _T = TypeVar("_T")
-BRIEF_SECONDS = 0.02  # short, because the thread that claims jobs and stores ends waits for the lock
+BRIEF_SECONDS = 0.02  # short, because the thread that claims and settles jobs waits for the lock
 _OF_ASYNC = "Pass an AsyncSession or AsyncConnection to aenqueue."
 _OF_DJANGO = "To pass a Django alias or connection, create the app with plugins=[DjangoPlugin()]."
 
-# Selects all columns, because the tables of development versions do not have the last one.
+# This query selects all columns, because the tables of development versions do not have the last one.
 _VERSION = Text("SELECT * FROM firelock_schema ORDER BY version DESC LIMIT 1")
 _TABLES_CREATED_AT = Text("SELECT min(at) FROM firelock_schema")
 _EMPTY = [Text(f"DELETE FROM {name}") for name in sorted(TABLES - {SCHEMA_TABLE})]  # noqa: S608 - names
 
 
 class RowLocked(Exception):
-    """Raised if another transaction holds a lock for longer than `write_briefly` waits; nothing is stored."""
+    """Raised if another transaction holds a lock longer than `write_briefly` waits; nothing was stored."""
 
 
 class Connections(Protocol):
@@ -52,7 +52,7 @@ class Connections(Protocol):
 
 
 class Database(ABC):
-    """One database, as used by this process. Opening one does no I/O."""
+    """One database, as used by this process. Opening a database does no I/O."""
 
     dialect: Dialect
     name: str  # for display
@@ -72,16 +72,17 @@ class Database(ABC):
     def transact(self, work: Callable[[Transaction], _T], *, is_writing: bool) -> _T:
         """Run the work in one transaction, repeat it if it conflicts with others, and return its result.
 
-        This must not depend on the version of the schema. It does not store the work's changes of the counts.
+        This method must not depend on the version of the schema. It does not store the work's changes to the
+        counts.
         """
 
     @abstractmethod
     def write_counts(self, tx: Transaction) -> None:
-        """Store the transaction's changes of the counts, as its last statement."""
+        """Store the transaction's changes to the counts, as its last statement."""
 
     @abstractmethod
     def tidy(self) -> None:
-        """Do the work that transactions have left for upkeep, unless so little is left that it can wait."""
+        """Do the work that transactions have left for upkeep, unless there is so little that it can wait."""
 
     def tidy_some(self) -> None:  # noqa: B027 - few databases override it
         """Do a part of the work that transactions have left for upkeep, because there may be no server."""
@@ -96,10 +97,10 @@ class Database(ABC):
 
     @abstractmethod
     def prepare_migration(self, tx: Transaction) -> None:
-        """Lock out other migrations until the transaction ends; create the tables' schema if needed."""
+        """Block other migrations until the transaction ends; create the tables' schema if needed."""
 
     def finish_migration(self, tx: Transaction) -> None:  # noqa: B027 - few databases override it
-        """Allow other migrations again, if the end of the transaction does not already do so."""
+        """Allow other migrations again if this does not already happen when the transaction ends."""
 
     @abstractmethod
     def describe(self) -> Mapping[str, str]:
@@ -112,7 +113,7 @@ class Database(ABC):
     # ---- transactions ------------------------------------------------------------------------------------
 
     def write(self, work: Callable[[Transaction], _T]) -> _T:
-        """Run the work as one transaction and commit it; repeat it as a whole if it conflicts with others.
+        """Run the work as one transaction and commit it; repeat the whole transaction after a conflict.
 
         Raises:
             StorageUnavailable: If the error may be temporary; nothing was written.
@@ -125,7 +126,7 @@ class Database(ABC):
         return result
 
     def write_briefly(self, work: Callable[[Transaction], _T], *, seconds: float = BRIEF_SECONDS) -> _T:
-        """Do the same as `write`, but wait at most this long for all locks of other transactions.
+        """Do the same as `write`, but wait at most this long in total for locks of other transactions.
 
         This implementation is for a database that does not lock single rows.
 
@@ -168,12 +169,12 @@ class Database(ABC):
     # ---- the schema --------------------------------------------------------------------------------------
 
     def ensure_schema(self) -> None:
-        """Create the schema if it does not exist; otherwise check that this code works on it.
+        """Create the schema if it does not exist; otherwise check that this code works with it.
 
         Raises:
             SchemaMismatch: If the schema is too old or too new.
         """
-        # without a lock: checking twice is harmless, but holding a lock during a fork is not
+        # no lock is needed: checking twice is harmless, but holding a lock during a fork is not
         if self._is_checked:
             return
         found, works_with = self.transact(self._stored_schema, is_writing=False)
@@ -193,7 +194,7 @@ class Database(ABC):
         return SchemaState(self.transact(self._stored_schema, is_writing=False)[0], version.WANTED)
 
     def _stored_schema(self, tx: Transaction) -> tuple[int, int]:
-        """Return the stored version, or 0, and the oldest schema version whose code works on it.
+        """Return the stored version, or 0, and the oldest schema version whose code works with it.
 
         Raises:
             SchemaMismatch: If a development version has created the tables.
@@ -211,7 +212,7 @@ class Database(ABC):
 
     def migrate(self) -> list[str]:
         """See `Storage.migrate`."""
-        self._is_checked = False  # until the schema has been checked again
+        self._is_checked = False  # the schema must be checked again
         return self.transact(self._migrate, is_writing=True)
 
     def _migrate(self, tx: Transaction) -> list[str]:
@@ -270,7 +271,7 @@ class Database(ABC):
 
     @abstractmethod
     def raw_transaction(self, within: object) -> Joined | None:
-        """Return the transaction of a driver's own connection; None for any other object.
+        """Return the transaction of a driver's connection; None for any other object.
 
         Raises:
             ConfigurationError: If the connection is in autocommit mode and has no open transaction.
@@ -278,7 +279,7 @@ class Database(ABC):
 
     @abstractmethod
     def connection_transaction(self, connection: Connection, notify_later: NotifyLater) -> Joined:
-        """Return the transaction of an SQLAlchemy connection; begin it if none is open.
+        """Return the transaction of an SQLAlchemy connection; begin a transaction if none is open.
 
         Raises:
             ConfigurationError: If the connection is to another database, or commits each statement by itself.
@@ -290,7 +291,7 @@ class Database(ABC):
 
     @abstractmethod
     def begin_joined(self, callers: Joined, cursor: Cursor) -> Transaction:
-        """Return Firelock's part of the caller's transaction, which begins after a savepoint.
+        """Return Firelock's part of the caller's transaction. This part begins after a savepoint.
 
         Raises:
             ConfigurationError: If the transaction is on another database.

@@ -1,12 +1,12 @@
 """Reads that skip the beginning of an index while it is full of old row versions.
 
 While a transaction holds a snapshot open on a PostgreSQL server, the server keeps the index entry of each row
-version that was replaced since then. A read from the beginning of the index of due jobs then reads the
-entries of all jobs that were due before. A read of the jobs that a session holds reads the entries of
-all jobs that the session ever held. Each entry costs 0.15 µs, so 200,000 jobs cost 30 ms.
+version that has been replaced since the snapshot. In this situation, a read from the beginning of the index
+of due jobs reads the entries of all jobs that were due before. A read of the jobs that a session holds reads
+the entries of all jobs that the session ever held. Each entry costs 0.15 µs, so 200,000 jobs cost 30 ms.
 
-Therefore, the duration of these reads is measured. After several slow reads, most of the next ones skip the
-part that was read before, and only an occasional read is full. Slow full reads then take up only a small
+Therefore, the duration of these reads is measured. After several slow reads, most of the following reads skip
+the part that was read before, and only an occasional read is full. So slow full reads take up only a small
 share of the time, regardless of the number of entries.
 """
 
@@ -20,10 +20,10 @@ EARLIEST = -(1 << 62)
 """A time before the due time of every job."""
 
 LONG_SECONDS = 0.010
-_IN_A_ROW = 3  # slow reads in a row; the first read of dead entries marks them, so the next one is fast
+_IN_A_ROW = 3  # number of slow reads in a row; the first read of dead entries marks them, so the next is fast
 _REST = 20  # pause after a slow full read, as a multiple of its duration
-_REST_OF_HELD = 100  # longer, because no job waits for the results of a full read
-LATE = 5_000_000  # microseconds that a transaction may stay open before its due jobs need a full read
+_REST_OF_HELD = 100  # a longer pause, because no job waits for the results of a full read
+LATE = 5_000_000  # microseconds; due jobs of transactions that are open longer need a full read
 
 
 class FullReadSchedule:
@@ -64,7 +64,7 @@ class FullReadSchedule:
 
 
 class HeldReadSchedule(FullReadSchedule):
-    """The schedule of full reads of a session's jobs; other reads cover only jobs that the caller names."""
+    """The schedule of full reads of a session's jobs; other reads cover only the caller's jobs."""
 
     def __init__(
         self, long_seconds: float = LONG_SECONDS, clock: Callable[[], float] = time.monotonic
@@ -75,8 +75,8 @@ class HeldReadSchedule(FullReadSchedule):
 class DueFloor:
     """The due time at which reads of due jobs start, because all jobs due earlier have been enqueued.
 
-    `promote` advances it. A job that is stored later but is due earlier waits for the next full read by
-    `promote`. Threads may share it: claims read `start`, and one thread calls `promote`.
+    `promote` advances it. A job that is stored later but has an earlier due time waits for the next full read
+    by `promote`. Threads may share it: claims read `start`, and one thread calls `promote`.
 
     Args:
         long_seconds: see `FullReadSchedule`; infinite if the database keeps no old versions in its

@@ -1,11 +1,11 @@
 """Notifications of new work: the waiting threads of this process, and messages between processes.
 
 A process that commits work sends the names of its queues through a mailbox. On SQLite, a message is a
-datagram between processes of one host. On PostgreSQL, it is sent with NOTIFY. On other databases, nothing is
-sent. A lost message only delays work until the next poll, so sending never blocks.
+datagram between processes of one host. On PostgreSQL, a message is sent with NOTIFY. On other databases, no
+messages are sent. A lost message only delays work until the next poll, so sending never blocks.
 
-A busy server does not read its mailbox. It always claims jobs before it waits, so it finds the work of unread
-messages without them. This ensures that the first and the last message of a burst always have an effect.
+A busy server does not read its mailbox. It always claims jobs before it waits, so it finds the work that
+unread messages announce. This ensures that the first and the last message of a burst always have an effect.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from typing_extensions import override
 
 from firelock.storage import ANY_QUEUE, Waiting
 
-_SIZE = 1_400  # bytes of a datagram; longer lists of names become "any queue"
+_SIZE = 1_400  # maximum size of a datagram in bytes; a longer list of names becomes "any queue"
 
 
 class Mailbox(Protocol):
-    """The messages from and to other processes. Only `send` and `nudge` must be thread-safe."""
+    """The messages to and from other processes. Only `send` and `nudge` must be thread-safe."""
 
     @property
     def is_open(self) -> bool:
@@ -51,11 +51,11 @@ class Mailbox(Protocol):
         ...
 
     def send(self, message: bytes) -> None:
-        """Send the message to all other processes; it may get lost."""
+        """Send the message to all other processes; the message might be lost."""
         ...
 
     def nudge(self) -> None:
-        """Make a `listen` in this process return."""
+        """Make a call of `listen` in this process return."""
         ...
 
     def describe(self) -> str:
@@ -91,7 +91,7 @@ class Wake(Waiting):
         super().leave_behind()
 
     def notify(self, queues: Collection[str]) -> None:
-        """End the waits for these queues in this process, and soon in other processes."""
+        """End the waits for these queues, immediately in this process and soon after in other processes."""
         self.note(queues)
         if self._mailbox is not None:
             self._mailbox.send(_written(queues))
@@ -156,8 +156,8 @@ def _written(queues: Collection[str]) -> bytes:
 
 # ---- between the processes of one host -------------------------------------------------------------------
 
-_LONGEST_ADDRESS = 103  # bytes; Linux takes 107, macOS 103
-_NAME_LENGTH = 24  # "/" and the longest name of a socket
+_LONGEST_ADDRESS = 103  # bytes; Linux allows 107, macOS 103
+_NAME_LENGTH = 24  # length of "/" and the longest name of a socket
 # a folder that has changed within this time may change again within the same clock tick
 _FRESH_NS = 50_000_000
 
@@ -167,11 +167,11 @@ class SocketMailbox:
 
     Each waiting process binds one socket. A process that commits work sends a datagram to all of them, and
     removes the sockets of dead processes. The socket of a busy server is full after a few datagrams. Sending
-    to it then fails immediately and costs almost nothing.
+    to a full socket fails immediately and costs almost nothing.
 
     The folder is `<file>.wake`. If its path is too long for the address of a socket, a folder in the system's
-    temporary folder is used instead. It is named after the file's path, and used only if no other user can
-    access it.
+    temporary folder is used instead. This folder is named after the file's path, and it is used only if no
+    other user can access it.
     """
 
     def __init__(self, database: Path) -> None:
@@ -215,11 +215,12 @@ class SocketMailbox:
     def take(self) -> list[bytes]:
         """Return the datagrams that have arrived; the first call starts to receive them."""
         if self._socket is None:
-            # a claim calls this first: datagrams between the claim and the following wait must not be lost
+            # a claim calls this first, so that datagrams between the claim and the following wait are not
+            # lost
             self.open()
         bound, arrived = self._socket, list[bytes]()
         if bound is not None:
-            with suppress(OSError):  # no more datagrams, or closed by another thread
+            with suppress(OSError):  # there are no more datagrams, or another thread has closed the socket
                 while True:
                     arrived.append(bound.recv(2_048))
         return arrived
@@ -263,10 +264,10 @@ class SocketMailbox:
         for address in others:
             try:
                 sender.sendto(datagram, address)
-            except ConnectionRefusedError:  # its process is dead
+            except ConnectionRefusedError:  # the process of this socket is dead
                 with suppress(OSError):
                     Path(address).unlink()
-            except OSError:  # it is full, so its process has unread messages already; or it was just closed
+            except OSError:  # the socket is full, so its process has unread messages; or it was just closed
                 continue
 
     def _open_sender(self) -> socket.socket | None:
@@ -308,7 +309,7 @@ class SocketMailbox:
         """Close the socket and remove its name."""
         with self._sending:
             self._is_closed = True
-            if not self._is_listening:  # otherwise the listening thread closes the sockets when it returns
+            if not self._is_listening:  # otherwise, the listening thread closes the sockets when it returns
                 self._close_sockets()
         self.nudge()
         if self._address is not None:
@@ -328,8 +329,8 @@ def _folder(database: Path) -> Path:
     digest = hashlib.sha256(os.fsencode(database)).hexdigest()[:16]
     try:
         return Path(tempfile.gettempdir()) / f"firelock-{os.getuid()}-{digest}"
-    except FileNotFoundError:  # only the database's folder is writable
-        return sibling  # its path is too long, so `open` fails and servers find work by polling
+    except FileNotFoundError:  # the database's folder is the only writable one
+        return sibling  # this path is too long, so `open` fails and servers find work by polling
 
 
 def _claim_folder(folder: Path) -> None:

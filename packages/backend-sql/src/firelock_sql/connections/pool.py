@@ -20,8 +20,8 @@ from sqlalchemy.pool import Pool, QueuePool
 
 from firelock.storage import StorageError, StorageUnavailable, has_own_connection, is_server_work
 
-_SET_UP = "firelock: set up"  # the key in the pool's `info` of a connection that has been set up
-_RESERVED = 2  # connections for the server's own work, if the pool has more than these
+_SET_UP = "firelock: set up"  # key in the `info` of pooled connections that have been set up
+_RESERVED = 2  # number of connections for the server's own work, if the pool has more than these
 
 _living: weakref.WeakSet[EnginePool] = weakref.WeakSet()
 
@@ -40,25 +40,25 @@ class Checkout:
     """A driver's connection, checked out for one transaction."""
 
     driver: Any
-    is_lost: bool = False  # must not be used again
-    is_new: bool = False  # just opened, not taken from the pool
-    is_last: bool = False  # this is the last try, so a dead connection is not replaced
+    is_lost: bool = False  # the connection must not be used again
+    is_new: bool = False  # the connection was just opened, not taken from the pool
+    is_last: bool = False  # this is the last try, so the connection is not replaced if it is dead
 
 
 class EnginePool:
-    """The pool of an engine, as transactions use it."""
+    """The pool of an engine, as used by transactions."""
 
     def __init__(self, name: str, make_engine: Callable[[], Engine], *, is_own: bool) -> None:
-        self.set_up: Callable[[Any], None] | None = None  # called with each new connection of the driver
+        self.set_up: Callable[[Any], None] | None = None  # called with each new driver connection
         self._name = name
         self._make_engine = make_engine
         self.is_own = is_own
         self._engine: Engine | None = None
         self._is_closed = False
         self._reserving = threading.Lock()
-        # the limit on other work; None in a process without a server
+        # limits connections for other work; None in a process without a server
         self._others: threading.Semaphore | None = None
-        self._extra: Pool | None = None  # for work that must never wait for a connection
+        self._extra: Pool | None = None  # pool for work that must never wait for a connection
         _living.add(self)
 
     @property
@@ -139,9 +139,9 @@ class EnginePool:
                     self._others = threading.Semaphore(pool.size() - min(_RESERVED, pool.size() - 1))
 
     def _taken(self) -> tuple[PoolProxiedConnection, _Mode | None]:
-        """Return a connection in autocommit mode, and for a caller's connection also its previous mode.
+        """Return a connection in autocommit mode and, for a caller's connection, its previous mode.
 
-        Changing the mode can reveal that a pooled connection is dead. If so, take another connection.
+        Changing the mode can reveal that a pooled connection is dead. If it is, take another connection.
         """
         while True:
             pooled = self._pooled()
@@ -166,7 +166,7 @@ class EnginePool:
             ) from error
 
     def _set_up_if_new(self, pooled: PoolProxiedConnection, checkout: Checkout) -> None:
-        """Set up the connection if it is new. If this fails, mark it as lost."""
+        """Set up the connection if it is new. If this fails, mark the connection as lost."""
         if self.set_up is None or _SET_UP in pooled.info:
             return
         try:
@@ -177,7 +177,7 @@ class EnginePool:
         pooled.info[_SET_UP] = checkout.is_new = True
 
     def _extra_pool(self) -> Pool:
-        """Return a pool like the engine's, with one connection for each thread that uses it."""
+        """Return a pool that is like the engine's, but has one connection for each thread that uses it."""
         self.check_open()
         with self._reserving:
             if self._extra is None:
@@ -226,7 +226,7 @@ class _Mode:
 
         In this mode the driver does not start transactions by itself.
         """
-        # in PyMySQL and mysqlclient, `autocommit` is a method that sets the mode; another method reads it
+        # in PyMySQL and mysqlclient, the method `autocommit` sets the mode, and another method reads it
         is_method = callable(driver.autocommit)
         mode = _Mode(driver, driver.get_autocommit() if is_method else driver.autocommit)
         mode.set(is_autocommit=True)
@@ -240,7 +240,7 @@ class _Mode:
             self.driver.autocommit = is_autocommit
 
     def is_restored(self) -> bool:
-        """Return whether the connection is back in its original mode; otherwise it is unusable."""
+        """Return whether the connection is back in its original mode; if not, it is unusable."""
         try:
             self.set(is_autocommit=self.is_autocommit)
         except Exception:  # noqa: BLE001 - the connection is discarded in any case

@@ -1,4 +1,4 @@
-"""The common part of database servers: transactions run concurrently, and are retried after conflicts."""
+"""The common part of database servers: transactions run concurrently and are retried after conflicts."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _RETRY_SECONDS = 15.0  # time for retries after conflicts; each try waits at most two seconds for a lock
 _LONGEST_PAUSE = 0.1
-_LOGGED_PAUSE = 30.0  # seconds between two tries on a full disk, where the server logs each refused statement
+_LOGGED_PAUSE = 30.0  # seconds between tries on a full disk, because the server logs each refused statement
 _MOST_PLACES = 64
-_TRIES = 3  # maximum number of tries if another transaction has written a key first
-STALE_LIMIT = 64  # connections of a pool that may all be dead after a restart of the server
+_TRIES = 3  # maximum number of tries if other transactions write the same key first
+STALE_LIMIT = 64  # number of pooled connections that may be dead after the server restarts
 
 
 class Meaning(Enum):
-    """How to react to an error; the value is a description."""
+    """The reaction to an error; the value is a description."""
 
     CONFLICT = "conflict with another transaction: the whole transaction is retried"
     LOST = "the connection was lost: statements that were sent may have been executed"
@@ -58,15 +58,15 @@ class Failure:
 
     meaning: Meaning
     text: str
-    is_lock: bool = False  # a lock was not available in time
+    is_lock: bool = False  # the error means that a lock was not available in time
     is_refusal: bool = False  # the server refused the write, or no connection existed, so nothing was stored
-    is_logged: bool = False  # the server has logged it with its statement, because the disk is full
+    is_logged: bool = False  # the server has logged the error with its statement, because the disk is full
 
 
 class Conflict(Exception):
     """The transaction conflicted with others and was rolled back."""
 
-    is_uncertain = False  # an earlier try on a dead connection may have been committed
+    is_uncertain = False  # an earlier try, whose connection is dead, may have been committed
 
     def __init__(self, text: str, *, is_lock: bool = False) -> None:
         super().__init__(text)
@@ -74,7 +74,7 @@ class Conflict(Exception):
 
 
 class LateClock:
-    """The database's time in microseconds, read by a statement that can share a round trip with others.
+    """The database's time in microseconds; the statement that reads it can share a round trip with others.
 
     Args:
         put: adds the statement to those that are sent next, and returns a function that sends it and reads
@@ -106,7 +106,7 @@ class _Stale(Exception):
 
     def __init__(self, *, is_uncertain: bool = False) -> None:
         super().__init__()
-        self.is_uncertain = is_uncertain  # the whole transaction was sent, and no reply has arrived
+        self.is_uncertain = is_uncertain  # the whole transaction was sent, but no reply has arrived
 
 
 class ServerDatabase(Database):
@@ -119,7 +119,7 @@ class ServerDatabase(Database):
         super().__init__(connections, wake)
         self._connections = connections
         self._folding = Folding()
-        self._places: set[str] = set()  # callers' connections that were checked to use this database
+        self._places: set[str] = set()  # callers' connections that have been found to use this database
 
     # ---- differences between servers ---------------------------------------------------------------------
 
@@ -133,9 +133,9 @@ class ServerDatabase(Database):
     ) -> tuple[Cursor, int | Callable[[], int]]:
         """Begin a transaction; return its cursor and the database's time in microseconds.
 
-        Instead of the time, it may return a function that reads it. A brief transaction waits at most
-        `BRIEF_SECONDS` for a lock, or as briefly as the server supports. A dead connection may be detected
-        only by the first statement: see `has_begun`.
+        Instead of the time, it may return a function that reads the time. A brief transaction waits at most
+        `BRIEF_SECONDS` for a lock, or the shortest time that the server supports. A dead connection may be
+        detected only by the first statement: see `has_begun`.
         """
 
     def has_begun(self, _cursor: Cursor) -> bool:
@@ -147,7 +147,7 @@ class ServerDatabase(Database):
         return False
 
     def commit(self, cursor: Cursor) -> None:
-        """Send all waiting statements and commit the transaction."""
+        """Send all pending statements and commit the transaction."""
         cursor.execute("COMMIT")
 
     def undo(self, cursor: Cursor) -> None:
@@ -155,7 +155,7 @@ class ServerDatabase(Database):
         cursor.execute("ROLLBACK")
 
     def cursor_of(self, driver: Any) -> Cursor:  # noqa: ANN401 - any driver's connection
-        """Return a cursor of a caller's connection that the statements can use."""
+        """Return a cursor of a caller's connection on which the statements can run."""
         cursor: Cursor = driver.cursor()
         return cursor
 
@@ -179,7 +179,7 @@ class ServerDatabase(Database):
 
     @override
     def write_briefly(self, work: Callable[[Transaction], _T], *, seconds: float = BRIEF_SECONDS) -> _T:
-        """Do the same as `write`, but wait at most this long for all locks together; try at least once."""
+        """Do the same as `write`, but wait at most this long in total for locks; try at least once."""
         self.ensure_schema()
         result, woken = self.run_with_retries(
             lambda: self._run_on_live_connection(
@@ -220,11 +220,12 @@ class ServerDatabase(Database):
         raise AssertionError
 
     def run_with_retries(self, once: Callable[[], _T], *, lock_seconds: float | None = None) -> _T:
-        """Run a transaction until no `Conflict` rolls it back; repeat it once if it is `Severed`.
+        """Run a transaction, repeating it after each `Conflict`, and once if it is `Severed`.
 
         Args:
             once: the transaction.
-            lock_seconds: how long to wait for locks of other transactions; None: as for other conflicts.
+            lock_seconds: how long to wait for locks of other transactions; None: the same time as for other
+            conflicts.
 
         Raises:
             RowLocked: If a lock is not available within `lock_seconds`.
@@ -243,7 +244,7 @@ class ServerDatabase(Database):
                     raise RowLocked(str(conflict)) from conflict.__cause__
                 if now > deadline:
                     busy = StorageUnavailable(str(conflict))
-                    busy.is_untouched = not (is_again or is_uncertain)  # every other try was rolled back
+                    busy.is_untouched = not (is_again or is_uncertain)  # all other tries were rolled back
                     busy.has_waited = True
                     raise busy from conflict.__cause__
             except StorageUnavailable as error:
@@ -348,7 +349,7 @@ class ServerDatabase(Database):
                 "with transactions."
             )
         if not connection.in_transaction():
-            connection.begin()  # as its first statement would do
+            connection.begin()  # begin the transaction, as its first statement would do
         return Joined(driver, dialect, place, lambda: self.cursor_of(driver), notify_later)
 
     @override
@@ -359,7 +360,7 @@ class ServerDatabase(Database):
 
     @override
     def run_joined(self, callers: Joined, work: Callable[[Transaction], _T]) -> _T:
-        """Run Firelock's part; repeat it if another transaction has written a key first."""
+        """Run Firelock's part of the transaction; repeat it if another transaction wrote a key first."""
         for tries in range(_TRIES):
             try:
                 return super().run_joined(callers, work)
@@ -432,5 +433,5 @@ class ServerDatabase(Database):
     def tidy_some(self) -> None:
         try:
             self._folding.run(self, folds=1)
-        except StorageError as error:  # the call itself is already stored
+        except StorageError as error:  # the result of the call is already stored
             log.debug("Could not fold differences of the counts; upkeep will fold them later: %s", error)

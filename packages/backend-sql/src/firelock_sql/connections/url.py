@@ -25,7 +25,7 @@ class SqliteUrl:
     synchronous: str = (
         "full"  # full: acknowledged data is on disk; normal: a power failure may lose the last commits
     )
-    busy_timeout_seconds: float = 15.0  # how long a writer waits for other writers
+    busy_timeout_seconds: float = 15.0  # seconds that a writer waits for other writers
     is_waking: bool = True  # servers are notified of new work through sockets next to the file
 
     def __str__(self) -> str:
@@ -153,7 +153,7 @@ def parse_server_url(
         raise ConfigurationError(
             f"The {scheme} URL is invalid. Use the form {scheme}://user:password@host:port/database."
         ) from None
-    if url.host is not None and "@" in url.host:  # the host then ends with the rest of the password
+    if url.host is not None and "@" in url.host:  # the host ends with the rest of the password
         raise ConfigurationError(f"The password in the {scheme} URL contains '@'. Write it as %40.")
     shown = url.set(query={}).render_as_string(hide_password=True)
     if not url.database:

@@ -1,10 +1,10 @@
-"""Callers' transactions in which verbs take part: `insert(within=…)`, `apply(within=…)`.
+"""Callers' transactions that verbs join: `insert(within=…)`, `apply(within=…)`.
 
 The statements run on the caller's own connection, regardless of its driver, so they are committed or rolled
 back with the rest of the transaction. Servers are notified of the jobs after the commit. For a Session, its
 events trigger the notification. For a Connection, servers are notified when it returns to its pool, because
 SQLAlchemy Core has no event after a commit. A raw connection does not report commits, so servers find its
-jobs at their next poll.
+jobs when they poll next.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Joined:
     """A caller's transaction."""
 
     driver: Any  # the driver's connection
-    dialect: Dialect  # compiles statements for this driver
-    place: str  # distinguishes its database from others
+    dialect: Dialect  # the dialect that compiles statements for this driver
+    place: str  # a value that distinguishes its database from others
     open_cursor: Callable[[], Cursor]
     notify_later: NotifyLater
 

@@ -23,8 +23,8 @@ from firelock_sql.schema.names import Names, set_names
 # The versions with SKIP LOCKED, without which concurrent claims block each other.
 _OLDEST = {"MySQL": (8, 0, 1), "MariaDB": (10, 6, 0)}
 _SINCE = {"MySQL": "8.0.1", "MariaDB": "10.6"}
-# These products use MySQL's protocol, but lock rows differently or not at all. Claims require MySQL's row
-# locks.
+# These products use MySQL's protocol, but they lock rows differently or not at all. Claims require MySQL's
+# row locks.
 _OTHER_PRODUCTS = (
     "TiDB", "Vitess", "SingleStore", "MemSQL", "OceanBase", "Dolt", "StarRocks", "Doris", "ClickHouse",
     "Databend", "GreptimeDB", "Manticore", "PlanetScale",
@@ -48,7 +48,7 @@ class Product:
 
     @property
     def sorts_down(self) -> bool:
-        """Whether an index can be in descending order, like the one for claims."""
+        """Whether an index can be in descending order, as the index for claims requires."""
         return self.name == "MySQL" or self.version >= _SORTED_DOWN
 
     def __str__(self) -> str:
@@ -88,7 +88,8 @@ _SESSION = "SET SESSION time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_E
 # This is a separate statement, because the variable's name differs between the products.
 _LEVEL = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
 # Ends transactions of processes that hang or are disconnected, because others need the locked rows. MySQL has
-# no timeout only for transactions, so idle connections are also closed, and reopened when they are needed.
+# no timeout that applies only to transactions, so idle connections are also closed. They are reopened when
+# they are needed.
 _IDLE = {"MariaDB": "idle_transaction_timeout = 10", "MySQL": "wait_timeout = 60"}
 
 
@@ -133,15 +134,16 @@ def runs_several(driver: Any) -> bool:  # noqa: ANN401 - any driver's connection
     return bool(getattr(driver, "client_flag", 0) & _SEVERAL)
 
 
-# A deadlock, a lock timeout, a key that another transaction has written, or a row or a table that has changed
-# since the snapshot. Galera also reports conflicts of a commit as deadlocks.
+# Errors for a deadlock, a lock timeout, a key that another transaction has written, or a row or a table that
+# has changed since the snapshot. Galera also reports conflicts of a commit as deadlocks.
 _LOCK_TIMEOUT = 1205
 # The error for a savepoint after a deadlock, which has rolled back the transaction with all its savepoints.
 _DOES_NOT_EXIST, _SAVEPOINT = 1305, "SAVEPOINT"
 _LOCKED = frozenset({_LOCK_TIMEOUT, 3572})
 _CONFLICTS = frozenset({1213, _LOCK_TIMEOUT, 1062, 1020, 1412, 3572})
 _LOST = frozenset({0, 1053, 1158, 1159, 1160, 1161, 1927, 2006, 2013, 2014, 2055, 3169, 4031})
-# Too many connections, out of resources, read-only during a failover, or stopped by a limit.
+# Errors of a server that has too many connections, is out of resources, is read-only during a failover, or
+# has stopped a statement because of a limit.
 _PASSING = frozenset(
     {1021, 1037, 1038, 1040, 1041, 1047, 1114, 1129, 1203, 1226, 1290, 1305, 1317, 1836, 1969, 2002, 2003,
      2005, 3024}
@@ -166,7 +168,7 @@ _HINTS = {
     1665: "set binlog_format=ROW on the server",
     1836: "the server does not accept writes: it is a replica, or is becoming one",
 }
-# Our own messages, for errors whose original text would contain values or too little information.
+# Our own messages for errors whose original messages contain values or too little information.
 _SENTENCES = {
     0: "the connection is closed",
     1062: "another transaction has written the same key",
@@ -183,7 +185,7 @@ _QUOTED = re.compile(r"(?:'.*'|\".*\")", re.DOTALL)
 
 def read_failure(error: BaseException) -> Failure | None:
     """Return the meaning of an error of a driver; None for any other error."""
-    if isinstance(error, DBAPIError) and error.orig is not None:  # an error of the engine's first queries
+    if isinstance(error, DBAPIError) and error.orig is not None:  # an error in the engine's first queries
         return read_failure(error.orig)
     if isinstance(error, RuntimeError) and "cryptography" in str(error):
         text = (
@@ -244,7 +246,7 @@ DRIVERS = frozenset({"pymysql", "mysqldb", "aiomysql", "asyncmy"})
 
 
 class _MysqlCompiler(MySQLCompiler):
-    """A compiler that forces the named indexes, because statistics of a queue are always outdated."""
+    """A compiler that forces the use of named indexes, because statistics of a queue are always outdated."""
 
     @override
     def get_from_hint_text(self, table: FromClause, text: str | None) -> str | None:
@@ -252,7 +254,7 @@ class _MysqlCompiler(MySQLCompiler):
 
 
 class _MysqlTables(MySQLDDLCompiler):
-    """A compiler that creates a table and its indexes in one statement, which is atomic."""
+    """A compiler that creates a table and its indexes with one statement, which is atomic."""
 
     @override
     def create_table_constraints(self, table: Table, **options: Any) -> str:  # type: ignore[override]

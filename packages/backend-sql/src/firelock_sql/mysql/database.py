@@ -36,8 +36,8 @@ _WRITE = "START TRANSACTION READ WRITE"
 _LEVEL = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
 _SNAPSHOT_LEVEL = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 _SNAPSHOT = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
-# This setting rolls back a transaction that locks a row that was changed since its snapshot. MariaDB enables
-# it by default since version 11.6.2.
+# With this setting, the server rolls back a transaction that locks a row that has changed since its snapshot.
+# MariaDB enables it by default since version 11.6.2.
 _CHANGES = "innodb_snapshot_isolation"
 _KNOWS_CHANGES = f"SHOW VARIABLES LIKE '{_CHANGES}'"
 _LET_CHANGE = f"SET @firelock_changes = @@SESSION.{_CHANGES}, SESSION {_CHANGES} = 0"
@@ -73,7 +73,7 @@ class MysqlDatabase(ServerDatabase):
         super().__init__(connections, Wake(None))
         self.name = name
         self.names = names
-        self.dialect = dialect_of("mariadb", names)  # until a connection shows the product
+        self.dialect = dialect_of("mariadb", names)  # until the first connection shows the product
         self._product: Product | None = None
         self._has_changes: bool | None = None
         self._is_own = connections.is_own
@@ -112,12 +112,12 @@ class MysqlDatabase(ServerDatabase):
     def begin(
         self, checkout: Checkout, *, is_writing: bool, is_brief: bool = False
     ) -> tuple[Cursor, LateClock]:
-        """Begin, without a round trip if the connection accepts several statements, like all our own."""
+        """Begin; this takes no round trip if the connection accepts several statements, as all our own do."""
         carries_several = self._is_own or runs_several(checkout.driver)
         cursor = MultiStatementCursor(
             StatementSender(checkout.driver.cursor(), carries_several=carries_several)
         )
-        del is_brief  # the statements themselves declare whether they wait for locks
+        del is_brief  # each statement declares whether it waits for locks
         if not is_writing:
             cursor.put(_SNAPSHOT_LEVEL)
         elif not self._is_own:
@@ -128,12 +128,12 @@ class MysqlDatabase(ServerDatabase):
 
     @override
     def query(self, work: Callable[[Transaction], _T]) -> _T:
-        """Read without a transaction on our own connections, which commit each statement by itself."""
+        """Read without a transaction on our own connections, which commit each statement separately."""
         if not self._is_own:
             return super().query(work)
 
         def ask(tx: Transaction) -> _T:
-            cast("MultiStatementCursor", tx.cursor).drop()  # drop the beginning of the transaction
+            cast("MultiStatementCursor", tx.cursor).drop()  # discard the start of the transaction
             tx.is_ended = True
             return work(tx)
 
@@ -174,7 +174,7 @@ class MysqlDatabase(ServerDatabase):
         try:
             return super()._run_joined_work(tx, work)
         finally:
-            with suppress(Exception):  # other code reports a lost connection
+            with suppress(Exception):  # other code handles a lost connection
                 tx.cursor.execute(_AS_BEFORE)
 
     def _undoes_for_changes(self) -> bool:
@@ -192,7 +192,7 @@ class MysqlDatabase(ServerDatabase):
 
     @override
     def prepare_migration(self, tx: Transaction) -> None:
-        """Acquire a lock of the session, because every CREATE commits and ends the locks of a transaction."""
+        """Acquire a session lock, because every CREATE commits and so releases the locks of a transaction."""
         tx.cursor.execute(_LOCK, [self.names.schema, self.names.prefix, _MIGRATION_SECONDS])
         found: Any = tx.cursor.fetchone()
         if found[0] != 1:
@@ -265,7 +265,7 @@ class MysqlDatabase(ServerDatabase):
 
 
 def _queried_clock(cursor: MultiStatementCursor) -> Callable[[], int]:
-    """Add the query for the time to the waiting statements; return a function that reads its result."""
+    """Add the query for the time to the pending statements; return a function that reads its result."""
     [answer] = cursor.put(_NOW)
 
     def read() -> int:

@@ -1,10 +1,10 @@
-"""Deltas of batches on MySQL and MariaDB: the server adds them up, and they are deleted by their numbers.
+"""Deltas of batches on MySQL and MariaDB: the server adds up the deltas; they are deleted by number.
 
 The sum and the deletion must cover the same rows. The query without a lock reads a snapshot, but a later
 DELETE also sees newer rows, even with lower numbers. So the query returns the numbers of the added rows as
-bits, 60 per result row: 1,700 result rows for 100,000 rows of the table. If all numbers of a range were
-added, the range is deleted as a whole, because no row that is stored meanwhile can have a number in this
-range.
+bits, 60 per result row: 1,700 result rows for 100,000 rows of the table. If the rows with all numbers of a
+range were added up, the whole range is deleted, because no row that is stored in the meantime can have a
+number in this range.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from firelock_sql.rows.batch_row import summed
 if TYPE_CHECKING:
     from firelock_sql.mysql.pipeline import MultiStatementCursor
 
-_WIDTH = 60  # numbers per row: bits of an integer that every driver can read
+_WIDTH = 60  # numbers per result row, as bits of an integer that every driver can read
 _ALL = (1 << _WIDTH) - 1
 _TAKE = Text(f"""
 SELECT seq DIV {_WIDTH} AS part, BIT_OR(1 << MOD(seq, {_WIDTH})),

@@ -81,7 +81,7 @@ def _durability(settings: Settings) -> str:
 
 @attrs.frozen
 class Observed:
-    """The facts that `diagnose` evaluates."""
+    """The measurements that `diagnose` evaluates."""
 
     product: Product
     settings: Settings

@@ -1,8 +1,9 @@
-"""Lanes on MySQL and MariaDB: claims from lanes in few round trips.
+"""Lanes on MySQL and MariaDB: claims of jobs in lanes with few round trips.
 
 Neither database can move from lane to lane efficiently within one statement: a subquery that starts after a
 value of its outer query reads the whole queue. So one round trip reads the first job of each lane that this
-process has seen before, and checks whether any other lane exists. Only unknown lanes need one statement each.
+process has seen before, and checks whether any other lane exists. Only unknown lanes need a separate
+statement each.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ _LANE = CLAIMABLE.index("lane")
 
 @lru_cache(maxsize=512)
 def _firsts_of(number: int) -> Text:
-    """Return the statement that reads the first jobs of this number of lanes."""
+    """Return the statement that reads the first jobs in this number of lanes."""
     return Text(f"""
 SELECT named.lane, (
     SELECT seq {_IN_QUEUE} AND lane = named.lane ORDER BY priority DESC, enqueued_at, seq LIMIT 1
@@ -78,7 +79,7 @@ def _read_settings(rows: Sequence[Row]) -> dict[str, LimitSettings]:
 
 
 class LaneMemory:
-    """The ordered lanes of each queue that a storage has seen."""
+    """The lanes of each queue that a storage has seen, in order."""
 
     def __init__(self) -> None:
         self._of: dict[str, list[str]] = {}
@@ -110,12 +111,12 @@ class _LaneQuery:
 
     queue: str
     after: str
-    known: Sequence[str]  # the lanes that this process has seen before
-    until: str | None  # search unknown lanes up to this one; None: all
+    known: Sequence[str]  # the lanes that this process already knows
+    until: str | None  # search for unknown lanes up to this one; None: search for all
     goes_on: bool  # the search continues after `until`
-    with_work: list[str] = attrs.field(factory=list)  # the known lanes with work
-    first_unknown: str | None = None  # the first other lane with work
-    keys: Collection[str] = ()  # keys that are also read
+    with_work: list[str] = attrs.field(factory=list)  # known lanes that have work
+    first_unknown: str | None = None  # first other lane that has work
+    keys: Collection[str] = ()  # keys that the query also reads
     settings: dict[str, LimitSettings] = attrs.field(factory=dict)
     rows: dict[str, KeyRow] = attrs.field(factory=dict)  # locked
 
@@ -126,15 +127,15 @@ class MysqlLanes(SqlLanes):
     def __init__(self, tx: Transaction, cursor: MultiStatementCursor, memory: LaneMemory) -> None:
         super().__init__(tx)
         self._cursor, self._memory = cursor, memory
-        self._firsts: dict[tuple[str, str], int] = {}  # by queue and lane: the number of its first job
-        self._ahead: dict[str, _LaneQuery] = {}  # by queue: the finished query of its first lanes
+        self._firsts: dict[tuple[str, str], int] = {}  # number of the first job, by queue and lane
+        self._ahead: dict[str, _LaneQuery] = {}  # the finished query of the first lanes, by queue
         self._has_locked_settings = False
 
     # ---- walks -------------------------------------------------------------------------------------------
 
     @override
     def read_lanes(self, queue: str, after: str, until: str, limit: int, *, is_patient: bool) -> LaneReading:
-        """Read lanes; also read the first lanes, in the same round trip, if the search may restart there."""
+        """Read lanes, together with the first lanes if the search may restart there, in one round trip."""
         query = None if after else self._ahead.pop(queue, None)
         if query is None:
             query = self._new_query(queue, after, limit)
@@ -223,7 +224,7 @@ class MysqlLanes(SqlLanes):
         return _firsts_of(len(lanes)).compiled(self._tx.dialect).text, [queue, *lanes]
 
     def _read_on(self, queue: str, first: str, limit: int) -> list[str]:
-        """Return up to `limit` lanes with work, starting at an unknown lane; they may include known lanes."""
+        """Return up to `limit` lanes that have work, starting at an unknown lane; some may be known lanes."""
         reads = [self._written(_LANE_AFTER, queue=queue, after=first)]
         reads += [self._written(_FOLLOWING_LANE, queue=queue)] * (limit - 2)
         asked = [one for read in reads[: limit - 1] for one in (read, _FOUND_LANE)]
@@ -280,8 +281,8 @@ class MysqlLanes(SqlLanes):
     ) -> Mapping[str, Sequence[Head[Row]]]:
         """Return the first heads of each lane.
 
-        If only the first job of a lane is wanted, read it by its number. If another transaction has taken
-        that job, read the lane like all others.
+        If only the first job of a lane is requested, read this job by its number. If another transaction has
+        claimed that job, read this lane in the same way as all others.
         """
         firsts = {
             lane: first

@@ -1,8 +1,8 @@
 """Memos on MySQL and MariaDB: one round trip stores several memos, or reads all memos of a job.
 
-A job that waits for a stored memo is resumed in the same round trip. No reply is read before the commit, so
-each statement that stores a memo contains the conditions for storing it. Transactions that write memos lock
-the row of the job first, so the statements after the lock see the latest memos.
+A job that waits for one of the stored memos is resumed in the same round trip. No reply is read before the
+commit, so each statement that stores a memo contains the conditions for storing it. Transactions that write
+memos lock the row of the job first, so the statements after the lock see the latest memos.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ INTO @number, @place, @size, @now
 """)  # noqa: S608 - the clock
 _SUMMED = "SELECT @place"
 _IS_HELD = "id = :job AND state = 'processing' AND session = :session AND fence = :fence"
-_IS_TOLD = "id = :job AND state <> 'succeeded' AND state <> 'deleted'"  # accepts memos from outside the run
+_IS_TOLD = "id = :job AND state <> 'succeeded' AND state <> 'deleted'"  # accepts memos from other callers
 # `is_done` must be last, because the other assignments read its old value
 _REPLACED = ("value", "at", "started_at", "attempt", "author", "bytes", "is_done")
 
@@ -60,8 +60,8 @@ _PUT, _PUT_FROM_OUTSIDE = Text(_PUT_WHERE.format(_IS_HELD)), Text(_PUT_WHERE.for
 _MARK_WHERE = f"UPDATE firelock_jobs SET marks = marks | {HAS_MEMOS} WHERE {{}} AND marks & {HAS_MEMOS} = 0"  # noqa: S608 - numbers
 _MARK, _MARK_FROM_OUTSIDE = Text(_MARK_WHERE.format(_IS_HELD)), Text(_MARK_WHERE.format(_IS_TOLD))
 
-# If a job waits for this memo, which now exists, one statement counts its change of state, and the next one
-# enqueues it.
+# If a job waits for this memo, which now exists, one statement counts the job's change of state, and the next
+# one enqueues it.
 _WAITED = """job.id = :job_id AND job.state = 'awaiting' AND job.waits_for = :waits_for AND EXISTS (
     SELECT 1 FROM firelock_memos WHERE job_id = :job_id AND kind = 'signal' AND name = :name AND is_done = 1
 )"""
@@ -86,7 +86,7 @@ _UNWATCHED = frozenset({State.SUCCEEDED.value, State.DELETED.value})
 
 @attrs.frozen
 class _Put:
-    """A memo that is being stored, and the replies to its statements."""
+    """A memo that is being stored, with the replies to its statements."""
 
     new: NewMemo
     stood: Answer
@@ -95,7 +95,7 @@ class _Put:
 
 
 def can_remember_in_one_round_trip(memos: Sequence[NewMemo]) -> bool:
-    """Return whether the memos have different names."""
+    """Return whether all memos have different names."""
     return len({(new.job_id, new.memo.kind, new.memo.name) for new in memos}) == len(memos)
 
 
@@ -116,7 +116,7 @@ def remember_in_one_round_trip(
         compiled = statement.compiled(tx.dialect)
         return cursor.put(compiled.text, compiled.bind(parameters))[0]
 
-    tx.may_repeat = True  # repeating is harmless, because a stored memo is found and reported
+    tx.may_repeat = True  # repeating the transaction is harmless, because a stored memo is found and reported
     locked = put(_LOCK, ids=sorted({new.job_id for new in memos}))
     puts: list[_Put] = []
     for new in memos:

@@ -1,8 +1,8 @@
 """Statements that share a round trip, and single statements that change many rows.
 
 For INSERT, the rows are listed after VALUES. For UPDATE and DELETE, the rows form a derived table in the
-statement, to which the changed table is joined. With hundreds of rows, this takes 69 µs per row on server and
-client instead of 342.
+statement, to which the changed table is joined. With hundreds of rows, this takes 69 µs per row on the server
+and the client instead of 342 µs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import attrs
 if TYPE_CHECKING:
     from firelock_sql.connections.transaction import Parameter, Value
 
-_MOST_WAITING = 512 * 1024  # characters of waiting statements; a server accepts at least 4 MB
+_MOST_WAITING = 512 * 1024  # total length of pending statements in characters; a server accepts at least 4 MB
 
 Row = Sequence["Parameter"]
 Written = tuple[str, Row]
@@ -25,21 +25,21 @@ Written = tuple[str, Row]
 
 @attrs.define
 class Answer:
-    """The server's reply to one statement, available after the statement was sent."""
+    """The server's reply to one statement, which is available after the statement has been sent."""
 
     rowcount: int = -1
     rows: Sequence[tuple[Value, ...]] = ()
 
 
 def derived_rows(columns: Sequence[str], number: int) -> str:
-    """Return the SQL of a derived table with this number of rows; its parameters are the values in order."""
+    """Return the SQL of a derived table with this number of rows; the parameters are the values in order."""
     first = ", ".join(f":v AS {name}" for name in columns)
     other = f" UNION ALL SELECT {', '.join([':v'] * len(columns))}"
     return f"(SELECT {first}{other * (number - 1)})"
 
 
 class StatementSender:
-    """A collector of statements that runs them through a driver's cursor in one round trip.
+    """A collector of statements that sends them through a driver's cursor in one round trip.
 
     If a statement fails, `send` raises its error, and later statements do not run.
     """
@@ -80,31 +80,31 @@ class StatementSender:
                 answer.rows = list(self._cursor.fetchall())
 
     def drop(self) -> None:
-        """Drop the waiting statements without running them."""
+        """Drop the pending statements without running them."""
         self._waiting, self._size = [], 0
 
 
 _MOST_CHARACTERS = 256 * 1024  # maximum length of one statement's values; a server accepts at least 4 MB
 _MOST_ROWS = 500
-_LISTED = " IN %s"  # how `Text` writes a list of values
+_LISTED = " IN %s"  # the form in which `Text` writes a list of values
 _VALUES, _ELSE = " VALUES ", " ON DUPLICATE KEY UPDATE "
 
 
 class MultiStatementCursor:
-    """A cursor (PEP 249) that sends few statements in few round trips.
+    """A cursor (PEP 249) that combines statements and needs few round trips.
 
-    `execute` takes a round trip, together with all waiting statements. Statements of `executemany` and `put`
-    wait until a result is needed.
+    `execute` takes a round trip, which also sends all pending statements. Statements of `executemany` and
+    `put` wait until a result is needed.
     """
 
     def __init__(self, sender: StatementSender) -> None:
         self._sender = sender
         self._last: list[Answer] = []
-        self._read = 0  # rows of the last answer
+        self._read = 0  # rows of the last reply
 
     @property
     def has_replied(self) -> bool:
-        """Whether the server has replied to anything yet."""
+        """Whether the server has sent a reply yet."""
         return self._sender.has_replied
 
     @property
@@ -114,7 +114,7 @@ class MultiStatementCursor:
         return sum(answer.rowcount for answer in self._last)
 
     def execute(self, sql: str, parameters: Row = (), /) -> None:
-        """Run the statement once, after all waiting ones.
+        """Run the statement once, after all pending ones.
 
         A change of the rows in a list is written as a join with the list. Otherwise, the server may scan the
         whole table while it is small, and wait for every row that another transaction has locked.
@@ -129,14 +129,14 @@ class MultiStatementCursor:
         return self._last
 
     def executemany(self, sql: str, rows: Sequence[Row], /, *, before: str = "") -> list[Answer]:
-        """Add the statement, prefixed with `before`, to run once per row; return its future replies."""
+        """Add the statement, prefixed with `before`, once per row; return the future replies."""
         self._read = 0
         written = [(before + text, values) for text, values in _written_many(sql, rows)]
         self._last = [self._sender.put(*one) for one in written]
         return self._last
 
     def each(self, asked: Iterable[Written]) -> list[Sequence[tuple[Value, ...]]]:
-        """Return the rows of several queries, after all waiting statements, in one round trip."""
+        """Run several queries after all pending statements, in one round trip; return their rows."""
         answers = [self.put(*written)[0] for written in asked]
         self._sender.send()
         return [answer.rows for answer in answers]
@@ -160,7 +160,7 @@ class MultiStatementCursor:
         self._sender.send()
 
     def drop(self) -> None:
-        """Drop the waiting statements without running them."""
+        """Drop the pending statements without running them."""
         self._sender.drop()
 
 
@@ -187,9 +187,9 @@ def _written_many(sql: str, rows: Sequence[Row]) -> Iterator[Written]:
 
 
 def _spread(sql: str, values: Row) -> Written:
-    """Return the statement with one parameter per value of its lists; aiomysql does not accept lists."""
+    """Return the statement with one parameter per value in its lists; aiomysql does not accept lists."""
     spread: list[Parameter] = []
-    text, *parts = sql.split(_LISTED)  # the text before each list, and after the last one
+    text, *parts = sql.split(_LISTED)  # the SQL before each list and after the last one
     for value in values:
         if isinstance(value, tuple):
             text += f" IN ({', '.join(['%s'] * len(value))}){parts.pop(0)}"
@@ -215,7 +215,7 @@ def _bounded(rows: Sequence[Row]) -> Iterator[list[Row]]:
 
 @attrs.frozen
 class _Many:
-    """A statement for one row, split at the position where more rows can be inserted."""
+    """A statement for one row, split at the position where more rows can be added."""
 
     before: str
     first: str
@@ -229,7 +229,7 @@ class _Many:
 
 @lru_cache(maxsize=256)
 def _listed(sql: str) -> _Many | None:
-    """Return a change of a list's rows as a join with the list, its last parameter; None for others."""
+    """Return a change of the rows in a list as a join with the list; None for other statements."""
     verb, _, rest = sql.partition(" ")
     before, is_there, after = rest.partition(_LISTED)
     if verb not in {"UPDATE", "DELETE"} or not is_there:
@@ -240,7 +240,7 @@ def _listed(sql: str) -> _Many | None:
 
 @lru_cache(maxsize=256)
 def _many(sql: str) -> _Many:
-    """Return an INSERT, UPDATE or DELETE of one row in its form for many rows."""
+    """Return the form for many rows of an INSERT, UPDATE or DELETE of one row."""
     verb, _, rest = sql.partition(" ")
     if verb == "INSERT":
         before, values, rest = sql.rpartition(_VALUES)
@@ -252,7 +252,7 @@ def _many(sql: str) -> _Many:
 
 
 def _joined(verb: str, rest: str, width: int) -> _Many:
-    """Return the UPDATE or DELETE joined to a derived table of its rows, in their order."""
+    """Return the UPDATE or DELETE as a join with a derived table of its rows, in their order."""
     if verb == "DELETE":
         rest = rest.removeprefix("FROM ")
         verb = f"DELETE {rest.partition(' ')[0]} FROM"

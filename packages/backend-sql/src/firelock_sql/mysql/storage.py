@@ -1,9 +1,9 @@
 """A MySQL or MariaDB storage: the verbs that run for every job, in few round trips.
 
 A claim reads everything that it needs in one round trip. A server that serves every queue must first find the
-queues with work, which are nearly always the same as for the last claim. So one round trip checks this list:
-for each of its queues, it queries the next queue with work. If the result is the same list, no more queries
-are needed.
+queues with work, which are nearly always the same as for the last claim. So one round trip checks the list of
+these queues: for each queue, it queries the next queue with work. If the result is the same list, no more
+queries are needed.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ from firelock_sql.verbs.settle import apply_transitions
 from firelock_sql.verbs.suspensions import Suspension
 from firelock_sql.verbs.unique import unique_use
 
-# Checks in the same round trip whether jobs wait in lanes; these jobs are at the end of the index.
+# The query checks in the same round trip whether jobs wait in lanes; these jobs are at the end of the index.
 _IN_LANES = "FROM firelock_jobs INDEXED BY firelock_ready WHERE state = 'enqueued' AND lane > ''"
 _LANES = f"EXISTS (SELECT 1 {_IN_LANES}"
 _SERVER_TIMED = Text(f"SELECT server, {_LANES} AND queue IN :ids), {CLOCK} + :offset {LIVING} FOR KEY SHARE")
@@ -106,8 +106,8 @@ WHERE state = 'enqueued' AND session IS NULL AND queue = :queue LIMIT 1
 
 TAKERS |= {"mysql": take_deltas, "mariadb": take_deltas}
 
-_KEY_SECONDS = 5.0  # how long a call waits for a unique key that another transaction has locked
-_MOST_GUESSED = 32  # queues; if more queues have work, each of the others is found by a separate query
+_KEY_SECONDS = 5.0  # seconds that a call waits for a unique key that another transaction has locked
+_MOST_GUESSED = 32  # number of queues; if more queues have work, each of the others needs a separate query
 _T = TypeVar("_T")
 _COMMIT: Written = ("COMMIT", ())
 
@@ -127,11 +127,11 @@ class _Answers:
     has_lanes: bool
     paused: frozenset[str]
     next_due_at: int | None
-    others: Sequence[Sequence[Any]]  # the rows of the additional queries
+    others: Sequence[Sequence[Any]]  # rows of the additional queries
 
 
 class Claims:
-    """The search for claimable jobs, with the state that is kept between claims.
+    """The search for claimable jobs, including the state that is kept between claims.
 
     Args:
         database: the database of the storage.
@@ -142,14 +142,14 @@ class Claims:
         self._database, self._cursors = database, cursors
         self._memory = LaneMemory()
         self._turns = QueueTurns()
-        self._guess: list[str] = []  # the queues that had work the last time, in order
+        self._guess: list[str] = []  # the queues that had work at the last claim, in order
 
     def lanes_in(self, tx: Transaction) -> MysqlLanes:
-        """Return the lanes as this transaction sees them."""
+        """Return the lanes within this transaction."""
         return MysqlLanes(tx, cursor_of(tx), self._memory)
 
     def claim_nothing(self, tx: Transaction, request: ClaimRequest) -> Claim | None:
-        """Return an empty claim, or None if there may be work; end the transaction."""
+        """End the transaction; return an empty claim, or None if there may be work."""
         names = _once_each(request.queues)
         questions: list[_Question] = [(NEXT_WITH_WORK, {"previous": ""})]
         if names is not None:
@@ -201,7 +201,7 @@ class Claims:
         return ReadyRows(known.server, rows, known.next_due_at)
 
     def _find_in_named(self, tx: Transaction, request: ClaimRequest, names: Sequence[str]) -> ReadyRows:
-        """Return rows of the queues in their order; read the first queue together with the other facts."""
+        """Return rows of the queues in their order; read the first queue together with the other data."""
         asked = [] if request.left_out else names[:1]
         questions: list[_Question] = [(READY, {"queue": name, "most": request.limit}) for name in asked]
         known = self._query_first(tx, request, names, questions)
@@ -222,7 +222,7 @@ class Claims:
     def _query_first(
         self, tx: Transaction, request: ClaimRequest, names: Sequence[str], questions: Sequence[_Question]
     ) -> _Answers:
-        """Return the facts that a claim needs, including the time; lock the session."""
+        """Lock the session; return the data that a claim needs, including the time."""
         values = {"session": request.session, "ids": list(names), "offset": self._database.clock_offset}
         return _query_together(tx, (_SERVER_TIMED, values), questions if request.limit > 0 else [])
 
@@ -234,7 +234,7 @@ class Claims:
         opened: Sequence[str],
         first: Mapping[str, Sequence[ReadyRow]],
     ) -> ReadyRows:
-        """Return the rows of the open queues while jobs wait in lanes; `first` contains rows already read."""
+        """Return the rows of unpaused queues when jobs wait in lanes; `first` contains rows already read."""
         mixed = _PrefetchedClaim(tx, self.lanes_in(tx), self._cursors, request, opened=opened, first=first)
         rows = mixed.rows(self._turns)
         return ReadyRows(known.server, rows, known.next_due_at, mixed.next_claim_at)
@@ -269,7 +269,7 @@ class _PrefetchedClaim(MixedClaim):
 def _query_together(
     tx: Transaction, serving: _Question, questions: Sequence[_Question], *, is_last: bool = False
 ) -> _Answers:
-    """Return the facts that a claim needs and the results of the queries, all in one round trip."""
+    """Return the data that a claim needs and the results of the queries, using one round trip."""
     every: list[_Question] = [serving, (PAUSED, {}), (DUE, {}), (FIRING, {})]
     written = [_written(tx, *question) for question in [*every, *questions]]
     found: list[Sequence[Any]] = cursor_of(tx).each([*written, _COMMIT] if is_last else written)
@@ -317,11 +317,11 @@ _SET_OF_MEMBERS = f"{_SET_COMMON}, {', '.join(f'@{name} = %s' for name in _OF_ME
 
 @attrs.frozen
 class _Inserts:
-    """The statements for jobs that need only a queue, a priority and (with more columns) limits."""
+    """The statements for jobs that need only a queue, a priority and, with more columns, limits."""
 
     each: Text
     alike: Text
-    set_common: str  # sets the common values before `alike`
+    set_common: str  # statement that sets the common values before `alike`
 
 
 def _inserts(*more: str, are_members: bool = False) -> _Inserts:
@@ -340,8 +340,8 @@ def _inserts(*more: str, are_members: bool = False) -> _Inserts:
 _LIMITS = ("lane", "admission_json")
 _PLAIN, _LIMITED, _CALLED = _inserts(), _inserts(*_LIMITS), _inserts("relations_json")
 _MEMBERS, _LIMITED_MEMBERS = _inserts(are_members=True), _inserts(*_LIMITS, are_members=True)
-# Transactions that add members share the lock of the batch. Only after the lock can they check whether the
-# batch is open.
+# Transactions that add members share the lock of the batch. Only after they have acquired the lock can they
+# check whether the batch is open.
 _KEEP_OPEN = Text("SELECT is_unopened, is_cancelled FROM firelock_batches WHERE id = :batch FOR KEY SHARE")
 _IS_OPEN = Text("SELECT 1 FROM firelock_jobs WHERE id = :batch AND state = 'awaiting'")
 _LIST_MEMBER = Text(
@@ -351,7 +351,7 @@ _ADD_BATCH_CHANGE = insert_into("firelock_batch_deltas", "batch_id", "total", "a
 
 
 def _batch_of_all(jobs: Sequence[NewJob]) -> str | None:
-    """Return the batch if all jobs are members of it and need nothing else except limits; otherwise None."""
+    """Return the batch if all jobs are its members and use no other features than limits, else None."""
     relations = jobs[0].relations_json
     if relations is None or any(
         job.relations_json != relations or further(job) != NO_FURTHER for job in jobs
@@ -362,7 +362,7 @@ def _batch_of_all(jobs: Sequence[NewJob]) -> str | None:
 
 
 def _are_called(jobs: Sequence[NewJob]) -> bool:
-    """Return whether all jobs are called by other jobs, and otherwise need only a queue and a priority."""
+    """Return whether other jobs call all these jobs, which otherwise need only a queue and a priority."""
     return all(
         job.relations_json is not None
         and is_called(job.relations_json)
@@ -382,7 +382,7 @@ class MysqlStorage(SqlStorage):
 
     admits = frozenset({Feature.LIMITS, Feature.UNIQUE})
     fast_path_marks = (0, IS_MEMBER, HAS_MEMOS, IS_MEMBER | HAS_MEMOS)
-    first_wait_seconds = 0.0  # the second try, which skips locked rows, follows immediately
+    first_wait_seconds = 0.0  # no wait, because the second try, which skips locked rows, follows immediately
     _database: MysqlDatabase
 
     def __init__(self, shown: str, connect_url: str, connections: EnginePool, names: Names) -> None:
@@ -395,7 +395,7 @@ class MysqlStorage(SqlStorage):
 
     @override
     def _insert(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
-        """Store the jobs, in one round trip if they are plain and the unique index shows that all are new."""
+        """Store the jobs; this takes one round trip if all are plain and new by the unique index."""
         if any(unique_use(job) is not None for job in jobs):
             return self._insert_unique(jobs)
         if any(job.parents for job in jobs):
@@ -412,7 +412,7 @@ class MysqlStorage(SqlStorage):
     def _insert_members(
         self, tx: Transaction, jobs: Sequence[NewJob], batch_id: str, *, is_first: bool
     ) -> Sequence[bool | Duplicate]:
-        """Store members of a batch, in two round trips if all are new and the batch is open.
+        """Store members of a batch; this takes two round trips if all are new and the batch is open.
 
         Return which jobs are new.
         """
@@ -433,7 +433,7 @@ class MysqlStorage(SqlStorage):
         return [True] * len(jobs)
 
     def _insert_unique(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
-        """Store jobs, some of which have unique keys, and return the result of `_insert_any`.
+        """Store jobs, some of which have unique keys; return the result of `_insert_any`.
 
         Raises:
             StorageUnavailable: If another transaction has held one of the keys for the whole time.
@@ -528,10 +528,10 @@ class MysqlStorage(SqlStorage):
     def _settle_in(
         self, tx: Transaction, transitions: Sequence[Transition], query: Callable[[], _T]
     ) -> tuple[list[Applied], _T]:
-        """Settle; return the results and the result of `query`, whose queries are sent with the plain ends.
+        """Settle jobs; return the results and that of `query`, whose queries are sent with the plain ends.
 
-        If an end is not plain after all, apply all transitions by reading their rows, and run `query` again.
-        If other transactions have locked some of the jobs, settle only the others.
+        If an end turns out not to be plain, read the rows to apply all transitions, and run `query` again. If
+        other transactions have locked some of the jobs, settle only the others.
         """
         split = self._claimed_jobs.split(transitions, None)
         if not split.plain:
@@ -575,7 +575,7 @@ class MysqlStorage(SqlStorage):
             return results, found
         for batch_id, number in sorted(Counter(batches.values()).items()):
             store_batch_change(tx, batch_id, active=-number, succeeded=number)
-        return [  # the batch of a member may end because of this end
+        return [  # the batch of a member may end when the member ends
             Applied.RELEASE_NEEDED if one.job_id in batches else result
             for one, result in zip(transitions, results, strict=True)
         ], found
@@ -587,7 +587,7 @@ class MysqlStorage(SqlStorage):
         taken_away: Collection[str],
         query: Callable[[], _T],
     ) -> tuple[list[Applied], _T]:
-        """Settle the other jobs as `_settle_in` does; the results of `taken_away` are busy or missing."""
+        """Settle the other jobs as `_settle_in` does; report the jobs in `taken_away` as busy or missing."""
         locked = stored_among(tx, taken_away)
         free = [one for one in transitions if one.job_id not in taken_away]
         results, found = self._settle_in(tx, free, query)
@@ -644,7 +644,7 @@ class MysqlStorage(SqlStorage):
 def store_batch_change(
     tx: Transaction, batch_id: str, *, total: int = 0, active: int = 0, succeeded: int = 0
 ) -> None:
-    """Store the transaction's changes of a batch as a separate row, without a lock."""
+    """Store the transaction's changes to a batch as a separate row, without a lock."""
     row = {"batch_id": batch_id, "total": total, "active": active, "succeeded": succeeded}
     tx.run_many(_ADD_BATCH_CHANGE, [row])
 
@@ -657,7 +657,7 @@ _KNOWN = frozenset(
      "ssl_key", "ssl_capath", "ssl_cipher", "ssl_check_hostname", "read_default_file", "read_default_group"}
 )  # fmt: skip
 _CONNECT_SECONDS = 10
-_SILENT_SECONDS = 90  # without a reply for this long, the server is considered unreachable
+_SILENT_SECONDS = 90  # if there is no reply for this many seconds, the server is considered unreachable
 _POOL_SECONDS = 15.0
 _SEVERAL = 1 << 16  # CLIENT_MULTI_STATEMENTS: several statements share a round trip
 _FOUND_ROWS = 1 << 1  # CLIENT_FOUND_ROWS: the row count of an UPDATE includes unchanged matching rows
@@ -673,7 +673,7 @@ def open_url(url: str) -> SqlStorage:
 
 
 def open_engine(engine: Engine) -> SqlStorage:
-    """Return the storage in a caller's database, through the caller's own connections.
+    """Return the storage in a caller's database, which uses the caller's own connections.
 
     Raises:
         ConfigurationError: If the driver of the engine is neither PyMySQL nor mysqlclient.
@@ -689,7 +689,7 @@ def open_engine(engine: Engine) -> SqlStorage:
 
 
 def _driver_of(parsed: ServerUrl) -> str:
-    """Return the driver in the URL; without one, return mysqlclient if it is installed, otherwise PyMySQL.
+    """Return the URL's driver; if it has none, return mysqlclient if it is installed, otherwise PyMySQL.
 
     Raises:
         ConfigurationError: If the driver is not installed.

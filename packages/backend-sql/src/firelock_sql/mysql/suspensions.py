@@ -1,11 +1,12 @@
-"""Suspensions on MySQL and MariaDB: the fast path, which suspends several jobs in one round trip.
+"""Suspensions on MySQL and MariaDB: the fast path, which suspends several jobs with one round trip.
 
 Each statement handles all suspensions, because the reply to every statement must be read. A statement passes
 its result to the next ones in a session variable, a number with a bit for each job. Only the first query
 takes locks; at READ COMMITTED, the other statements see everything that was committed before these locks.
 
 A statement must not depend on the number of rows that the previous one has changed. MariaDB continues to
-execute the statements of a disconnected client. If it cannot send the reply to an UPDATE, ROW_COUNT() is -1.
+execute the statements of a disconnected client. If MariaDB cannot send the reply to an UPDATE, ROW_COUNT() is
+-1.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _LOCK = Text("""
 SELECT id, seq, queue, lane FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id
 FOR UPDATE NOWAIT
 """)
-_MOST = 60  # suspensions that share one number with a bit for each
+_MOST = 60  # number of suspensions that share one number with a bit for each of them
 _IS_OPEN = "parent.state <> 'succeeded' AND parent.state <> 'failed' AND parent.state <> 'deleted'"
 _IS_WAITING = "(@waits >> {}.number) & 1 = 1"
 _OF_RUN = ("number", "job", "session", "fence", "awaited", "jobs")
@@ -100,8 +101,8 @@ WHERE {_IS_WAITING.format("asked")} GROUP BY 1, 2
 def suspend_in_one_round_trip(
     tx: Transaction, cursor: MultiStatementCursor, suspensions: Sequence[Suspension]
 ) -> frozenset[str]:
-    """Suspend the jobs and commit; return the jobs that now wait."""
-    tx.may_repeat = True  # repeating is harmless: the run no longer holds a suspended job
+    """Suspend the jobs and commit; return the jobs that are waiting now."""
+    tx.may_repeat = True  # repeating the transaction is harmless: the run no longer holds a suspended job
 
     lock = _LOCK.compiled(tx.dialect)
     [locked] = cursor.put(lock.text, lock.bind({"ids": jobs_of(suspensions)}))

@@ -1,14 +1,14 @@
 """The start positions of claims while the index of ready jobs contains many jobs that are no longer ready.
 
-A snapshot that is held open anywhere on the server keeps the index entry of every job that was claimed since
-then. A read from the beginning of the index reads all of these entries: at 500 jobs per second, this is 1.8
-million entries per claim after an hour. Therefore, the statement that claims jobs measures its own duration.
-After several slow full reads, the next reads start, at each level (a priority of a queue), after the job that
-was claimed there last. Only an occasional read is full.
+While a snapshot is open anywhere on the server, the server keeps the index entry of every job that has been
+claimed since the snapshot. A read from the beginning of the index reads all of these entries: at 500 jobs per
+second, this is 1.8 million entries per claim after an hour. Therefore, the statement that claims jobs
+measures its own duration. A *level* is a priority in a queue. After several slow full reads, the following
+reads start, at each level, after the job that was claimed there last. Only an occasional read is full.
 
-A job is late if its position at its level was already passed. It waits for a full read. This happens to jobs
-that are handed back, and to jobs of a transaction that was open for longer than five seconds. While no
-snapshot is held open, no job waits. For jobs in lanes, `lanes.LaneFloors` does the same.
+A job is late if reads at its level have already passed its position. It waits for a full read. This happens
+to jobs that are handed back, and to jobs from a transaction that was open for longer than five seconds. While
+no snapshot is open, no job waits. For jobs in lanes, `lanes.LaneFloors` does the same.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from firelock_sql.postgresql.connect import number_array, text_array
 
 _LONG = 10_000  # microseconds; a longer read is slow; more time is allowed for each claimed job
 _MICROS_OF_A_JOB = 100
-_IN_A_ROW = 3  # slow reads in a row; the first read of dead entries marks them, so the next one is fast
+_IN_A_ROW = 3  # number of slow reads in a row; the first read of dead entries marks them, so the next is fast
 _REST = 20  # pause after a slow full read, as a multiple of its duration
-_LATE = 5_000_000  # microseconds that a transaction may stay open before its jobs wait for a full read
+_LATE = 5_000_000  # microseconds; jobs from transactions that are open longer wait for a full read
 _MOST_LEVELS = 1_000
 _BEFORE_ALL = (-1, -1)
 _LOWEST, _HIGHEST = -(1 << 31) - 1, 1 << 31  # lower and higher than any priority
 
 Level = tuple[str, int]  # queue, priority
-Place = tuple[int, int]  # time when it was enqueued, number
+Place = tuple[int, int]  # time at which the job was enqueued, its number
 Claimed = tuple[str, int, int, int]  # queue, priority, time, number
 
 
 @attrs.frozen
 class Probe:
-    """One part of a short read: a level after a place, or all priorities between two levels of a queue."""
+    """One part of a short read: a level after a position, or all priorities between two levels of a queue."""
 
     queue: str
     low: int
-    high: int  # equal to `low`: only that level; otherwise both bounds are excluded
+    high: int  # equal to `low`: only this level; otherwise, both bounds are excluded
     after: Place = _BEFORE_ALL
 
 
 @attrs.frozen
 class ClaimRead:
-    """A claim with its probes; without probes, it is a full read."""
+    """A claim with its probes; a claim without probes is a full read."""
 
     request: ClaimRequest
     probes: Sequence[Probe] | None = None
@@ -73,7 +73,7 @@ class ClaimRead:
 
 
 class ClaimStart:
-    """The known levels, and the progress of this process at each. Threads may share it."""
+    """The known levels, and the progress of this process at each level. Threads may share it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -95,7 +95,7 @@ class ClaimStart:
     def record(self, read: ClaimRead, claimed: Sequence[Claimed], result: Any) -> None:  # noqa: ANN401 - varies
         """Record the jobs that a read has claimed.
 
-        `result` is the duration in microseconds of a full read, or the unpaused queues of a short one.
+        `result` is the duration of a full read in microseconds, or the unpaused queues of a short read.
         """
         if read.probes is not None:
             self._record_short(read.request, claimed, set(result or ()))
@@ -110,7 +110,7 @@ class ClaimStart:
 
     def _record_short(self, request: ClaimRequest, claimed: Sequence[Claimed], queues: set[str]) -> None:
         self._pass(claimed)
-        if len(claimed) < request.limit:  # no more jobs were ready, so these levels are passed
+        if len(claimed) < request.limit:  # no more jobs were ready, so these levels have been read completely
             levels = [level for level in self._places.copy() if level[0] in queues]
             self._pass([(*level, request.now - _LATE, 0) for level in levels])
 
@@ -130,7 +130,7 @@ class ClaimStart:
 
 
 def _probes(queue: str, places: Mapping[Level, Place]) -> list[Probe]:
-    """Return the probes of a queue, the highest priorities first."""
+    """Return the probes of a queue, highest priorities first."""
     found: list[Probe] = []
     above = _HIGHEST
     for priority in sorted((priority for name, priority in places if name == queue), reverse=True):

@@ -1,8 +1,8 @@
 """Connections to PostgreSQL: poolers, timeouts, the meaning of errors, and the format of arrays.
 
-A pooler such as PgBouncer may give a client another server connection for each transaction. The state of a
-session is then lost, or visible to another client. A pooler is detected by process ids: when a connection
-starts, a server sends the id of its process, for cancel requests, but a pooler sends another id. For error
+A pooler such as PgBouncer may give a client another server connection for each transaction. In this case, the
+state of a session is lost or visible to another client. A pooler is detected by process ids: when a
+connection starts, a server sends its process id for cancel requests, but a pooler sends another id. For error
 codes, see appendix A of PostgreSQL's documentation.
 """
 
@@ -26,12 +26,14 @@ from firelock.storage import StorageError
 from firelock_sql.connections.server_database import Failure, Meaning
 from firelock_sql.schema.names import Names, set_names
 
-# A serialization failure, a deadlock, a lock timeout, or a unique key that another transaction has written.
+# Codes for a serialization failure, a deadlock, a lock timeout, or a unique key that another transaction has
+# written.
 LOCKED = "55P03"
 _CONFLICTS = frozenset({"40001", "40P01", LOCKED, "23505"})
 _LOST_CLASSES = frozenset({"08"})
 _LOST = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03"})
-# Out of resources, canceled, system errors, or read-only during a failover.
+# Codes for a lack of resources, a canceled statement, a system error, or a read-only server during a
+# failover.
 _PASSING_CLASSES = frozenset({"53", "57", "58", "55"})
 _NO_ROOM_CLASS, _DISK_FULL, _READ_ONLY = "53", "53100", "25006"
 _PASSING = frozenset({_READ_ONLY, "25P02", "0A000"})
@@ -45,17 +47,18 @@ _HINTS = {
     "25006": "the server does not accept writes: it is a standby, or is becoming one",
 }
 
-# A prepared statement does not exist, or its name is in use: a pooler has switched the server connection.
+# Codes for a prepared statement that does not exist or whose name is in use: a pooler has switched the server
+# connection.
 UNPREPARED = frozenset({"26000", "42P05"})
 _UNPREPARED_HINT = "for asyncpg behind a pooler, use the settings in docs/sql.md"
 
 _NEVER_CONNECTED = ("connection failed", "connection is bad", "connection timeout", "failed to resolve host")
 _NOISE = (
     re.compile(r"^connection (failed|is bad): "),
-    re.compile(r"^connection to server .* failed: FATAL: +"),  # the message starts with the URL
+    re.compile(r"^connection to server .* failed: FATAL: +"),  # our message starts with the URL
 )
-# Messages of refused connections that cannot succeed until a person changes something. Messages in languages
-# other than English do not match, so the connection is retried.
+# Messages for refused connections that cannot succeed until a person changes something. Messages in other
+# languages than English do not match, so these connections are retried.
 _REFUSALS = (
     ("password authentication failed|SASL authentication failed", _HINTS["28P01"]),
     ("no password supplied", "add one to the URL or to a password file"),
@@ -99,7 +102,7 @@ def read_failure(error: BaseException) -> Failure | None:
 
 
 def _of_another_driver(error: BaseException) -> Failure | None:
-    """Return the meaning of an error of a caller's asyncpg or psycopg2 connection; None for other errors."""
+    """Return the meaning of an error on a caller's asyncpg or psycopg2 connection; None for other errors."""
     code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     if not isinstance(code, str):
         return None
@@ -164,7 +167,7 @@ log = logging.getLogger(__name__)
 
 OLDEST = 13
 _ASK = "SELECT pg_backend_pid(), version()"
-_MAJOR = 10_000  # for libpq's version numbers: 150004 is 15.4
+_MAJOR = 10_000  # divisor for libpq's version numbers: 150004 is 15.4
 _SIMILAR = {"-YB-": "YugabyteDB", "Redshift": "Redshift", "Greenplum": "Greenplum", "QuestDB": "QuestDB"}
 
 
@@ -173,10 +176,10 @@ class ConnectionPath:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self.is_pooled: bool | None = None  # None: no connection so far
+        self.is_pooled: bool | None = None  # None: no connection was opened so far
 
     def set_up(self, driver: Any) -> None:  # noqa: ANN401 - a psycopg connection with any rows
-        """Set up a new connection, which is in autocommit mode; the first one takes a round trip.
+        """Set up a new connection, which is in autocommit mode; this takes a round trip for the first one.
 
         Raises:
             StorageError: If Firelock does not support this server.
@@ -204,7 +207,7 @@ def require_usable(name: str, version: str, number: int) -> None:
     """Check that the server is PostgreSQL, and new enough.
 
     Raises:
-        StorageError: If it is another database with PostgreSQL's protocol, or if it is too old.
+        StorageError: If it is another database that uses PostgreSQL's protocol, or if it is too old.
     """
     other = next((product for mark, product in _SIMILAR.items() if mark in version), None)
     if other is None and not version.startswith("PostgreSQL "):
@@ -233,10 +236,10 @@ class ReplyTimeoutConnection(psycopg.Connection[Any]):
         return super().wait(self._limited(gen), *args, **named)
 
     def _limited(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        """Run the generator until the timeout.
+        """Run the generator until it returns or the timeout expires.
 
         Raises:
-            OperationalError: If no reply arrives in time. This is detected because psycopg continues the
+            OperationalError: If no reply arrives in time. The timeout is detected because psycopg resumes the
                 generator from time to time even without a reply.
         """
         deadline = time.monotonic() + self.reply_seconds
@@ -279,7 +282,7 @@ def dialect_of(driver: str, names: Names) -> Dialect:
 
 def text_array(values: Sequence[str | None]) -> str:
     """Return strings as one string that can be cast to text[]."""
-    if None not in values:  # usually no value needs escaping, and this is five times as fast
+    if None not in values:  # usually no value needs escaping, and this way is five times as fast
         joined = '","'.join(values)  # type: ignore[arg-type]  # no value is None
         if "\\" not in joined and joined.count('"') == 2 * (len(values) - 1):
             return f'{{"{joined}"}}'

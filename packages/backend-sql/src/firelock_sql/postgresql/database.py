@@ -45,10 +45,11 @@ _LOCK_TIMEOUT, _BRIEF_TIMEOUT = "2s", f"{BRIEF_SECONDS * 1_000:.0f}ms"
 
 
 def _limits(lock_timeout: str) -> str:
-    """Return the statements that set the timeouts of a transaction, in the same round trip as its beginning.
+    """Return the statements that set the timeouts of a transaction; they are sent together with its BEGIN.
 
-    They are set within the transaction, because a pooler may give the connection to other clients. The third
-    one ends transactions of processes that hang or are disconnected, because others need the locked rows.
+    The timeouts are set within the transaction, because a pooler may give the connection to other clients.
+    The third statement ends transactions of processes that hang or are disconnected, because others need the
+    locked rows.
     """
     return (
         f"SET LOCAL lock_timeout = '{lock_timeout}'; SET LOCAL statement_timeout = '30s'"
@@ -68,7 +69,7 @@ _SESSION = "; ".join(
     + ["SET idle_in_transaction_session_timeout = '10s'"]
     + [f"SET {name} = {value}" for name, value in _PLANNING.items()]
 )
-_PREPARED = 300  # statements per connection; more than Firelock has, so that none is prepared repeatedly
+_PREPARED = 300  # statements per connection; more than Firelock uses, so that none is prepared repeatedly
 _ASK_PLANNING = "SELECT " + ", ".join(f"current_setting('{name}')" for name in _PLANNING)
 _PLAN_AS_USUAL = "SELECT " + ", ".join(
     f"set_config('{name}', %s, true)" for name in ("lock_timeout", *_PLANNING)
@@ -76,17 +77,17 @@ _PLAN_AS_USUAL = "SELECT " + ", ".join(
 _AS_USUAL = "; ".join(f"SET LOCAL {name} TO DEFAULT" for name in _PLANNING)
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 # A transaction that has only locked rows need not wait for the disk. A rollback would have the same effect,
-# but psycopg discards all prepared statements after it.
+# but psycopg discards all prepared statements after a rollback.
 _COMMIT_WITHOUT_WAIT = "SET LOCAL synchronous_commit TO off; COMMIT"
 _WRITE = f"{_BEGIN}; {_limits(_LOCK_TIMEOUT)}; {_AS_USUAL}; {_NOW}"
 _READ = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_limits(_LOCK_TIMEOUT)}; {_AS_USUAL}; {_NOW}"
 _RESULTS_BEFORE_NOW = 1 + 3 + len(_PLANNING)
 _WAIT_BRIEFLY = f"SET LOCAL lock_timeout = '{_BRIEF_TIMEOUT}'"
 _WRITE_BRIEFLY = f"{_BEGIN}; {_limits(_BRIEF_TIMEOUT)}; {_AS_USUAL}; {_NOW}"
-_SCHEMA_LOCK = 0x4669_7265_6C6F_636B  # "Firelock": one migration at a time
-# Creating an index of ten million rows takes minutes. So a migration may wait long for another one, which
-# blocks nothing else. But all other transactions queue behind a statement that waits for a table, so such a
-# statement gives up soon and the migration is retried.
+_SCHEMA_LOCK = 0x4669_7265_6C6F_636B  # "Firelock": the lock that allows one migration at a time
+# Creating an index of ten million rows takes minutes. So a migration may wait a long time for another
+# migration, because this wait does not block other work. But all other transactions queue behind a statement
+# that waits for a table, so such a statement gives up soon and the migration is retried.
 _OTHER_MIGRATION = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '30s'"
 _MIGRATION = "SET LOCAL lock_timeout = '2s'"
 
@@ -115,7 +116,7 @@ class PostgresqlDatabase(ServerDatabase):
 
     @property
     def is_direct(self) -> bool:
-        """Whether connections are our own, and each has a fixed server connection, without a pooler."""
+        """Whether the connections are our own, and each has a fixed server connection without a pooler."""
         return self._connections.is_own and self.connection_path.is_pooled is False
 
     def in_one_round_trip(self, work: Callable[[Any], _T], *, lock_seconds: float | None = None) -> _T:
@@ -143,8 +144,8 @@ class PostgresqlDatabase(ServerDatabase):
     def write_planned(self, work: Callable[[Transaction], _T], *, is_brief: bool = False) -> _T:
         """Do the same as `write` or `write_briefly`, with the planner settings of the hot path.
 
-        Statements are planned once, and use indexes. This requires that `is_direct` is true. The time is read
-        only when the work needs it.
+        Statements are planned only once, and use indexes. This requires that `is_direct` is true. The time is
+        read only if the work needs it.
 
         Raises:
             RowLocked: If a brief transaction has waited too long for a lock.
@@ -204,7 +205,7 @@ class PostgresqlDatabase(ServerDatabase):
     def begin(
         self, checkout: Checkout, *, is_writing: bool, is_brief: bool = False
     ) -> tuple[Cursor, int | Callable[[], int]]:
-        """Begin a transaction; on our own connections, a writing transaction begins without a round trip."""
+        """Begin a transaction; on our own connections, a writing transaction needs no round trip for this."""
         if is_writing and self._is_checked and self.is_direct and psycopg.Pipeline.is_supported():
             return self._begin_pipelined(checkout.driver, _BRIEF_TIMEOUT if is_brief else _LOCK_TIMEOUT)
         kind = PreparingCursor if self._is_checked and self.is_direct else BundlingCursor
@@ -328,7 +329,7 @@ class PostgresqlDatabase(ServerDatabase):
 
     @override
     def describe(self) -> Mapping[str, str]:
-        described = health.describe(self)  # opens a connection, which detects a pooler
+        described = health.describe(self)  # this opens a connection, which detects a pooler
         pooler = "between this process and the server" if self.connection_path.is_pooled else "none"
         return {**described, "pooler": pooler, "wake": self.wake.describe()}
 
@@ -338,7 +339,7 @@ class PostgresqlDatabase(ServerDatabase):
 
 
 def _set_reply_timeout(cursor: Any, *, is_off: bool) -> None:  # noqa: ANN401 - psycopg's
-    """Let the connection wait for replies without a limit, or for the usual time.
+    """Make the connection wait for replies without a limit, or with the usual timeout.
 
     The operating system closes the connection if the server is unreachable: see `_connect_args`.
     """
@@ -350,7 +351,7 @@ def _set_reply_timeout(cursor: Any, *, is_off: bool) -> None:  # noqa: ANN401 - 
 def _is_stale(driver: psycopg.Connection[Any]) -> bool:
     """Return whether the server has closed an idle connection.
 
-    The first read may return its last message, and the second one the end of the stream.
+    The first read may return the server's last message, and the second read the end of the stream.
     """
     try:
         driver.pgconn.consume_input()

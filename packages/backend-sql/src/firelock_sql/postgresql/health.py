@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class HealthBounds:
     """The thresholds above which findings are reported."""
 
-    old_seconds: int = 300  # age of a transaction; transactions of upkeep take a few seconds
+    old_seconds: int = 300  # age of a transaction; upkeep's own transactions take a few seconds
     idle_seconds: int = 60
     dead_rows: int = 50_000
     dead_share: float = 0.2  # share of the live rows
@@ -106,7 +106,7 @@ def describe(database: ServerDatabase) -> Mapping[str, str]:
 
 
 def durability(settings: Mapping[str, str]) -> str:
-    """Return a description of what a crash can lose with the settings of this connection."""
+    """Return a description of the data that a crash can lose with the settings of this connection."""
     if settings["fsync"] == "off":
         return "fsync off: a power failure may destroy the database"
     if settings["full_page_writes"] == "off":

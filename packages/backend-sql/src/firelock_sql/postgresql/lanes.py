@@ -1,12 +1,12 @@
-"""Lanes on PostgreSQL: claims from lanes in few statements, regardless of the number of lanes and keys.
+"""Lanes on PostgreSQL: claims of jobs in lanes with few statements, however many lanes and keys there are.
 
 Transactions lock the session first, then the ended jobs, then keys, and then the jobs that they claim. A
 transaction waits for keys, in their order, only while it has not locked any key; after that, it never waits
-for a key. It also creates new keys only before it has locked one, in their order. So no two claims can
-deadlock.
+for a key. A transaction also creates new keys only before it has locked one, and in their order. So no two
+claims can deadlock.
 
 The holders of a key are read by a separate statement after the one that locks the key. The snapshot of the
-locking statement is older than the lock, so it would not show the commits of previous lock holders.
+locking statement is older than the lock, so it would not include the commits of previous lock holders.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ _IN_ORDER = "ORDER BY lane LIMIT 1"
 
 
 def _next(after: str) -> str:
-    """Return a query for the lane after another one, which takes one index lookup."""
+    """Return a query for the lane after another one; the query takes one index lookup."""
     return f"SELECT lane {_OF_QUEUE} AND lane > {after} {_IN_ORDER}"
 
 
 def _next_from_floor(after: str) -> str:
-    """Return a query for the lane after another one, which reads only a small part of the deepest lane.
+    """Return a query for the lane after another one; it reads only a small part of the deepest lane.
 
-    A snapshot that is held open keeps the old index entries of that lane, so reads of that lane start at a
-    floor.
+    While a snapshot is open, the old index entries of the deepest lane are kept, so reads of that lane start
+    at a floor.
     """
     of_deep = f"SELECT {_OF_QUEUE} AND lane = :deep AND priority"
     return f"""
@@ -60,7 +60,7 @@ SELECT coalesce(
 
 
 def _look(next_lane: Callable[[str], str], *, locked: str = "SKIP LOCKED") -> Text:
-    """Return the statement that reads the lanes of a queue, each with the query `next_lane`, and their keys.
+    """Return the statement that reads the lanes of a queue, using the query `next_lane`, and their keys.
 
     Each result row is a lane, a locked row of a key, a key that has a row, the settings of a key, or the
     duration in microseconds.
@@ -102,7 +102,7 @@ SELECT key, NULL, 0 FROM unnest(:keys::text[]) AS key
 ON CONFLICT (key) DO NOTHING RETURNING key
 """)
 _HEAD = ", ".join(CLAIMABLE)
-# The inner limits of 1,000 are for the planner, which ignores the limit around them.
+# The inner limits of 1,000 help the planner, which ignores the outer limit.
 HEADS = Text(f"""
 SELECT job.* FROM unnest(:lanes::text[], :shares::integer[]) AS asked (lane, share), LATERAL (
     SELECT * FROM (
@@ -160,7 +160,7 @@ _QUEUE, _PRIORITY, _ENQUEUED_AT, _SEQ, _LANE = map(
 _LONG = 1_500  # microseconds; a longer read is slow; more time is allowed for each lane
 _MICROS_OF_A_LANE = 20
 _DEEP = 1_000  # a lane from which at least this many jobs were claimed may slow down reads
-_IN_A_ROW = 3  # as for plain jobs: see `claim_start`
+_IN_A_ROW = 3  # the same as for plain jobs: see `claim_start`
 _REST = 20  # pause after a slow full read, as a multiple of its duration
 _MOST_LANES = 1_000
 _BEFORE_ALL = (-(1 << 31) - 1, -1, -1)
@@ -175,9 +175,9 @@ class _Floor:
 class LaneFloors:
     """The progress of claims in each lane, for reads that skip old index entries of an open snapshot.
 
-    For jobs with limits, it does the same as `ClaimStart` for others. After several slow reads, the next
-    reads start, in each lane, after the job that was claimed last. An occasional read is full and finds late
-    jobs. Threads may share it.
+    For jobs with limits, this class does the same as `ClaimStart` does for other jobs. After several slow
+    reads, the following reads start, in each lane, after the job that was claimed last. An occasional read is
+    full and finds late jobs. Threads may share it.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -202,7 +202,7 @@ class LaneFloors:
         return _BEFORE_ALL if floor is None else floor.place
 
     def deepest(self, queue: str) -> str:
-        """Return the lane from which most jobs were claimed; "" if no lane of the queue is known."""
+        """Return the lane from which most jobs were claimed; "" if no lane in the queue is known."""
         found = [
             (floor.claimed, lane) for (name, lane), floor in self._floors.copy().items() if name == queue
         ]
@@ -210,7 +210,7 @@ class LaneFloors:
         return deepest
 
     def record(self, micros: int, lanes: int) -> None:
-        """Record how long a full read took, and how many lanes it has read."""
+        """Record the duration of a full read and the number of lanes that it has read."""
         deepest = max((floor.claimed for floor in self._floors.copy().values()), default=0)
         if micros <= _LONG + _MICROS_OF_A_LANE * lanes or deepest < _DEEP:
             self._slow_reads = 0
@@ -224,7 +224,7 @@ class LaneFloors:
         if len(self._floors) > _MOST_LANES:
             self._floors.clear()
         for row in heads:
-            if len(row) <= _LANE:  # a job without limits
+            if len(row) <= _LANE:  # the job has no limits
                 continue
             floor = self._floors.setdefault((row[_QUEUE], row[_LANE]), _Floor(_BEFORE_ALL))
             place = (row[_PRIORITY], row[_ENQUEUED_AT], row[_SEQ])
@@ -236,7 +236,7 @@ class LaneFloors:
 
 
 class KnownQueuesClaim(MixedClaim):
-    """A claim for which the queues with lanes and the queues with other work are already known.
+    """A claim for which it is already known which queues have lanes and which have other work.
 
     Args:
         tx: the transaction.
