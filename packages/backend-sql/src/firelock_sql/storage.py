@@ -251,7 +251,7 @@ class SqlStorage(
 
     @property
     def clock_offset(self) -> int:
-        """The microseconds that are added to the database's clock."""
+        """The number of microseconds that are added to the database's clock."""
         return self._database.clock_offset
 
     @clock_offset.setter
@@ -395,7 +395,7 @@ class SqlStorage(
         """Settle the transitions; write plain ends without reading rows, and others after reading them."""
 
     def _suspend_jobs(self, transitions: Sequence[Transition]) -> Collection[str]:
-        """Suspend jobs on the fast path for suspensions; return the suspended ones."""
+        """Suspend jobs on the fast path for suspensions; return the jobs that were suspended."""
         if not any(map(_waits_for, transitions)):
             return ()
         suspensions = find_suspensions(transitions)

@@ -545,7 +545,7 @@ LEVELS = ("debug", "info", "warning", "error")
 _TEXT_LIMIT = 4_096
 _LONGEST_WAIT = 2.0  # seconds to wait for the flush of another thread
 _LOCKED_REST = 1.0  # seconds after which the lines of a locked job are sent again
-_JOB_LIMIT = 1_000  # maximum number of waiting lines per job; a storage does not keep more lines either
+_JOB_LIMIT = 1_000  # maximum number of buffered lines per job; a storage does not keep more lines either
 
 
 @attrs.define(eq=False)
@@ -676,7 +676,7 @@ def _is_finite(value: object) -> bool:
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # an integer too large for a float
+    except OverflowError:  # the integer is too large for a float
         return False
 
 
@@ -703,5 +703,5 @@ class Snooze:
         ValueError: The delay is not a duration, or is negative or longer than a year.
     """
 
-    after: timedelta = attrs.field(converter=_to_span)  # numbers are seconds
+    after: timedelta = attrs.field(converter=_to_span)  # a number is interpreted as seconds
     reason: str = attrs.field(default="snoozed", converter=printable)

@@ -1,4 +1,4 @@
-"""The versions of the schema with which this code works.
+"""The schema versions that this code can use.
 
 `tables.py` creates the schema. That module loads the code of every dialect, so only migrations import it.
 """

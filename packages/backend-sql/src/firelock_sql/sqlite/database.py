@@ -49,7 +49,7 @@ class SqliteDatabase(Database):
     def __init__(self, url: SqliteUrl, wall_nanos: Callable[[], int] = time.time_ns) -> None:
         self.url = url
         self._wall_nanos = wall_nanos  # SQLite itself has no clock
-        self.name = self.connect_url = str(url)  # it contains no password
+        self.name = self.connect_url = str(url)  # the URL of a file contains no password
         self.dialect = SQLiteDialect_pysqlite(paramstyle="qmark")
         self._connections = FileConnections(url)
         is_waking = url.is_waking and hasattr(socket, "AF_UNIX")
@@ -532,7 +532,8 @@ def translated(path: Path) -> Iterator[None]:
 def _hint(code: int, path: Path) -> str:
     if code == sqlite3.SQLITE_CANTOPEN and not path.parent.is_dir():
         return f"the folder {path.parent} does not exist"
-    if code == sqlite3.SQLITE_IOERR and _is_full(path):  # SQLite reports this if it cannot create its files
+    # SQLite reports an I/O error if it cannot create its files
+    if code == sqlite3.SQLITE_IOERR and _is_full(path):
         return _NO_SPACE
     return _HINTS.get(code, "")
 
@@ -554,8 +555,8 @@ _FIELDS = 8
 def is_written_here(path: Path) -> bool | None:
     """Return whether a transaction of this process writes to the file; None if this is unknown.
 
-    This reads the system's list of locks, because opening and closing the file would release the locks of
-    this process.
+    This function reads the system's list of locks, because opening and closing the file would release the
+    locks of this process.
     """
     try:
         inode = str(path.with_name(f"{path.name}-shm").stat().st_ino)

@@ -61,7 +61,7 @@ _PROCESSING, _SUCCEEDED, _ENQUEUED = State.PROCESSING.value, State.SUCCEEDED.val
 _OWN = ("id", "arguments", "created_at")
 _own, _kind_and_own = attrgetter(*_OWN), attrgetter(*KIND, *_OWN)
 _WITH_LANE = ("lane", "admission_json", *_OWN)
-_SIZES = (100, 10, 1)  # rows in one VALUES
+_SIZES = (100, 10, 1)  # numbers of rows per VALUES list
 _IS_OPEN = Text("""
 SELECT 1 FROM firelock_batches AS batch JOIN firelock_jobs AS job ON job.id = batch.id
 WHERE batch.id = :id AND is_unopened = 0 AND is_cancelled = 0 AND job.state = 'awaiting'

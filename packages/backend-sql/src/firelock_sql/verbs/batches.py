@@ -111,7 +111,7 @@ def _release_batch(tx: Transaction, id: str, room: int) -> int:
     """Update the batch from its counts, and move some of its members; return the number checked."""
     row = load_rows(tx, [id], is_patient=False).get(id)
     if row is None and tx.adds_deltas and tx.all(_OF_BATCHES, ids=[id]):
-        return 0  # another transaction has locked it
+        return 0  # another transaction has locked the batch
     batch = load_batches(tx, [id], is_patient=False).get(id)
     if row is None:
         for statement in _GONE:

@@ -177,7 +177,7 @@ def _release_parents(
     after = int(listed[0][1] or 0)
     ids = [str(parent_id) for parent_id, _ in (listed[:1] if after else takewhile(_is_new, listed))]
     found = tx.all(_OPEN_EDGES, ids=ids, after=after, most=room)
-    partly = str(found[-1][0]) if len(found) == room else None  # it may have more children
+    partly = str(found[-1][0]) if len(found) == room else None  # the parent may have more children
     edges: dict[str, list[tuple[int, str, str]]] = {id: [] for id in ids if partly is None or id <= partly}
     for parent_id, *edge in found:
         edges[parent_id].append(tuple(edge))
@@ -287,8 +287,8 @@ class _Moves:
     children: Mapping[str, JobRow]
     batches: Mapping[str, BatchRow]  # children that are batches
     unopened: Collection[str] = ()  # unopened batches, whose members therefore keep waiting
-    deleted: dict[str, tuple[JobRow, str]] = attrs.field(factory=dict)  # the parent, and the reason
-    satisfied: dict[str, str] = attrs.field(factory=dict)  # the reason
+    deleted: dict[str, tuple[JobRow, str]] = attrs.field(factory=dict)  # the parent and the reason, by child
+    satisfied: dict[str, str] = attrs.field(factory=dict)  # the reason, by child
 
     def is_waiting(self, id: str) -> bool:
         """Return whether the child waits and is not about to be deleted."""
@@ -328,7 +328,7 @@ def _move_children(tx: Transaction, moves: _Moves) -> None:
 
 
 def resume(tx: Transaction, row: JobRow, reason: str) -> None:
-    """Enqueue a job that has waited."""
+    """Enqueue a job that no longer needs to wait."""
     row.move(
         tx, State.ENQUEUED, reason=reason, changed_at=tx.now, enqueued_at=tx.now, due_at=None, waits_for=None
     )
@@ -337,7 +337,7 @@ def resume(tx: Transaction, row: JobRow, reason: str) -> None:
 
 
 def keep_waiting(row: JobRow, reason: str, at: int) -> None:
-    """Let the job continue to wait, for another reason."""
+    """Let the job continue to wait, but for another reason."""
     row.change({"reason": reason, "changed_at": at})
     row.note(State.AWAITING, at, reason)
 
@@ -355,7 +355,7 @@ def delete_children(tx: Transaction, parent_id: str, limit: int) -> int:
     counts = MemberCounts(tx, rows.values())
     parent = rows.pop(parent_id, None)
     if parent is None or parent.expires_at is None or parent.expires_at > tx.now:
-        return 0  # it was requeued, locked or pruned by another transaction
+        return 0  # another transaction has requeued, locked or pruned the job
     edges = [(seq, child, awaited) for _, seq, child, awaited in found]
     still_open = _still_open(tx, {parent_id: edges})[parent_id]
     waiting = {child for _, child, _ in still_open}

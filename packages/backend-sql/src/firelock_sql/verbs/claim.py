@@ -271,7 +271,7 @@ def ready_of(tx: Transaction, queue: str, limit: int) -> list[ReadyRow]:
 
 
 def taking(tx: Transaction, request: ClaimRequest, queues: int) -> TakeReady:
-    """Return the function that locks and returns rows outside of lanes, for a claim of this many queues."""
+    """Return the function that locks and returns rows outside lanes, for a claim of this many queues."""
     if request.left_out:
         return NearRows(tx, request.left_out, queues).take
     return partial(ready_of, tx)
@@ -306,7 +306,7 @@ class MixedClaim:
             lanes, cursors, tx.now, ended=ended, freed=freed, left_out=request.left_out,
             share=examined_share(len(names)),
         )  # fmt: skip
-        self._given: dict[str, set[str]] = {}  # by queue: jobs without limits
+        self._given: dict[str, set[str]] = {}  # jobs without limits, by queue
 
     @property
     def next_claim_at(self) -> int | None:

@@ -327,7 +327,7 @@ def _merged(tx: Transaction, query: _Query, walk: _Walk) -> Iterator[_Found]:
     chunk = max(_SMALLEST_CHUNK, 2 * batch // max(1, min(len(waiting), batch)))
     chunk = min(chunk, batch * (_HOPEFUL if walk.tested else 1))
     opened: list[_Part] = []  # parts that may have more rows
-    rows: list[_PartRow] = []  # read, but not yielded yet
+    rows: list[_PartRow] = []  # rows that were read, but not yielded yet
     while waiting or opened:
         left = Counter(part for _, part in rows)
         wanted = [part for part in opened if left[part] <= part.most // 8]

@@ -124,7 +124,7 @@ class SqlLanes(KeyedLanes[Row]):
         self._tx = tx
         # pairs of a key and the numbers of the jobs that it lists
         self._listed: list[tuple[str, Iterable[str]]] = []
-        # by queue and lane: the numbers of the jobs that were returned
+        # numbers of the jobs that were returned, by queue and lane
         self._given: dict[tuple[str, str], set[str]] = {}
         self.unreadable: list[str] = []
 
@@ -309,7 +309,7 @@ class LockedKeys:
 
 
 def read_keys(rows: Iterable[Row]) -> dict[str, KeyRow]:
-    """Return the rows of keys, by key."""
+    """Return the rows of keys as a mapping by key."""
     return {
         key: KeyRow(None if holders is None else tuple(holders.split()), next_arrival_at)
         for key, holders, next_arrival_at in rows
@@ -401,7 +401,7 @@ def queues_with_lanes(tx: Transaction) -> list[str]:
 
 
 class SqlLimitVerbs(SqlVerbs):
-    """The verbs for single limit keys."""
+    """The verbs for individual limit keys."""
 
     @override
     def spend(self, key: str, *, cost: int = 0, until: int | None = None) -> int:
@@ -435,7 +435,7 @@ class SqlLimitVerbs(SqlVerbs):
 
     @override
     def find_keys(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[KeyState]:
-        """See `Storage.find_keys`. This reads every lane, with one index lookup per lane."""
+        """See `Storage.find_keys`. This verb reads every lane, with one index lookup per lane."""
         self._offers_limits(prefix)
         return self._database.read(
             lambda tx: _KeyStates(tx, prefix, after, limit, self._lanes_in(tx)).found()
@@ -445,7 +445,7 @@ class SqlLimitVerbs(SqlVerbs):
     def find_waiting(
         self, key: str, *, after: int = 0, limit: int = 100, job_id: str | None = None
     ) -> WaitingJobs:
-        """See `Storage.find_waiting`. Like `find_keys`, this reads every lane."""
+        """See `Storage.find_waiting`. Like `find_keys`, this verb reads every lane."""
         self._offers_limits(key)
 
         def read(tx: Transaction) -> WaitingJobs:
@@ -539,7 +539,7 @@ def _others(key: str, lanes: Iterable[tuple[str, str]]) -> tuple[str, ...]:
 
 
 class _Line:
-    """The jobs that wait for a key, in their order, and the position of one of them."""
+    """The jobs that wait for a key, in order, and the position of one of them."""
 
     def __init__(self, tx: Transaction, lanes: SqlLanes, key: str, job_id: str | None) -> None:
         self._tx = tx
@@ -589,7 +589,7 @@ class _Listed:
 
 
 def listed_jobs(tx: Transaction, refs: Collection[str]) -> dict[str, _Listed]:
-    """Return the listed jobs, by number."""
+    """Return the listed jobs, keyed by their numbers."""
     rows = tx.all(_LISTED, seqs=sorted(map(int, refs))) if refs else []
     return {
         str(seq): _Listed(id, lane or "", HolderFacts(session is not None, read_state(state) in FINAL_STATES))

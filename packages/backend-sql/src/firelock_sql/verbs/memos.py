@@ -35,7 +35,7 @@ from firelock_sql.rows.job_row import (
 from firelock_sql.rows.memo_row import memo_size, memo_total, put_memo, read_memo, read_memos
 from firelock_sql.verbs.children import decide_all_of, resume
 
-# jobs in these states accept no signals from outside
+# states in which jobs accept no signals from outside
 _UNWATCHED = frozenset({State.SUCCEEDED, State.DELETED})
 IS_KNOWN = Text("SELECT 1 FROM firelock_jobs WHERE id = :id")
 HOLDS = Text(f"SELECT 1 FROM firelock_jobs WHERE {IS_HELD}")  # noqa: S608 - ours

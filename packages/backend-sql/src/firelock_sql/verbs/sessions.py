@@ -43,10 +43,10 @@ from firelock_sql.verbs.settle import clear_tail, return_to_queue
 
 _SECOND = 1_000_000
 _LONGEST_WAIT = _SECOND // 4  # a longer wait for the database may have delayed renewals as well
-_MOMENT = 0.05  # seconds; longer than a short transaction of Firelock takes
+_MOMENT = 0.05  # seconds; long enough for a short transaction of Firelock to end
 _LONG_CLOSING = 60 * _SECOND  # the time after which `firelock doctor` lists the locked jobs
 _CLOSING_SHOWN, _LOCKED_SHOWN = 10, 3  # maximum number of sessions in the findings, and of jobs per session
-_TAKEN_AT_ONCE = 500  # jobs of a dead session per transaction, if the database locks rows
+_TAKEN_AT_ONCE = 500  # maximum number of jobs per transaction, if the database locks rows
 
 _FIELDS = tuple(field.name for field in attrs.fields(NewSession))
 _OF_RENEWAL = tuple(field.name for field in attrs.fields(Renewal) if field.name != "session")
@@ -182,7 +182,7 @@ class SqlSessionVerbs(SqlVerbs):
         ended = [self._end_expired(session, as_of) for session in expired]
         first = bisect_right(closing, self._continued_last)
         for session in [*closing[first:], *closing[:first]][:limit]:
-            # set this first, so that a session that causes an error cannot block the others in the next sweep
+            # this is set first, so that a session that causes an error cannot block others in the next sweep
             self._continued_last = session
             taken, number = self._continue_closing(session)
             ended.append(taken if number else None)
@@ -355,13 +355,13 @@ class _Blame:
     """The jobs for which a crash is counted when their session ends, and the reason in their history."""
 
     reason: str
-    running: frozenset[str] | None  # ids; None: all
+    running: frozenset[str] | None  # ids of the jobs; None for all jobs
 
     def is_for(self, job_id: str) -> bool:
         return self.running is None or job_id in self.running
 
     def text(self, held: Sequence[str]) -> str:
-        """Return the blame as JSON, to store with a session that holds these jobs."""
+        """Return the blame as JSON that is stored with a session that holds these jobs."""
         running = None if self.running is None else [id for id in held if id in self.running]
         return json.dumps({"reason": self.reason, "running": running})
 
@@ -392,7 +392,7 @@ class _Part:
     """The result of one transaction that returns jobs of a dead session."""
 
     taken: Taken
-    number: int  # jobs and tails
+    number: int  # number of jobs and tails
 
 
 def _find_expired(tx: Transaction, limit: int, as_of: int | None) -> list[str]:
@@ -459,7 +459,8 @@ def _take(tx: Transaction, dead: _Dead, ids: Sequence[str]) -> _Part:
     counts = MemberCounts(tx, rows.values())
     for id in ids:
         row = rows.get(id)
-        if row is None or row.session != dead.session:  # another transaction has locked it or stored its end
+        # another transaction has locked the job or stored its result
+        if row is None or row.session != dead.session:
             continue
         number += 1
         if row.state != State.PROCESSING:
@@ -480,7 +481,7 @@ def _take_last(tx: Transaction, dead: _Dead, ids: Sequence[str]) -> _Part:
     """
     part = _take(tx, dead, ids)
     left = len(_held_ids(tx, dead.session))
-    # if the session is locked, the next sweep does this
+    # if the session is locked, the next sweep deletes the mark
     if not left and tx.one(_LOCK_CLOSING, session=dead.session) is not None:
         tx.run(_CLOSED, session=dead.session, **_STAYS)
     return attrs.evolve(part, taken=attrs.evolve(part.taken, left=left))

@@ -70,7 +70,7 @@ def apply_transitions(
         return [apply_transitions(tx, [transition])[0] for transition in transitions]
     counts = MemberCounts(tx, rows.values())
     results: list[Applied] = []
-    changed: dict[int, JobRow] = {}  # by position of the result
+    changed: dict[int, JobRow] = {}  # changed rows by the positions of their results
     for place, transition in enumerate(transitions):
         row = rows.get(transition.job_id)
         if transition.job_id in busy:
@@ -119,7 +119,7 @@ def _load(
 def _apply(
     tx: Transaction, rows: Mapping[str, JobRow], transition: Transition, around: BatchesAround
 ) -> Applied:
-    """Apply the transition to the row if its conditions are met; return the result, ignoring children."""
+    """Apply the transition if its conditions are met, without changing child jobs; return the result."""
     row = rows[transition.job_id]
     job = cast("JobRecord", row)  # the rules read only fields that a row and a record share
     if row.state not in transition.from_states or not rules.is_holder(job, transition):
@@ -192,7 +192,7 @@ def _note_freed_key(tx: Transaction, row: JobRow) -> None:
 
 
 def _keep_error(tx: Transaction, row: JobRow, transition: Transition) -> dict[str, object]:
-    """Store the error of the failed attempt; return the columns of the job that show it."""
+    """Store the error of the failed attempt; return the job's columns that describe it."""
     error = transition.error
     assert error is not None  # noqa: S101 - the caller has checked it
     shown = {"type": error.type, "message": error.message, "fingerprint": error.fingerprint}

@@ -30,7 +30,7 @@ class Suspension:
     """A suspension that may take the fast path."""
 
     transition: Transition
-    signal: str | None  # the name of the signal that it waits for
+    signal: str | None  # the name of the signal that the job waits for
 
     @property
     def job_id(self) -> str:
@@ -73,7 +73,7 @@ def _read(one: Transition) -> Suspension:
 
 
 def jobs_of(suspensions: Sequence[Suspension]) -> list[str]:
-    """Return the jobs to suspend and the jobs for which they wait, in the order to lock them."""
+    """Return the jobs to suspend and the jobs for which they wait, in the order in which to lock them."""
     return sorted({id for one in suspensions for id in (one.job_id, *one.parents)})
 
 

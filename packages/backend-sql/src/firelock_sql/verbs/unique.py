@@ -123,7 +123,7 @@ LOCKERS: dict[str, Callable[[Transaction, Sequence[str]], None]] = {}
 @attrs.frozen
 class _PointedAt:
     row: UniqueRow
-    job: JobFacts | None  # None: the job was deleted
+    job: JobFacts | None  # None if the job was deleted
 
 
 def _read_stored(tx: Transaction, keys: Iterable[str]) -> dict[str, _PointedAt]:
@@ -150,7 +150,7 @@ class _Changed:
 
     row: JobRow
     calls: int = 0
-    last: NewJob | None = None  # its arguments, tags, priority and limits replace those of the job
+    last: NewJob | None = None  # a call whose arguments, tags, priority and limits replace those of the job
     due_at: int | None = None
 
 
@@ -184,7 +184,7 @@ class UniqueCalls:
         return changes or stored is None or not unique_is_taken(stored.row, stored.job, self._now)
 
     def answer(self, job: NewJob) -> Duplicate | None:
-        """Return the duplicate of a new job; None if the job now has the key, or needs none.
+        """Return the duplicate of a new job; None if the job now has the key, or does not use one.
 
         Raises:
             DuplicateJob: see `refuse_duplicate`.

@@ -95,7 +95,7 @@ class _Expired(NamedTuple):
     id: str
     marks: int
     relations_json: str | None
-    carries: int | None  # 1: its result is passed to a child
+    carries: int | None  # 1 if its result is passed to a child
     expires_at: int
     seq: int
 
@@ -123,7 +123,7 @@ class _Belongings(NamedTuple):
     tags: str
     created_at: int
     relations_json: str | None
-    is_holding: bool  # a limit key
+    is_holding: bool  # whether the job holds a limit key
 
 
 _BELONGINGS = Text("""
@@ -176,8 +176,8 @@ _SINCE = Text(f"{_ROLLUP} minute >= :since AND minute < :until ORDER BY minute, 
 class NextDue:
     """The next due times, and the storage's clock."""
 
-    first: int | None  # of scheduled jobs
-    firing: int | None  # of recurring jobs
+    first: int | None  # the next due time of scheduled jobs
+    firing: int | None  # the next due time of recurring jobs
     now: int
 
 
@@ -236,7 +236,7 @@ class SqlUpkeepVerbs(SqlVerbs):
         return checked
 
     def _release_children(self, limit: int) -> int:
-        """Release children; wait briefly for newly locked ones. Return the number of checked children."""
+        """Release children; wait briefly for newly locked children. Return the number of checked children."""
         done = self._database.write(partial(release_children, limit=limit))
         new, self._seen_locked = done.skipped - self._seen_locked, done.skipped
         if new and done.checked < limit:
@@ -408,7 +408,7 @@ def _enqueue(tx: Transaction, due: Sequence[_Due]) -> int:
 
 
 def _prune_jobs(tx: Transaction, ids: list[str]) -> int:
-    """Delete the jobs except changed and locked ones; return the number of deleted jobs."""
+    """Delete the jobs that are neither changed nor locked; return the number of deleted jobs."""
     held = [str(row[0]) for row in tx.all(_LOCK, ids=ids)]
     found = [_Belongings(*row) for row in tx.all(_BELONGINGS, ids=held, now=tx.now)]
     gone = [row.id for row in found]
@@ -425,7 +425,7 @@ def _prune_jobs(tx: Transaction, ids: list[str]) -> int:
         UNTAGGERS.get(tx.dialect.name, _untag)(tx, tags)
     for row in found:
         if row.is_holding:
-            tx.woken.add(ANY_QUEUE)  # jobs of other queues may wait for its keys
+            tx.woken.add(ANY_QUEUE)  # jobs in other queues may wait for the keys of the deleted job
         tx.moved(row.queue, row.state, None)
     return len(found)
 

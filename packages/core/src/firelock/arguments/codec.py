@@ -54,7 +54,7 @@ def unwrap(annotation: object) -> object:
             annotation = annotation.__supertype__
         elif get_origin(annotation) is typing.Annotated:
             annotation = get_args(annotation)[0]
-        elif type(annotation).__name__ == "TypeAliasType":  # exists from Python 3.12 on
+        elif type(annotation).__name__ == "TypeAliasType":  # this type exists only in Python 3.12 and later
             annotation = getattr(annotation, "__value__", Any)
         elif isinstance(annotation, TypeVar) and not annotation.__constraints__:
             annotation = Any if annotation.__bound__ is None else annotation.__bound__

@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 class FieldKind(StrEnum):
     """The kind of a field, which determines how its string is converted."""
 
-    TEXT = "text"  # the string unchanged; also for values that are stored as strings, such as a UUID
+    TEXT = "text"  # a string, or a value that is stored as a string, such as a UUID
     INTEGER = "integer"
     NUMBER = "number"
     BOOLEAN = "boolean"  # true, yes, on, 1 or false, no, off, 0
     DATE = "date"  # ISO 8601
     DATETIME = "datetime"  # ISO 8601 with an offset from UTC
-    ENUM = "enum"  # one of the choices
-    JSON = "json"  # everything else
+    ENUM = "enum"  # one of the listed choices
+    JSON = "json"  # any other JSON value
 
 
 _KINDS: Final[Mapping[object, FieldKind]] = {
@@ -56,13 +56,13 @@ _KINDS: Final[Mapping[object, FieldKind]] = {
 class Parameter:
     """One parameter of a task, as a field of a form."""
 
-    name: str  # as stored; `*name` and `**name` for the variable parameters
-    annotation_text: str  # as written in source code; "Any" for a parameter without an annotation
+    name: str  # stored name; `*name` and `**name` for the variable parameters
+    annotation_text: str  # annotation as in the source code; "Any" if the parameter has none
     kind: FieldKind
     choices: tuple[str, ...]  # the names of an enum's members, or the values of a Literal; otherwise empty
-    default_text: str | None  # the default as a string; None without a default, or if it has no string form
-    is_required: bool  # whether it has no default
-    is_optional: bool = False  # whether None is allowed; it is entered as an empty string
+    default_text: str | None  # the default as a string; None if there is no default or it has no string form
+    is_required: bool  # whether the parameter has no default
+    is_optional: bool = False  # whether None is allowed; an empty string means None
 
 
 def parameters_of(binder: Binder) -> list[Parameter]:

@@ -36,10 +36,11 @@ _TYPES: Final[Mapping[str, object]] = {
 class ParameterOutline:
     """The type of a task's parameter, to the extent that JSON can express it."""
 
-    name: str  # as stored; `*name` and `**name` for the variable parameters
+    name: str  # stored name; `*name` and `**name` for the variable parameters
     type: str  # the form in JSON: "str", "int", "date", …, "list", "dict" or "any"
-    choices: tuple[str | int | float | bool, ...]  # the stored values of an enum or a Literal; else empty
-    is_required: bool  # whether it has no default
+    # the stored values of an enum or a Literal; otherwise empty
+    choices: tuple[str | int | float | bool, ...]
+    is_required: bool  # whether the parameter has no default
     is_optional: bool  # whether null is allowed
     is_keyword_only: bool
 

@@ -34,7 +34,7 @@ class Misfit(ArgumentError):
         self, problem: str, culprit: object, advice: str | None = None, *, expected: str | None = None
     ) -> None:
         super().__init__(problem)
-        self.expected = expected  # the annotation, if the value is of another type
+        self.expected = expected  # the annotation, if the value does not have its type
         self.problem = problem
         self.culprit = culprit
         self.advice = advice
@@ -96,7 +96,7 @@ def _check_object(value: dict[object, object], depth: int) -> None:
         for key, item in value.items():
             if type(key) is not str or "\0" in key or not key.isascii():
                 _check_key(key, value)
-            if type(item) is str:  # inlined because these two types are the most common
+            if type(item) is str:  # these two checks are inlined because the types are the most common
                 if "\0" in item or not item.isascii():
                     _check_text(item)
             elif type(item) is int:

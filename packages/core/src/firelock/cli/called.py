@@ -30,7 +30,8 @@ class Called:
     """The form in which this command line was called."""
 
     program: str  # for example "firelock" or "python manage.py firelock"
-    find_app: Callable[[], str | None] = lambda: None  # the app's name; "" if commands need no app argument
+    # returns the app's name; "" if commands need no app argument
+    find_app: Callable[[], str | None] = lambda: None
 
 
 _called: ContextVar[Called | None] = ContextVar("firelock_called", default=None)

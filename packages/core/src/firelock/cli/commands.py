@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from firelock.arguments.serializer import JsonValue
     from firelock.cli.screen import Screen
 
-ORIGIN = "cli"  # the origin of changes, for the audit
+ORIGIN = "cli"  # origin of changes in the audit
 _DIGITS = 10
 _PAGE_LIMIT = 500
 
@@ -70,7 +70,7 @@ def _as_called(text: str) -> str:
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[Parser]  # noqa: SLF001 - argparse has no public name for it
-    Run = Callable[[argparse.Namespace, Screen], int | None]  # None means Exit.DONE
+    Run = Callable[[argparse.Namespace, Screen], int | None]  # a result of None means Exit.DONE
 
 
 def add_common(parser: argparse.ArgumentParser, *, is_main: bool = False) -> None:
@@ -178,5 +178,5 @@ def user_name() -> str:
     """Return the name of the user who runs the command, for the audit."""
     try:
         return getpass.getuser()
-    except (KeyError, OSError, ImportError):  # the user id has no name
+    except (KeyError, OSError, ImportError):  # the user id does not belong to a named user
         return "command line"

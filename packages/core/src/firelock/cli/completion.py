@@ -68,7 +68,7 @@ class Flag:
 class CommandNode:
     """A command with its options and subcommands."""
 
-    path: str  # "firelock jobs list"
+    path: str  # for example "firelock jobs list"
     flags: Sequence[Flag]
     commands: Mapping[str, str]  # summaries of the subcommands, by name
     value: Suggestions  # suggestions for the first argument

@@ -235,7 +235,7 @@ def _died(server: subprocess.Popen[bytes]) -> Problem:
 # of 100 cards, the numbers that are charged at the first, second or third try, or after a requeue
 _DECLINES = (82, 9, 6, 3)
 _REMINDED = 0.3  # share of customers who get a reminder
-_FIRST_ORDERS = 20  # orders without a delay between them
+_FIRST_ORDERS = 20  # number of orders without a delay between them
 _PHOTOS_EACH, _REPORT_EACH, _CATALOGUE_EACH = 16, 40, 60  # number of orders per item of this kind
 
 
@@ -625,7 +625,8 @@ class LiveView:
             table.add_row(
                 Text("processing", "yellow"), Text(f"{_short(record.task):<{_TASK}}"), bar, Text(text)
             )
-        for _ in range(0 if scene.is_last else _RUNNING_SHOWN - len(shown)):  # keep the table's height
+        # keeps the height of the table constant
+        for _ in range(0 if scene.is_last else _RUNNING_SHOWN - len(shown)):
             table.add_row(Text(""), Text(""), Text(""), Text(""))
         return table
 

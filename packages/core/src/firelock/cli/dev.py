@@ -31,7 +31,7 @@ from firelock.cli.source import app_spec
 _PORT, _LAST_PORT = 8787, 65_535
 _POLL_INTERVAL = 200  # milliseconds
 _DEBOUNCE = 400  # milliseconds; changes are collected because an editor can write a file more than once
-_SERVER_TIMEOUT, _DASHBOARD_TIMEOUT = 3.0, 0.5  # seconds for a graceful stop while the user waits
+_SERVER_TIMEOUT, _DASHBOARD_TIMEOUT = 3.0, 0.5  # seconds for a graceful stop, during which the user waits
 _STOP_LIMIT = 20.0
 _SHOWN = 3
 
@@ -376,4 +376,4 @@ class Workbench:
             return False
 
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # SIGHUP if the terminal is closed
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # SIGHUP is sent if the terminal is closed

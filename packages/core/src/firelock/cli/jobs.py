@@ -134,7 +134,7 @@ def _add_changes(group: Commands) -> None:
 def _priority(text: str) -> int:
     try:
         return check_priority(int(text))
-    except ValueError as error:  # includes ConfigurationError
+    except ValueError as error:  # ConfigurationError is a ValueError
         raise argparse.ArgumentTypeError(f"must be an integer from -100 to 100, got {text!r}") from error
 
 
@@ -400,9 +400,9 @@ class _Change:
     """A kind of change, with the words for its messages."""
 
     verb: str  # the method of `app.jobs`
-    done: str  # the past participle
-    states: frozenset[State]  # states of the jobs that it changes
-    default_state: State | None = None  # the state that --all selects without --state
+    done: str  # the past participle of the verb
+    states: frozenset[State]  # states of the jobs that the change applies to
+    default_state: State | None = None  # the state that --all selects if --state is not given
 
 
 _REQUEUE = _Change("requeue", "requeued", frozenset(State) - {State.ENQUEUED, State.PROCESSING}, State.FAILED)
@@ -483,7 +483,7 @@ def _change_some(app: Firelock, options: argparse.Namespace, screen: Screen, app
     change, ids = options.change, list(dict.fromkeys(options.ids))
     try:
         results = apply(ids)
-    except PartlyApplied as error:  # show the results so far; the storage is not called again
+    except PartlyApplied as error:  # shows the results so far, without calling the storage again
         _show_results(screen, change, ids, error.results, {})
         raise
     left = [job_id for job_id, result in zip(ids, results, strict=True) if not result.is_applied]
@@ -549,7 +549,7 @@ def _change_all(app: Firelock, options: argparse.Namespace, screen: Screen, appl
     change, now = options.change, app.client.clock.now()
     where = _filter_of(options, now)
     if where.until is None:
-        where = attrs.evolve(where, until=now + 1)  # jobs that reach the state later are not selected
+        where = attrs.evolve(where, until=now + 1)  # excludes jobs that reach the state later
     if change is not _RESTORE and not options.dry_run:
         _check_number(app, where, options, change)
     counted: Counter[str] = Counter(done=0, refused=0, missing=0)
@@ -566,7 +566,7 @@ def _change_all(app: Firelock, options: argparse.Namespace, screen: Screen, appl
             screen.progress(f"{change.done}: {counted['done']:,}")
     except StorageError:
         screen.end_progress()
-        if counted.total():  # the command ends, but the changes so far remain
+        if counted.total():  # the command ends with an error, but the changes so far remain
             _report(screen, change, counted, is_dry=options.dry_run)
         raise
     screen.end_progress()

@@ -34,7 +34,7 @@ def json_value(value: object) -> object:
     if isinstance(value, datetime):
         return isoformat(micros(value))
     if isinstance(value, float) and not math.isfinite(value):
-        return None  # JSON cannot represent it
+        return None  # JSON cannot represent the value
     return value
 
 

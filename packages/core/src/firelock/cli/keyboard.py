@@ -30,7 +30,7 @@ class Keyboard:
 
     def __init__(self) -> None:
         self._descriptor = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else None
-        self._woken = -1  # readable when a signal has arrived
+        self._woken = -1  # file descriptor that becomes readable when a signal arrives
         self._has_left = False
         self._is_suspending = False
 
@@ -107,7 +107,7 @@ def _names(pressed: bytes) -> Iterator[str]:
             pressed = pressed[2:]
         elif first == b"\x1b":
             yield "escape"
-            return  # do not treat the rest of an unknown sequence as keys
+            return  # the rest of an unknown sequence must not be treated as keys
         else:
             yield {b"\t": "tab", b"\n": "enter", b"\r": "enter"}.get(first) or first.decode("latin-1")
 

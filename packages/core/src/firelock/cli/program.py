@@ -85,12 +85,12 @@ def _finish(given: Sequence[str], called: Called, *, has_app: bool) -> int:
         options.open_app, options.as_called = lambda: open_app(options), as_called
         called.find_app = lambda: "" if has_app else _named_app(options)
         return options.run(options, Screen(is_json=options.is_json)) or Exit.DONE
-    except SystemExit as stop:  # argparse has printed a help text, or the command has ended itself
+    except SystemExit as stop:  # argparse has printed a help text, or the command has exited
         if stop.code is None:
             return Exit.DONE
         if isinstance(stop.code, int):
             return stop.code
-        raise  # a string, which Python prints
+        raise  # the exit code is a string, which Python prints
     except Exception as error:
         problem = _problem_of(error)
         if problem is None:

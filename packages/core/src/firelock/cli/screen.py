@@ -44,8 +44,8 @@ class Column(NamedTuple):
     """A column's title, and its layout on a narrow terminal."""
 
     title: str
-    is_number: bool = False  # whether it is aligned to the right
-    is_whole: bool = False  # whether it is never cut, so that it can be copied
+    is_number: bool = False  # whether the column is aligned to the right
+    is_whole: bool = False  # whether values are never cut, so that they can be copied
 
 
 Piece = Cell | str | int

@@ -116,7 +116,7 @@ def _serve(options: argparse.Namespace, screen: Screen) -> int:
         try:
             screen.line(visible(line))
             screen.flush()
-        except OSError as error:  # its reader has closed the pipe, or the disk is full
+        except OSError as error:  # the reader of the pipe has closed it, or the disk is full
             logging.getLogger("firelock.server").warning(
                 "Cannot write to standard output: %s. The server continues.\n%s", error, line.rstrip()
             )

@@ -42,8 +42,8 @@ _MINUTE = timedelta(minutes=1)
 _AWAITED = " (other jobs, signals, batches)"
 _NOTE = 200
 _QUEUES, _SERVERS, _RUNNING, _FAILURES = "Queues", "Servers", "Running", "Failures"
-_FRAME = 2  # lines of a section in addition to its rows: the titles and an empty line
-_LEAST = 2  # minimum number of rows shown in a section, if it has that many
+_FRAME = 2  # number of lines of a section besides its rows: the titles and an empty line
+_LEAST = 2  # minimum number of rows shown in a section, unless it has fewer
 _STYLES = {"running": "green", "quiet": "yellow", "stopping": "yellow", "overdue": "bold red"}
 
 
@@ -91,7 +91,7 @@ class Snapshot:
     ended: Mapping[str, int]  # jobs that ended in the last full minute, by outcome
     queues: Sequence[QueueView]
     waits: Mapping[str, int]  # when the oldest enqueued job of each queue began to wait
-    held: Mapping[str, int]  # number of jobs at the head of each queue that limits delay, up to 100
+    held: Mapping[str, int]  # number of jobs at the head of each queue that are delayed by limits, up to 100
     servers: Sequence[ServerView]  # servers, except lost and ended ones
     running: Sequence[JobRecord]  # running jobs, longest-running first
     failed: Sequence[JobRecord]  # failed jobs, newest first
@@ -163,7 +163,7 @@ class Section:
     columns: Sequence[Column]
     rows: Sequence[Sequence[Piece]]
     keys: Sequence[str]
-    empty: str  # shown if there are no rows
+    empty: str  # text that is shown if there are no rows
 
 
 def sections(seen: Snapshot) -> list[Section]:

@@ -31,12 +31,12 @@ _TEXT_LIMIT, _TARGET_LIMIT, _DETAIL_LIMIT = 200, 500, 4_096
 class AuditEntry:
     """One recorded action; an entry is never changed."""
 
-    id: str  # later entries have smaller ids
+    id: str  # ids of later entries are smaller
     at: datetime
     action: str  # a word for the action, for example "queue.pause"
     target: str  # the object of the action, such as a job's id, a queue's name or a count
-    by: str  # the user, under the name that the caller gave
-    origin: str  # where it was done: "dashboard", "cli" or a name chosen by the caller
+    by: str  # the user's name, as given by the caller
+    origin: str  # origin of the action: "dashboard", "cli" or a name chosen by the caller
     detail: Mapping[str, JsonValue] | None  # other facts, never arguments or secrets
 
 

@@ -47,7 +47,7 @@ class TaskEntry:
     name: str
     queue: str
     priority: int
-    retry: str  # a readable description
+    retry: str  # a readable description of the retry policy
     timeout_seconds: float | None
     executor: str  # "auto" or "process"
     is_async: bool
@@ -56,15 +56,17 @@ class TaskEntry:
     signature: str  # "create_report(day: str)"; long defaults are shortened
     summary: str  # the first paragraph of the docstring, shortened
     place: str  # the place of the function, as module:line
-    version: str  # Firelock's version on that server
-    seen_at: datetime | None  # when a server last stored it; None if no server has
-    is_registered_here: bool  # whether this app can enqueue it
-    parameters: tuple[ParameterOutline, ...] | None = None  # None if the server does not know them
+    version: str  # version of Firelock on that server
+    seen_at: datetime | None  # when a server last stored the task; None if no server has done so
+    is_registered_here: bool  # whether this app can enqueue the task
+    # None if the server did not store the parameters
+    parameters: tuple[ParameterOutline, ...] | None = None
     keep_seconds: float | None = None  # retention of succeeded jobs; None if the settings determine it
     limits: tuple[Limit | Turns, ...] = ()
     unique: Unique | Debounce | None = None
     start_before: timedelta | datetime | None = None
-    defaults: Mapping[str, JsonValue] = attrs.Factory(dict)  # stored only if keys can be created from them
+    # defaults, stored only if keys can be created from them
+    defaults: Mapping[str, JsonValue] = attrs.Factory(dict)
 
 
 class Catalogue:

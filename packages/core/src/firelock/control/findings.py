@@ -78,9 +78,9 @@ class EndedRuns:
 
     runs: int
     failed_attempts: int
-    failed: int = 0  # attempts after which the job had failed; a requeued job can fail again
-    hours: int = 0  # clock hours in which any of them ended; 0 if not counted
-    longest: int | None = None  # a duration in microseconds that none of them exceeded; None if unknown
+    failed: int = 0  # number of attempts after which the job had failed; a requeued job can fail again
+    hours: int = 0  # number of clock hours in which attempts ended; 0 if not counted
+    longest: int | None = None  # a duration in microseconds that no attempt exceeded; None if unknown
 
 
 @attrs.frozen
@@ -107,7 +107,7 @@ class Sampled:
     # number of jobs that a newer release stored, per part that cannot be read
     unread: Mapping[str, int] = attrs.Factory(dict)
     in_vain: Mapping[str, int] = attrs.Factory(dict)  # number of continuations per failed parent
-    # tasks or batch names of these continuations, by parent
+    # names of the tasks or batches of these continuations, by parent
     names_in_vain: Mapping[str, str] = attrs.Factory(dict)
     first_in_vain: Mapping[str, JobRecord] = attrs.Factory(dict)  # one continuation per failed parent
     flows_in_vain: Mapping[str, str] = attrs.Factory(dict)  # names of these continuations' batches, by id
@@ -116,8 +116,9 @@ class Sampled:
     limit_names: Sequence[LimitName] = ()
     # number of enqueued jobs without limits, per task that has limits
     unlimited: Mapping[str, int] = attrs.Factory(dict)
-    too_costly: Mapping[str, int] = attrs.Factory(dict)  # largest cost by key, if above the key's burst
-    keys_in_vain: Sequence[tuple[str, str]] = ()  # unique keys of continuations of failed parents: key, job
+    too_costly: Mapping[str, int] = attrs.Factory(dict)  # largest cost by key, if it exceeds the key's burst
+    # pairs of a unique key and a continuation of a failed parent that has it
+    keys_in_vain: Sequence[tuple[str, str]] = ()
     waiting_for_signal: Sequence[JobRecord] = ()  # jobs that wait for a signal
     overdue: Sequence[JobRecord] = ()  # awaiting jobs and held batches that are long overdue
     still: Sequence[StillBatch] = ()  # batches that do not end without intervention
@@ -137,12 +138,14 @@ class Readings:
     recurring: Sequence[RecurringJob] = ()
     by_state: Mapping[State, int] = attrs.Factory(dict)
     is_shared: bool = True
-    skew: int = 0  # how far the storage's clock is ahead of this host's, in microseconds
-    storage: Sequence[Finding] = ()  # the storage's findings about itself
+    skew: int = 0  # microseconds by which the storage's clock is ahead of this host's
+    storage: Sequence[Finding] = ()  # findings that the storage itself reports
     waiting: Waiting = attrs.Factory(Waiting)
     sampled: Sampled = attrs.Factory(Sampled)
-    lately: Mapping[str, EndedRuns] = attrs.Factory(dict)  # results of the last 15 minutes, by task
-    usually: Mapping[str, EndedRuns] = attrs.Factory(dict)  # results of the last 24 hours, by task
+    # attempts that ended in the last 15 minutes, by task
+    lately: Mapping[str, EndedRuns] = attrs.Factory(dict)
+    # attempts that ended in the last 24 hours, by task
+    usually: Mapping[str, EndedRuns] = attrs.Factory(dict)
     running: Sequence[JobRecord] = ()  # the first 100 jobs that have run for 10 minutes or more
     muted: Mapping[str, float] = attrs.Factory(dict)  # share of a task's failures whose causes are muted
     thresholds: Thresholds = attrs.Factory(Thresholds)
@@ -540,7 +543,7 @@ def list_findings(readings: Readings) -> list[Finding]:
     for check in _CHECKS:
         for finding in check(readings):
             key = finding.code, finding.subject if finding.subject != "storage" else finding.what
-            if finding.code == "skew":  # a storage can report the same problem
+            if finding.code == "skew":  # the storage might have reported the same problem
                 key = finding.code, ""
             found.setdefault(key, finding)
     return sorted(found.values(), key=lambda finding: _ORDER[finding.severity])
@@ -695,7 +698,7 @@ def _check_paused(readings: Readings) -> Iterator[Finding]:
 
 def _check_listeners(readings: Readings) -> Iterator[Finding]:
     if not readings.alive:
-        return  # already reported
+        return  # the problem has already been reported
     for queue in sorted(readings.queues, key=lambda queue: -queue.enqueued):
         if queue.enqueued and not queue.is_paused and not readings.listening(queue.name):
             yield Finding(
@@ -773,7 +776,7 @@ _check_unknown_here = _counted(
     lambda readings: {
         task: count
         for task, count in readings.sampled.unknown_here.items()
-        if task not in readings.waiting.unknown_tasks  # already reported
+        if task not in readings.waiting.unknown_tasks  # the problem has already been reported
     },
     what="enqueued for task {}, which this app does not have.",
     advice="If no other app has the task, check whether it was renamed or removed.", of=State.ENQUEUED,

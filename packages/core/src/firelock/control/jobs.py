@@ -148,7 +148,7 @@ class Where(TypedDict, total=False):
     queue: str | None
     tag: str | None
     server: str | None
-    fingerprint: str | None  # equal for failures of the same kind in the same place
+    fingerprint: str | None  # identical for failures of the same kind at the same place
     recurring: str | None  # the id of the recurring job that created the job
     batch: str | None  # the id of the batch of which the job is a member
     id_prefix: str | None

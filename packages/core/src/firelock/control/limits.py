@@ -59,20 +59,20 @@ class LimitSource(StrEnum):
 
     CODE = "code"
     OPERATOR = "operator"
-    NONE = "none"  # it has no settings, so its jobs take turns
+    NONE = "none"  # the limit has no settings, so its jobs take turns
 
 
 class LimitState(StrEnum):
     """Whether a key allows jobs to start and, if it does not, the reason."""
 
-    PAUSED = "paused"  # it is paused until it is resumed
-    CLOSED = "closed"  # its concurrency or its rate is 0
-    BLOCKED = "blocked"  # it is blocked until a time that `RateLimited` has set
-    RATE = "rate"  # its rate is used up
-    FULL = "full"  # as many jobs hold it as it allows
-    HELD = "held"  # it allows jobs, but another key that its waiting jobs need does not
-    WAITING = "waiting"  # it allows jobs, but they wait for a worker or for a key that was not read
-    OPEN = "open"  # it allows jobs, and no job waits
+    PAUSED = "paused"  # the key is paused until an operator resumes it
+    CLOSED = "closed"  # the concurrency or the rate of the key is 0
+    BLOCKED = "blocked"  # the key is blocked until a time that `RateLimited` has set
+    RATE = "rate"  # the rate of the key is used up
+    FULL = "full"  # the maximum number of jobs holds the key
+    HELD = "held"  # the key allows jobs, but another key that its waiting jobs need does not
+    WAITING = "waiting"  # the key allows jobs, but they wait for a worker or for a key that was not read
+    OPEN = "open"  # the key allows jobs, and no job waits
 
 
 @attrs.frozen(kw_only=True)
@@ -81,12 +81,12 @@ class LimitName:
 
     name: str  # "tenant/openai" for the template "tenant:{tenant_id}/openai"
     template: str | None  # the template in the code; None if no server has stored it
-    settings: LimitSettings  # times in microseconds; the properties below have readable values
+    settings: LimitSettings  # settings with times in microseconds; the properties below have readable values
     code: LimitSettings | None  # the settings that the code last declared; None if it never declared any
     source: LimitSource
-    set_by: str | None = None  # the operator who set them; None if the settings come from the code
+    set_by: str | None = None  # the operator who set the settings; None if they come from the code
     is_paused: bool
-    note: str  # why it is paused; empty if no reason was given
+    note: str  # reason for the pause; empty if no reason was given
     paused_by: str | None
     paused_at: datetime | None
 
@@ -126,12 +126,12 @@ class LimitView(LimitName):
     """The current state of a limit's key; a key without its own settings uses those of `name`."""
 
     key: str
-    running: int  # number of jobs that hold it
+    running: int  # number of jobs that hold the key
     holders: tuple[str, ...]  # ids of these jobs, at most 100
     waiting: int  # enqueued jobs with this key, at most 10,000
-    opens_at: datetime | None  # when its rate allows another start, or when its block ends; None if open
+    opens_at: datetime | None  # when the rate allows another start, or when the block ends; None if open
     is_own: bool  # whether the settings belong to this key alone
-    others: tuple[str, ...] = ()  # other keys of its waiting jobs, at most 10
+    others: tuple[str, ...] = ()  # other keys of the jobs that wait for this key, at most 10
     held_by: tuple[str, ...] = ()  # keys in `others` that do not allow a job, if this key would
 
     @property
@@ -171,7 +171,7 @@ class DeclaredLimit:
 
     name: str
     template: str
-    settings: LimitSettings  # if there are none, its keys take turns
+    settings: LimitSettings  # if no settings are declared, the keys take turns
 
 
 def declared_limits(tasks: Iterable[TaskInfo]) -> dict[str, DeclaredLimit]:
@@ -222,7 +222,7 @@ class Limits:
             if stored.code == code or (not stored.value and not declared.settings.has_any):
                 return stored
             if stored.code is None and stored.settings.has_any:
-                return stored.with_(code=code)  # the operator's settings were set first
+                return stored.with_(code=code)  # the operator's settings are older than the declaration
             return stored.with_(**_settings_json(declared.settings), code=code, by=LimitSource.CODE)
 
         return self._change(declared.name, change)

@@ -56,7 +56,7 @@ class Verb(StrEnum):
 class Status(StrEnum):
     """The progress of an operation."""
 
-    RUNNING = "running"  # jobs remain to be changed, whether or not a process is changing them now
+    RUNNING = "running"  # jobs remain to be changed, whether or not a process is currently changing them
     DONE = "done"
     CANCELLED = "cancelled"
     FAILED = "failed"
@@ -77,8 +77,8 @@ class ChunkDone:
 class Outcome:
     """The states of the jobs that an operation requeued: a snapshot, stored after all of them have ended."""
 
-    checked: int  # number of jobs whose state was read; only the first jobs if there are very many
-    by_state: Mapping[State, int]  # number of jobs by current state, without empty states
+    checked: int  # number of jobs whose state was read, which is limited
+    by_state: Mapping[State, int]  # number of jobs by current state, without states that have no jobs
     missing: int = 0  # number of jobs that were pruned in the meantime
 
     @property
@@ -91,18 +91,18 @@ class Outcome:
 class Operation:
     """A change of all jobs that match a filter, with its progress; a snapshot."""
 
-    id: str  # later operations have smaller ids
+    id: str  # ids of later operations are smaller
     verb: Verb
     where: JobFilter  # its `until` is the start time of the operation, or earlier
-    contains: Mapping[str, str]  # strings to find in "argument" and "error"; empty for none
-    by: str  # the user who started it
-    reason: str  # the reason in the jobs' histories
+    contains: Mapping[str, str]  # strings to find in "argument" and "error"; empty if there are none
+    by: str  # the user who started the operation
+    reason: str  # the reason that is stored in the jobs' histories
     started_at: datetime
     updated_at: datetime  # the time of the last chunk, or of the operation's end
     state: Status = Status.RUNNING
     ended_at: datetime | None = None
     cancelled_by: str | None = None
-    error: str | None = None  # why it failed
+    error: str | None = None  # reason for the failure
     queue: str | None = None  # the new queue, for a move
     priority: int | None = None  # the new priority, for a move
     expected: int | None = None  # number of matching jobs at the start; None if counting requires a search
@@ -112,7 +112,7 @@ class Operation:
     missing: int = 0  # number of jobs that have been pruned in the meantime
     first_ids: tuple[str, ...] = ()  # the ids of the first ten changed jobs
     cursor: str | None = None  # the cursor of the next page
-    outcome: Outcome | None = None  # set only for a requeue, by the first query after all jobs have ended
+    outcome: Outcome | None = None  # outcome of a requeue, set by the first query after all jobs have ended
     fence: int = 0  # lock fence of the last process that ran the operation
     more: str | None = None  # fields of a newer release, as JSON; kept unchanged
 
@@ -229,7 +229,7 @@ def read_operation(record: Record) -> Operation:
     return operation.ended(Status.FAILED, operation.updated_at, error=error)
 
 
-_OWN = {"id", "more"}  # fields that are not in the value
+_OWN = {"id", "more"}  # fields that are not part of the stored value
 
 
 def _names(kind: type[attrs.AttrsInstance]) -> frozenset[str]:
@@ -464,8 +464,9 @@ class Operations:
                     if operation.is_run_by(lock.fence):
                         took = monotonic() - began
                         wait(max(took * pace, (operation.changed - before) / jobs_a_second - took))
-                        operation = self._stored(operation_id)  # it might have been cancelled or taken over
-        except (LockTimeout, LockLost):  # another process runs it, or might run it
+                        # the operation might have been cancelled or taken over
+                        operation = self._stored(operation_id)
+        except (LockTimeout, LockLost):  # another process runs the operation, or might run it
             return self._stored(operation_id)
         return operation
 

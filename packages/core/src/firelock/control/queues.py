@@ -28,9 +28,9 @@ class QueueView:
     processing: int
     scheduled: int
     is_paused: bool
-    note: str | None  # why it was paused
-    paused_by: str | None = None  # who paused it; None if unknown or not paused
-    paused_at: datetime | None = None  # when it was paused; None if it is not paused
+    note: str | None  # reason for the pause
+    paused_by: str | None = None  # user who paused the queue; None if unknown or not paused
+    paused_at: datetime | None = None  # time of the pause; None if the queue is not paused
 
 
 class Queues:

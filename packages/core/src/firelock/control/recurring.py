@@ -420,7 +420,7 @@ class Recurring:
 
         def resumed(record: RecurringRecord) -> RecurringRecord:
             if not record.is_paused:
-                return record  # its next due time may have passed, and its run must not be lost
+                return record  # the next due time may have passed, and its run must not be lost
             first = schedule_from_json(record.schedule).next_after(from_micros(self._client.clock.now()))
             next_at = None if first is None else micros(first)
             return attrs.evolve(record, is_paused=False, next_at=next_at)
@@ -507,7 +507,7 @@ def _with_arguments(client: Client, record: RecurringRecord, arguments: Argument
         previous = _declared_admission(client, info, record)
     except ArgumentError:  # the task has changed since the arguments were stored
         previous = None
-    # Keys that were passed with the call stay, because only its author knows how they were created.
+    # Keys that were passed with the call are kept, because only its author knows how they were created.
     return attrs.evolve(changed, admission_json=declared) if record.admission_json == previous else changed
 
 

@@ -42,11 +42,11 @@ class ServerState(StrEnum):
     """The state of a server, derived from its sessions; the best state comes first."""
 
     RUNNING = "running"
-    OVERDUE = "overdue"  # it has missed a renewal
-    QUIET = "quiet"  # it was ordered not to claim jobs
+    OVERDUE = "overdue"  # the server has missed a renewal
+    QUIET = "quiet"  # the server was ordered not to claim jobs
     STOPPING = "stopping"
-    LOST = "lost"  # its sessions have ended or expired, and it did not report that it stopped
-    ENDED = "ended"  # it has stopped and reported this
+    LOST = "lost"  # its sessions have ended or expired without a report that the server stopped
+    ENDED = "ended"  # the server has stopped and reported this
 
     @property
     def is_gone(self) -> bool:
@@ -111,7 +111,8 @@ class ServerView:
         """The queues from which it claims jobs, in the order that it uses; None for all queues."""
         if self.queues == "*":
             return None
-        return tuple(each.partition(":")[0] for each in self.queues.split(","))  # the names without weights
+        # names of queues, without weights
+        return tuple(each.partition(":")[0] for each in self.queues.split(","))
 
     def listens_to(self, queue: str) -> bool:
         """Return whether it claims jobs from this queue when it is not quiet."""

@@ -231,7 +231,7 @@ class Celery(Refusing):
     def _storage(self) -> str | None:
         broker = self.conf.broker_url
         if os.environ.get("FIRELOCK_STORAGE"):
-            return None  # Firelock reads the variable
+            return None  # Firelock itself reads the environment variable
         if (database := _django_database()) is not None:
             from firelock.integrations.django.database_url import (  # noqa: PLC0415 - Django is optional
                 url_of_database,
@@ -823,7 +823,7 @@ class _AutoRetry:
     errors: tuple[type[BaseException], ...]
     not_for: tuple[type[BaseException], ...]
     options: Mapping[str, Any]  # arguments for `retry`
-    backoff: float  # the first wait, in seconds; 0 if waits do not grow
+    backoff: float  # the first delay, in seconds; 0 if delays do not grow
     longest: float
     jitter: bool
 
@@ -849,7 +849,7 @@ class _AutoRetry:
 def _marked(retry: RetryRequested) -> BaseException:
     """Return the error with which the attempt ends, marked for a retry; the task's own error if possible."""
     error = retry.exc if isinstance(retry.exc, BaseException) else retry
-    with contextlib.suppress(AttributeError):  # raised if the class has slots
+    with contextlib.suppress(AttributeError):  # AttributeError is raised if the class has slots
         setattr(error, _REQUESTED, retry)
         return error
     return retry

@@ -34,7 +34,7 @@ _SUCCESS, _FAILURE, _REVOKED = "SUCCESS", "FAILURE", "REVOKED"
 _FINAL = {_SUCCESS, _FAILURE, _REVOKED}
 _STATES: Final = {
     State.AWAITING: _PENDING,
-    State.SCHEDULED: _PENDING,  # RETRY if the job waits for a retry
+    State.SCHEDULED: _PENDING,  # shown as RETRY if the job waits for a retry
     State.ENQUEUED: _PENDING,
     State.PROCESSING: _STARTED,
     State.SUCCEEDED: _SUCCESS,

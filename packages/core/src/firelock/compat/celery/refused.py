@@ -220,4 +220,4 @@ class Refusing:
                     raise NotMappedAttribute(
                         f"The attribute {name!r} of {kind.__name__} has no counterpart: {advice}."
                     )
-            return object.__getattribute__(self, name)  # raises the more specific error
+            return object.__getattribute__(self, name)  # raises the more specific error if a property failed
