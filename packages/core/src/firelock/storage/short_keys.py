@@ -110,7 +110,7 @@ class ShortKeys:
             return self._tails(head, rest, start, limit)
         found: list[tuple[str, str]] = []
         if start is not None and not _is_whole(start):
-            head, _ = _cut(start)  # the head begins with the prefix, which is not split
+            head, _ = _cut(start)  # the head starts with the prefix, because the prefix is not split
             found = self._tails(head, "", start, limit)
             start = head + _MARK
         if len(found) < limit:

@@ -13,7 +13,7 @@ import time
 import weakref
 from collections.abc import Collection, Sequence
 
-ANY_QUEUE = "*"  # means all queues: for an earlier due time, a resumed queue, or work in an unknown queue
+ANY_QUEUE = "*"  # all queues; used for an earlier due time, a resumed queue, or work in an unknown queue
 _TAKEN = "taken "  # cannot be part of a queue's name, which contains no spaces
 _REST = 0.005  # seconds to pause after waking a wait for `taken_from` names, because every arrival wakes it
 _REMEMBERED = 1_000  # maximum number of queues, and sets of queues, whose last arrival is stored separately
@@ -54,7 +54,7 @@ class Waiting:
     def _begin(self) -> None:
         self.changed = threading.Condition()
         self._number = 0  # number of the last arrival
-        self._last_work = 0  # number of the last arrival that concerns queues
+        self._last_work = 0  # number of the last arrival for any queue
         self._arrived: dict[str, int] = {}  # for each queue, the number of its last arrival
         # For each set of queues, the number of the last arrival before its last claim.
         self._seen: dict[frozenset[str] | None, int] = {}
@@ -154,7 +154,7 @@ class Waiting:
         self.changed.wait(seconds)
 
     def rouse(self) -> None:
-        """Make every waiting thread check again."""
+        """Make every waiting thread check for work again."""
         if self._waiters:
             self.changed.notify_all()
 

@@ -205,7 +205,7 @@ def call_memo(running: Running, name: str, *children: str) -> NewMemo:
 
 
 def recount(storage: Storage, batch_id: str, records: Iterable[JobRecord]) -> BatchCounts:
-    """Return the counts of a batch, computed from all jobs; nothing may be left to release.
+    """Return the counts of a batch, computed from all jobs when nothing is left to release.
 
     This does not use the code that maintains the counts, so that they are not checked against themselves.
     """
@@ -230,7 +230,7 @@ _ENDS = (State.SUCCEEDED, State.FAILED, State.DELETED)
 
 
 def _waits(job: JobRecord, inner: dict[str, BatchCounts | None]) -> bool:
-    """Return whether the member waits for another member, and for nothing else."""
+    """Return whether the member waits only for another member."""
     if job.state is not State.AWAITING or job.waits_for is not None:
         return False
     if job.is_batch:

@@ -38,8 +38,8 @@ class Conformance:
     """The base class of the kit's classes.
 
     A subclass may add tests. It may disable a test only by stating a reason: a test that is overridden, or
-    set to None, without `@pytest.mark.xfail(reason="…")` is refused when the class is created. Two tests with
-    the same name in different parts of the kit are also refused.
+    set to None, without `@pytest.mark.xfail(reason="…")` raises an error when the class is created. Two tests
+    with the same name in different parts of the kit also raise an error.
     """
 
     verbs: ClassVar[str] = ""

@@ -103,7 +103,7 @@ class LockTests(Conformance):
         assert [None, None] == answers
 
     def test_each_name_is_a_separate_lock(self, lock: NamedLock) -> None:
-        """Each name is a separate lock.
+        """Two locks with different names can be held by two owners at the same time.
 
         If this fails: unrelated owners wait for each other.
         """

@@ -168,8 +168,8 @@ def pages(
 class Scene:
     """One storage with its callers.
 
-    The callers' times come from `stamp()`. Each call adds a second; the times are years behind the storage's
-    clock.
+    The callers' times come from `stamp()`. Each call of `stamp()` adds a second; the times are years behind
+    the storage's clock.
     """
 
     def __init__(self, handles: Handles) -> None:
@@ -252,7 +252,7 @@ class Scene:
         assert expected == {name: getattr(record, name) for name in expected}
 
     def by_state(self) -> dict[State, int]:
-        """Return the number of jobs in each state, without empty states."""
+        """Return the number of jobs in each state, omitting states without jobs."""
         return {state: number for state, number in self.storage.counts().by_state.items() if number}
 
     def found(self, where: JobFilter, *, limit: int = 100, oldest_first: bool = False) -> list[str]:
@@ -370,13 +370,13 @@ class Scene:
     def claim(
         self, holder: ClaimHolder, limit: int = 100, queues: Sequence[str] | None = ("default",)
     ) -> list[ClaimedJob]:
-        """Return the jobs that the holder's session could claim."""
+        """Claim jobs for the holder's session; return them."""
         return self.storage.claim(self.request(holder, limit, queues)).jobs
 
     def claim_ids(
         self, holder: ClaimHolder | None = None, limit: int = 100, queues: Sequence[str] | None = ("default",)
     ) -> list[str]:
-        """Return the ids of the jobs that the holder's session, by default a new one, could claim."""
+        """Claim jobs for the holder's session, by default a new one; return their ids."""
         return [job.id for job in self.claim(holder or self.begin(), limit, queues)]
 
     def run(self, holder: ClaimHolder | None = None, job_id: str | None = None) -> Running:

@@ -134,7 +134,7 @@ class SerializerConformance(Conformance):
         return refuse
 
     def test_serializer_name_can_be_stored(self, serializer: Serializer) -> None:
-        """The name has 1 to 32 characters of a–z, 0–9, `_`, `.` and `-`.
+        """The name of a serializer has 1 to 32 characters from a–z, 0–9, `_`, `.` and `-`.
 
         If this fails: a job cannot store how its arguments were written.
         """

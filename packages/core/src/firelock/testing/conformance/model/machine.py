@@ -63,7 +63,7 @@ PICK = st.sampled_from((0, 0, 0, 1, 1, 2, 3, 5, 8))
 SOME = st.lists(PICK, min_size=1, max_size=3)
 
 QUEUES = ("default", "mail")
-# All jobs are in the partition of recurring jobs, because a queue's order holds only within a partition.
+# All jobs are in the partition of recurring jobs, because a queue is ordered only within a partition.
 _COLOCATED_WITH = derived_id("model")
 
 
@@ -87,7 +87,7 @@ class Ground:
         self.holders: list[ClaimHolder] = []
         self.claims: list[Pair] = []
         self.fences: dict[tuple[str, str], int] = {}  # the newest fence of each job, per storage
-        self.tokens: list[tuple[str, int, int]] = []  # tokens of the lock: owner, the model's, the storage's
+        self.tokens: list[tuple[str, int, int]] = []  # owner, token in the model, token in the storage
         self.records: dict[str, JobRecord] = {}  # all records after the previous operation
         self._stamps = count(STAMP, SECOND)
         self._made = count()
@@ -143,7 +143,7 @@ _ENDS = sorted(ends.ENDS)
 _CHANGES = ("deletes", "requeues", "deletes for good", "requeues", "reschedules", "restores")
 _LIMIT = 1_000
 
-_Ends = list[tuple[int, str, bool]]  # the claim, its end, and whether another session sends it
+_Ends = list[tuple[int, str, bool]]  # the claim, its result, and whether another session sends the result
 
 _ends = st.lists(st.tuples(PICK, st.sampled_from(_ENDS), st.sampled_from((False,) * 7 + (True,))), max_size=3)
 _changes = st.lists(st.tuples(PICK, st.sampled_from(_CHANGES)), max_size=2)
@@ -167,7 +167,7 @@ class JobRules(Ground):
 
     @rule(parents=SOME, on=st.lists(st.sampled_from(On), min_size=3, max_size=3))
     def continue_with(self, parents: list[int], on: list[On]) -> None:
-        """Store a job that waits for others, mostly for some that run or have ended."""
+        """Store a job that waits for other jobs, mostly for some that are running or have ended."""
         ids = [*self.jobs, *(pair.id for pair in self.claims if pair.id in self.jobs)]
         chosen = list(dict.fromkeys(one for number in parents if (one := self.pick(ids, number))))
         edges = tuple(Edge(parent, how) for parent, how in zip(chosen, on, strict=False))
@@ -597,7 +597,7 @@ def _walked(storage: Storage, where: JobFilter, limit: int, *, oldest_first: boo
     return [job.id for job in jobs]
 
 
-_STAGES = ((8, True), (30, False))  # operations of a run, and whether the run counts as short
+_STAGES = ((8, True), (30, False))  # number of operations of a run, and whether the run counts as short
 
 
 class StorageMachine(JobRules, SmallRules, RuleBasedStateMachine):

@@ -233,7 +233,7 @@ class BatchOperations(BatchGround):
 
     @property
     def _colocated_with(self) -> str | None:
-        """The first batch, in whose partition all jobs are: batches are nested only within one partition."""
+        """The first batch; all jobs are in its partition, because nested batches share a partition."""
         return self.batches[0] if self.batches else None
 
     def _source(self, outer: str | None) -> tuple[str | None, list[NewJob]]:

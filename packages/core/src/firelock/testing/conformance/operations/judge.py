@@ -25,12 +25,12 @@ _SLACK = 60 * SECOND  # tolerance, because it is not known exactly when a storag
 
 @attrs.frozen
 class KeySettings:
-    """The settings of a key; a rate is the number of micros that each unit of cost uses."""
+    """The settings of a key; a rate is the number of microseconds that each unit of cost uses."""
 
     concurrent: int | None = None
     interval: int = 0  # 0: no rate
     burst: int = 1
-    is_closed: bool = False  # the key is paused, or its rate is zero
+    is_closed: bool = False  # whether the key is paused or its rate is zero
 
 
 @attrs.frozen
@@ -68,7 +68,7 @@ class ClaimAnswer:
     """The result of a claim."""
 
     ids: Sequence[str]
-    has_more: bool = False  # more lanes are left to check, so the next claim should follow immediately
+    has_more: bool = False  # whether lanes are left to check, so the next claim should follow immediately
 
 
 @attrs.frozen

@@ -47,7 +47,7 @@ def _key(name: str) -> str:
 
 @attrs.define
 class _Known:
-    """Facts about a job that its record does not have."""
+    """Facts about a job that its record does not contain."""
 
     number: int  # its position in the order of insertion
     keeps: set[str] = attrs.Factory(set)  # strict keys that the job holds until it has ended
@@ -119,7 +119,7 @@ class LimitOperations(SeededOperations):
         return () if admission is None else tuple(use.key for use in admission.limits)
 
     def exchange(self) -> None:
-        """Let a worker process end some of its jobs and claim new ones."""
+        """Let a worker process settle some of its jobs and claim new ones."""
         random = self.random
         number = random.randrange(len(self.children))
         child, storage = self.children[number], self.storages[number]

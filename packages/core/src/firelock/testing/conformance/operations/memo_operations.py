@@ -29,7 +29,7 @@ _BEGUN = (MemoKind.SIGNAL, MemoKind.CALL)  # kinds of memos that can be stored b
 
 @attrs.define
 class _Kept:
-    """The expected memo of one name."""
+    """The memo that is expected for one name."""
 
     value: str | None
     is_done: bool
@@ -101,7 +101,7 @@ class MemoOperations(SeededOperations):
             ]
 
     def _remember(self) -> None:
-        """Store a memo of a current or old run, begun or done."""
+        """Store a begun or finished memo of a current or old run."""
         is_old = bool(self.old) and self.random.random() < 0.3
         running = self.some(self.old if is_old else list(self.held.values()))
         if running is None:

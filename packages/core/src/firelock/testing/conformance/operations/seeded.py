@@ -40,7 +40,8 @@ class SeededOperations:
         """Perform this number of operations, none of which may break a rule.
 
         Raises:
-            AssertionError: If an operation breaks a rule; the message has the seed and the last operations.
+            AssertionError: If an operation breaks a rule; the message contains the seed and the last
+                operations.
         """
         try:
             for _ in range(operations):

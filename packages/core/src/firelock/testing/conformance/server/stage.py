@@ -35,7 +35,7 @@ def pause(seconds: float = 0.01) -> None:
 
 
 class Stage:
-    """One storage, an app that uses it, and every server that a test starts; closed after the test."""
+    """One storage, its app, and every server that a test starts; all of them are closed after the test."""
 
     def __init__(self, open_handle: Callable[[], Storage]) -> None:
         self._open_handle = open_handle

@@ -1,4 +1,4 @@
-"""The requirements for a server: each job ends once and correctly, even if server or storage fails."""
+"""The requirements for a server: each job ends once and correctly, even if the server or storage fails."""
 
 from __future__ import annotations
 
@@ -761,7 +761,7 @@ class StoppingTests(ServerFixtures):
         assert [1, 1] == runs
 
     def test_graceful_stop_repeats_no_job(self, stage: Stage) -> None:
-        """Around a graceful stop, each of many short jobs runs once, before the stop or after it."""
+        """Each of many short jobs runs once, either before or after a graceful stop."""
         runs: Counter[int] = Counter()
 
         def notes(number: int) -> None:

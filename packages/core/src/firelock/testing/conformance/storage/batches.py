@@ -255,7 +255,7 @@ class BatchCountsTests(StorageFixtures):
         assert {State.AWAITING: 1, State.PROCESSING: 2} == flow.by_state()
 
     def test_empty_batch_succeeds(self, flow: FlowScene) -> None:
-        """A batch without members ends with the next `release`, and its callbacks follow.
+        """A batch without members ends with the next `release`, and its callbacks are enqueued.
 
         If this fails: a flow stops at a stage that has nothing to do.
         """
@@ -1170,7 +1170,7 @@ class BatchCountsTests(StorageFixtures):
         assert not flow.batch_counts(batch).is_stopping
 
     def test_failed_inner_batch_stops_its_outer_batch(self, flow: FlowScene) -> None:
-        """In a batch that fails fast, an inner batch that fails is a failed member.
+        """In a batch that fails fast, an inner batch that fails counts as a failed member.
 
         If this fails: an outer batch continues after a failure that should stop it.
         """

@@ -141,7 +141,7 @@ class ClaimTests(StorageFixtures):
     def test_claim_takes_jobs_only_from_named_queues(self, scene: Scene) -> None:
         """A claim takes jobs only from the named queues; with an empty list it takes none.
 
-        If this fails: servers run jobs that are meant for others.
+        If this fails: servers run jobs that are meant for other servers.
         """
         scene.add(queue="mail")
         holder = scene.begin()
@@ -253,7 +253,7 @@ class ClaimTests(StorageFixtures):
     def test_claim_writes_no_history(self, scene: Scene) -> None:
         """A claim does not change a job's history, even if the job was deleted and requeued before.
 
-        If this fails: hand-backs fill the history, and the hot path pays for a write that is never read. Or a
+        If this fails: hand-backs fill the history, and each claim includes a write that is never read. Or a
         claim treats a job that was never claimed as one without any history.
         """
         job_id = scene.add()

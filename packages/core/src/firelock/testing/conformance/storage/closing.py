@@ -82,8 +82,8 @@ class ClosingTests(StorageFixtures):
     ) -> None:
         """A continued `end_session`, on any handle, uses the running jobs and the reason of the first call.
 
-        If this fails: because its row was locked at that moment, no crash is counted for a job whose run
-        killed its process, or a crash is counted for a job that never started.
+        If this fails: no crash is counted for a job whose run killed its process while the row was locked, or
+        a crash is counted for a job that never started.
         """
         other, holder = scene.handles.open(), scene.begin()
         ran, waited = scene.add_many(2)

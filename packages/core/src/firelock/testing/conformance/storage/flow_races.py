@@ -131,7 +131,7 @@ class FlowRaceTests(StorageFixtures):
             assert {State.DELETED} == {job.state for job in members}
 
     def test_member_requeued_while_its_batch_is_stopped_runs(self, flow: FlowScene) -> None:
-        """A failed member requeued while its failure stops the batch runs, whichever members were deleted.
+        """If a failed member is requeued while its failure stops the batch, the member runs in any case.
 
         If this fails: a fixed member is deleted because of its earlier failure.
         """
@@ -230,10 +230,10 @@ class FlowRaceTests(StorageFixtures):
             assert [running.id] == flow.claim_ids(flow.begin(f"later-{number}"))
 
     def test_job_woken_by_signal_and_timeout_is_enqueued_once(self, flow: FlowScene) -> None:
-        """A job woken by its signal and its time-out concurrently is enqueued once, and the signal counts.
+        """If a signal and a time-out wake a job concurrently, it is enqueued once, and the signal counts.
 
-        If this fails: a job runs twice, or its time-out counts although the signal was reported as
-        accepted to its sender.
+        If this fails: a job runs twice, or the time-out counts although the sender of the signal was notified
+        that it was accepted.
         """
         one, other = flow.open()
         for number in range(ROUNDS):
@@ -350,7 +350,7 @@ class FlowRaceTests(StorageFixtures):
             flow.settle(deletes(running.id))
 
     def test_nested_batches_cancelled_during_work_end_completely(self, flow: FlowScene) -> None:
-        """If nested batches are cancelled while members end, fail or are added, all end and no member runs.
+        """If nested batches are cancelled while members end, fail or are added, they end and no member runs.
 
         If this fails: a cancelled batch never ends, or one of its inner batches continues.
         """

@@ -155,7 +155,7 @@ class LimitRaceTests(StorageFixtures):
         assert {"kit/a": 1} == most
 
     def test_concurrent_claims_start_no_more_jobs_than_the_burst(self, scene: Scene) -> None:
-        """Eight servers that claim concurrently start no more jobs than the burst of a key.
+        """Eight servers that claim concurrently start no more jobs than the burst of a key allows.
 
         If this fails: each server has the whole rate for itself.
         """

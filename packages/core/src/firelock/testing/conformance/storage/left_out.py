@@ -131,7 +131,7 @@ class LeftOutInLanesTests(StorageFixtures):
 
     @pytest.mark.parametrize("queues", [("default",), None], ids=["named", "every queue"])
     def test_claim_skips_left_out_jobs_in_lanes(self, scene: Scene, queues: Sequence[str] | None) -> None:
-        """In a lane the next job that is not left out starts; a skipped job does not hold a key.
+        """In a lane, the next job that is not left out starts; a skipped job does not hold a key.
 
         If this fails: threads starve because of the first coroutine job of a key, or waiting jobs use up
         keys.

@@ -63,8 +63,8 @@ class LimitTests(StorageFixtures):
     def test_records_claims_and_reconciliations_have_the_limits(self, scene: Scene) -> None:
         """A job has all its limits in its record, claims and reconciliations; other jobs have no limits.
 
-        If this fails: a server does not see which keys a job holds, or a page does not show for which keys it
-        waits.
+        If this fails: a server cannot determine which keys a job holds, or a page does not show for which
+        keys it waits.
         """
         admission = asks(
             LimitUse("kit/é:ü%", 7, is_strict=False), LimitUse(A, 0, is_strict=True),
@@ -189,7 +189,7 @@ class LimitTests(StorageFixtures):
     def test_lanes_that_share_a_key_share_its_limit(
         self, scene: Scene, lanes: int, number: int, limits: tuple[int, ...]
     ) -> None:
-        """A key that several lanes share is held by at most its limit, in one claim or in several.
+        """The limit of a key that several lanes share is not exceeded, in one claim or in several.
 
         If this fails: each lane has the whole limit for itself.
         """
@@ -412,7 +412,7 @@ class LimitTests(StorageFixtures):
 
     @pytest.mark.parametrize("gone", ["by a rate", "by none", "deleted"])
     def test_restored_limit_counts_jobs_started_without_it(self, scene: Scene, gone: str) -> None:
-        """If a deleted limit is set again, it counts the jobs that started while there was no limit.
+        """If a removed limit is set again, it counts the jobs that started while there was no limit.
 
         If this fails: a limit that was removed for an hour is exceeded afterwards.
         """
@@ -830,7 +830,7 @@ class KeyTests(StorageFixtures):
         assert [] == scene.storage.find_keys("kit/")
 
     def test_find_keys_returns_pages_in_order(self, scene: Scene) -> None:
-        """`find_keys` returns at most `limit` keys with the prefix, by code points, starting after `after`.
+        """`find_keys` returns at most `limit` keys with the prefix after `after`, ordered by code points.
 
         If this fails: pages skip or repeat keys, or treat a character of a key as a wildcard.
         """

@@ -125,9 +125,9 @@ class LineTests(StorageFixtures):
         assert 3 == len(scene.storage.find_waiting(A).ids)
 
     def test_find_keys_returns_the_other_keys_of_waiting_jobs(self, scene: Scene) -> None:
-        """`find_keys` returns, for each key, the other keys of its waiting jobs, in order and at most ten.
+        """`find_keys` returns, for each key, up to ten other keys of its waiting jobs, in order.
 
-        If this fails: a key is shown as open although its jobs wait for another key.
+        If this fails: a key is shown as free although its jobs wait for another key.
         """
         scene.set_limit(A, concurrent=1)
         scene.add_limited(2, A, X)

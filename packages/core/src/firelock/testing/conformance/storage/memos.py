@@ -426,8 +426,8 @@ class MemoTests(StorageFixtures):
     def test_first_of_time_out_and_signal_is_stored(self, flow: FlowScene) -> None:
         """After a stored time-out a signal is too late, and after a stored signal a time-out is too late.
 
-        If this fails: a job continues as if nobody had answered, although the answer was reported as accepted
-        to its sender.
+        If this fails: a job continues as if nobody had answered, although its sender was notified that the
+        answer was accepted.
         """
         holder = flow.begin()
         one, other = flow.running(holder, *flow.add_many(2))
@@ -677,7 +677,7 @@ class MemoTests(StorageFixtures):
     ) -> None:
         """A memo stored within a transaction exists after its commit, or not at all.
 
-        So a memo and the effect of its step are stored together.
+        Therefore a memo and the effect of its step are stored together.
 
         If this fails: a step is done twice, or is skipped although its effect was rolled back.
         """

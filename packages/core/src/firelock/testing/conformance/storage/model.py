@@ -77,7 +77,7 @@ class ModelTests(StorageFixtures):
         self._random_operations(BatchOperations, open_handle, 80)
 
     def test_random_waits_see_the_expected_memos(self, open_handle: Callable[[], Storage]) -> None:
-        """If jobs wait and store memos at random, their runs see the same values, and no signal is lost.
+        """If jobs wait and store memos at random, their runs read the same values, and no signal is lost.
 
         If this fails: the message lists the operations. Compare the last one with `memo_operations`.
         """

@@ -77,7 +77,7 @@ class MoveTests(StorageFixtures):
         assert [] == scene.claim_ids(queues=None)
 
     def test_move_changes_only_queue_priority_and_history(self, scene: Scene) -> None:
-        """A move changes only queue and priority of a job, and adds one entry to its history.
+        """A move changes only the queue and priority of a job, and adds one entry to its history.
 
         The entry names both queues and both priorities.
 
@@ -223,7 +223,7 @@ class MoveTests(StorageFixtures):
         assert [running.id] == flow.claim_ids(running.holder, queues=["bulk"])
 
     def test_only_waiting_jobs_are_moved(self, scene: Scene) -> None:
-        """Processing, succeeded, failed and deleted jobs are refused, and unknown ones are missing.
+        """Moves of processing, succeeded, failed and deleted jobs are refused; unknown jobs are missing.
 
         If this fails: a job changes its queue while it runs, or counts are wrong forever.
         """
@@ -455,5 +455,5 @@ class MoveTests(StorageFixtures):
 
         assert [Applied.APPLIED] * number + [Applied.MISSING] == results
         assert number == scene.storage.counts().by_queue["bulk"][State.ENQUEUED]
-        # A partitioned storage promises no order between partitions, and this many jobs are in two of them.
+        # A partitioned storage guarantees no order between partitions, and this many jobs are in two of them.
         assert sorted(ids) == sorted(scene.claim_ids(limit=1_000, queues=["bulk"]))

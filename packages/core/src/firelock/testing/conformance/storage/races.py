@@ -154,7 +154,7 @@ class RaceTests(StorageFixtures):
     def test_claim_races_a_delete(self, scene: Scene) -> None:
         """A job that is deleted during a claim is either not claimed, or leaves a tail with its holder.
 
-        If this fails: a deleted job runs, and nothing shows that.
+        If this fails: a deleted job runs, and nothing shows this.
         """
         (one, other), holder = scene.open(), scene.begin()
 
@@ -279,7 +279,7 @@ class CrowdTests(StorageFixtures):
 
     @pytest.mark.parametrize("is_due", [True, False], ids=["promote", "release"])
     def test_concurrent_upkeep_enqueues_each_job_once(self, scene: Scene, is_due: bool) -> None:
-        """Four servers that promote, or release, concurrently enqueue each due job, or each child, once.
+        """If four servers promote or release concurrently, each due job or child is enqueued once.
 
         If this fails: delayed jobs and continuations run twice.
         """
@@ -304,7 +304,7 @@ class CrowdTests(StorageFixtures):
         assert sorted(ids) == sorted(scene.claim_ids(holder))
 
     def test_concurrent_servers_create_a_recurring_job_once(self, scene: Scene) -> None:
-        """Eight servers that find the same definition due create its job once.
+        """If eight servers find that the same definition is due, its job is created once.
 
         If this fails: a nightly report is sent eight times.
         """

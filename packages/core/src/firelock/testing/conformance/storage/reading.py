@@ -64,7 +64,7 @@ class FindTests(StorageFixtures):
         assert [first, *alike, third] == scene.found(JobFilter(), oldest_first=True)
 
     def test_jobs_of_a_state_are_ordered_by_time_of_change(self, scene: Scene) -> None:
-        """With a state, jobs are ordered by the time at which they entered that state.
+        """If a state is given, jobs are ordered by the time at which they entered that state.
 
         If this fails: the latest failure is not on the first page.
         """
@@ -102,7 +102,7 @@ class FindTests(StorageFixtures):
         assert [] == scene.found(JobFilter(**{field: "mail%"}))  # type: ignore[arg-type]
 
     def test_prefix_of_an_id_finds_its_job(self, scene: Scene) -> None:
-        """The beginning of an id finds it, and is not interpreted as a pattern.
+        """A search for the beginning of an id finds its job; the string is not interpreted as a pattern.
 
         If this fails: people cannot search by the eight characters that they see.
         """
@@ -220,7 +220,7 @@ class FindTests(StorageFixtures):
         assert [ordered[start : start + limit] for start in range(0, 12, limit)] == walked
 
     def test_cursor_stays_valid_when_jobs_are_added_or_removed(self, scene: Scene) -> None:
-        """After a page, new jobs or the removal of its last job do not repeat or hide jobs on the next page.
+        """If jobs are added, or the last job of a page is removed, the next page repeats and hides no jobs.
 
         If this fails: pages are counted by offset.
         """

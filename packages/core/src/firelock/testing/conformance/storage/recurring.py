@@ -155,7 +155,7 @@ class RecurringTests(StorageFixtures):
         assert ("a", 1) == scene.kept("recurring", "nightly")
 
     def test_record_is_replaced_by_an_insert_without_new_jobs(self, scene: Scene) -> None:
-        """An insert replaces the record even if it has no jobs (for a skipped time) or only stored ones.
+        """An insert without jobs (for a skipped time), or with stored jobs only, also replaces the record.
 
         If this fails: a skipped due time stays due forever, or a job is created twice.
         """

@@ -65,7 +65,7 @@ class RowTests(StorageFixtures):
     def test_transaction_sees_its_own_writes(self, storage: RowStorage) -> None:
         """Within a transaction, a written row is read and scanned, and a deleted row is not.
 
-        If this fails: two jobs of the same call do not see each other.
+        If this fails: a job of a call does not find another job of the same call.
         """
         _store(storage, {_OURS + "old": "1", _OURS + "replaced": "1"})
 

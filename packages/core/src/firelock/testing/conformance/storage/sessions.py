@@ -310,9 +310,9 @@ class SessionTests(StorageFixtures):
         assert (0, 1) == (scene.record(known.id).crashes, scene.record(unknown.id).crashes)
 
     def test_end_of_a_session_does_not_change_other_jobs(self, scene: Scene) -> None:
-        """The end of a session does not change jobs of other sessions, even if they are named as running.
+        """Ending a session does not change jobs of other sessions, even if they are named as running.
 
-        If this fails: the death of one worker process takes the jobs of another.
+        If this fails: when one worker process dies, the jobs of another are taken.
         """
         dead, well = scene.begin("dead"), scene.begin("well")
         kept = scene.run(well)
@@ -344,7 +344,7 @@ class SessionTests(StorageFixtures):
         assert all(after.fence > before.fence for before, after in zip(old, new, strict=True))
 
     def test_end_of_a_session_never_fails_a_job(self, scene: Scene) -> None:
-        """The end of a session never fails a job, however often it has crashed.
+        """Ending a session never fails a job, however often the job has crashed.
 
         Only a job that ran alone in a job process is failed for its crashes.
 
@@ -399,7 +399,7 @@ class SessionTests(StorageFixtures):
         assert last == [record.renewal for record in scene.storage.list_sessions()]
 
     def test_sessions_are_listed_oldest_first(self, scene: Scene) -> None:
-        """The list has living and ended sessions in order of `started_at`.
+        """The list contains living and ended sessions, ordered by `started_at`.
 
         If this fails: the order of the list of servers changes all the time.
         """
@@ -499,7 +499,7 @@ class ReconcileTests(StorageFixtures):
     def test_reconcile_does_not_return_claims_known_to_both_sides(self, scene: Scene) -> None:
         """A claim known to both sides is neither lost nor unknown; jobs of other sessions are not returned.
 
-        If this fails: servers stop jobs that are rightly theirs, or hand back jobs that they or others run.
+        If this fails: servers stop jobs that they hold, or hand back jobs that they or others run.
         """
         running = scene.run()
         scene.run(scene.begin("b"))
@@ -510,7 +510,7 @@ class ReconcileTests(StorageFixtures):
         assert (False, [], []) == (found.is_session_lost, found.lost, found.unknown)
 
     def test_job_not_named_by_its_worker_process_is_unknown(self, scene: Scene) -> None:
-        """A session's jobs that its worker process does not name are returned in full, and are not moved.
+        """Jobs of a session that its worker process does not name are returned in full and do not change.
 
         If this fails: the jobs of a claim whose reply was lost are never run.
         """
@@ -667,7 +667,7 @@ class ReconcileTests(StorageFixtures):
         assert [1, 1] == [len(scene.history(run.id)) for run in (started, waiting)]
 
     def test_reconcile_reports_an_ended_session_as_lost(self, scene: Scene) -> None:
-        """`reconcile` reports an ended or unknown session as lost, and as holding nothing.
+        """`reconcile` reports an ended or unknown session as lost, without any jobs.
 
         If this fails: a worker process whose session was ended never detects it.
         """

@@ -166,7 +166,7 @@ class SettleTests(StorageFixtures):
 
     @pytest.mark.parametrize("has_started", [False, True])
     def test_handed_back_job_keeps_its_place(self, scene: Scene, has_started: bool) -> None:
-        """A job handed back keeps its place, and its attempt is undone.
+        """A job that is handed back keeps its place, and its attempt does not count.
 
         It gets a history entry only if it had started.
 
@@ -322,7 +322,7 @@ class SettleTests(StorageFixtures):
         assert {State.PROCESSING: 1} == scene.by_state()
 
     def test_history_keeps_the_previous_due_time_of_a_scheduled_job(self, scene: Scene) -> None:
-        """The history entry of a delete, requeue or reschedule of a scheduled job has its previous due time.
+        """When a scheduled job is deleted, requeued or rescheduled, its history keeps the previous due time.
 
         If this fails: a delete cannot be undone, because the due time is no longer stored anywhere.
         """
@@ -388,7 +388,7 @@ class SettleTests(StorageFixtures):
     def test_restored_failed_job_has_its_error(self, scene: Scene) -> None:
         """A restored failed job is failed again, with its error and traceback, and the given expiry.
 
-        If this fails: undoing the delete of a failed job loses the reason of its failure.
+        If this fails: undoing the delete of a failed job loses the reason for its failure.
         """
         error = error_info("f1")
         job_id = scene.settle(fails(scene.run(), error))

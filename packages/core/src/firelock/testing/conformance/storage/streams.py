@@ -61,7 +61,7 @@ class StreamTests(StorageFixtures):
     def test_repeated_chunks_are_stored_once(self, flow: FlowScene) -> None:
         """Chunks that are sent again, for example after a lost reply, do not change the stored ones.
 
-        If this fails: a reader sees a sentence twice, or changed.
+        If this fails: a reader sees a sentence twice, or a changed sentence.
         """
         running = flow.run()
         flow.append(running, "out", "a", "b")
@@ -72,7 +72,7 @@ class StreamTests(StorageFixtures):
         assert 3 == size
 
     def test_append_stream_returns_the_size_of_the_largest_stream(self, flow: FlowScene) -> None:
-        """`append_stream` returns the stored bytes, as UTF-8, of the largest of the named streams.
+        """`append_stream` returns the size of the largest of the named streams, in bytes of UTF-8.
 
         If this fails: a job writes without end, or is stopped too early.
         """

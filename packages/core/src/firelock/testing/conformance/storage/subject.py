@@ -47,8 +47,8 @@ class StorageFixtures(Conformance):
     def open_transaction(self) -> Callable[[bool], AbstractContextManager[object]]:
         """Return a function that opens a caller's transaction, as `within` accepts it.
 
-        The argument of the function is whether to commit. It returns a context manager for the transaction,
-        which is committed or rolled back accordingly. Only for storages that join transactions.
+        The function takes one argument, whether to commit, and returns a context manager for the transaction,
+        which is committed or rolled back accordingly. Needed only for storages that join transactions.
         """
         pytest.skip("the storage declares transactions; define the fixture open_transaction to test them")
 
@@ -56,9 +56,9 @@ class StorageFixtures(Conformance):
     def lock_job(self) -> Callable[[str], AbstractContextManager[object]]:
         """Return a function that locks the row of a job from another connection.
 
-        The argument of the function is the job's id. It returns a context manager in which the row is locked.
-        The connection must not be one of the storage's: it stands for a transaction of an application, or a
-        person in the database's shell. Only for storages with row locks. Without this fixture the tests of
+        The function takes the job's id and returns a context manager that keeps the row locked. The
+        connection must not belong to the storage; it represents a transaction of an application, or a person
+        in the database's shell. Needed only for storages with row locks. Without this fixture, the tests of
         locked rows count as not offered.
         """
         pytest.skip(f"{NOT_OFFERED}row locks")
@@ -67,7 +67,7 @@ class StorageFixtures(Conformance):
     def make_newer_schema(self) -> Callable[[], None]:
         """Return a function that changes the store's schema to that of a later release, unknown to this code.
 
-        Only for storages with a schema. The fixture must undo the change after the test.
+        Needed only for storages with a schema. The fixture must undo the change after the test.
         """
         pytest.skip("define the fixture make_newer_schema to test that a newer schema is refused")
 
@@ -75,18 +75,18 @@ class StorageFixtures(Conformance):
     def open_unreachable(self) -> Callable[[], Storage]:
         """Return a function that opens a handle of an unreachable store.
 
-        For example, the URL has a wrong port, or a file is where a folder must be. Only for storages with a
-        driver, a network or a file.
+        For example, the URL has a wrong port, or a file is where a folder must be. Needed only for storages
+        with a driver, a network or a file.
         """
         pytest.skip("define the fixture open_unreachable to test that driver errors do not leak")
 
     @pytest.fixture
     def break_driver(self) -> Callable[[Storage], None]:
-        """Return a function that makes each later call of a handle's driver raise.
+        """Return a function that makes each later call of a handle's driver raise an error.
 
         Its argument is a handle that has been used. Usually the function closes the driver's connection
-        without the handle's knowledge; the handle must not be able to open another one. Only for storages
-        with a driver.
+        directly, not through the handle; the handle must not be able to open another one. Needed only for
+        storages with a driver.
         """
         pytest.skip("define the fixture break_driver to test that driver errors of a used handle do not leak")
 

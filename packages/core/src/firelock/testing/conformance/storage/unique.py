@@ -325,7 +325,7 @@ class UniqueTests(StorageFixtures):
 
     @pytest.mark.parametrize("state", [State.ENQUEUED, State.SCHEDULED, State.AWAITING])
     def test_last_call_replaces_a_job_that_has_not_started(self, scene: Scene, state: State) -> None:
-        """The last call replaces only arguments, tags, priority and limits of the waiting job.
+        """The last call replaces only the arguments, tags, priority and limits of the waiting job.
 
         If this fails: a job runs with outdated arguments, or in the wrong place.
         """
@@ -493,7 +493,7 @@ class UniqueTests(StorageFixtures):
     def test_debounced_job_keeps_its_first_arguments_without_keeps_last(self, scene: Scene) -> None:
         """Without `keeps_last`, a call delays the job and does not change anything else.
 
-        If this fails: the arguments of a later call are used although those of the first were wanted.
+        If this fails: the arguments of a later call are used instead of those of the first call.
         """
         use = UniqueUse(K, _DUE, wait=HOUR)
         job_id = _holder(scene, use, arguments="[0]", tags=("a",))
@@ -696,9 +696,9 @@ class UniqueTests(StorageFixtures):
         "how", ["requeue of a failure", "requeue of a success", "restore", "restore to wait"]
     )
     def test_requeue_is_refused_if_another_job_has_the_key(self, scene: Scene, how: str) -> None:
-        """An ended job is requeued or restored only if its key is free; otherwise nothing is written.
+        """An ended job is requeued or restored only if its key is free.
 
-        In that case the result is `TAKEN`.
+        Otherwise nothing is written, and the result is `TAKEN`.
 
         If this fails: an operator creates two jobs with a key that only one job can have.
         """
