@@ -6,7 +6,7 @@ other frameworks.
 Read `app` first, which receives each request, then `web/` (the code between a request and a page) and one
 module of `pages/`. `site` holds the objects that all pages of one dashboard share.
 `stats/` computes the numbers that pages show, `security/` decides what each visitor may see and do, and
-`api/` serves programs. `problems` contains the exceptions that refuse a request, and `hookspecs` the hooks.
+`api/` serves programs. `problems` contains the exceptions for refused requests, and `hookspecs` the hooks.
 The command line finds the dashboard through `plugin` and starts it through `command`.
 """
 

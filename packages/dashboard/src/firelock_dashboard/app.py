@@ -82,7 +82,7 @@ class Dashboard(Site):
             proxy supplies it.
         trusts_proxy: whether to trust the headers `X-Forwarded-Prefix`, `-Proto` and `-Host`. Set it only
             behind a proxy that sets these headers.
-        trusted_origins: further origins that may send forms, for example "https://ops.example.com".
+        trusted_origins: additional origins that may send forms, for example "https://ops.example.com".
         allowed_hosts: the host names that the dashboard accepts in requests if it has an `auth`, for example
             "jobs.example.com" or "*.example.com". By default it accepts all of them.
         back_url: the target of "back to the app": a path such as "/", or an http or https URL. By default

@@ -12,8 +12,8 @@ def dashboard_pages() -> Sequence[object]:  # type: ignore[empty-body]
     """Add pages to the dashboard.
 
     Called once, when a dashboard receives its first request for a page. An implementation must return `Page`
-    objects. If it raises an exception, this plugin has no pages, and the exception is logged and shown on the
-    System page.
+    objects. If the implementation raises an exception, this plugin has no pages, and the exception is logged
+    and shown on the System page.
 
     Example:
         @hookimpl
@@ -26,8 +26,8 @@ def dashboard_pages() -> Sequence[object]:  # type: ignore[empty-body]
 def job_panels(job: object) -> Sequence[object]:  # type: ignore[empty-body]
     """Add panels to the page of a job.
 
-    Called each time the page is viewed. An implementation must return `JobPanel` objects. If it raises an
-    exception, the page shows the exception in place of the panel.
+    Called each time the page is viewed. An implementation must return `JobPanel` objects. If the
+    implementation raises an exception, the page shows the exception in place of the panel.
 
     Example:
         @hookimpl
@@ -41,7 +41,7 @@ def dashboard_permission(request: object) -> object | None:
     """Decide what a visitor of the dashboard may do.
 
     Called once per request. An implementation must return a permission, or None if it does not decide about
-    this visitor. The first result other than None decides, and no further plugin is called. If an
+    this visitor. The first result other than None decides, and no other plugin is called. If an
     implementation raises an exception, the request is refused.
 
     Example:

@@ -26,7 +26,7 @@ _SHOWN = 20
 class Enqueued:
     """A created job, with the call that created it."""
 
-    job: Job[Any]  # in its current state
+    job: Job[Any]  # the job in its current state
     task: str
     args: tuple[object, ...]
     kwargs: Mapping[str, object]
@@ -56,7 +56,7 @@ class Enqueued:
 class Expected:
     """The values that a matching job must have; None matches any value."""
 
-    arguments: Mapping[str, JsonValue] | None  # in stored form, with defaults filled in
+    arguments: Mapping[str, JsonValue] | None  # the arguments in stored form, with defaults filled in
     call: str
     queue: str | None
     due_at: int | None

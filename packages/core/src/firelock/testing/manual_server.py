@@ -79,8 +79,8 @@ class _WatchedRunner(JobRunner):
     """The server's job runner, which also records the errors of tasks and raises planned errors."""
 
     def __init__(self, app: Firelock, console: Console, planned: _PlannedErrors) -> None:
-        super().__init__(app.runtime, console, in_place=0)  # micros; a wait inside the run would never end
-        # the delay is 0 s, because the clock does not advance
+        super().__init__(app.runtime, console, in_place=0)  # 0 micros: a wait inside the run would never end
+        # check related jobs every time (0 s), because the clock does not advance
         self.related = RelatedJobs(app.storage, app.client.serializers, 0.0)
         self._planned = planned
         self.errors: dict[str, BaseException] = {}
@@ -256,7 +256,7 @@ class ManualServer:
         )
 
     async def _await_alone(self, runner: JobRunner, run: Run) -> EndedRun:
-        """Run the job, and close the resources that it opened on this event loop, which ends with the job."""
+        """Run the job, and close the resources that it opened on this loop, which is closed after the job."""
         try:
             return await self._await(runner, run)
         finally:

@@ -9,11 +9,11 @@ from typing import Protocol, runtime_checkable
 class MovableClock(Protocol):
     """The attribute that the kits require of a store in addition to its verbs."""
 
-    clock_offset: int  # micros, added to the store's clock
+    clock_offset: int  # the number of micros added to the store's clock
 
 
 def movable(store: object) -> MovableClock:
-    """Return the store as one whose clock can be moved.
+    """Return the store if its clock can be moved.
 
     Raises:
         TypeError: If the store has no `clock_offset`.

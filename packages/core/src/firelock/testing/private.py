@@ -65,7 +65,7 @@ class StillStorage(MemoryStorage):
             return inserted
 
     def _put_off(self, job_id: str, use: UniqueUse | None) -> None:
-        """Set the exact due time of a debounced job that this call has deferred, without the call's tick."""
+        """Remove this call's tick from the due time of a debounced job that the call has deferred."""
         with self._open() as store:
             row = store.table.rows.get(job_id)
             wait = None if use is None else use.wait

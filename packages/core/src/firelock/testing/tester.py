@@ -43,7 +43,7 @@ class Tester:
     is moved. A job that waits continues after `signal.send`, or when a drain has run the jobs that it called.
     A batch ends when its members have ended.
 
-    Only a real server has overlapping runs, job processes, and timeouts by real time.
+    Only a real server has overlapping runs, job processes, and timeouts in real time.
 
     `within=` is accepted, but the job is stored immediately, and a rollback does not remove it. While the
     transaction is open, code outside of it does not find the job, as with a real storage.

@@ -106,7 +106,7 @@ def caller_of(within: object) -> Caller | None:
         return None
     owner: Any = within if hasattr(within, "get_transaction") else within()  # type: ignore[operator]
     if owner.get_transaction() is None:
-        owner.begin()  # the first statement of a real storage does this too
+        owner.begin()  # the first statement of a real storage also does this
     current = owner.get_transaction()
     return Caller(
         owner, "session" if hasattr(owner, "expunge") else "connection", _is_current(owner, current)

@@ -33,7 +33,7 @@ _LONGEST = timedelta(hours=24)
 _MOST = 500  # the maximum number of objects on one page
 _BATCHES_WITHIN = 100  # the maximum number of nested batches whose counts are read
 
-_FILTERS: dict[str, Field[Any]] = {  # by the field names of `JobFilter`
+_FILTERS: dict[str, Field[Any]] = {  # query fields by the field names of `JobFilter`
     "state": Choice("state", "Only jobs in this state.", choices=tuple(State)),
     "task": Text("task", "Only jobs of the task with this full name."),
     "queue": Text("queue", "Only jobs of this queue."),

@@ -1,4 +1,4 @@
-"""The page Activity, with running and ended operations on many jobs, and the audit."""
+"""The Activity page, which shows running and ended operations on many jobs, and the audit."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ _BATCH = "batch "  # the prefix of a batch's id in a target
 
 
 def _described(visit: Visit, operation: Operation) -> list[_Fact]:
-    """Return the filter as names and values, without the times that bound it."""
+    """Return the filter as names and values, without its time bounds."""
     facts: list[_Fact] = []
     for field, value in attrs.asdict(operation.where).items():
         if value is not None and field not in {"since", "until"}:
@@ -135,7 +135,7 @@ def _described(visit: Visit, operation: Operation) -> list[_Fact]:
 
 def _cause_name(visit: Visit, fingerprint: str) -> str:
     """Return the exception class of a cause if it is known, otherwise its fingerprint."""
-    causes = visit.dashboard.watch.causes()  # also reads the stored causes
+    causes = visit.dashboard.watch.causes()  # this call also reads the stored causes
     known = next((one.type for one in causes if one.fingerprint == fingerprint), None)
     kind = known or visit.dashboard.watch.cause_records.type_of(fingerprint)
     return fingerprint if kind is None else task_name(kind)

@@ -68,7 +68,7 @@ class MemberRow:
     job: JobRecord
     state: str  # the displayed state, which may be "retrying"
     call: str  # the arguments on one line; empty if the visitor may not see them
-    counts: BatchCounts | None  # the counts of a member that is a batch
+    counts: BatchCounts | None  # the counts if the member is a batch
 
     @property
     def waits_for(self) -> tuple[str, str] | None:
@@ -140,7 +140,7 @@ class BatchView(JobView):
 
     @property
     def may_cancel(self) -> bool:
-        """Whether the batch can be cancelled, because it is open and has not been cancelled."""
+        """Whether the batch can be cancelled, which requires that it is open and not cancelled."""
         return self.job.state is State.AWAITING and not self.counts.is_cancelled
 
     # ---- members -------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ class _BatchRow:
     name: str
     record: JobRecord
     counts: BatchCounts
-    outer: JobRecord | None  # the batch that contains it
+    outer: JobRecord | None  # the batch that contains this batch
 
 
 @attrs.frozen

@@ -199,9 +199,9 @@ def chart_of_samples(
 
     The kind of the chart selects ended jobs, or waiting and running jobs.
 
-    `ended` contains the ended attempts by the start of their minute. The attempts of a minute that are not in
-    its samples are distributed evenly among its seconds without a sample. The numbers of waiting and running
-    jobs in these seconds are unknown.
+    `ended` contains the ended attempts by the start of their minute. If a minute's samples do not contain all
+    of its attempts, the rest are distributed evenly among its seconds without a sample. The numbers of
+    waiting and running jobs in these seconds are unknown.
     """
     last = math.floor(now)
     starts = [float(last - _LIVE_SECONDS + 1 + place) for place in range(_LIVE_SECONDS)]

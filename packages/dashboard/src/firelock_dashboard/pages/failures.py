@@ -65,7 +65,7 @@ class Requeue:
 
 @attrs.frozen(slots=False)
 class _Causes:
-    rows: list[Cause]  # the most frequent first
+    rows: list[Cause]  # the causes, the most frequent first
     muted: list[Cause]  # muted causes, including those without failed jobs
     failed: int | None  # the number of failed jobs if not all of them were grouped, otherwise None
     is_cut: bool  # whether there are more causes than are shown, or more jobs than are grouped
@@ -222,7 +222,7 @@ class _CausePage:
 
     @cached_property
     def oldest_at(self) -> datetime | None:
-        """The time when the oldest job that is still stored failed."""
+        """The time when the oldest stored job failed."""
         if not self.is_sample_cut:
             return _failed_at(self.sample[-1])
         first = self.visit.fire.jobs.page(_where(self.fingerprint), limit=1, oldest_first=True)

@@ -116,7 +116,7 @@ def _stored(visit: Visit) -> Job[object]:
 
 
 def stop_question(visit: Visit, others: int | None) -> str:
-    """Return the confirmation question for stopping a job, with the number of its process's other jobs."""
+    """Return the confirmation question for stopping a job, with the number of other jobs in its process."""
     tail = ""
     if others is not None:
         key = "jobs.confirm_running_others" if others else "jobs.confirm_running_alone"
@@ -378,7 +378,7 @@ class JobView:
 
     @cached_property
     def call(self) -> ShownCall | None:
-        """The call as code; None if the arguments may not be seen or cannot be read."""
+        """The call as code; None if the arguments are unreadable or hidden from the visitor."""
         value = self.given.value
         return call_of(self.job.task, value, self._using()) if isinstance(value, dict) else None
 
@@ -508,7 +508,7 @@ class JobView:
 
     @cached_property
     def failed_at(self) -> frozenset[datetime]:
-        """The times of failed attempts; a wait that follows one is for a retry, and any other is a sleep."""
+        """The times of failed attempts; a wait after a failure is for a retry, and other waits are sleeps."""
         return frozenset(failed.at for failed in self.handle.errors())
 
     @property
@@ -644,7 +644,7 @@ class JobView:
         return self._call_of(self.job)
 
     def _call_of(self, job: JobRecord) -> str:
-        """Return the name of a job for a sentence: the task, with the arguments if they may be seen."""
+        """Return the name of a job for a sentence: the task, and any arguments that the visitor may see."""
         if job.is_batch:
             return self.visit.text("job.the_batch", name=job_name(job))
         given = self.visit.arguments(job, limit=IN_LISTS)
@@ -946,7 +946,7 @@ class ShownEntry:
     since: float | None  # seconds since the previous entry; None for the first
     waited: float | None  # seconds between the claim and the start of the attempt that ended here
     took: float | None  # the duration of this attempt in seconds
-    is_requeued: bool = False  # the job had ended before, and was requeued
+    is_requeued: bool = False  # whether the job had ended before and was requeued
     is_counted: bool = True  # whether the attempt counts; otherwise the next attempt has the same number
 
 

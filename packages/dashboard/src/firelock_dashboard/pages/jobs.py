@@ -116,7 +116,7 @@ class _JobRow:
     call: str | None  # the arguments on one line; None if the visitor may not see them
     attempts: int | None  # the maximum number of attempts
     started_at: datetime | None = None  # the start of a running job, if it is known
-    parents: Sequence[Parent] = ()  # the jobs that it waits for; empty if they were not read
+    parents: Sequence[Parent] = ()  # the jobs that this job waits for; empty if they were not read
 
     @property
     def is_requeued(self) -> bool:
@@ -677,7 +677,7 @@ def _wished(visit: Visit, verb: str) -> Listing:
 
 def _counted(visit: Visit, verb: str, listing: Listing) -> _Counted:
     """Return the number of matching jobs by their current state."""
-    visit.dashboard.invalidate()  # the question must show current numbers
+    visit.dashboard.invalidate()  # the confirmation question must show current numbers
     plan, total = listing.plan, listing.total
     if plan.where.state is not None:
         name = "retrying" if plan.where.is_retrying else str(plan.where.state)

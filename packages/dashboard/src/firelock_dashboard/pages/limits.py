@@ -157,7 +157,7 @@ class _KeyPage:
 
     @property
     def has_unknown_start(self) -> bool:
-        """Whether the start of a job can be computed neither from run times nor from timeouts."""
+        """Whether the start of a job cannot be computed from run times or timeouts."""
         return any(
             one.starts_at is None
             and one.starts_by is None

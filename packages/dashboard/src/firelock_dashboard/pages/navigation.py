@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from firelock_dashboard.web.request import Visit
 
-_SECTION = Text("section", limit=250, default="")  # may contain the name of a plugin's page
+_SECTION = Text("section", limit=250, default="")  # a section's name, which may be that of a plugin's page
 
 
 def show_navigation(visit: Visit) -> Response:

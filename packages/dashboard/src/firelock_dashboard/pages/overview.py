@@ -60,7 +60,7 @@ class _Tile:
     query: dict[str, str] = attrs.field(factory=dict)
     unit: str = ""
     hint: str = ""
-    state: str = ""  # sets the colour of its sparkline
+    state: str = ""  # the state that sets the colour of the sparkline
     spark: str = ""
     drawn: str = ""  # the meaning of the sparkline, if it varies
     look: str = ""  # a CSS class: is-bad or is-warn
@@ -79,7 +79,7 @@ _PAGES = {  # the page that the button of each kind of problem opens
 }  # fmt: skip
 
 
-_WITH_DURATION = frozenset({"long_wait", "long_run", "server_lost"})  # their sentences contain the duration
+_WITH_DURATION = frozenset({"long_wait", "long_run", "server_lost"})  # problems that mention the duration
 
 
 @attrs.frozen
@@ -315,7 +315,7 @@ class _Seen:
     def _processing(self, processing: int, past: Sequence[int], span: str) -> _Tile:
         alive = self.readings.alive
         slots = sum(one.workers for one in alive)
-        deleted = len(self.deleted)  # these jobs are ordered to stop, but still occupy slots
+        deleted = len(self.deleted)  # these jobs were ordered to stop but still occupy slots
         has_slots = slots >= max(processing + deleted, 1)
         hint = self._text("tile_servers", count=len(alive))
         if slots and not has_slots:  # some jobs were claimed ahead, or by a lost server

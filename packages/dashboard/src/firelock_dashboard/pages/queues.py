@@ -65,8 +65,8 @@ class QueueRow:
 
     view: QueueView
     oldest_at: datetime | None  # when the first job that no limit delays began to wait
-    held: int  # number of jobs ahead of it that wait for a limit; at most 100
-    held_at: datetime | None  # when the first of these began to wait
+    held: int  # the number of jobs at the head of the queue that wait for a limit; at most 100
+    held_at: datetime | None  # when the first job that waits for a limit began to wait
     out_per_minute: float
     in_per_minute: float | None  # None until it is known
     listeners: list[ServerView]
@@ -188,7 +188,7 @@ class _HeadRow:
     """One of the first waiting jobs."""
 
     job: JobRecord
-    call: str  # its arguments on one line
+    call: str  # the arguments on one line
     held_by: list[KeyWait]  # the limits that delay the job
 
 
@@ -204,7 +204,7 @@ class _Head:
 
 
 def show_queue(visit: Visit) -> Response:
-    """Show one queue with its figures, its next jobs and its servers."""
+    """Show one queue with its statistics, its next jobs and its servers."""
     name = visit.places["name"]
     views = {view.name: view for view in visit.fire.queues.list()}
     if name not in views:

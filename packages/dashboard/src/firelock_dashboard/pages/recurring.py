@@ -66,8 +66,8 @@ class RecurringRow:
 
 @attrs.frozen
 class _Runs:
-    jobs: list[tuple[Job[Any], float | None]]  # oldest first, each with its duration in seconds
-    typical: float | None  # seconds: the median of the succeeded runs
+    jobs: list[tuple[Job[Any], float | None]]  # the jobs, oldest first, each with its duration in seconds
+    typical: float | None  # the median duration of the succeeded runs in seconds
 
     @property
     def states(self) -> Counter[str]:
@@ -321,7 +321,7 @@ class _Preview:
 
 
 def preview(visit: Visit) -> Response:
-    """Show the meaning of a schedule while it is typed; an invalid schedule is not an invalid request."""
+    """Show the meaning of a schedule while it is typed; an invalid schedule is not a bad request."""
     fields = visit.query
     found = _previewed(visit, fields.value(_SCHEDULE), fields.value(_ZONE))
     return visit.page("recurring_preview.html", title="", section="recurring", preview=found)

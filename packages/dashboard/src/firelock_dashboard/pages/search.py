@@ -47,8 +47,8 @@ class Hit:
     more: str  # additional text, shown next to `text`
     address: str
     state: str = ""  # the state of a job
-    is_exact: bool = False  # the string is the whole name, id or key
-    is_waited_for: bool = False  # the result is a limit for which jobs wait
+    is_exact: bool = False  # whether the string is the whole name, id or key
+    is_waited_for: bool = False  # whether the result is a limit for which jobs wait
 
 
 @attrs.frozen
@@ -57,7 +57,7 @@ class HitGroup:
 
     kind: str  # a key of search.toml: tag, job, batch, task, queue, limit, recurring, server, error, argument
     hits: Sequence[Hit]
-    is_by_name: bool = False  # the string matches the name or id, not the content
+    is_by_name: bool = False  # whether the string matches the name or id, not the content
     further: str | None = None  # the URL of all results, if there may be more
 
     @property

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from firelock_dashboard.web.request import Visit
 
 _SERVERS = 24  # the maximum number of servers on a page
-_SLOTS = 200  # the maximum number of drawn slots of a server
+_SLOTS = 200  # the maximum number of slots drawn for a server
 _AT_ONCE = 500  # running jobs per read; if there are more, the jobs of each server are read separately
 _DENSE = 24  # if more jobs run, they are drawn as squares without text
 _LOST = 100
@@ -51,7 +51,7 @@ class _Running:
     pid: int | None  # the process id; None if its session is not listed
     since: datetime
     is_started: bool  # False if the job is claimed but might not run yet
-    is_deleted: bool  # the job was ordered to stop and has not ended
+    is_deleted: bool  # whether the job was ordered to stop and has not ended
 
 
 @attrs.frozen
@@ -64,7 +64,7 @@ class _ServerProcess:
     rss_bytes: int
     renewed_at: int
     timeout_seconds: float
-    is_leaving: bool  # the process was replaced
+    is_leaving: bool  # whether the process was replaced
 
 
 @attrs.frozen

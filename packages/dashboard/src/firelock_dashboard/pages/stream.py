@@ -58,7 +58,7 @@ class StreamPart:
     name: str
     pieces: Sequence[StreamPiece]
     is_whole_before: bool  # whether this is the start of the stream
-    has_more: bool  # whether there is a part after it; False for the end
+    has_more: bool  # whether another part follows; False at the end of the stream
 
     @property
     def last(self) -> int:

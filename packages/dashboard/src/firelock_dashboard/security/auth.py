@@ -60,7 +60,7 @@ class Entrance:
         except Exception as error:
             raise refusal_of(error) from error
         host_result = request.scope.get("wsgi_environ", {}).get(AUTH_RESULT)
-        if isinstance(host_result, RequestProblem):  # set by the host, in its own thread
+        if isinstance(host_result, RequestProblem):  # the result of `auth=` in the host's own thread
             raise host_result
         if isinstance(host_result, Access):
             return host_result

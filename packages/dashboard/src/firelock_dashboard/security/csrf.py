@@ -61,7 +61,7 @@ class Gate:
     Args:
         is_open: whether there is an `auth=`, so that visitors from other machines can have access.
         trusts_proxy: whether to trust `X-Forwarded-Host` and `-Proto`.
-        origins: further origins that may send forms.
+        origins: additional origins that may send forms.
         hosts: the host names that the dashboard accepts in requests; None for all.
         prefix: the path under which a browser finds the dashboard; None if the framework or a proxy supplies
             it.

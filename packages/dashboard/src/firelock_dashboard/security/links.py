@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from firelock import Firelock
 
 ENTER = "/enter"  # the path of the page that exchanges a link
-COOKIE = "firelock_session"  # followed by the port, because cookies of a host are sent to all of its ports
+COOKIE = "firelock_session"  # the port is appended, because cookies of a host are sent to all of its ports
 LINK_SECONDS = 600
 SESSION_SECONDS = 7 * 86_400
 

@@ -185,7 +185,7 @@ document.addEventListener("input", (event) => {
 document.addEventListener("firelock:acted", ({ detail: { form, answer } }) => {
   if (!form.matches("[data-saves]") || answer.kind !== "good") return;
   for (const field of form.elements) if (field.defaultValue !== undefined) field.defaultValue = field.value;
-  if (form.contains(document.activeElement)) document.activeElement.blur(); // so that its region can refresh
+  if (form.contains(document.activeElement)) document.activeElement.blur(); // so that its region can be refreshed
   offerSaving(form);
 });
 
@@ -231,7 +231,7 @@ firelock.closeMenus = (within = null) => {
     const [opener, list] = [openerOf(menu), menu.querySelector(":scope > .list")];
     opener.setAttribute("aria-expanded", "false");
     if (opener.hasAttribute("aria-busy")) list?.remove(); // its content would arrive too late
-    else if (list) list.hidden = true; // not removed: a question about a pressed button may be open
+    else if (list) list.hidden = true; // it must not be removed, because a question about a pressed button may be open
     opener.removeAttribute("aria-busy");
   }
 };

@@ -1,4 +1,4 @@
-// Lists of jobs: selection and actions, new rows announced by a pill, suggestions while the visitor types.
+// Lists of jobs: selection, actions, a pill that announces new rows, and suggestions while the visitor types.
 "use strict";
 
 {
@@ -182,7 +182,7 @@
     if (end !== null) place.querySelector("[data-search-status]").textContent = `${text}. ${end}`;
   };
 
-  // Append the rows of the next part to the shown rows; the end of the page is that of the last part.
+  // Append the rows of the next part to the shown rows; the page ends where the last part ends.
   const join = (page) => {
     const place = state();
     const rows = [...page.querySelectorAll("tbody tr[id]")];

@@ -56,7 +56,7 @@
     const page = new DOMParser().parseFromString(text, "text/html");
     found.replaceChildren(...page.body.children);
     place();
-    const search = document.getElementById("palette-search"); // opens the same jobs as the tag
+    const search = document.getElementById("palette-search"); // this link opens the same jobs as the tag
     if (found.querySelector("[data-exact][data-tag]")) search.hidden = true;
     const count = options().filter(isFound).length;
     status.textContent = status.dataset.text.replace("{count}", count);

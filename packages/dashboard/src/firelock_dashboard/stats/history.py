@@ -291,7 +291,7 @@ class History:
     def depths_by_minute(self) -> dict[int, tuple[int, int]]:
         """Return the numbers of waiting and running jobs at the end of each minute with a count.
 
-        The keys are the minutes in seconds since 1970. The numbers of at most one hour are kept, in memory.
+        The keys are the minutes in seconds since 1970. Only the numbers of the last hour are kept, in memory.
         """
         now, monotonic = self._now() / 1_000_000, self._monotonic()
         return {
@@ -321,7 +321,7 @@ class History:
         return total(run_sum for run_sum in run_sums if run_sum), missing
 
     def _sum(self, since: int) -> Fold:
-        """Return the known sums from the start of an hour on."""
+        """Return the known sums since the start of an hour."""
         sums = Fold()
         for at in range(since, max(since, self._begin), HOUR):
             hour = self._hours.get(at)

@@ -201,10 +201,10 @@ def plan(
 ) -> SearchPlan:  # fmt: skip
     """Return the plan of the search for these chips at this time, without any I/O.
 
-    An argument is looked up by a tag if all selected tasks create a tag from it. The age limits the list's
-    period if the list is ordered by creation; otherwise it is a test. The period of a list that is ordered by
-    due time also refers to due times, which no operation supports. Errors are searched in the form that
-    `masked` returns, so that secrets are not found.
+    An argument is looked up by a tag if all selected tasks create a tag from it. The age restricts the list's
+    period if the list is ordered by creation; otherwise it becomes a test. The period of a list that is
+    ordered by due time also refers to due times, which no operation supports. Errors are searched in the form
+    that `masked` returns, so that secrets are not found.
     """
     tests: list[Callable[[JobRecord], bool]] = []
     contains: dict[str, str] = {}
@@ -419,9 +419,9 @@ def read_typed(
     """Return typed text as pairs for a query, merged into the current ones.
 
     A later pair replaces an earlier one. `name:value` is a chip, and quotes preserve spaces. Text without a
-    name is the name of a task, or else a state, the start of an id, or words of an error. Before words are
-    searched for in errors, words with a colon, and a single word, are looked up as exact values. "customer
-    12", "customer=12" and "12" mean the tag customer:12 if a job has it. A single number that is not a tag is
+    name is the name of a task, or else a state, the start of an id, or words of an error. Words with a colon,
+    and a single word, are looked up as exact values before they are searched for in errors. "customer 12",
+    "customer=12" and "12" mean the tag customer:12 if a job has it. A single number that is not a tag is
     searched for in arguments.
 
     Args:

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _EVERY = 1.0  # seconds between readings
 _QUIET = 2.0  # minimum seconds between two announcements of a topic
-_GRACE = 5.0  # seconds for which samples continue after the last listener, which might return
+_GRACE = 5.0  # seconds for which samples continue after the last listener has left, because it might return
 _POLLED = 15.0  # seconds for which samples continue after a poll
 _SAMPLES = 120
 _EVENTS = 200
@@ -39,7 +39,7 @@ class LiveEvent:
     """One event for listeners."""
 
     number: int  # ascends
-    name: str  # moved, sample, down or up
+    name: str  # "moved", "sample", "down" or "up"
     text: str
 
     @property
@@ -82,7 +82,7 @@ class Live:
         self._waiting: set[str] = set()  # changed topics that are not announced yet
         self._announced_at: dict[str, float] = {}
         self._pause = _EVERY
-        self.checks_every = CHECKS_EVERY  # seconds between checks whether a stream's visitor may read
+        self.checks_every = CHECKS_EVERY  # seconds between checks of whether a stream's visitor may read
         self.storage_error: str | None = None  # the storage's last error, or None while it is reachable
 
     # ---- listening -----------------------------------------------------------------------------------------

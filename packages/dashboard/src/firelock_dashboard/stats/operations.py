@@ -1,4 +1,4 @@
-"""The runner of operations in the dashboard's process, each in its own thread."""
+"""The runner that executes operations in the dashboard's process, each in its own thread."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class JobWait:
     job: JobRecord
     now: datetime
     is_paused: bool = False
-    note: str | None = None  # why the queue is paused
+    note: str | None = None  # the reason why the queue is paused
     servers: Sequence[ServerView] = ()
     ahead: int | None = None  # the number of enqueued jobs ahead of the job; None if they were not counted
     is_ahead_cut: bool = False  # whether `ahead` is a lower bound
@@ -72,13 +72,13 @@ class JobWait:
 
     @property
     def readings(self) -> Readings:
-        """The servers at this time."""
+        """The servers at the time of the snapshot."""
         return Readings(micros(self.now), servers=self.servers)
 
 
 @attrs.frozen
 class Reason:
-    """A sentence by its key in `job.toml`, its values, and the page on which the cause can be resolved."""
+    """A sentence, given by its key in `job.toml` and its values, and the page for resolving the cause."""
 
     key: str
     weight: Weight

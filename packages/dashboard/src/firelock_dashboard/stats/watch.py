@@ -1,4 +1,4 @@
-"""Readings of the app's state, shared by all requests within some seconds, for example for the overview."""
+"""Readings of the app's state, shared by all requests within a few seconds, for example for the overview."""
 
 from __future__ import annotations
 
@@ -131,8 +131,8 @@ class Watch:
         """Discard the readings after a change, so that the next request reads again.
 
         Args:
-            keeps_days: whether to keep the hours of causes, which are slow to read, and which one action
-                changes little.
+            keeps_days: whether to keep the hours of causes, which are slow to read and change little after
+                one action.
         """
         kept = ("findings", "strips") if keeps_days else ("findings",)
         with self._lock:

@@ -95,7 +95,7 @@ class Templates:
     def render_page(self, template: str, context: dict[str, object], part: str | None = None) -> str | None:
         """Return a page, or its block `part_<name>` if a part is requested; None if there is no such part."""
         page = self._environment.get_template(template)
-        # passed as a value, because a block that is rendered alone has no imports of its page
+        # passed as a value, because a block that is rendered alone lacks the imports of its page
         context["p"] = self._environment.get_template("parts.html").make_module(context)
         if part is None:
             return show_turns(page.render(context))
@@ -149,7 +149,7 @@ def show_turns(html: str) -> str:
 
 
 def written_out(text: str) -> str:
-    """Return the string with every character that changes the text direction written out."""
+    """Return the string with each character that changes the text direction as an escape."""
     return _TURNS.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text)
 
 

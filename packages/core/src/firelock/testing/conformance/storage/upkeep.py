@@ -422,7 +422,7 @@ class ContinuationTests(StorageFixtures):
         assert 2 == len(scene.history(child))
 
     def test_parents_that_ended_before_the_insert_are_counted(self, scene: Scene) -> None:
-        """Parents that ended before their child was stored are already counted.
+        """A parent that ended before its child was stored is counted when the child is stored.
 
         If this fails: a child of one ended and one running job waits forever, or runs immediately.
         """
