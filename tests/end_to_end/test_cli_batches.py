@@ -57,7 +57,7 @@ def test_batches_are_listed_with_their_progress(command, app):
 
 
 def test_list_shows_the_outer_batch(command, app):
-    """The column exists only if a batch has an outer batch; the JSON contains its id."""
+    """The column is omitted if no batch has an outer batch. The JSON contains the id of the outer batch."""
     outer = flows.new_batch(app, "year")
     flows.new_batch(app, "january", outer=outer)
 
@@ -95,7 +95,7 @@ def test_show_prints_progress_and_failed_members(command, app):
 
 
 def test_show_counts_members_and_inner_jobs_separately(command, app):
-    """An inner batch counts as one member; the jobs of all inner batches have their own line."""
+    """An inner batch counts as one member. The jobs of all inner batches are counted on a separate line."""
     outer = flows.new_batch(app, "year")
     for name in ("january", "february"):
         inner = flows.new_batch(app, name, outer=outer)
@@ -118,7 +118,7 @@ def test_show_counts_members_and_inner_jobs_separately(command, app):
 
 
 def test_show_finds_failed_members_after_empty_pages(command, app, monkeypatch):
-    """A storage may return an empty page although more members follow."""
+    """A storage may return an empty page even if more members follow."""
     batch = failed_batch(app)
     kind, find = type(app.storage), type(app.storage).find
 
@@ -186,7 +186,7 @@ def test_steps_are_listed(command, app, job):
 
 
 def test_change_of_a_batch_has_an_audit_entry(command, app, monkeypatch):
-    """A given reason is in the audit entry, and also in the histories of the members."""
+    """If a reason is given, it is in the audit entry and in the histories of the members."""
     monkeypatch.setenv("LOGNAME", "ada")
     batch = failed_batch(app)
 
@@ -216,7 +216,7 @@ def test_signal_is_sent_once(command, app, job):
 
 
 def test_signal_for_which_the_job_does_not_wait_is_refused(command, app, job):
-    """A misspelled signal would be stored forever; a signal for a later wait requires `--early`."""
+    """A misspelled signal would be stored forever. A signal for a later wait requires `--early`."""
     flows.end(app, job, State.AWAITING, waits_for="signal approval", gives_back=True)
 
     refused = command("jobs signal", job.id, "aproval", "true")
@@ -229,7 +229,7 @@ def test_signal_for_which_the_job_does_not_wait_is_refused(command, app, job):
 
 
 def test_waits_are_shown_with_their_end(command, app, job):
-    """The output contains the end of a sleep, and the deadline of a wait for a signal."""
+    """The output contains the time at which a sleep ends, and the deadline of a wait for a signal."""
     flows.remember(app, job, "signal", "approval", "1893456000000000", is_done=False)
     flows.remember(app, job, "signal", "manager", None, is_done=False)
     flows.remember(app, job, "sleep", "night", "1893456000000000")
@@ -244,7 +244,7 @@ def test_waits_are_shown_with_their_end(command, app, job):
 
 
 def test_argument_from_another_job_names_that_job(command, app):
-    """The output names the other job before and after it has run; null would look like a value."""
+    """The output names the other job before and after it has run, because null would look like a value."""
 
     @app.task(name="count")
     def count() -> int:

@@ -73,7 +73,7 @@ def test_bash_suggests(bash, words, suggested):
 
 
 def test_every_command_and_option_is_completed(every):
-    """Commands of plugins are included, and each command has a summary."""
+    """Commands of plugins are completed too, and each command has a summary."""
     assert {"server", "jobs", "top", "completion", "dashboard"} <= every["firelock"].commands.keys()
     assert "List jobs, newest first." == every["firelock jobs"].commands["list"]
     assert all(text for node in every.values() for text in node.commands.values())
@@ -84,7 +84,7 @@ def test_every_command_and_option_is_completed(every):
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_script_contains_every_command(run, every, shell):
-    """An installed shell can parse the script."""
+    """An installed shell can parse the completion script."""
     ran = run("completion", shell)
 
     assert (0, "") == (ran.code, ran.error)
@@ -99,7 +99,7 @@ def test_script_contains_every_command(run, every, shell):
 
 
 def test_unknown_shell_is_refused(run):
-    """The error lists the known shells."""
+    """The error lists the supported shells."""
     ran = run("completion tcsh")
 
     assert 2 == ran.code

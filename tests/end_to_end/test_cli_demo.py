@@ -81,9 +81,9 @@ def begun(*words, until="succeeded"):
 
 
 def test_demo_shows_all_kinds_of_jobs(folder, run):
-    """The kinds are fire-and-forget, delayed, recurring and continuation; one job recovers and one fails.
+    """The kinds are fire-and-forget, delayed, recurring and continuation.
 
-    The file is deleted at the end.
+    One job recovers and one fails. The file is deleted when the demo ends.
     """
     ran = run("demo --seconds 3")
 
@@ -105,7 +105,7 @@ def test_demo_shows_all_kinds_of_jobs(folder, run):
 
 
 def test_file_of_a_kept_demo_can_be_opened(folder, run):
-    """--keep leaves the file, whose jobs match the output of --json; no server continues to run."""
+    """With --keep, the file is kept, its jobs match the output of --json, and no server continues to run."""
     ran = run("demo --seconds 3 --keep --json")
 
     answer = ran.json
@@ -120,7 +120,7 @@ def test_file_of_a_kept_demo_can_be_opened(folder, run):
 
 
 def test_kept_demo_on_a_terminal_prints_its_file(folder, terminal, monkeypatch):
-    """The terminal shows how the jobs ended, and the commands that show them later."""
+    """The output shows the final states of the jobs and the commands that show them later."""
     monkeypatch.setattr("sys.stdout", terminal)
 
     code = main(["demo", "--seconds", "3", "--keep"])
@@ -147,7 +147,7 @@ def drawn(terminal, *scenes):
 
 
 def test_live_view_keeps_its_height_and_escapes_control_characters(terminal):
-    """The picture has the same number of lines for any number of events.
+    """The view has the same number of lines for any number of events.
 
     Control characters in task names, messages and logs are visible.
     """
@@ -180,7 +180,7 @@ def test_live_view_keeps_its_height_and_escapes_control_characters(terminal):
     ],
 )
 def test_printed_commands_are_quoted_for_the_shell(tmp_path, monkeypatch, called, on_path, printed):
-    """The command has the program as it was called, quoted for a shell, or just its name if it is on PATH."""
+    """A command contains the quoted path of the called program, or only its name if it is on PATH."""
     place = tmp_path / "a folder"
     place.mkdir()
     (place / "firelock").write_text("#!/bin/sh\n")
@@ -205,7 +205,7 @@ def read(terminal):
 
 @pytest.mark.usefixtures("interruptible")
 def test_demo_with_a_dashboard_runs_until_ctrl_c(folder):
-    """On a terminal, the link is printed and no browser opens; Ctrl-C ends everything cleanly."""
+    """On a terminal, the link is printed and no browser is opened. Ctrl-C ends all processes cleanly."""
     ours, its = pty.openpty()
     demo = subprocess.Popen(
         [*DEMO, "--dashboard", "--no-browser"], stdout=its, stderr=its, start_new_session=True
@@ -250,7 +250,7 @@ def test_demo_with_a_dashboard_runs_until_ctrl_c(folder):
     ],
 )
 def test_missing_package_or_invalid_options_are_reported(folder, run, monkeypatch, case):
-    """One sentence names the package to install, or the options that cannot be combined."""
+    """The error is one sentence that names the package to install, or the options that cannot be combined."""
     words, plugins, message = case
     monkeypatch.setenv("FIRELOCK_PLUGINS", plugins)
 
@@ -262,7 +262,10 @@ def test_missing_package_or_invalid_options_are_reported(folder, run, monkeypatc
 
 
 def test_demo_runs_on_the_given_storage(folder, run):
-    """The demo's jobs stay in this storage; a second demo would mix with them, so it is refused."""
+    """The demo's jobs stay in this storage.
+
+    A second demo is refused, because its jobs would mix with those of the first.
+    """
     url = f"sqlite:///{folder}/own.db"
 
     ran = run("demo --seconds 3 --json --storage", url)
@@ -300,7 +303,7 @@ def test_demo_with_an_unusable_storage_is_an_error(folder, run, words, message):
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_demo_cleans_up(folder, number, code):
-    """Ctrl-C and SIGTERM stop the server and delete the file."""
+    """Ctrl-C and SIGTERM stop the server, and the file is deleted."""
     demo = begun("--seconds", "60")
 
     demo.send_signal(number)
@@ -311,7 +314,7 @@ def test_interrupted_demo_cleans_up(folder, number, code):
 
 
 def test_demo_whose_server_does_not_start_is_an_error(folder, monkeypatch, run):
-    """The error contains the server's exit code, and no files remain."""
+    """The error contains the server's exit code, and no files are left."""
     monkeypatch.setenv("PYTHONHASHSEED", "no number")  # no interpreter starts with this value
 
     ran = run("demo")
@@ -324,7 +327,7 @@ def test_demo_whose_server_does_not_start_is_an_error(folder, monkeypatch, run):
 
 
 def test_demo_ends_if_its_server_dies(folder):
-    """If the server is killed, the demo ends with an error instead of a table of jobs that never run."""
+    """If the server is killed, the demo ends with an error instead of showing jobs that never run."""
     demo = begun("--seconds", "60")
     (file,) = folder.glob("*/demo.db")
     storage = open_storage(f"sqlite:///{file}")

@@ -76,9 +76,10 @@ def processes_in(folder):
 
 @pytest.mark.heavy("starts a server and a dashboard, three times each")
 def test_changed_code_is_loaded_and_no_job_is_lost(folder, app):
-    """There is one terminal and one link. A broken change is reported, and the previous code keeps running.
+    """The command needs one terminal and prints one link.
 
-    One Ctrl-C ends everything.
+    If a change breaks the code, an error is shown and the previous code keeps running. One Ctrl-C ends all
+    processes.
     """
     port = free_port()
     command = [*FIRELOCK, "dev", "dev_shop:fire", "--port", str(port), "--workers", "2"]
@@ -131,7 +132,7 @@ def is_answering(port):
 
 @pytest.mark.heavy("starts a server")
 def test_server_without_reload_ends_with_its_own_error(folder):
-    """Without reloading, no later change of the code could fix the error."""
+    """If the code is not reloaded, no later change could fix the error."""
     (folder / "dev_shop.py").write_text(
         "from firelock import Firelock\nfire = Firelock('sqlite:///jobs.db')\n"
     )
@@ -154,7 +155,7 @@ def test_server_without_reload_ends_with_its_own_error(folder):
     ],
 )
 def test_missing_package_is_reported(folder, module, message):
-    """The error contains the command to install it, and the option to do without it."""
+    """The error contains the command that installs the package, and the option that makes it unnecessary."""
     environment = {**os.environ, "FIRELOCK_PLUGINS": "-dashboard" * (module == "firelock_dashboard")}
 
     ran = subprocess.run(
@@ -176,7 +177,7 @@ def test_missing_package_is_reported(folder, module, message):
     ],
 )
 def test_invalid_option_is_refused_before_the_start(folder, run, words, message):
-    """The error is one sentence and a hint."""
+    """The error is one sentence with a hint."""
     ran = run(words)
 
     assert (2, "") == (ran.code, ran.out)
@@ -184,7 +185,7 @@ def test_invalid_option_is_refused_before_the_start(folder, run, words, message)
 
 
 def test_port_in_use_is_reported_before_the_start(folder, run):
-    """The error is raised before a server starts."""
+    """The error is reported before a server is started."""
     import socket
 
     with socket.socket() as taken:

@@ -46,7 +46,7 @@ def found(app, *, knows_tasks=False):
 
 
 def test_healthy_storage_has_no_findings(app):
-    """A running server serves all queues, and no job waits in vain."""
+    """A running server serves all queues, so no job waits in vain."""
     begin_session(app)
     app.add.enqueue(1)
 
@@ -54,7 +54,7 @@ def test_healthy_storage_has_no_findings(app):
 
 
 def test_silent_server_is_an_error(app):
-    """An expired session that no sweep has ended belongs to a server that is unreachable or stuck."""
+    """If a session has expired but no sweep has ended it, its server is unreachable or stuck."""
     begin_session(app, timeout_seconds=-5.0)
 
     [(is_error, what)] = found(app)
@@ -73,7 +73,7 @@ def test_silent_server_is_an_error(app):
     ids=["ended", "killed: it never reported a stop", "replaced by another one"],
 )
 def test_lost_server_without_a_successor_is_an_error(app, stops, successor, expected):
-    """A server that was stopped normally, or whose queues another server serves, is not reported."""
+    """A server is not reported if it was stopped normally or if another server serves its queues."""
     begin_session(app, server="vm:1", queues="mail")
     if stops:
         app.storage.renew([Renewal("s1", state="stopping")])
@@ -87,7 +87,7 @@ def test_lost_server_without_a_successor_is_an_error(app, stops, successor, expe
 
 
 def test_queue_without_a_server_is_an_error(app):
-    """Jobs in a queue that no running server serves would never run."""
+    """The jobs of a queue that no running server serves would never run."""
     begin_session(app, queues="critical:3,default:1")
     app.add.enqueue(1)
     app.add.using(queue="mail").enqueue(2)
@@ -96,7 +96,7 @@ def test_queue_without_a_server_is_an_error(app):
 
 
 def test_paused_queue_is_a_warning(app):
-    """A pause is shown with its note and the number of waiting jobs."""
+    """The warning contains the note of the pause and the number of waiting jobs."""
     begin_session(app)
     app.queues.pause("mail", note="provider is down")
 
@@ -115,7 +115,7 @@ def test_paused_queue_is_a_warning(app):
     ],
 )
 def test_jobs_postponed_by_servers_are_an_error(app, wait, lacks):
-    """The finding names the task or serializer that no server has, and the number of its jobs."""
+    """The finding names the task or serializer that no server has, and the number of postponed jobs."""
     holder = begin_session(app)
     app.add.enqueue(1)
     app.storage.apply([wait(claim(app, holder), holder, at=app.storage.clock())])
@@ -130,7 +130,7 @@ def test_jobs_postponed_by_servers_are_an_error(app, wait, lacks):
 def test_jobs_are_counted_over_every_page_of_a_sample(app, number, counted):
     """Jobs are counted even if they fill more than one page.
 
-    If the sample ends earlier, the finding states "at least".
+    If the sample does not contain all of them, the finding states "at least".
     """
     begin_session(app)
     Firelock(app.storage).task(name="shop.gone")(lambda number: None).enqueue_many(
@@ -158,7 +158,7 @@ def test_jobs_are_counted_over_every_page_of_a_sample(app, number, counted):
     ],
 )
 def test_recurring_jobs_that_do_not_run_are_found(app, change, expected):
-    """There are findings for definitions that have an error, are paused, or are no longer in the code."""
+    """The doctor reports definitions that have an error, are paused, or are no longer in the code."""
     one = app.add.recur("often", Every(timedelta(minutes=5)), 1)
     put_recurring(app.storage, attrs.evolve(one.record, **change), keep_progress=False)
 
@@ -181,7 +181,7 @@ def test_continuations_of_failed_parents_are_a_warning(app):
 
 
 def test_storage_of_one_process_is_a_warning():
-    """memory:// is suitable for tests; the finding states its limitations."""
+    """The memory of one process is suitable for tests. The finding states its limitations."""
     with Firelock("memory://") as app:
         [(is_error, what)] = found(app)
 
@@ -190,7 +190,7 @@ def test_storage_of_one_process_is_a_warning():
 
 
 def test_findings_of_the_storage_are_included():
-    """The result includes `diagnose()` and `describe()` of the storage."""
+    """The report includes the results of `diagnose()` and `describe()` of the storage."""
 
     class Ailing(SharedMemory):
         def diagnose(self):
@@ -212,7 +212,7 @@ def test_findings_of_the_storage_are_included():
     [(0, False, "The storage has no schema yet"), (1, True, "needs 2"), (3, True, "supports 2")],
 )
 def test_schema_of_another_version_is_an_error(found_version, is_error, message):
-    """Older and newer schemas are errors; a missing schema is only a note."""
+    """An older or newer schema is an error, and a missing schema is only a note."""
     assert check_schema(SchemaState(2, 2)) is None
     finding = check_schema(SchemaState(found_version, 2))
 
@@ -230,12 +230,12 @@ def test_schema_of_another_version_is_an_error(found_version, is_error, message)
     ],
 )
 def test_clock_difference_is_reported(skew, what):
-    """A difference of more than two seconds is reported, with its direction."""
+    """A difference of more than two seconds is reported together with its direction."""
     assert [finding.what for finding in list_findings(Readings(0, skew=skew))] == what
 
 
 def test_clock_difference_is_measured_from_the_middle_of_the_round_trip(app):
-    """The storage's time is compared with the middle of the host times before and after the read."""
+    """The storage's time is compared with the midpoint between the host's times before and after the read."""
     here = app.storage.clock() - 10 * SECOND
 
     diagnosis = diagnose(app.runtime, host_clock=lambda: here, knows_tasks=False)
@@ -247,7 +247,7 @@ def test_clock_difference_is_measured_from_the_middle_of_the_round_trip(app):
 
 
 def test_errors_make_the_command_fail(run):
-    """The exit code is 1, and errors come first, each with a fix."""
+    """The exit code is 1. Errors are listed first, each with its fix."""
     with Firelock("memory://ailing") as app:
         app.task(name="shop.add")(lambda: None).enqueue()
 
@@ -260,7 +260,7 @@ def test_errors_make_the_command_fail(run):
 
 
 def test_warnings_alone_do_not_fail_the_command(run):
-    """The exit code is 0 if everything works, and the JSON agrees."""
+    """The exit code is 0 if everything works, and the JSON contains the same result."""
     ran = run("doctor --storage memory:// --json")
 
     answer = ran.json
@@ -273,7 +273,7 @@ def test_warnings_alone_do_not_fail_the_command(run):
 
 
 def test_failed_jobs_are_reported_with_the_command_that_groups_them(run):
-    """Failed jobs are reported instead of "No problems found", although the installation has no problems."""
+    """Failed jobs are reported instead of "No problems found", even if the installation has no problems."""
     with Firelock("memory://failures") as app:
         begin_session(app)
         app.add = app.task(name="shop.add")(lambda user: None)
@@ -314,7 +314,7 @@ def test_unreachable_storage_is_a_finding(run):
 
 
 def test_app_is_compared_with_its_jobs(run, tmp_path):
-    """--app imports the tasks, so that a renamed task is found."""
+    """With --app, the tasks are imported, so the doctor finds jobs of a renamed task."""
     (tmp_path / "renamed_shop.py").write_text(
         "from firelock import Firelock\n"
         "fire = Firelock('memory://renamed')\n"

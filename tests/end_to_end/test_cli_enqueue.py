@@ -40,7 +40,7 @@ def enqueue(run, app):
 
 
 def test_job_is_created_without_the_code(enqueue, app):
-    """The job has the queue, priority and tags of its task; standard output contains only the id."""
+    """The job has the queue, priority and tags of its task. Standard output contains only the id."""
     ran = enqueue("shop.notify", "--args", '{"user_id": 42}')
 
     job = app.jobs.get(ran.out.strip()).record()
@@ -55,7 +55,7 @@ def test_job_is_created_without_the_code(enqueue, app):
 
 
 def test_options_of_the_command_override_the_task(enqueue, app):
-    """The options are the queue, the priority, tags and the time."""
+    """The options are the queue, the priority, the tags and the time."""
     ran = enqueue(
         "notify", "--args", '[42, "x"]', "--queue", "bulk", "--priority", "-5", "--tags", "eu, slow",
         "--at", "2126-11-25T14:30+03:00", "--meta", "tenant=acme", "--meta", "note=a=b", "--json",
@@ -84,7 +84,7 @@ def test_delay_counts_from_the_time_of_the_storage(enqueue, app):
                          ("2126-11-25T14:30Z", {"start_before": "2126-11-25T14:30:00.000000Z"})],
 )  # fmt: skip
 def test_start_deadline_is_a_duration_or_a_time(enqueue, app, text, before):
-    """If the job has not started by this time, it is deleted without a run."""
+    """If the job has not started by this time, it is deleted without running."""
     ran = enqueue("notify", "--args", "[42]", "--start-before", text, "--json")
 
     assert (0, True) == (ran.code, ran.json["is_new"])
@@ -92,7 +92,10 @@ def test_start_deadline_is_a_duration_or_a_time(enqueue, app, text, before):
 
 
 def test_duplicate_is_reported(run, app, tmp_path, monkeypatch):
-    """Standard output has the id of the job with this key; a note states that no other job was created."""
+    """Standard output contains the id of the job that has this key.
+
+    A note states that no other job was created.
+    """
     code = """
     from firelock import Firelock, Unique
     fire = Firelock("memory://")
@@ -113,7 +116,7 @@ def test_duplicate_is_reported(run, app, tmp_path, monkeypatch):
 
 
 def test_arguments_are_read_from_standard_input(enqueue, app, monkeypatch):
-    """Arguments from standard input may be secret, because they are not visible in the list of processes."""
+    """Secret arguments can be passed in this way, because they are not visible in the list of processes."""
     monkeypatch.setattr(sys, "stdin", io.StringIO('{"user_id": 7}'))
 
     ran = enqueue("shop.notify", "--args", "-")
@@ -145,7 +148,7 @@ def test_invalid_input_is_refused_before_the_job_is_stored(enqueue, app, words, 
 
 
 def test_resource_is_refused_as_an_argument(run, app, tmp_path, monkeypatch):
-    """A resource is not an argument, with or without the code, by name or by position."""
+    """A resource cannot be passed as an argument, with or without the code, by name or by position."""
     (tmp_path / "enqueue_pool.py").write_text(
         textwrap.dedent(f"""
         from firelock import Firelock
@@ -202,7 +205,7 @@ def test_task_described_by_an_older_release_is_refused(enqueue, app):
 
 
 def test_available_code_is_used_to_check_arguments(run, app, tmp_path, monkeypatch):
-    """The code has more details than a stored description, for example the fields of a class."""
+    """The code contains details that a stored description lacks, for example the fields of a class."""
     (tmp_path / "enqueue_shop.py").write_text(
         textwrap.dedent(f"""
         import attrs
@@ -234,7 +237,7 @@ def test_available_code_is_used_to_check_arguments(run, app, tmp_path, monkeypat
 
 
 def test_message_about_the_created_job_is_on_standard_error(enqueue, monkeypatch):
-    """The message is on standard error, so that standard output contains only the id."""
+    """Standard output contains only the id, so scripts can use it."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
 

@@ -83,9 +83,9 @@ def get(port, path):
 
 @pytest.mark.heavy("real servers, whose worker processes are killed or replaced")
 def test_probes_from_start_to_end_of_a_server(folder, serve, run):
-    """A killed worker process is replaced while the server stays alive and ready; after SIGTERM it drains.
+    """While a killed worker process is replaced, the server stays alive and ready.
 
-    The service manager gets the same information.
+    After SIGTERM, it drains. The service manager gets the same information.
     """
     port = free_port()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
@@ -162,7 +162,7 @@ def test_jobs_are_counted_if_a_probe_port_is_set(folder, serve, named_by, plugin
 def test_counters_survive_their_worker_process(folder, serve):
     """A job kills its worker process.
 
-    The counts of the dead process remain, its successor adds to them, and no counter decreases.
+    The counts of the dead process remain, the new process adds to them, and no counter decreases.
     """
     port = free_port()
     with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
@@ -190,9 +190,9 @@ def test_counters_survive_their_worker_process(folder, serve):
 
 @pytest.mark.heavy("real servers, whose worker processes are killed or replaced")
 def test_replaced_worker_processes_lose_no_counts(folder, serve):
-    """While the old process drains, it and its successor both count jobs, each in its own memory.
+    """While the old process drains, the old and the new process both count jobs, each in its own memory.
 
-    A worker process checks once a second whether it must be replaced, so it runs any number of jobs until
+    A worker process checks once a second whether it must be replaced, so it may run any number of jobs until
     then.
     """
     port, seen = free_port(), []
@@ -239,7 +239,10 @@ def ps_children(pid):
 
 
 def test_health_reads_the_port_from_the_environment(run, monkeypatch):
-    """The exit code is 3 without a listener, and 1 with the reasons if the server is not ready."""
+    """If no process listens, the exit code is 3.
+
+    If the server is not ready, the exit code is 1 and the output contains the reasons.
+    """
     from firelock.server.probes import Check, ProbeAnswer, ProbeListener
 
     port = free_port()
@@ -259,7 +262,7 @@ def test_health_reads_the_port_from_the_environment(run, monkeypatch):
 
 
 def test_health_without_a_port_explains_how_to_set_one(run, folder):
-    """If no option, variable or project setting names a port, the error explains how to set one."""
+    """The error is shown if no option, variable or project setting contains a port."""
     ran = run("health")
 
     assert ran.code == 2
@@ -268,7 +271,7 @@ def test_health_without_a_port_explains_how_to_set_one(run, folder):
 
 
 def test_project_file_sets_the_probe_port(run, folder):
-    """The setting is in [tool.firelock], as for the server."""
+    """Both the command and the server read the setting in [tool.firelock]."""
     port = free_port()
     (folder / "pyproject.toml").write_text(
         f'[tool.firelock]\nprobe_port = {port}\nprobe_host = "127.0.0.1"\n'
@@ -278,7 +281,7 @@ def test_project_file_sets_the_probe_port(run, folder):
 
 
 def test_port_in_use_prevents_the_start(serve):
-    """The error is a sentence, before any process of the app starts."""
+    """The error is a sentence that is printed before any process of the app starts."""
     port = free_port()
     with socket.create_server((HOST, port)):
         server = serve("--probe-port", str(port))

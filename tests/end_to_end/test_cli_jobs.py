@@ -105,7 +105,7 @@ def states(jobs):
 
 
 def test_list_in_a_pipe_is_aligned_text(command, app):
-    """Titles and values are aligned, and the last column contains the reason."""
+    """Titles and values are aligned. The last column contains the reason."""
     parent = app.add.enqueue(1)
     child = parent.then(app.add, 2)
 
@@ -120,14 +120,14 @@ def test_list_in_a_pipe_is_aligned_text(command, app):
 
 
 def test_missing_match_is_reported_on_standard_error(command):
-    """Standard output is empty for an empty list, and the exit code is 0."""
+    """If the list is empty, standard output is empty and the exit code is 0."""
     ran = command("list")
 
     assert (ran.code, ran.out, ran.error) == (0, "", "No jobs match.\n")
 
 
 def test_list_shows_reasons_and_holders(command, app):
-    """The last column contains the due time, retry, holder or error, depending on the job's state."""
+    """The last column contains the due time, retry, server or error, depending on the job's state."""
     now = app.storage.clock()
     error = ErrorInfo("builtins.ValueError", "no ink", "f1", None)
     app.add.enqueue(1)
@@ -170,7 +170,7 @@ def test_deleted_job_is_shown_as_stopping_while_it_runs(command, app):
 
 
 def test_list_in_json_contains_stored_values(command, app):
-    """Arguments are JSON values, times are ISO 8601 in UTC, and missing values are null."""
+    """Arguments are JSON values, times are in ISO 8601 and UTC, and missing values are null."""
     job = app.add.using(meta={"tenant": "acme"}).enqueue(1, "x")
 
     ran = command("list --json")
@@ -223,7 +223,7 @@ def test_invalid_time_is_a_usage_error(command):
 
 
 def test_cursor_opens_the_next_page(command, app):
-    """The cursor of one page opens the next one, and together they contain all jobs."""
+    """The cursor of each page leads to the next one. Together, the pages contain all jobs."""
     jobs = app.add.enqueue_many([(number,) for number in range(3)])
 
     first = command("list --json --limit 2 --oldest-first")
@@ -234,7 +234,7 @@ def test_cursor_opens_the_next_page(command, app):
 
 
 def test_partial_list_prints_a_hint_for_the_next_page(command, app):
-    """Without --json, the hint on standard error contains the cursor."""
+    """Without --json, standard error contains a hint with the cursor."""
     app.add.enqueue_many([(number,) for number in range(3)])
 
     ran = command("list --limit 2")
@@ -290,7 +290,7 @@ def test_failures_are_grouped_by_cause(command, causes):
 
 
 def test_failures_in_json_contain_the_whole_groups(command, app, causes):
-    """The names are the same as in the code; `failed` counts failed batches as well."""
+    """The names are the same as in the code. `failed` includes failed batches."""
     app.storage.put_record("cause", "f2", json.dumps({"mute": {"until": None}}))
 
     ran = command("failures --json")
@@ -316,7 +316,7 @@ def test_failures_in_json_contain_the_whole_groups(command, app, causes):
     ],
 )
 def test_failures_are_limited(command, causes, words, fingerprints, is_cut):
-    """The limit applies after the filter, and a hint follows a truncated list."""
+    """The limit applies after the filter. If the list is truncated, a hint follows it."""
     ran, text = command(f"{words} --json"), command(words)
 
     assert [one["fingerprint"] for one in ran.json["failures"]] == fingerprints
@@ -325,7 +325,7 @@ def test_failures_are_limited(command, causes, words, fingerprints, is_cut):
 
 
 def test_muted_cause_is_marked(command, app, causes):
-    """Causes are muted on the dashboard, which keeps them out of its banners and of findings."""
+    """Causes are muted on the dashboard. Its banners and the findings then no longer mention them."""
     app.storage.put_record("cause", "f2", json.dumps({"mute": {"until": None}}))
 
     _, first, second = command("failures").out.splitlines()
@@ -351,7 +351,7 @@ def test_list_without_failed_jobs_is_reported_on_standard_error(command):
 
 
 def test_show_prints_all_details_of_a_job(command, app):
-    """The output contains arguments, error, traceback, history, log, progress and continuations."""
+    """The output contains the arguments, error, traceback, history, log, progress and continuations."""
     job = app.add.using(meta={"tenant": "acme", "trace": "00-1"}).enqueue(1, "ş")
     child = job.then(app.add, 2)
     fail(app, traceback="Traceback:\n→ File shop.py\n\tadd(1)")
@@ -371,7 +371,7 @@ def test_show_prints_all_details_of_a_job(command, app):
 
 
 def test_show_marks_an_error_of_an_earlier_attempt(command, app):
-    """A job that was requeued still shows an error, which belongs to an earlier attempt."""
+    """The output for a requeued job still contains the error, and names the attempt that caused it."""
     job = app.add.enqueue(1, "x")
     fail(app, traceback="here")
     failed = command("show", job.id).out
@@ -385,7 +385,7 @@ def test_show_marks_an_error_of_an_earlier_attempt(command, app):
 
 
 def test_show_prints_limits_keys_and_deadline(command, app):
-    """The output has the limits with their costs, the unique key and the start deadline.
+    """The output contains the limits with their costs, the unique key and the start deadline.
 
     It also names the limit that blocks the job.
     """
@@ -413,7 +413,7 @@ def test_show_prints_limits_keys_and_deadline(command, app):
 
 
 def test_requeue_with_a_unique_key_in_use_is_refused(command, app):
-    """The exit code is the code for a refusal, and the other job is not affected."""
+    """The exit code is that of a refusal, and the other job is not affected."""
     task = app.task(name="shop.unique", unique=Unique("day"))(lambda: None)
     first = task.enqueue()
     first.delete()
@@ -426,7 +426,7 @@ def test_requeue_with_a_unique_key_in_use_is_refused(command, app):
 
 
 def test_show_says_what_an_enqueued_job_waits_for(command, app):
-    """Apart from a limit, the job may wait for a paused queue, or for a server that claims from its queue."""
+    """Apart from a limit, the job may wait for a paused queue or for a server that claims from its queue."""
     job = app.add.using(queue="mail").enqueue(1)
 
     def waits_for():
@@ -447,7 +447,7 @@ def test_show_says_what_an_enqueued_job_waits_for(command, app):
 
 
 def test_show_omits_empty_sections(command, app):
-    """A job that has not run, failed or logged anything shows no sections for these."""
+    """If a job has not run, failed or logged anything, the output has no sections for these."""
     job = app.add.enqueue(1)
 
     ran = command("show", job.id)
@@ -471,7 +471,7 @@ def test_long_history_states_the_number_of_dropped_entries(command, app):
 
 
 def test_number_that_json_does_not_support_is_null(command, app):
-    """The output of --json is valid JSON for any number that a job reports."""
+    """The output of --json is valid JSON, whatever numbers a job reports."""
     job = app.add.enqueue(1)
     app.storage.append_logs({}, {job.id: Progress(math.inf, math.nan, 0)})
 
@@ -497,7 +497,7 @@ def test_show_in_json_contains_all_details(command, app):
 
 
 def test_arguments_that_are_not_json_stay_strings():
-    """Data of another serializer, or with a number that JSON does not support, is returned unparsed."""
+    """Arguments of another serializer, or with a number that JSON does not support, are not parsed."""
     from firelock.cli.json_output import json_text
 
     assert json_text('{"x":NaN}', "json") == '{"x":NaN}'
@@ -513,7 +513,7 @@ def test_arguments_that_are_not_json_stay_strings():
 def test_requeue_by_id_reports_each_result(command, app):
     """One job is requeued, one is in the wrong state, and one does not exist.
 
-    The missing job determines the exit code.
+    The exit code is that for the missing job.
     """
     app.add.enqueue(1)
     failed = fail(app)
@@ -532,7 +532,7 @@ def test_requeue_by_id_reports_each_result(command, app):
 def test_requeue_skips_a_batch_with_a_reason(command, app):
     """A batch has no task that could run.
 
-    The reason is given for a single batch and for `--all`.
+    The output contains this reason for a single batch and for `--all`.
     """
     with app.batch("import") as batch:
         batch.add(app.add, 1)
@@ -548,7 +548,7 @@ def test_requeue_skips_a_batch_with_a_reason(command, app):
 
 
 def test_refused_job_sets_exit_code_1(command, app):
-    """The exit code is 1 although all jobs exist, because some could not be changed."""
+    """The exit code is 1 if all jobs exist but some of them could not be changed."""
     job = app.add.enqueue(1)
 
     ran = command("requeue", job.id, "--json")
@@ -559,7 +559,7 @@ def test_refused_job_sets_exit_code_1(command, app):
 
 
 def test_requeue_all_selects_failed_jobs(command, app):
-    """Without a state, only failed jobs are requeued; succeeded and waiting jobs are not."""
+    """If no state is given, only failed jobs are requeued. Succeeded and waiting jobs are not."""
     app.add.enqueue(1)
     failed = fail(app)
     later = app.add.schedule(60, 2)
@@ -571,7 +571,7 @@ def test_requeue_all_selects_failed_jobs(command, app):
 
 
 def test_delete_all_includes_every_page(command, app):
-    """All jobs are deleted and counted, even if they fill more than one page."""
+    """All matching jobs are deleted and counted, even if they fill more than one page."""
     app.add.enqueue_many([(number,) for number in range(1_100)])
     kept = app.add.using(queue="other").enqueue(0)
 
@@ -582,7 +582,7 @@ def test_delete_all_includes_every_page(command, app):
 
 
 def test_change_of_over_a_thousand_jobs_requires_expect(command, app):
-    """If more jobs match than expected, no job is changed; `--dry-run` shows the number for `--expect`."""
+    """If more jobs match than expected, no job is changed. `--dry-run` shows the number for `--expect`."""
     jobs = app.add.enqueue_many([(number,) for number in range(1_002)])
     words = "delete --all --queue default"
 
@@ -596,7 +596,7 @@ def test_change_of_over_a_thousand_jobs_requires_expect(command, app):
 
 
 def test_requeue_of_a_single_deleted_job_requires_expect(command, app):
-    """The message about one job is in the singular."""
+    """The error about one job uses the singular."""
     app.add.enqueue(1).delete()
 
     ran = command("requeue --all --state deleted")
@@ -619,7 +619,7 @@ def test_requeue_of_deleted_jobs_requires_expect(command, app):
 
 
 def test_delete_all_skips_deleted_jobs(command, app):
-    """A second run finds no jobs."""
+    """If the command is run again, it finds no jobs."""
     app.add.enqueue_many([(number,) for number in range(3)])
     command("delete --all --queue default")
 
@@ -655,9 +655,9 @@ def test_concurrently_changed_jobs_are_refused(run, tmp_path):
     ("option", "expected"), [("", "500 jobs deleted.\n"), ("--json", '"done": 500')], ids=["text", "json"]
 )
 def test_outage_during_a_bulk_change_reports_the_changed_jobs(run, tmp_path, option, expected):
-    """The jobs of the pages before the outage are counted.
+    """The jobs on the pages before the outage are counted.
 
-    The exit code is the code for an unreachable storage.
+    The exit code is that for an unreachable storage.
     """
     (tmp_path / "leaving.py").write_text(LEAVING)
 
@@ -670,7 +670,7 @@ def test_outage_during_a_bulk_change_reports_the_changed_jobs(run, tmp_path, opt
 
 @pytest.mark.parametrize("is_json", [False, True])
 def test_outage_during_a_change_by_id_reports_each_result(run, tmp_path, is_json):
-    """The ids without a result are listed, so that they can be checked again."""
+    """The ids without a result are listed, so that a person can check them later."""
     path = tmp_path / "leaving_too.py"
     path.write_text(LEAVING)
     ids = [f"nobody-{number}" for number in range(501)]
@@ -688,7 +688,7 @@ def test_outage_during_a_change_by_id_reports_each_result(run, tmp_path, is_json
 
 
 def test_restore_by_id_reports_each_result(command, app):
-    """One job is restored, one is refused with the reason, and one does not exist."""
+    """One job is restored, one is refused with a reason, and one does not exist."""
     app.add.enqueue(0)
     failed, parent = fail(app), app.add.enqueue(1)
     parent.then(app.add, 2)
@@ -706,7 +706,7 @@ def test_restore_by_id_reports_each_result(command, app):
 
 
 def test_refused_restore_has_a_reason_in_json(command, app):
-    """The result is "refused", with the reason as a sentence."""
+    """The result is "refused", and the reason is a sentence."""
     job = app.add.enqueue(1)
 
     ran = command("restore", job.id, "--json")
@@ -718,7 +718,7 @@ def test_refused_restore_has_a_reason_in_json(command, app):
 
 
 def test_restore_all_selects_only_deleted_jobs(command, app):
-    """The filters select among deleted jobs; jobs that cannot be restored are counted."""
+    """The filters apply to deleted jobs. Jobs that cannot be restored are counted."""
     jobs = app.add.enqueue_many([(number,) for number in range(3)])
     jobs[0].then(app.add, 9)
     app.jobs.delete([job.id for job in jobs[:2]])
@@ -730,7 +730,7 @@ def test_restore_all_selects_only_deleted_jobs(command, app):
 
 
 def test_dry_run_of_restore_counts_jobs_that_stay_deleted(command, app):
-    """The dry run returns the same numbers as the command, and restores no job."""
+    """The dry run prints the same numbers as the command, but does not restore any job."""
     jobs = app.add.enqueue_many([(number,) for number in range(2)])
     jobs[0].then(app.add, 9)
     app.jobs.delete([job.id for job in jobs])
@@ -766,7 +766,7 @@ def test_until_selects_earlier_jobs(command, app):
 
 
 def test_terminal_shows_the_progress_of_a_long_change(app, monkeypatch):
-    """On a terminal, the last line counts the jobs page by page, and is cleared at the end."""
+    """The last line of the terminal shows the number of jobs after each page, and is cleared at the end."""
     app.add.enqueue_many([(number,) for number in range(1_100)])
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
@@ -779,7 +779,7 @@ def test_terminal_shows_the_progress_of_a_long_change(app, monkeypatch):
 
 
 def test_reason_of_a_deleted_job_names_the_command_line(command, app):
-    """The job's reason states that it was deleted from the command line."""
+    """The history of the job states that it was deleted from the command line."""
     job = app.add.enqueue(1)
 
     command("delete", job.id)
@@ -788,9 +788,9 @@ def test_reason_of_a_deleted_job_names_the_command_line(command, app):
 
 
 def test_change_of_a_job_has_an_audit_entry(command, app, monkeypatch):
-    """The audit entry equals the entry for the dashboard's action, but names the shell's user.
+    """The audit entry equals that of the dashboard's action, but contains the name of the shell's user.
 
-    A given reason is also in the job's history.
+    If a reason is given, it is also in the job's history.
     """
     monkeypatch.setenv("LOGNAME", "ada")
     one, two = app.add.enqueue(1), app.add.enqueue(2)
@@ -826,7 +826,7 @@ def test_change_of_a_job_has_an_audit_entry(command, app, monkeypatch):
     ],
 )
 def test_bulk_change_without_ids_or_filter_is_a_usage_error(command, words, message):
-    """No ids and no filter, or both, is a usage error; `requeue --all` alone selects the failed jobs."""
+    """Passing both ids and a filter is a usage error too. `requeue --all` alone selects the failed jobs."""
     ran = command(words)
 
     assert ran.code == (2 if message else 0)
@@ -834,9 +834,9 @@ def test_bulk_change_without_ids_or_filter_is_a_usage_error(command, words, mess
 
 
 def test_move_by_id_reports_each_result(command, app):
-    """Waiting jobs are moved, and a running one is refused with the reason.
+    """Waiting jobs are moved, and a running job is refused with a reason.
 
-    The unknown job determines the exit code.
+    The exit code is that for the unknown job.
     """
     second = app.add.enqueue(1)
     claim(app, begin_session(app))
@@ -854,7 +854,7 @@ def test_move_by_id_reports_each_result(command, app):
 
 
 def test_move_all_moves_matching_waiting_jobs(command, app):
-    """A dry run counts the jobs; ended jobs stay in their queue."""
+    """A dry run only counts the jobs. Ended jobs stay in their queue."""
     app.add.enqueue(0)
     failed = fail(app)
     jobs = app.add.enqueue_many([(1,), (2,)])
@@ -885,7 +885,7 @@ def test_move_without_required_options_is_a_usage_error(command, words, message)
 
 
 def test_control_characters_of_a_job_are_escaped(command, app):
-    """Escape sequences, bidi marks and line ends in job data are always written as escape sequences."""
+    """Control sequences, bidi marks and line ends in job data are always written as escape sequences."""
     hostile = "\x1b[2J \u202egpj.exe \x07 [red]no[/red] \r\n\u2028 \x9b"
     job = app.add.enqueue(1, hostile)
     app.storage.append_logs({job.id: [LogLine(0, app.storage.clock(), "info", hostile)]}, {})

@@ -33,7 +33,7 @@ def command(run, app):
 def test_limits_are_listed_with_their_settings(command, app):
     """A key is listed with its state.
 
-    A name is listed with its template and a note that no job uses its keys yet.
+    A name is listed with the template of its keys and a note that no job uses such a key yet.
     """
     app.limits.pause("smtp", "provider is down")
 
@@ -64,7 +64,7 @@ def test_limits_in_json_have_every_field(command, app):
 
 
 def test_hint_after_a_page_opens_the_next_one(command, app):
-    """The hint after a full page contains its last key, and the next page begins after that key.
+    """The hint below a full page contains the last key, and the next page begins after this key.
 
     A prefix filters the keys.
     """
@@ -81,7 +81,7 @@ def test_hint_after_a_page_opens_the_next_one(command, app):
 
 
 def test_show_prints_the_settings_of_operator_and_code(command, app):
-    """The setting of an operator is shown next to that in the code."""
+    """The settings of an operator are shown next to those in the code."""
     app.limits.set("tenant", concurrent=8)
 
     shown = command("limits show tenant:7")
@@ -94,7 +94,7 @@ def test_show_prints_the_settings_of_operator_and_code(command, app):
 
 
 def test_unknown_limit_is_not_found(command):
-    """The exit code is 4, and the error suggests what to check."""
+    """The exit code is 4, and the error suggests how to find the right name."""
     shown = command("limits show nobody:7")
 
     assert (4, "") == (shown.code, shown.out)
@@ -102,7 +102,7 @@ def test_unknown_limit_is_not_found(command):
 
 
 def test_set_changes_a_limit_and_reset_restores_it(command, app):
-    """The output contains the settings that apply from then on; the audit has the user and the origin."""
+    """Each command prints the new settings. The audit records the user and the origin."""
     raised = command("limits set tenant:7 --concurrent 8 --rate 500 --per 1m --burst 50")
     less = command("limits set tenant:7 --rate none --json")
     reset = command("limits reset tenant:7")
@@ -114,7 +114,7 @@ def test_set_changes_a_limit_and_reset_restores_it(command, app):
 
 
 def test_pause_and_resume_apply_to_all_given_limits(command, app):
-    """The output lists each of them, and the note is stored."""
+    """The output lists all given limits, and the note is stored."""
     paused = command("limits pause tenant smtp --note 'moving house'")
     notes = [app.limits.get(key).note for key in ("tenant:1", "smtp")]
     resumed = command("limits resume tenant smtp --json")
@@ -150,7 +150,7 @@ def test_invalid_input_is_a_usage_error(command, app, words, message):
 
 
 def test_name_shows_its_key_template_and_no_holders(command, app):
-    """No job uses the name itself; jobs hold its keys."""
+    """No job uses the name itself as a key, so the output contains no running jobs."""
     shown = command("limits show tenant")
 
     assert ("Limit tenant", True) == (shown.out.splitlines()[0], "tenant:{tenant_id}" in shown.out)
@@ -169,7 +169,7 @@ def test_name_of_two_parts_shows_the_prefix_of_its_keys(command, app):
 
 
 def test_unknown_name_similar_to_another_prints_a_hint(command, app):
-    """The change is still made, because code that uses this name may be deployed later."""
+    """The change is made in spite of the hint, because code that uses this name may be deployed later."""
     slips = [command("limits set tenat --concurrent 2"), command("limits pause smpt:7")]
     known = [command("limits set tenant:7 --concurrent 2"), command("limits pause smtp")]
 
@@ -206,7 +206,7 @@ def waiting(app):
 
 
 def test_key_with_waiting_jobs_is_never_listed_as_open(command, app):
-    """The row names the key that holds the jobs, and so does the JSON."""
+    """The row and the JSON name the key that delays the jobs."""
     waiting(app)
 
     lines = command("limits list customer:").out.splitlines()[1:4]
@@ -218,7 +218,7 @@ def test_key_with_waiting_jobs_is_never_listed_as_open(command, app):
 
 
 def test_show_lists_the_running_jobs_of_a_limit(command, app):
-    """Running jobs have their own heading, with the same words as the dashboard's page."""
+    """Running jobs are listed below a separate heading, with the same words as on the dashboard's page."""
 
     @app.task(name="shop.call", limits=[Limit("tenant:7", concurrent=4)])
     def call() -> None: ...
@@ -236,7 +236,10 @@ def test_show_lists_the_running_jobs_of_a_limit(command, app):
 
 
 def test_waiting_jobs_are_listed_in_order_with_reasons(command, app):
-    """A row has place, id, task, wait, approximate start and reason; `--after` shows the next page."""
+    """Each row shows the position, id, task, wait, estimated start and reason.
+
+    `--after` shows the next page.
+    """
     ids = waiting(app)
 
     first = command("limits waiting openai --limit 4")
@@ -256,7 +259,7 @@ def test_waiting_jobs_are_listed_in_order_with_reasons(command, app):
 
 
 def test_timeouts_limit_a_start_without_an_estimate(command, app):
-    """The list and the JSON have the latest start if no job of the task has ended in the last hour."""
+    """If no job of the task has ended in the last hour, the list and the JSON contain the latest start."""
 
     @app.task(name="train", limits=[Limit("gpu", concurrent=1)])
     def train() -> None: ...
@@ -276,7 +279,7 @@ def test_timeouts_limit_a_start_without_an_estimate(command, app):
 
 @pytest.mark.parametrize("after", ["-1", "10001", "x"])
 def test_invalid_start_of_the_waiting_list_is_a_usage_error(command, after):
-    """Any other value is a usage error that contains the bounds."""
+    """The error contains the lowest and the highest valid value."""
     refused = command(f"limits waiting openai --after={after}")
 
     assert 2 == refused.code

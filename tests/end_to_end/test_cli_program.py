@@ -98,7 +98,7 @@ def queues_seen(ran):
     ids=str,
 )
 def test_every_command_has_a_help_text(run, words):
-    """The help text of each command lists its arguments and the options for the storage."""
+    """The help text lists the command's arguments and the options for the storage."""
     ran = run(words, "--help")
 
     assert ran.code == 0
@@ -107,7 +107,7 @@ def test_every_command_has_a_help_text(run, words):
 
 
 def test_program_without_arguments_prints_its_help(run):
-    """Without arguments, the program shows the same text as with --help."""
+    """The output is the same as with --help."""
     bare, requested = run(), run("--help")
 
     assert bare == requested
@@ -115,7 +115,7 @@ def test_program_without_arguments_prints_its_help(run):
 
 
 def test_help_does_not_import_large_packages(run):
-    """The help imports no terminal library, driver or application."""
+    """The help does not import a terminal library, a driver or an application."""
     code = (
         "import sys; from firelock.cli import main; main(['--help']); "
         f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
@@ -141,7 +141,7 @@ def test_python_m_firelock_runs_the_command_line(run):
 
 
 def test_unknown_command_suggests_a_similar_one(run):
-    """A misspelled command is a usage error that suggests a similar command."""
+    """A misspelled command is a usage error, and the message suggests a similar command."""
     ran = run("recuring list")
 
     assert ran.code == 2
@@ -164,7 +164,7 @@ def test_unknown_command_suggests_a_similar_one(run):
     ],
 )
 def test_invalid_argument_is_a_usage_error(run, words, message):
-    """A wrong argument is reported on one line with a hint, and the exit code is 2."""
+    """The error is one line with a hint, and the exit code is 2."""
     ran = run(words)
 
     assert ran.code == 2
@@ -185,7 +185,7 @@ def test_missing_storage_explains_how_to_set_one(run):
 
 
 def test_precedence_of_storage_settings(run, monkeypatch, tmp_path, queue_of):
-    """--storage has priority over --app, --app over FIRELOCK_STORAGE, and that over pyproject.toml."""
+    """The order of precedence is --storage, --app, FIRELOCK_STORAGE and pyproject.toml."""
     option, own, environment, project = (
         queue_of(name) for name in ("option", "own", "environment", "project")
     )
@@ -219,7 +219,7 @@ def test_app_of_the_project_file_is_used(run, tmp_path, queue_of):
 
 
 def test_settings_of_the_project_file_apply_to_the_app(run, tmp_path):
-    """Settings in pyproject.toml apply if the app does not set them, and the environment does not change."""
+    """A setting in pyproject.toml applies if the app does not set it. The environment does not change."""
     (tmp_path / "set_shop.py").write_text(
         "from firelock import Firelock\nfire = Firelock('memory://set')\nassert fire.settings.poll == 0.25\n"
     )
@@ -245,7 +245,7 @@ def test_settings_of_the_project_file_apply_to_the_app(run, tmp_path):
     ],
 )
 def test_invalid_project_file_is_a_usage_error(run, tmp_path, text, message):
-    """Invalid content of pyproject.toml is reported and never ignored."""
+    """Invalid content of pyproject.toml is always reported and never ignored."""
     (tmp_path / "pyproject.toml").write_text(text)
 
     ran = run("queues list")
@@ -266,7 +266,7 @@ def test_invalid_project_file_is_a_usage_error(run, tmp_path, text, message):
     ids=["imported", "made on demand"],
 )
 def test_error_of_the_application_shows_its_own_lines(run, tmp_path, source, lines):
-    """If importing or finding the app fails, its own lines of the traceback and the message are shown."""
+    """If importing or finding the app fails, the message and the app's part of the traceback are shown."""
     (tmp_path / "odd_shop.py").write_text(source)
 
     ran = run("queues list --app odd_shop.py:fire")
@@ -290,7 +290,7 @@ def test_file_that_is_not_a_database_counts_as_unreachable(run, tmp_path):
 
 @pytest.mark.parametrize("scheme", ["sqlite+x", "postgresql+x", "mysql+x", "oracle", "rediss+x", "mongodb"])
 def test_hints_name_only_existing_extras(run, scheme):
-    """Every extra in a hint exists."""
+    """Hints to install an extra contain only extras that Firelock provides."""
     offered = importlib.metadata.metadata("firelock").get_all("Provides-Extra")
 
     ran = run("queues list --storage", f"{scheme}://host/db")
@@ -322,7 +322,7 @@ def test_hints_name_only_existing_extras(run, scheme):
     ],
 )
 def test_exit_codes_are_stable(run, words, code):
-    """The codes are 0 for success, 2 for usage, 3 for an unreachable storage, and 4 for not found.
+    """The code is 0 for success, 2 for wrong usage, 3 for an unreachable storage, and 4 for "not found".
 
     An error is a sentence without a traceback.
     """
@@ -358,7 +358,7 @@ RAISER = """
     ],
 )
 def test_firelock_error_of_a_command_sets_its_exit_code(run, install, line, code, message):
-    """An error of Firelock is printed as a sentence, with the exit code of its kind.
+    """An error of Firelock is printed as a sentence, and the exit code depends on the kind of error.
 
     `sys.exit()` keeps its code.
     """
@@ -375,7 +375,7 @@ def test_firelock_error_of_a_command_sets_its_exit_code(run, install, line, code
     ("line", "error"), [("raise RuntimeError('broken')", RuntimeError), ("sys.exit('broken')", SystemExit)]
 )
 def test_other_exception_of_a_command_is_raised(install, line, error):
-    """A bug in a command keeps its traceback, and Python prints the message of a `SystemExit`."""
+    """A bug in a command shows its traceback, and Python prints the message of a `SystemExit`."""
     install("stumbling", RAISER.format(line=line))
 
     with pytest.raises(error, match="broken"):
@@ -383,7 +383,7 @@ def test_other_exception_of_a_command_is_raised(install, line, error):
 
 
 def test_interrupt_prints_no_message(run, install):
-    """Ctrl-C ends a command with exit code 130 and without a message."""
+    """Ctrl-C ends a command with exit code 130."""
     install(
         "interrupted",
         """
@@ -420,7 +420,7 @@ def run_apart(words, **streams):
 
 @pytest.mark.parametrize("words", ["--help", "jobs list --help", "version"])
 def test_closed_pipe_is_not_an_error(unread, words):
-    """`firelock … | head` ends without an error, whether argparse or a command has written the output."""
+    """`firelock … | head` ends without an error, whether argparse or a command writes the output."""
     ran = run_apart(words, stdout=unread)
 
     assert (ran.returncode, ran.stderr) == (0, "")
@@ -439,7 +439,7 @@ def unread_app(monkeypatch, unread):
 
 
 def test_long_output_to_a_closed_pipe_is_not_an_error(capsys, unread_app):
-    """The command ends without an error, even if it writes more than the buffer holds."""
+    """The command ends without an error even if its output is larger than the buffer."""
     unread_app.task(name="shop.add")(lambda number: None).enqueue_many([(number,) for number in range(200)])
 
     code = main(["jobs", "list", "--limit", "200", "--storage", "memory://unread"])
@@ -448,7 +448,7 @@ def test_long_output_to_a_closed_pipe_is_not_an_error(capsys, unread_app):
 
 
 def test_error_is_printed_although_the_output_is_not_read(capsys, unread_app):
-    """The earlier output is lost with its reader, but the error is printed and sets the exit code."""
+    """If no program reads the output, the output is lost, but the error is printed and sets the exit code."""
     unread_app.task(name="shop.add")(lambda: None).recur("nightly", "0 2 * * *")
 
     code = main(["recurring", "pause", "nightly", "nothing", "--storage", "memory://unread"])
@@ -467,7 +467,7 @@ def test_error_is_printed_although_the_output_is_not_read(capsys, unread_app):
     ],
 )
 def test_closed_standard_streams_are_not_an_error(words, code, message):
-    """A command that is started without standard output or standard error has its usual exit code."""
+    """If a command is started without standard output or standard error, its exit code does not change."""
     ran = run_apart(words)
 
     assert (ran.returncode, ran.stdout) == (code, "")
@@ -499,7 +499,10 @@ TAKER = """
 
 
 def test_command_of_a_plugin_runs(run, install):
-    """The command has its own and the common arguments, opens the app that they name, and is in the help."""
+    """The command has its own and the common arguments.
+
+    It opens the app that they name, and is listed in the help.
+    """
     install("sweeper", SWEEPER)
 
     ran = run("--storage memory://swept sweep floor")
@@ -510,7 +513,7 @@ def test_command_of_a_plugin_runs(run, install):
 
 
 def test_plugin_cannot_replace_a_built_in_command(run, install):
-    """The error names the plugin; the help and the built-in commands still work."""
+    """The error names the plugin. The help and the built-in commands still work."""
     install("taker", TAKER)
 
     helped, ours = run("--help"), run("queues list --storage memory://")
@@ -523,7 +526,7 @@ def test_plugin_cannot_replace_a_built_in_command(run, install):
 
 
 def test_broken_plugins_are_listed_with_their_problems(run, install, monkeypatch):
-    """Each broken plugin is listed with its problem, and the exit code reports that a plugin is broken."""
+    """Each broken plugin is listed with its problem, and the exit code shows that a plugin is broken."""
     install("cracked", "1 / 0")
     install("sweeper", SWEEPER)
     monkeypatch.setenv("FIRELOCK_PLUGINS", "cracked,sweeper")
@@ -540,7 +543,7 @@ def test_broken_plugins_are_listed_with_their_problems(run, install, monkeypatch
 
 
 def test_broken_plugin_does_not_break_the_help(run, install):
-    """The plugin's command is missing from the help, which reports the plugin.
+    """The help does not list the plugin's command, but reports the plugin.
 
     Other commands explain how to disable it.
     """
@@ -578,7 +581,7 @@ def test_invalid_command_of_a_plugin_prints_no_traceback(run, install, source):
 
 
 def test_dashboard_command_replaces_its_hint(run, install):
-    """The plugin's command replaces the built-in hint."""
+    """If a plugin provides this command, it is used instead of the built-in hint."""
     install(
         "board",
         """
@@ -597,7 +600,7 @@ def test_dashboard_command_replaces_its_hint(run, install):
 
 
 def test_plugins_are_listed_with_their_hooks(run):
-    """The core's own plugin is listed like any other."""
+    """The plugin that is part of the core is listed like any other."""
     ran = run("plugins --json")
 
     core = next(plugin for plugin in ran.json["plugins"] if plugin["name"] == "core")
@@ -606,9 +609,9 @@ def test_plugins_are_listed_with_their_hooks(run):
 
 
 def test_plugins_are_listed_in_the_order_of_their_hooks(run, install):
-    """Installed plugins run first and the core's own last.
+    """The hooks of installed plugins run first, and those of the core's own plugin run last.
 
-    Each line has the name, distribution, version and hooks of a plugin.
+    Each line contains the name, distribution, version and hooks of a plugin.
     """
     install("sweeper", SWEEPER)
 
@@ -621,7 +624,7 @@ def test_plugins_are_listed_in_the_order_of_their_hooks(run, install):
 
 
 def test_plugins_of_the_app_are_listed(run, tmp_path):
-    """--app lists the app's plugins between the installed ones and the core's own."""
+    """With --app, the app's plugins are listed between the installed ones and the core's own."""
     (tmp_path / "plugged_shop.py").write_text(
         "from firelock import Firelock, hookimpl\n"
         "class Counting:\n    @hookimpl\n    def jobs_created(self, jobs): ...\n"
@@ -638,7 +641,7 @@ def test_plugins_of_the_app_are_listed(run, tmp_path):
 
 
 def test_version_lists_installed_packages(run, monkeypatch, tmp_path):
-    """The output contains Firelock's own installed packages, and Python."""
+    """The output contains the versions of Firelock's installed packages and of Python."""
     for name, version in (("firelock", "9.8"), ("firelock_sql", "9.7"), ("another", "1.0")):
         info = tmp_path / f"{name}-{version}.dist-info"
         info.mkdir()
@@ -653,7 +656,7 @@ def test_version_lists_installed_packages(run, monkeypatch, tmp_path):
 
 
 def test_version_lists_the_packages_of_plugins(run, install):
-    """These packages are needed for support requests."""
+    """Their versions are needed for support requests."""
     install("sweeper", SWEEPER)
 
     text, answer = run("version"), run("version --json")
@@ -694,7 +697,7 @@ def test_missing_dashboard_names_other_commands(run, install):
     ],
 )
 def test_suggested_commands_use_the_called_program(text, app, expected):
-    """The program and the app replace `firelock` and `app:fire`; other text does not change."""
+    """`firelock` and `app:fire` are replaced by the program and the app. Other text does not change."""
     with called_as("mine") as called:
         called.find_app = lambda: app
 
@@ -702,7 +705,7 @@ def test_suggested_commands_use_the_called_program(text, app, expected):
 
 
 def test_suggested_commands_of_the_doctor_contain_the_app(tmp_path, monkeypatch, capsys):
-    """The command in the message can be copied."""
+    """The command in the message can therefore be copied and run."""
     (tmp_path / "shop_called.py").write_text(
         "from firelock import Firelock\nfire = Firelock('sqlite:///shop.db')\n"
         "send = fire.task(name='send')(lambda: None)\n"

@@ -33,9 +33,9 @@ def command(run, app):
 
 
 def test_recurring_jobs_are_listed_in_words(command, app):
-    """The schedule is in words.
+    """The list shows the schedule in words.
 
-    The note reports a pause, an error, or that the code no longer declares the definition.
+    A note reports that the definition is paused, has an error, or is no longer declared in the code.
     """
     for name, change in (("gone", {"is_gone": True}), ("wrong", {"error": "no such zone"})):
         one = app.report.recur(name, Every(timedelta(minutes=5)))
@@ -63,7 +63,7 @@ def test_recurring_jobs_in_json_have_their_schedule_as_a_value(command):
 
 
 def test_trigger_enqueues_a_job(command, app):
-    """The output contains the id of the new job, and the schedule does not change."""
+    """The output contains the id of the new job. The schedule does not change."""
     before = app.recurring.get("nightly").next_at
 
     ran = command("recurring trigger nightly --json")
@@ -97,9 +97,9 @@ def test_empty_list_of_recurring_jobs_prints_a_message(run):
 
 
 def test_unreadable_schedule_does_not_hide_the_others(command, app):
-    """The list reports the problem, and the agenda continues without the definition.
+    """The list reports the problem, and the agenda contains the other definitions.
 
-    The definition can be removed.
+    The unreadable definition can be removed.
     """
     strange = app.report.recur("strange", Cron.daily(3)).record
     put_recurring(app.storage, attrs.evolve(strange, schedule='{"when": "often"}'), keep_progress=False)
@@ -116,7 +116,7 @@ def test_unreadable_schedule_does_not_hide_the_others(command, app):
 
 
 def test_change_of_a_definition_has_an_audit_entry(command, app, monkeypatch):
-    """The audit contains each action under the name that the dashboard uses."""
+    """In the audit, each action has the same name as on the dashboard."""
     monkeypatch.setenv("LOGNAME", "ada")
 
     for verb in ("trigger", "pause", "resume", "remove"):
@@ -131,7 +131,7 @@ def test_change_of_a_definition_has_an_audit_entry(command, app, monkeypatch):
 
 
 def test_pause_of_a_queue_has_an_audit_entry(command, app, monkeypatch):
-    """The entry has the note, and the queue itself contains the name too."""
+    """The entry contains the note. The queue also stores who paused it."""
     monkeypatch.setenv("LOGNAME", "ada")
 
     command("queues pause mail --note down")
@@ -145,7 +145,7 @@ def test_pause_of_a_queue_has_an_audit_entry(command, app, monkeypatch):
 
 
 def test_each_trigger_prints_its_own_line(command, app):
-    """Each line has the id of the definition and the id of the new job."""
+    """Each line contains the id of the definition and the id of the new job."""
     app.report.recur("weekly", Cron.daily(3))
 
     ran = command("recurring trigger nightly weekly")
@@ -158,7 +158,7 @@ def test_each_trigger_prints_its_own_line(command, app):
 
 
 def test_changes_in_json_are_one_value(command, app):
-    """Standard output is one JSON value for any number of definitions."""
+    """Standard output is a single JSON value, whatever the number of definitions."""
     app.report.recur("weekly", Cron.daily(3))
 
     ran = command("recurring pause nightly weekly --json")
@@ -168,7 +168,7 @@ def test_changes_in_json_are_one_value(command, app):
 
 
 def test_next_prints_the_times_of_one_definition(command):
-    """The next times are shown in UTC and in the zone of the schedule."""
+    """The next times are printed in UTC and in the time zone of the schedule."""
     ran = command("recurring next nightly --count 2")
 
     _, first, second = ran.out.splitlines()
@@ -177,7 +177,7 @@ def test_next_prints_the_times_of_one_definition(command):
 
 
 def test_next_prints_the_times_of_all_definitions(command, app):
-    """Without an id, the times of all running definitions are listed in order."""
+    """If no id is given, the times of all running definitions are listed in order."""
     app.report.recur("often", Every(timedelta(hours=12)))
     app.report.recur("stopped", Every(timedelta(seconds=1)))
     app.recurring.pause("stopped")
@@ -191,7 +191,7 @@ def test_next_prints_the_times_of_all_definitions(command, app):
 
 
 def test_next_of_a_paused_definition_prints_a_hint(command, app):
-    """The times of a paused definition are listed with a hint that it does not run."""
+    """The times are listed together with a hint that the definition does not run."""
     app.recurring.pause("nightly")
 
     ran = command("recurring next nightly")
@@ -202,7 +202,7 @@ def test_next_of_a_paused_definition_prints_a_hint(command, app):
 
 @pytest.mark.parametrize("schedule", [Cron.daily(2), Every(timedelta(hours=1))])
 def test_times_of_a_utc_schedule_are_printed_once(command, app, schedule):
-    """A schedule without its own zone has no second time."""
+    """If a schedule has no time zone, its times are printed only in UTC."""
     app.report.recur("plain", schedule)
 
     ran = command("recurring next plain --count 1")
@@ -213,7 +213,7 @@ def test_times_of_a_utc_schedule_are_printed_once(command, app, schedule):
 
 
 def test_next_of_all_excludes_paused_definitions(command, app):
-    """If every definition is paused, nothing is due, and each definition is named."""
+    """If every definition is paused, no times are listed, and each definition is named."""
     app.report.recur("weekly", Cron.daily(3))
     for name in ("nightly", "weekly"):
         app.recurring.pause(name)
@@ -232,7 +232,7 @@ def test_next_of_all_excludes_paused_definitions(command, app):
 
 
 def test_queues_are_listed_with_their_job_counts(command, app):
-    """Enqueued and scheduled jobs are counted; a pause is shown with its note."""
+    """The list shows the numbers of enqueued and scheduled jobs. A pause is shown with its note."""
     app.report.using(queue="mail").enqueue()
     app.report.using(queue="mail").schedule(60)
 
@@ -243,7 +243,7 @@ def test_queues_are_listed_with_their_job_counts(command, app):
 
 
 def test_paused_queue_is_resumed(command, app):
-    """Resuming removes the pause and its note."""
+    """The pause and its note are removed."""
     app.queues.pause("mail", note="down")
 
     ran = command("queues resume mail default --json")
@@ -257,7 +257,10 @@ def test_paused_queue_is_resumed(command, app):
 
 
 def test_servers_are_listed_with_their_states(command, app):
-    """A running server is listed with its reported state; ended and lost servers are listed for a day."""
+    """A running server is listed with the state that it last reported.
+
+    Ended and lost servers are listed for a day.
+    """
     begin_session(app, "s1", server="vm:1", queues="critical:3,default:1")
     begin_session(app, "s2", server="vm:2")
     app.storage.renew([Renewal("s2", state="stopping")])
@@ -289,7 +292,7 @@ def test_server_with_an_expired_session_is_silent(command, app):
 
 
 def test_empty_list_of_servers_prints_a_hint(command, app):
-    """Without servers, the hint shows how to start one."""
+    """The hint shows how to start a server."""
     ran = command("servers list")
 
     assert (ran.code, ran.out) == (0, "")

@@ -32,7 +32,7 @@ def without_colours(text):
 
 
 def test_output_to_a_terminal_has_colours(terminal):
-    """Each state has a colour."""
+    """Each state has its own colour."""
     Screen(out=terminal).line("Job 1  ", state_cell("failed"))
 
     assert terminal.getvalue() == "Job 1  \x1b[1;31mfailed\x1b[0m\n"
@@ -40,7 +40,7 @@ def test_output_to_a_terminal_has_colours(terminal):
 
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
 def test_colours_can_be_disabled(terminal, monkeypatch, name, value):
-    """With NO_COLOR or a dumb terminal, the output has no colours."""
+    """The output has no colours if NO_COLOR is set or the terminal is a dumb one."""
     monkeypatch.setenv(name, value)
 
     Screen(out=terminal).table((Column("STATE"),), [[state_cell("failed")]])
@@ -57,7 +57,10 @@ def test_output_to_a_pipe_has_no_colours(capsys):
 
 
 def test_table_fits_the_terminal(terminal):
-    """No line is wider than the terminal; ids and numbers are whole, and the last columns are truncated."""
+    """No line is wider than the terminal.
+
+    Ids and numbers are complete, and the last columns are truncated.
+    """
     Screen(out=terminal).table(COLUMNS, ROWS)
 
     lines = without_colours(terminal.getvalue()).splitlines()
@@ -69,7 +72,7 @@ def test_table_fits_the_terminal(terminal):
 
 
 def test_table_in_a_pipe_is_not_truncated(capsys):
-    """Programs get every character."""
+    """A program that reads the output gets every character."""
     Screen().table(COLUMNS, ROWS)
 
     title, first, second = capsys.readouterr().out.splitlines()
@@ -78,7 +81,7 @@ def test_table_in_a_pipe_is_not_truncated(capsys):
 
 
 def test_json_is_printed_on_a_terminal_too(terminal):
-    """The output of --json is JSON on a terminal too, with ASCII characters only."""
+    """The output of --json is valid JSON on a terminal too, and contains only ASCII characters."""
     Screen(is_json=True, out=terminal).json({"text": "ş\x1b\u202e\ud800"})
 
     assert terminal.getvalue().isascii()
@@ -86,7 +89,7 @@ def test_json_is_printed_on_a_terminal_too(terminal):
 
 
 def test_markup_in_job_data_is_printed_literally(terminal):
-    """Brackets, emoji names and links have no effect."""
+    """Brackets, names of emoji and links have no special meaning."""
     Screen(out=terminal).line("[bold red]x[/bold red] :boom: [link=https://x.test]y[/link]")
 
     assert terminal.getvalue() == "[bold red]x[/bold red] :boom: [link=https://x.test]y[/link]\n"
@@ -128,18 +131,18 @@ def test_escape_sequences_in_job_data_are_escaped(terminal, run, monkeypatch):
     ],
 )
 def test_invisible_characters_are_escaped(text, shown):
-    """Control, format, surrogate and separator characters are escaped; letters of all scripts are not."""
+    """Control, format, surrogate and separator characters are escaped. Letters of all scripts are not."""
     assert visible(text) == shown
 
 
 def test_traceback_keeps_its_lines():
-    """A traceback keeps its lines; hidden characters in them are escaped."""
+    """The line breaks are kept, and hidden characters within the lines are escaped."""
     assert visible_lines("a\r\n\tb\x1b\n") == ["a", "    b\\x1b", ""]
 
 
 @pytest.mark.parametrize(("text", "columns"), [("abc", 3), ("ş", 1), ("日本", 4), ("e\u0301", 1), ("", 0)])
 def test_width_counts_columns(text, columns):
-    """East Asian characters take two columns, and combining characters take none."""
+    """East Asian characters occupy two columns, and combining characters occupy none."""
     assert width(text) == columns
 
 
@@ -156,7 +159,7 @@ def test_width_counts_columns(text, columns):
     ],
 )
 def test_durations_are_short(micros, shown):
-    """A duration has about two digits and one unit."""
+    """A duration is printed with about two digits and one unit."""
     assert span(micros) == shown
 
 
@@ -171,12 +174,12 @@ def test_ages_distinguish_past_and_future():
 
 
 def test_times_are_in_utc():
-    """The human-readable format has seconds, and the format for programs has microseconds."""
+    """The format for people has seconds, and the format for programs has microseconds."""
     assert clock_time(1_795_572_276_560_455) == "2026-11-25 02:04:36 UTC"
     assert isoformat(1_795_572_276_560_455) == "2026-11-25T02:04:36.560455Z"
     assert (clock_time(None), isoformat(None)) == ("", None)
 
 
 def test_long_texts_end_with_an_ellipsis():
-    """The result has at most this number of characters; an ellipsis shows that the string was longer."""
+    """The result has at most the given number of characters. An ellipsis shows that the text was longer."""
     assert [shorten("abcdef", limit) for limit in (6, 5)] == ["abcdef", "abcd…"]

@@ -74,7 +74,7 @@ def stop(process):
 
 
 def test_server_runs_jobs_until_sigterm(folder, serve):
-    """The server prints its settings, runs enqueued jobs, and exits with 0 on SIGTERM."""
+    """The server prints its settings, runs enqueued jobs, and exits with code 0 on SIGTERM."""
     with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
         add = app.task(name="cli_shop.add")(lambda left, right: left + right)
         server = serve("cli_shop:fire", "--name", "s1", "--workers", "2", "--queues", "default:2,mail:1")
@@ -104,7 +104,7 @@ def closed_pipe():
     ids=["a closed pipe", "a full disk"],
 )
 def test_server_runs_jobs_if_standard_output_cannot_be_written(folder, serve, output):
-    """The lines about the server's start are logged instead."""
+    """The lines about the start of the server are logged instead of printed."""
     descriptor = output()
     with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
         add = app.task(name="cli_shop.add")(lambda left, right: left + right)
@@ -121,7 +121,7 @@ def test_server_runs_jobs_if_standard_output_cannot_be_written(folder, serve, ou
 
 
 def test_project_file_sets_app_and_settings_of_the_server(folder, serve, run):
-    """pyproject.toml contains the app and settings, and the server's processes use both."""
+    """All processes of the server use the app and the settings in pyproject.toml."""
     (folder / "pyproject.toml").write_text(
         '[tool.firelock]\napp = "cli_shop:fire"\nsession_timeout = 7\nheartbeat = 2\n'
     )
@@ -158,7 +158,7 @@ def test_project_file_sets_app_and_settings_of_the_server(folder, serve, run):
     ],
 )
 def test_failed_start_prints_the_reason(serve, words, code, message):
-    """The server writes a sentence to standard error, and exits with the code for this kind of error."""
+    """The server writes a sentence to standard error and exits with the code for this kind of error."""
     server = serve(*shlex.split(words))
 
     _, error = server.communicate(timeout=DEADLINE)
@@ -178,10 +178,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere this limit is not the shared memory's")
 def test_lack_of_memory_for_the_workers_prevents_the_start(folder, run):
-    """The server exits at its start with a sentence that contains the numbers.
-
-    Otherwise, jobs would be killed later.
-    """
+    """The server exits with a sentence that contains the numbers. Otherwise, jobs would be killed later."""
     server = subprocess.run(
         [sys.executable, "-c", NO_FILES, "-m", "firelock", "server", "cli_shop:fire", "--workers", "8"],
         cwd=folder, capture_output=True, text=True, timeout=DEADLINE, check=False,
@@ -263,7 +260,7 @@ def output_of_failures(folder, serve):
 
 @pytest.mark.parametrize("is_verbose", [False, True])
 def test_jobs_in_the_server_and_in_job_processes_log_alike(output_of_failures, is_verbose):
-    """INFO lines, failures, and DEBUG lines with `--verbose` all arrive in the same format."""
+    """INFO lines, failures, and, with `--verbose`, DEBUG lines are all logged in the same format."""
     error = output_of_failures(*["--verbose"] * is_verbose)
 
     stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
@@ -281,7 +278,7 @@ def test_jobs_in_the_server_and_in_job_processes_log_alike(output_of_failures, i
 
 
 def test_project_file_can_disable_lines_about_failed_jobs(folder, output_of_failures):
-    """The setting applies in the server and in the processes of jobs; the tasks' own log lines remain."""
+    """The setting applies to the server and to job processes. The tasks' own log lines are kept."""
     (folder / "pyproject.toml").write_text("[tool.firelock]\nlog_failures = false\n")
 
     error = output_of_failures()
@@ -316,7 +313,7 @@ def fall() -> None:
 
 
 def test_server_logs_json(folder, serve):
-    """Each line is a JSON object, whether the server, a job in a thread or process, or Python wrote it."""
+    """Each line is a JSON object, whether the server, a job in a thread or process, or Python logged it."""
     (folder / "loud_shop.py").write_text(LOUD)
     with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
         work = app.task(name="work", executor="process")(lambda word: None)
@@ -361,7 +358,7 @@ def test_failed_start_is_reported_in_json(folder, serve):
 
 
 def test_worker_process_is_replaced_after_max_jobs_per_process(folder, serve):
-    """No job is lost, run twice or recorded as crashed, and another process continues."""
+    """No job is lost, run twice or counted as crashed, and another process continues."""
     (folder / "cli_shop.py").write_text(SHOP + PID)
     with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
         process = app.task(name="cli_shop.process")(lambda: None)
@@ -379,10 +376,10 @@ def test_worker_process_is_replaced_after_max_jobs_per_process(folder, serve):
 
 @pytest.mark.heavy("starts two processes of a server, one after the other")
 def test_server_reloads_its_code_on_sighup(folder, serve):
-    """The server continues: later jobs run the new code, no job is lost and no crash is counted.
+    """The server continues to run: later jobs run the new code, no job is lost and no crash is counted.
 
-    The new code is longer, because Python considers compiled code current if the source has the same size and
-    the same second of modification.
+    The new code is longer, because Python considers compiled code up to date if the source has the same size
+    and the same second of modification.
     """
     with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
         add = app.task(name="cli_shop.add", remote=True)(lambda left, right: left + right)
@@ -402,9 +399,9 @@ def test_server_reloads_its_code_on_sighup(folder, serve):
 
 
 def test_worker_process_of_a_job_that_does_not_stop_is_ended(run, request):
-    """The job's id identifies the process, and the audit has an entry.
+    """The job's id identifies the process, and an audit entry is added.
 
-    A job that does not run has no worker process.
+    A job that is not running has no worker process.
     """
     with Firelock(f"memory://{request.node.name}") as app:
         noop = app.task(name="noop")(lambda: None)

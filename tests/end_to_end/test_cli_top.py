@@ -60,7 +60,7 @@ def terminal(app, folder, *words):
 
 
 def test_output_to_a_pipe_is_a_single_view(run, app):
-    """The output has the counts on one line, then queues, servers, running jobs and failures."""
+    """The output contains the counts on one line, and then the queues, servers, running jobs and failures."""
     failed, running = fill(app)
 
     ran = run("top --storage", app.storage.url)
@@ -79,7 +79,7 @@ def test_output_to_a_pipe_is_a_single_view(run, app):
 
 
 def test_awaiting_jobs_are_counted_together(run, app):
-    """A storage counts jobs by state, so all jobs that wait for jobs, signals or batches share one count."""
+    """A storage counts jobs by state, so jobs that wait for jobs, signals or batches share one number."""
     failed, _ = fill(app)
     app.jobs.get(failed.id).then(app.task(name="after")(lambda: None))
     with app.batch("import") as batch:
@@ -91,7 +91,7 @@ def test_awaiting_jobs_are_counted_together(run, app):
 
 
 def test_empty_list_is_replaced_by_a_sentence(run, app):
-    """Without servers, the sentence explains how to start one."""
+    """For example, if there are no servers, the sentence explains how to start one."""
     ran = run("top --once --storage", app.storage.url)
 
     assert "No queues exist yet." in ran.out
@@ -120,9 +120,9 @@ def test_json_contains_the_whole_view(run, app):
 
 
 def test_queue_shows_how_many_first_jobs_limits_block(run, app):
-    """The number is shown next to the note; the first job without a blocking limit ends the count.
+    """The number is shown next to the note.
 
-    The JSON has the same number.
+    Only the jobs before the first one that no limit blocks are counted. The JSON contains the same number.
     """
     limited = app.task(name="shop.charge", remote=True, limits=[Limit("tenant", concurrent=1)])(_notify)
     limited.using(queue="mail").enqueue(0)
@@ -140,7 +140,7 @@ def test_queue_shows_how_many_first_jobs_limits_block(run, app):
 
 
 def test_failed_batch_is_shown_with_its_name(run, app):
-    """A batch has no task."""
+    """A batch is shown with its name because it has no task."""
     batch = flows.new_batch(app, "import")
     flows.add(app, batch)
     flows.end(app, *flows.claim(app), State.FAILED)
@@ -166,7 +166,7 @@ def test_state_of_a_queue_has_the_same_name_in_every_command(run, app):
 
 @pytest.mark.parametrize("every", ["0.1", "soon", "1e9", "nan"])
 def test_refresh_interval_has_bounds(run, every):
-    """The pause is between half a second and an hour."""
+    """The interval must be between half a second and an hour."""
     ran = run(f"top --every {every}")
 
     assert 2 == ran.code
@@ -174,7 +174,7 @@ def test_refresh_interval_has_bounds(run, every):
 
 
 def test_keys_pause_a_queue_and_requeue_a_job(shared, tmp_path):
-    """The user's name is in the queue's note and in the job's history."""
+    """The note of the queue and the history of the job contain the user's name."""
     app, failed = shared
     with terminal(app, tmp_path) as screen:
         screen.awaits("Failures")
@@ -198,7 +198,7 @@ def test_keys_pause_a_queue_and_requeue_a_job(shared, tmp_path):
 
 
 def test_view_is_refreshed_without_a_key_press(shared, tmp_path):
-    """After a resize, the view fills the terminal again."""
+    """After a change of the terminal's size, the view fills the whole terminal again."""
     app, failed = shared
     with terminal(app, tmp_path, "--read-only") as screen:
         seen = screen.awaits("ValueError: no route to the host")
@@ -214,7 +214,7 @@ def test_view_is_refreshed_without_a_key_press(shared, tmp_path):
 
 @pytest.mark.parametrize("leave", ["q", "\x03", signal.SIGTERM, signal.SIGHUP])
 def test_terminal_is_restored_at_the_end(shared, tmp_path, leave):
-    """However the program ends, the alternate screen is closed, and the cursor and the echo are restored."""
+    """However the program ends, it closes the alternate screen and restores the cursor and the echo."""
     app, _ = shared
     with terminal(app, tmp_path) as screen:
         screen.awaits("Failures")
@@ -233,7 +233,7 @@ def test_terminal_is_restored_at_the_end(shared, tmp_path, leave):
 
 
 def test_suspension_restores_the_terminal(shared, tmp_path):
-    """Ctrl-Z restores the terminal, and after SIGCONT the view is shown again."""
+    """Ctrl-Z restores the terminal. After SIGCONT, the view is shown again."""
     app, _ = shared
     with terminal(app, tmp_path) as screen:
         screen.awaits("Failures")
@@ -292,7 +292,7 @@ def pictures(monkeypatch):
 
 
 def test_outage_is_shown_until_the_next_reading(pictures):
-    """The last values stay visible until the next successful reading."""
+    """The last values stay visible until a reading succeeds again."""
     storage = FailingStorage()
     with Firelock(storage) as app:
         fill(app)
@@ -306,7 +306,7 @@ def test_outage_is_shown_until_the_next_reading(pictures):
 
 
 def test_long_lists_scroll_with_the_selection(pictures, app):
-    """The titles of the lists state the visible part."""
+    """The titles of the lists show which part is visible."""
     for number in range(30):
         app.queues.pause(f"q{number:02}")
 
@@ -329,14 +329,14 @@ def test_long_lists_scroll_with_the_selection(pictures, app):
     ],
 )
 def test_lists_share_the_space(wanted, room, given):
-    """Rows that one list does not need are given to the other lists; each list has at least two rows."""
+    """Each list has at least two rows. Rows that one list does not need are used by the other lists."""
     assert given == shares(wanted, room)
 
 
 def test_selection_follows_its_row():
-    """If rows move, the selection follows its row.
+    """If rows move, the same row stays selected.
 
-    If the row was removed, the one in its place is selected.
+    If this row was removed, the row in its place is selected.
     """
     choice = Choice()
 

@@ -128,7 +128,7 @@ def with_words(page, words):
 
 
 def test_page_leads_from_an_empty_folder_to_the_dashboard(tmp_path, python):
-    """A reader's steps are followed: startproject, the page's files, migrate, two terminals, a browser."""
+    """The test does what a reader does: startproject, the page's files, migrate, two terminals, a browser."""
     walk = Walk(tmp_path, python)
     walk.run("-m", "django", "startproject", "mysite", ".")
     walk.run("manage.py", "startapp", "shop")

@@ -105,7 +105,7 @@ def suspect(folder, name):
 
 
 def test_job_process_imports_the_app_module_and_not_the_script(folder, run):
-    """A script that starts its server at the top level runs only once, even if its jobs need processes."""
+    """If a script starts its server at the top level, it runs only once, even if its jobs need processes."""
     ended = run(
         COUNT + "import os\nfrom shop import fire, apart\njob = apart.enqueue()\n"
         "with fire.server(workers=1):\n    print(job.result(timeout=60) != os.getpid())\n"
@@ -117,7 +117,7 @@ def test_job_process_imports_the_app_module_and_not_the_script(folder, run):
 
 
 def test_process_of_a_suspect_imports_the_app_module_and_not_the_script(folder, run):
-    """A job that runs alone after two crashes is found in the same way."""
+    """For a job that runs alone after two crashes, the app is found in the same way."""
     job = suspect(folder, "shop.in_server")
 
     ended = run(
@@ -130,7 +130,7 @@ def test_process_of_a_suspect_imports_the_app_module_and_not_the_script(folder, 
 
 
 def test_job_process_imports_the_module_of_the_task(folder, run):
-    """The job's process imports the module in which its task is registered."""
+    """This is the module in which the task is registered."""
     (folder / "mail.py").write_text("from shop import fire\n" + TASK_OF_THE_SCRIPT)
 
     ended = run(
@@ -142,7 +142,7 @@ def test_job_process_imports_the_module_of_the_task(folder, run):
 
 
 def test_job_process_has_the_import_path_of_the_server(folder, run):
-    """For example, the process finds modules next to the script if it was started from another folder."""
+    """For example, the process finds modules next to the script even if it was started in another folder."""
     (folder / "parts").mkdir()
     (folder / "parts" / "elsewhere.py").write_text(APP)
 
@@ -156,8 +156,9 @@ def test_job_process_has_the_import_path_of_the_server(folder, run):
 
 
 def test_app_is_found_in_the_module_that_creates_it(folder, run):
-    """A module that only imports the app may be unsuitable for another process, for example if it starts
-    the server.
+    """Another process might be unable to import a module that only imports the app.
+
+    For example, the module might start a server.
     """
     (folder / "web.py").write_text("from shop import fire\nserver = fire.server(workers=1).start()\n")
 
@@ -173,7 +174,7 @@ def test_app_is_found_in_the_module_that_creates_it(folder, run):
 
 
 def test_consecutive_jobs_share_one_process(run):
-    """An idle process is used again, by any worker."""
+    """Any worker can use an idle process for its next job."""
     ended = run(
         "from shop import fire, apart\nwith fire.server(workers=6):\n"
         "    print(len({apart.enqueue().result(timeout=60) for _ in range(6)}))\n"
@@ -214,9 +215,9 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("word", ["", "fork"])
 def test_job_process_ends_with_its_server(folder, word):
-    """All processes that the job started are ended too.
+    """All processes that the job has started are ended too.
 
-    This holds even without the kernel's help, and if a fork of the server still runs.
+    This is also true without the kernel's help, and if a fork of the server is still running.
     """
     (folder / "shop.py").write_text(APP + OUTLIVING)
     (folder / "script.py").write_text("import sys\n" + SERVING)
@@ -252,9 +253,9 @@ GUARDED = (
 
 @pytest.mark.parametrize("command", [["script.py"], ["-m", "script"]])
 def test_script_with_a_main_guard_runs_its_own_tasks(folder, run, command):
-    """The processes of its jobs import the file.
+    """The processes of its jobs import the file, which a log line reports.
 
-    A log line reports this, and the code below the guard does not run there.
+    The code below the guard does not run in these processes.
     """
     ended = run(GUARDED, *command)
 
@@ -264,7 +265,10 @@ def test_script_with_a_main_guard_runs_its_own_tasks(folder, run, command):
 
 
 def test_program_in_a_package_runs_its_own_tasks(folder, run):
-    """`python -m package.program` is imported by name; as a plain file it could not import its neighbours."""
+    """`python -m package.program` is imported by name.
+
+    As a plain file, it could not import its neighbours.
+    """
     (folder / "parts").mkdir()
     (folder / "parts" / "__init__.py").touch()
     (folder / "parts" / "words.py").write_text("greeting = 'hello'\n")
@@ -278,7 +282,7 @@ def test_program_in_a_package_runs_its_own_tasks(folder, run):
 def test_script_without_a_main_guard_fails_its_first_job(folder, run):
     """The script's first job fails with an error that explains the fix.
 
-    Its top level has run a second time, but only once.
+    The top level of the script has run a second time, but not more often.
     """
     ended = run(
         COUNT + APP + "job = apart.enqueue()\nwith fire.server(workers=1):\n"
@@ -294,7 +298,7 @@ def test_script_without_a_main_guard_fails_its_first_job(folder, run):
 
 
 def test_server_in_a_job_process_is_refused(folder, run):
-    """The error occurs at the top level of an imported module, and in the job itself."""
+    """The error is raised at the top level of an imported module and in the job itself."""
     text = APP + "@fire.task(executor='process', retry=Retry.never())\ndef serve():\n    fire.server()\n"
 
     ended = run(
@@ -316,7 +320,7 @@ def test_server_in_a_job_process_is_refused(folder, run):
 
 
 def test_task_of_a_script_runs_in_a_job_process(folder, run):
-    """The script is imported only for its own tasks, which a log line reports, and not for other jobs."""
+    """The script is imported only for its own tasks, not for other jobs. A log line reports the import."""
     ended = run(
         COUNT + "import os\nfrom shop import fire, apart\n" + TASK_OF_THE_SCRIPT
         + "if __name__ == '__main__':\n    with fire.server(workers=1):\n"
@@ -332,7 +336,7 @@ def test_task_of_a_script_runs_in_a_job_process(folder, run):
 
 @pytest.mark.parametrize("words", [["server", "script.py:fire"], ["jobs", "list", "--app", "script.py:fire"]])
 def test_enqueue_while_a_command_imports_the_app_is_refused(folder, run, words):
-    """Every process of the server, and every command, would create the job again."""
+    """Otherwise, every process of the server and every command would create the job again."""
     ended = run(APP + "apart.enqueue()\n", "-m", "firelock", *words)
 
     assert ("", 2) == (ended.stdout, ended.returncode)
@@ -344,7 +348,7 @@ def test_enqueue_while_a_command_imports_the_app_is_refused(folder, run, words):
 
 @pytest.mark.parametrize("words", [["server", "script.py:fire"], ["jobs", "list", "--app", "script.py:fire"]])
 def test_server_while_a_command_imports_the_app_is_refused(folder, run, words):
-    """The command needs no other server next to it, and must not run jobs while it lists them."""
+    """The command does not need a second server, and must not run jobs while it lists them."""
     ended = run(APP + "with fire.server(workers=1):\n    print('served')\n", "-m", "firelock", *words)
 
     assert ("", 2) == (ended.stdout, ended.returncode)
@@ -354,9 +358,9 @@ def test_server_while_a_command_imports_the_app_is_refused(folder, run, words):
 
 @pytest.mark.parametrize(("blocks", "tasks"), [(1, "1 task"), (2, "3 tasks")])
 def test_readme_examples_can_be_saved_as_one_file(folder, run, blocks, tasks):
-    """The README's first example works alone, and together with the second example.
+    """The first example in the README works alone and together with the second one.
 
-    Running the program creates its jobs; a server that imports it creates none.
+    Running the program creates its jobs, and a server that imports it does not create any.
     """
     examples = python_blocks((ROOT / "README.md").read_text("utf-8"))[:blocks]
     ended = run("\n".join(example.code for example in examples), "app.py", name="app.py")

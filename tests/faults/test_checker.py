@@ -32,7 +32,7 @@ def event(what, at, *, pid=0, note=""):
     ],
 )
 def test_death_between_two_starts_explains_the_repeat(noted, is_explained):
-    """A death lasts from before the signal until after it."""
+    """A process may die at any time between shortly before the signal and shortly after it."""
     deaths = _deaths([event(what, at, note="7") for what, at in noted])
 
     assert _is_explained(event("start", 10.0, pid=7), event("start", 20.0, pid=8), deaths) is is_explained
@@ -55,7 +55,7 @@ ARMED = ("armed", "claim:within 0.5")
     ],
 )
 def test_death_counts_once_although_an_id_is_used_again(tmp_path, monkeypatch, is_running, events, expected):
-    """A death by a kill does not count, even if a later process with the same id dies at a point."""
+    """A killed process is not counted, even if a later process with the same id dies at a point."""
     pid = os.getpid() if is_running else 2**22 + 1  # larger than the id of any process
     (tmp_path / "points").mkdir()
     ledger = Ledger(tmp_path / "points")
@@ -79,7 +79,7 @@ def test_death_counts_once_although_an_id_is_used_again(tmp_path, monkeypatch, i
     ],
 )
 def test_overlapping_unique_jobs_are_detected(runs, is_twin):
-    """The last run of the earlier job must have ended when the call for the next one returns."""
+    """The last run of the earlier job must have ended before the call for the next job returns."""
     calls = [Call(7, "job", is_new=True, back=9.0), Call(7, "next", is_new=True, back=13.0)]
     events = [
         attrs.evolve(event(what, at), fence=fence)
@@ -110,5 +110,5 @@ def test_overlapping_unique_jobs_are_detected(runs, is_twin):
     ],
 )
 def test_claims_that_exceed_a_rate_are_detected(claims, late):
-    """A claim happened between its timestamp and the start of its run."""
+    """A claim happens between its timestamp and the start of its run."""
     assert lateness(claims, rate=10, burst=3) == pytest.approx(late)

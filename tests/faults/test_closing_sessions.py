@@ -46,10 +46,7 @@ def kill_worker_process(server):
 
 @pytest.mark.parametrize("death", [kill_all, kill_worker_process], ids=["server", "worker-process"])
 def test_locked_job_of_a_dead_server_returns_after_the_lock(on, lock_job, death):
-    """The other jobs run again while the row is locked.
-
-    A crash is counted for the locked job, which runs later.
-    """
+    """The other jobs run again while the row is locked. The locked job counts as crashed and runs later."""
     with arranging():
         (server,) = on.serve(workers=4)
         locked, *others = ids = on.enqueue(3, 0.0, task="held")

@@ -48,7 +48,7 @@ def kill_child(server):
     ids=["thread", "process", "process-that-kills"],
 )
 def test_job_that_runs_when_its_worker_process_dies_has_a_crash(on, task, death):
-    """The crash is counted and recorded in the history, whether the job ran in a thread or a job process."""
+    """The crash is counted and is in the history, whether the job ran in a thread or in a job process."""
     with arranging():
         (server,) = on.serve(workers=2, app="blamed")
         (job_id,) = on.enqueue(1, 0.05, task=task)
@@ -63,7 +63,7 @@ def test_job_that_runs_when_its_worker_process_dies_has_a_crash(on, task, death)
 
 @kills
 def test_job_that_always_kills_the_worker_process_fails(on):
-    """The third crash, alone in a job process, is the last one."""
+    """After two crashes, the job runs alone in a job process. The third crash is its last."""
     with arranging():
         on.serve(workers=2, app="blamed")
         (job_id,) = on.enqueue(1, 0.0, task="kill-anywhere")
@@ -75,7 +75,7 @@ def test_job_that_always_kills_the_worker_process_fails(on):
 
 
 def test_job_that_always_kills_the_whole_server_fails():
-    """A container's memory limit can end all its processes together, each time that the job runs."""
+    """A container that reaches its memory limit can kill all its processes each time that the job runs."""
     with closing(Firelock("memory://")) as fire:
         job, storage = fire.task(name="hog")(lambda: None).enqueue(), fire.storage
         for number in range(10):
@@ -141,7 +141,7 @@ def test_program_of_a_running_job_ends_with_its_server(on, program_of, is_killed
 @kills
 @pytest.mark.parametrize("is_killed", [True, False], ids=["killed", "stopped"])
 def test_program_left_by_an_ended_job_ends_with_its_server(on, program_of, is_killed):
-    """The job has ended, and the server is killed or stopped with SIGTERM."""
+    """The job has ended, and then the server is killed or stopped with SIGTERM."""
     with arranging():
         (server,) = on.serve(workers=2, app="blamed")
         job_id, program = program_of("program-and-end")

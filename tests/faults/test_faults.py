@@ -79,17 +79,17 @@ def test_scenario_passes(scenario, program, tmp_path):
 
 @_on("redis", programs_of_groups())  # the kit runs on each program, but faults take minutes
 def test_scenario_passes_on_redis(scenario, program, tmp_path):
-    """The scenarios run on a new Redis. Scenarios of Redis failures run only here."""
+    """The scenarios run on a new Redis server. Scenarios with failures of Redis run only here."""
     _play(scenario, program, tmp_path)
 
 
 @_on("postgresql", chosen_postgresqls()[:1])  # the kit runs on each program, but faults take minutes
 def test_scenario_passes_on_postgresql(scenario, program, tmp_path):
-    """The scenarios run on a new PostgreSQL."""
+    """The scenarios run on a new PostgreSQL server."""
     _play(scenario, program, tmp_path)
 
 
 @_on("mysql", chosen_mysqls())
 def test_scenario_passes_on_mysql(scenario, program, tmp_path):
-    """The scenarios run on a new MariaDB or MySQL."""
+    """The scenarios run on a new MariaDB or MySQL server."""
     _play(scenario, program, tmp_path)

@@ -68,7 +68,7 @@ DEAD = 200  # number of sessions left by a day of restarts
 
 
 def test_sweep_reads_no_dead_sessions():
-    """A server searches for lost servers every few seconds and does not need sessions that have ended."""
+    """A server searches for lost servers every few seconds, and does not need sessions that have ended."""
     storage = WatchedStorage(MemoryStorage())
     for number in range(DEAD):
         storage.end_session(begin_session(storage, f"dead-{number}"), (), reason="stopped")
@@ -81,7 +81,7 @@ def test_sweep_reads_no_dead_sessions():
 
 
 def test_sweep_on_redis_receives_no_dead_sessions(server):
-    """With a full list, Redis would build a long reply for every sweep of every server process."""
+    """If the list contained them, Redis would build a long reply for every sweep of every server process."""
     with FaultProxy(server.address) as proxy:
         alone, with_dead = (bytes_of_a_sweep(server, proxy, number) for number in (0, DEAD))
 
@@ -105,7 +105,7 @@ def bytes_of_a_sweep(server, proxy, dead):
 
 
 def test_cost_of_an_append_does_not_grow_with_the_stream(tmp_path, monkeypatch):
-    """The cost is counted in SQLite instructions, during which all other writers wait."""
+    """The cost is measured in SQLite instructions. All other writers wait while these are executed."""
     meter = SqliteMeter(monkeypatch)
     with closing(app_at(f"sqlite:///{tmp_path}/jobs.db?synchronous=normal")) as fire:
         fire.noop.enqueue()
@@ -128,7 +128,7 @@ def test_cost_of_an_append_does_not_grow_with_the_stream(tmp_path, monkeypatch):
 
 
 def test_round_trips_of_a_page_do_not_grow_with_the_queues(behind_proxy, proxy):
-    """The dashboard reads such a page first."""
+    """The first request of the dashboard reads such a page of jobs."""
     trips = []
     for number in (2, 30):
         for place in range(number):
@@ -142,7 +142,7 @@ def test_round_trips_of_a_page_do_not_grow_with_the_queues(behind_proxy, proxy):
 
 
 def test_queue_without_jobs_is_removed(tmp_path):
-    """An application may use a new queue every day."""
+    """For example, an application may use a new queue every day."""
     path = tmp_path / "jobs.db"
     with closing(app_at(f"sqlite:///{path}?synchronous=normal", keep_deleted=0)) as fire:
         jobs = [fire.noop.using(queue=f"day-{place}").enqueue() for place in range(20)]
@@ -158,7 +158,7 @@ def test_queue_without_jobs_is_removed(tmp_path):
 
 
 def test_promote_folds_a_limited_number_of_differences(postgresql, admin):
-    """Each job that was enqueued while no server ran has left a difference.
+    """Each job that was enqueued while no server was running has left a difference.
 
     Due jobs wait until the call returns.
     """
@@ -197,7 +197,7 @@ def held_jobs(fire):
 
 
 def test_reconciliation_on_sqlite_reads_no_arguments(tmp_path):
-    """A server process compares the jobs that it holds once per second."""
+    """A server process compares its jobs with those in the storage once per second."""
     with closing(app_at(f"sqlite:///{tmp_path}/jobs.db?synchronous=normal")) as fire:
         held = held_jobs(fire)
         tracemalloc.start()
@@ -211,7 +211,7 @@ def test_reconciliation_on_sqlite_reads_no_arguments(tmp_path):
 
 
 def test_reconciliation_receives_no_arguments(behind_proxy, proxy):
-    """Received arguments would cross the network once per second."""
+    """Otherwise, the arguments would be sent over the network once per second."""
     held = held_jobs(behind_proxy)
     before = proxy.traffic
     reply = behind_proxy.storage.reconcile("session", held)
@@ -276,7 +276,7 @@ def few_full_reads(monkeypatch):
     ids=["claim-and-due-jobs", "reconcile-and-held-jobs"],
 )
 def test_held_snapshot_makes_few_calls_read_old_row_versions(postgresql, admin, work, column, value):
-    """A report or a backup keeps old versions of rows and of their index entries."""
+    """While a report or a backup holds a snapshot, old versions of rows and of their index entries remain."""
     url = postgresql.url("listen=off")
     state = "scheduled" if column == "due_at" else "processing"
     with closing(open_storage(url)) as storage:
@@ -305,7 +305,7 @@ def test_held_snapshot_makes_few_calls_read_old_row_versions(postgresql, admin, 
 
 
 def test_new_wait_for_a_result_does_not_make_earlier_ones_poll():
-    """Another wait starts at each poll, as in a web process with many requests."""
+    """In this test, another wait starts at each poll, as in a web process with many requests."""
     storage = WatchedStorage(MemoryStorage())
     with closing(app_at(storage)) as fire:
         jobs = fire.noop.using(delay=3_600).enqueue_many([()] * 150)
@@ -334,7 +334,7 @@ def test_new_wait_for_a_result_does_not_make_earlier_ones_poll():
 
 
 def test_cost_of_an_urgent_job_does_not_grow_with_earlier_claims():
-    """The cost is counted in executed lines of Python."""
+    """The cost is measured in executed lines of Python code."""
     lines = []
     for number in (100, 2_000):
         with closing(app_at("memory://")) as fire:

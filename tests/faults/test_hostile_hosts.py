@@ -54,7 +54,7 @@ WAYS = {
 
 
 def test_invalid_string_ends_only_its_job(fire, caplog):
-    """The string contains NUL and a lone surrogate.
+    """The string contains a NUL character and a lone surrogate.
 
     It is used in every place in which a job can store a string.
     """
@@ -81,7 +81,7 @@ LINES = 60  # lines at which the threads switch
 
 
 def test_threads_of_a_job_can_emit_to_new_streams_concurrently(fire):
-    """Whenever one thread runs a line of the streams module, the other thread emits to a new stream."""
+    """At every line of the streams module that one thread runs, the other thread emits to a new stream."""
     wanted, emitted = threading.Semaphore(0), threading.Semaphore(0)
     raised = []
 
@@ -125,7 +125,7 @@ def test_threads_of_a_job_can_emit_to_new_streams_concurrently(fire):
 
 
 def test_server_stops_properly_after_its_host_has_closed_the_loop(fire, our_threads):
-    """A coroutine was running on the loop. A job in a thread continues and ends."""
+    """A coroutine is running on the loop when it is closed. A job in a thread continues until it ends."""
     began, gate = threading.Semaphore(0), threading.Event()
 
     @fire.task(name="long", retry=Retry.never())

@@ -119,7 +119,7 @@ def shop(server_database):
 
 @pytest.mark.parametrize("way", [Shop.lock, Shop.attach], ids=["select", "then"])
 def test_other_jobs_end_while_the_row_of_an_ended_job_is_locked(shop, way):
-    """The row is locked by a statement, or by a request that attaches a continuation without committing."""
+    """Either a statement or a request that attaches a continuation without committing has locked the row."""
     shop.server.start()
     job = shop.running()
 
@@ -131,7 +131,7 @@ def test_other_jobs_end_while_the_row_of_an_ended_job_is_locked(shop, way):
 
 
 def test_other_jobs_end_if_no_row_is_locked(shop):
-    """The same steps pass without the lock, so only the lock makes the other tests fail."""
+    """Without the lock, the same steps succeed, so only the lock can make the other tests fail."""
     shop.server.start()
     job = shop.running()
     shop.gate.set()
@@ -141,7 +141,7 @@ def test_other_jobs_end_if_no_row_is_locked(shop):
 
 
 def test_stopping_server_stores_other_ends_while_a_row_is_locked(shop):
-    """If these ends were not stored, a deployment would run the jobs a second time."""
+    """If these results were not stored, the jobs would run a second time after a deployment."""
     shop.server.start()
     job = shop.running()
     others = shop.waiting.enqueue_many([()] * 3)
@@ -158,7 +158,10 @@ def test_stopping_server_stores_other_ends_while_a_row_is_locked(shop):
 
 
 def test_other_jobs_end_while_complete_within_keeps_a_transaction_open(shop):
-    """`complete_within` locks the row. After a second, the server stores the start of the job."""
+    """The transaction of `complete_within` locks the row.
+
+    After a second, the server stores the start of the job.
+    """
     completed = threading.Event()
 
     @shop.fire.task(name="completes", retry=Retry.never())
@@ -187,7 +190,7 @@ def has_started(storage, job):
 
 
 def test_other_jobs_end_while_the_row_of_a_waiting_continuation_is_locked(shop):
-    """The parent ends, so the server has to enqueue the continuation."""
+    """The parent ends, so the server must enqueue the continuation."""
     shop.server.start()
     parent = shop.running()
     child = parent.then(shop.other)
@@ -210,7 +213,7 @@ def mariadb_shop(mariadb):
 
 
 def test_other_jobs_end_while_a_job_with_a_locked_row_logs(mariadb_shop):
-    """Each of the other jobs ends when the logging job has just written a line."""
+    """Each of the other jobs ends just after the logging job has written a line."""
     shop, requested, wrote = mariadb_shop, threading.Semaphore(0), threading.Semaphore(0)
 
     @shop.fire.task(name="talks", retry=Retry.never())

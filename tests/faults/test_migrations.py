@@ -36,7 +36,7 @@ def migrated(postgresql, admin):
 
 
 def test_migration_step_on_postgresql_has_no_statement_timeout(migrated, admin, monkeypatch):
-    """Adding an index to ten million rows takes more than 30 seconds."""
+    """For example, adding an index to ten million rows takes more than 30 seconds."""
     note_in_a_step(
         monkeypatch,
         "current_setting('statement_timeout') AS statement_timeout,"
@@ -51,7 +51,7 @@ def test_migration_step_on_postgresql_has_no_statement_timeout(migrated, admin, 
 
 @pytest.mark.usefixtures("migrated")
 def test_migration_waits_longer_for_a_reply_than_other_transactions(postgresql, monkeypatch):
-    """Firelock closes its connections if a reply takes too long, except during a migration."""
+    """Except during a migration, Firelock closes a connection if a reply takes too long."""
     note_in_a_step(monkeypatch, "pg_sleep(1)::text AS slept")
     monkeypatch.setattr(postgresql_storage, "SILENT_SECONDS", 0.3)
 
@@ -63,7 +63,7 @@ def test_migration_waits_longer_for_a_reply_than_other_transactions(postgresql, 
 
 
 def test_migration_step_on_mariadb_stops_waiting_for_a_table(mariadb, monkeypatch):
-    """While a step waits for a table, all other statements on the table wait too.
+    """While a step waits for a table, all other statements that use the table wait too.
 
     The connection's setting is restored afterwards.
     """

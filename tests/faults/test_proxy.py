@@ -67,7 +67,10 @@ def send(client, line):
 
 
 def test_traffic_passes_and_is_counted(connect, proxy):
-    """A trip is a request with its reply, however many lines it has. Bytes are counted in each direction."""
+    """A round trip is a request with its reply, however many lines they have.
+
+    Bytes are counted in each direction.
+    """
     client = connect()
 
     answers = [send(client, "one"), send(client, "two")]
@@ -80,7 +83,7 @@ def test_traffic_passes_and_is_counted(connect, proxy):
 
 
 def test_lost_request_never_arrives(connect, proxy, server):
-    """The client is disconnected, the server receives nothing, and the next request passes."""
+    """The client is disconnected, the server does not receive anything, and the next request is passed on."""
     proxy.lose_request(lambda request: b"two" in request)
 
     assert "you sent one" == send(connect(), "one")
@@ -91,7 +94,7 @@ def test_lost_request_never_arrives(connect, proxy, server):
 
 
 def test_request_of_a_lost_reply_is_processed(connect, proxy, server):
-    """The server processes the requests, but the client does not get the replies, as often as requested."""
+    """The server processes the requests, but the given number of replies does not reach the client."""
     proxy.lose_reply(times=2)
 
     for line in ("one", "two"):
@@ -102,7 +105,7 @@ def test_request_of_a_lost_reply_is_processed(connect, proxy, server):
 
 
 def test_reply_is_cut_after_some_bytes(connect, proxy):
-    """The requested number of bytes arrives before the reset."""
+    """The given number of bytes arrives before the connection is reset."""
     proxy.lose_reply(after=3)
     client = connect()
 
@@ -114,7 +117,7 @@ def test_reply_is_cut_after_some_bytes(connect, proxy):
 
 
 def test_black_hole_holds_data_until_it_is_healed(connect, proxy, server):
-    """No data passes and no connection ends. Afterwards all held data arrives."""
+    """No data passes and no connection ends until then. After that, all delayed data arrives."""
     client = connect()
     send(client, "one")
     proxy.black_hole()
@@ -131,7 +134,7 @@ def test_black_hole_holds_data_until_it_is_healed(connect, proxy, server):
 
 
 def test_reset_ends_existing_connections(connect, proxy):
-    """Connections are reset, including those held by a black hole, and new ones are served."""
+    """Existing connections are reset, including those in a black hole. New ones are served."""
     clients = [connect(), connect()]
     for client in clients:
         send(client, "one")
@@ -164,7 +167,7 @@ def test_refusing_proxy_serves_no_connection(connect, proxy):
 
 
 def test_slow_line_delays_each_piece(connect, proxy):
-    """Each piece of data is delayed in each direction, but the reply is complete."""
+    """Each piece of data is delayed in both directions, but the reply is complete."""
     proxy.slow(Slowness(delay=0.01, jitter=0.005, rate=10_000, piece=4))
     client = connect()
     began = time.monotonic()
@@ -176,7 +179,7 @@ def test_slow_line_delays_each_piece(connect, proxy):
 
 
 def test_data_from_the_server_is_changed(connect, proxy):
-    """The client gets the return value of the function until the proxy is healed."""
+    """Until the proxy is healed, the client gets the return value of the function instead of the data."""
     client = connect()
     proxy.alter(lambda piece: piece.replace(b"you", b"nobody"))
 
@@ -193,7 +196,7 @@ def test_unreachable_server_ends_the_connection(proxy, connect, server):
 
 
 def test_on_sent_is_called_before_a_piece_is_sent(server):
-    """The function receives each piece, with its connection's number, before the server replies to it."""
+    """The function gets each piece and the number of its connection before the server replies to it."""
     seen = []
     with FaultProxy(server.server_address, on_sent=lambda *one: seen.append(one)) as proxy:
         for line in ("one", "two"):
@@ -204,7 +207,7 @@ def test_on_sent_is_called_before_a_piece_is_sent(server):
 
 
 def test_unix_sockets_are_supported(tmp_path, server):
-    """The proxy can listen at a path, and connect to one."""
+    """The proxy can listen at a path and connect to one."""
     with (
         FaultProxy(server.server_address, listens_at=tmp_path / "a") as inner,
         FaultProxy(inner.address, listens_at=tmp_path / "b"),

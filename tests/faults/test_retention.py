@@ -53,7 +53,7 @@ def app_on(storage, **settings):
     ("verb", "sweep"), [("promote", 60), ("orphans", 0.1)], ids=["due-jobs", "lost-servers"]
 )
 def test_long_retention_delays_other_routines_by_at_most_two_chunks(backlog, verb, sweep):
-    """The other routine becomes due while the first chunk is removed."""
+    """In this test, the other routine becomes due while the first chunk is removed."""
     begun, checks = threading.Event(), []
 
     def remove_a_chunk(limit):
@@ -77,7 +77,7 @@ def test_long_retention_delays_other_routines_by_at_most_two_chunks(backlog, ver
 
 @pytest.mark.heavy("waits some seconds for a second round of retention")
 def test_retention_with_a_backlog_continues_before_the_next_sweep(backlog):
-    """The sweep interval must not limit how many jobs are removed per second."""
+    """The sweep interval must not limit the number of jobs that are removed per second."""
     with closing(app_on(backlog, sweep=300)) as fire, fire.server(workers=1):
         with arranging():
             eventually(lambda: len(backlog.begun("prune")) >= 20, within=LONG)
@@ -112,7 +112,7 @@ def expired(server_database, proxy):
 
 
 def test_pruning_tagged_jobs_needs_no_more_round_trips(expired, proxy):
-    """The statements of a chunk share their round trips."""
+    """All statements of a chunk are sent in the same round trips."""
     trips = []
     for tags in ([], [], ["a", "b"]):  # the first time, statements are prepared
         expired(100, tags=tags)
@@ -125,7 +125,7 @@ def test_pruning_tagged_jobs_needs_no_more_round_trips(expired, proxy):
 
 
 def test_pruning_tagged_jobs_on_mariadb_needs_few_more_statements(mariadb):
-    """The server parses and plans each statement separately, which took minutes for a day's jobs."""
+    """The server parses and plans each statement separately. For the jobs of a day, this took minutes."""
     statements = []
     with closing(app_on(mariadb.url(), keep_deleted=0)) as fire:
         fire.storage.clear()
@@ -148,7 +148,7 @@ def deletes(mariadb):
 
 
 def test_pruning_continues_past_jobs_locked_by_another_server(expired, server_database):
-    """The other server has locked the 500 jobs that expired first. There are 300 more."""
+    """The other server has locked the 500 jobs that expired first. The remaining 300 jobs are removed."""
     storage = expired.fire.storage
     first = expired(500)
     last = expired(300)
@@ -171,7 +171,7 @@ def test_pruning_continues_past_jobs_locked_by_another_server(expired, server_da
 
 
 def test_unique_keys_in_use_are_checked_once_an_hour(tmp_path, monkeypatch):
-    """Every other call of `prune` costs as much as in a storage without unique keys."""
+    """All other calls of `prune` cost no more than in a storage without unique keys."""
     meter = SqliteMeter(monkeypatch)
     costs = []
     for number in (0, 2_000):

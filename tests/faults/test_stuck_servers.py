@@ -66,7 +66,7 @@ def succeeded(jobs):
 
 
 def test_thread_jobs_start_while_earlier_coroutines_wait(app, gate):
-    """Two long coroutines run, others wait, and plain jobs are in the queue after them."""
+    """Two long coroutines are running, others wait, and thread jobs are in the queue after them."""
     fire, serve = app()
 
     @fire.task(name="call", retry=Retry.never())
@@ -92,7 +92,7 @@ def test_thread_jobs_start_while_earlier_coroutines_wait(app, gate):
 
 
 def test_coroutines_start_while_earlier_thread_jobs_wait(app, gate, caplog):
-    """Two long `def` jobs run, others wait, and `async def` jobs are queued after them.
+    """Two long `def` jobs are running, others wait, and `async def` jobs are in the queue after them.
 
     A single warning is logged.
     """
@@ -118,7 +118,7 @@ def test_coroutines_start_while_earlier_thread_jobs_wait(app, gate, caplog):
 
 
 def test_both_kinds_of_workers_are_busy_with_a_backlog_of_both(app, gate):
-    """Neither kind waits for the other while each has more jobs than workers."""
+    """Neither kind of worker waits for the other while both have more jobs than workers."""
     fire, serve = app()
     running = {"report": 0, "call": 0}
 
@@ -148,9 +148,9 @@ def test_both_kinds_of_workers_are_busy_with_a_backlog_of_both(app, gate):
 
 
 def test_long_jobs_are_not_handed_back_repeatedly(app, gate):
-    """Because of short jobs, a server claims ahead.
+    """Because earlier jobs were short, a server claims jobs ahead.
 
-    Claimed jobs that wait for long jobs are handed back and then stay in the queue.
+    Jobs that wait for long jobs are handed back and then stay in the queue.
     """
     fire, serve = app()
     noop = fire.task(name="noop")(lambda: None)
@@ -199,7 +199,10 @@ class HeldStorage(WatchedStorage):
 
 
 def test_deleted_job_that_was_claimed_ahead_does_not_start(gate):
-    """One job runs and 119 wait while the dispatcher is in a round trip. All are deleted."""
+    """One job is running and 119 are waiting while the dispatcher is in a round trip.
+
+    All of them are deleted.
+    """
     storage = HeldStorage(MemoryStorage())
     with closing(Firelock(storage, settings=SETTINGS)) as fire, ExitStack() as stack:
         noop = fire.task(name="noop")(lambda: None)
@@ -234,7 +237,7 @@ def test_deleted_job_that_was_claimed_ahead_does_not_start(gate):
 
 @pytest.mark.heavy("waits some seconds for a line of the log")
 def test_job_that_ignores_its_timeout_is_logged_while_it_runs(app, gate, caplog):
-    """The thread of such a job cannot run other jobs meanwhile."""
+    """As long as such a job runs, its thread cannot run other jobs."""
     caplog.set_level(logging.WARNING)
     fire, serve = app()
     started = threading.Event()
@@ -257,7 +260,7 @@ def test_job_that_ignores_its_timeout_is_logged_while_it_runs(app, gate, caplog)
 
 @pytest.mark.heavy("waits some seconds for a job or a line of the log")
 def test_slow_observer_blocks_no_job_or_is_logged(app, gate, caplog):
-    """An exporter of metrics may wait for its network, for example."""
+    """For example, an exporter of metrics may wait for its network."""
     caplog.set_level(logging.WARNING)
     observed = threading.Event()
 
@@ -282,7 +285,10 @@ def test_slow_observer_blocks_no_job_or_is_logged(app, gate, caplog):
 @pytest.mark.heavy("starts a real server, whose worker process another replaces")
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 def test_deleted_job_that_does_not_stop_ends_with_its_worker_process(tmp_path):
-    """A thread cannot be ended. The server runs other jobs meanwhile, in as many threads as before."""
+    """A thread cannot be ended from outside.
+
+    The server still runs other jobs, in as many threads as before.
+    """
     place = Place(tmp_path, f"sqlite:///{tmp_path / 'jobs.db'}")
     with stage(place, grace=0) as on:
         (it,) = on.serve(workers=1)

@@ -99,7 +99,7 @@ def keys_of_scripts():
 
 
 def test_every_call_of_a_script_has_a_literal_command():
-    """A command that is not literal is passed to `many`, and is found in the call that passes it."""
+    """If a command is not literal, it is passed to `many`, so it is found in the call of `many`."""
     other = {(name, call) for name, text in scripts().items() for call in OTHER_CALL.findall(text)}
 
     assert {name for name, _ in other} == {"library.lua"}
@@ -107,14 +107,14 @@ def test_every_call_of_a_script_has_a_literal_command():
 
 
 def test_recipe_has_exactly_the_used_commands(server):
-    """The recipe has exactly the commands of the scripts, of Python and of the driver."""
+    """These are the commands that the scripts, the Python code and the driver use."""
     commands = {str(one[0]).lower() for one in server.call("COMMAND")}
 
     assert called_by_scripts() | called_by_python(commands) | DRIVER == allowed()
 
 
 def test_page_lists_every_key():
-    """Each key is at the beginning of a row, alone or with other keys of its kind."""
+    """Each key is at the beginning of a row, alone or with other keys of the same kind."""
     section = PAGE.partition("## Keys")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`[^|]*`) \|", section, re.M)
     listed = {name.partition("<")[0] for row in rows for name in re.findall(r"`([^`]+)`", row)}
@@ -124,7 +124,7 @@ def test_page_lists_every_key():
 
 
 def test_page_lists_every_option():
-    """The page uses the option names of the URL."""
+    """The page contains the names that the options have in a URL."""
     section = PAGE.partition("## Options of the URL")[2].partition("\n## ")[0]
     listed = {
         name for row in re.findall(r"^\| (`.*?`) \|", section, re.M) for name in re.findall(r"`(\w+)`", row)
@@ -230,7 +230,7 @@ def read_everything(fire, succeeded, failed):
 
 
 def test_recipe_suffices_for_all_jobs_and_reads(limited):
-    """Only one command is refused, which is documented as optional."""
+    """Only one command is refused, and it is documented as optional."""
     fire = Firelock(url_of(limited))
 
     live(fire)
@@ -240,7 +240,7 @@ def test_recipe_suffices_for_all_jobs_and_reads(limited):
 
 
 def test_additional_commands_let_the_storage_read_settings(limited):
-    """With the page's additional commands, no command is refused."""
+    """If the user may also use the additional commands on the page, no command is refused."""
     limited.call(*_user(*addition("persistence")))
     fire = Firelock(url_of(limited))
 
@@ -252,7 +252,7 @@ def test_additional_commands_let_the_storage_read_settings(limited):
 
 
 def test_clearing_the_storage_needs_additional_commands(limited):
-    """Only tests empty the storage. Without these commands, nothing is deleted."""
+    """Only tests clear the storage. Without these commands, nothing is deleted."""
     fire = Firelock(url_of(limited))
     fire.storage.migrate()
 
@@ -265,7 +265,7 @@ def test_clearing_the_storage_needs_additional_commands(limited):
 
 
 def test_another_database_needs_additional_commands(limited):
-    """The driver chooses the database on each connection."""
+    """The driver selects the database on each connection."""
     refused, chosen = Firelock(url_of(limited, "3")), Firelock(url_of(limited, "3"))
 
     with pytest.raises(StorageError):
@@ -278,7 +278,7 @@ def test_another_database_needs_additional_commands(limited):
 
 
 def test_waiting_for_replicas_needs_additional_commands(limited):
-    """With the additional commands, the error reports missing replicas, and not a refused command."""
+    """With these commands, the error is about missing replicas and not about a refused command."""
     fire = Firelock(url_of(limited, options="durability=replicated"))
 
     @fire.task(name="task")
@@ -294,7 +294,7 @@ def test_waiting_for_replicas_needs_additional_commands(limited):
 
 
 def test_cluster_needs_additional_commands(cluster):
-    """The driver requests the locations of slots, and the positions of keys in a command."""
+    """The driver requests the nodes of the slots, and the positions of the keys in a command."""
     cluster.empty()
     for node in cluster.nodes:
         node.call(*_user(*addition("a Cluster"), *addition("persistence")))
@@ -312,7 +312,7 @@ def test_cluster_needs_additional_commands(cluster):
 
 
 def test_user_of_the_sentinels_needs_one_command(group):
-    """The Sentinels have a different user than the servers."""
+    """The user for the Sentinels is not the user for the servers."""
     group.empty()
     (rule,) = re.findall(r"On the Sentinels, the user needs `(\+\S+)`", PAGE)
     for sentinel in group.sentinels:
@@ -354,6 +354,6 @@ def test_keys_outside_the_prefix_are_refused(limited, command):
 
 @pytest.mark.parametrize("command", ["FLUSHALL", "KEYS *", "ACL LIST", "SHUTDOWN", "MONITOR", "SCAN 0"])
 def test_commands_that_the_package_does_not_use_are_refused(limited, command):
-    """A person who gets the password can neither stop the server nor read other data."""
+    """A person who obtains the password can neither stop the server nor read other data."""
     with login(limited) as client, pytest.raises(redis.exceptions.NoPermissionError):
         client.execute_command(*command.split())

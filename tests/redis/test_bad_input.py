@@ -38,7 +38,7 @@ def assert_says(line, *words):
     ids=["wrong", "missing"],
 )
 def test_wrong_password_is_reported_without_showing_it(program, password, login, message):
-    """The password is neither in the error nor in its causes; the server is not called unreachable."""
+    """The error and its causes do not contain the password. The server is not reported as unreachable."""
     with RedisServer(program, {"requirepass": password}) as server:
         line = refusal(f"redis://{login}{HOST}:{server.port}/0", StorageError)
 
@@ -49,9 +49,9 @@ def test_wrong_password_is_reported_without_showing_it(program, password, login,
     "rights", [["+@read"], ["+@read", "+evalsha", "+eval", "+del", "+time"]], ids=["all", "in a script"]
 )
 def test_missing_permission_error_names_the_list_of_commands(program, rights):
-    """The line refers to the list of Firelock's commands.
+    """The error refers to the list of the commands that Firelock uses.
 
-    Old servers word the error differently in a script.
+    In a script, old servers word their error differently.
     """
     with RedisServer(program) as server:
         rights = (*rights, "+@connection", "+info")
@@ -66,13 +66,13 @@ def test_missing_permission_error_names_the_list_of_commands(program, rights):
 
 
 def test_unreachable_server_error_names_the_address(tmp_path):
-    """A server might be started later at the port or the socket, so a repeated call may succeed."""
+    """Because a server might be started later at the port or socket, repeating the call may succeed."""
     for place in (f"redis://{HOST}:{free_port()}/0", f"unix://{tmp_path}/none.sock"):
         assert_says(refusal(place, StorageUnavailable), place, "cannot be reached")
 
 
 def test_unresponsive_server_times_out(server):
-    """The URL's timeout ends the call. The server is not reported as unreachable."""
+    """The call ends after the timeout in the URL. The error does not state that the server is unreachable."""
     with FaultProxy(server.address) as proxy:
         proxy.black_hole()
 
@@ -82,7 +82,7 @@ def test_unresponsive_server_times_out(server):
 
 
 def test_different_protocol_is_reported():
-    """The error distinguishes a different server at the port from a port without a server."""
+    """The error distinguishes a port with a different kind of server from a port without a server."""
     with http_server() as port:
         line = refusal(f"redis://{HOST}:{port}/0", StorageError)
 
@@ -100,14 +100,14 @@ def test_different_protocol_is_reported():
     ids=["tls", "cluster", "sentinel", "database"],
 )
 def test_wrong_scheme_for_a_single_server_is_reported(server, url, kind, message):
-    """The line names the scheme to use instead, or the missing feature."""
+    """The error names the scheme that must be used instead, or the missing feature."""
     place = f"{HOST}:{server.port}"
 
     assert_says(refusal(url.format(place), kind), place, *message)
 
 
 def test_foreign_key_with_the_prefix_is_reported(server):
-    """Scripts detect such a key too, although old servers report it in other words."""
+    """Scripts detect such a key too, although the error of old servers is worded differently."""
     server.empty()
     with closing(open_storage(server.url())) as storage:
         storage.migrate()
@@ -122,7 +122,10 @@ def test_foreign_key_with_the_prefix_is_reported(server):
 
 @pytest.mark.parametrize("program", with_tls())
 def test_tls_port_needs_its_scheme_and_authority(program, tmp_path):
-    """The line names the scheme, or the option for the trusted authority. With both, the server is used."""
+    """The error names the scheme, or the option for the trusted authority.
+
+    If both are given, the connection succeeds.
+    """
     with RedisServer(program, tls=write_certificates(tmp_path)) as server:
         plain = refusal(f"redis://{HOST}:{server.port}/0", StorageUnavailable)
         doubted = refusal(server.url(), StorageUnavailable)
@@ -138,7 +141,10 @@ def test_tls_port_needs_its_scheme_and_authority(program, tmp_path):
 
 
 def test_replica_is_refused(program, server):
-    """A replica accepts no writes, at least for now. The line names the scheme that finds the primary."""
+    """A replica does not accept writes, at least for now.
+
+    The error names the scheme that finds the primary.
+    """
     with RedisServer(program, {"replicaof": f"{HOST} {server.port}"}) as replica:
         line = refusal(replica.url(), StorageUnavailable)
 
@@ -146,14 +152,14 @@ def test_replica_is_refused(program, server):
 
 
 def test_cluster_node_is_refused_as_a_single_server(cluster):
-    """Every node returns the same error, including the owner of the first key."""
+    """All nodes cause the same error, including the one that has the first key."""
     for node in cluster.nodes:
         line = refusal(node.url(), StorageError)
         assert_says(line, f"{HOST}:{node.port}", "node of a cluster", "use redis+cluster://")
 
 
 def test_unknown_sentinel_service_is_reported(group):
-    """An unknown service is named in the error, and a Sentinel is not taken for a server."""
+    """The error names the unknown service. A Sentinel is never used as a Redis server."""
     sentinel = group.sentinels[0]
 
     assert_says(refusal(group.url(service="nobody"), StorageUnavailable), "'nobody'", "Check the name")
@@ -165,9 +171,9 @@ def test_unknown_sentinel_service_is_reported(group):
 
 
 def test_evicting_policy_is_refused_before_the_first_job(program):
-    """A policy that evicts would drop jobs.
+    """A policy that evicts keys would delete jobs.
 
-    The line contains this policy, the policy to set, and the option that allows eviction.
+    The error contains this policy, the policy to set, and the option that allows eviction.
     """
     with RedisServer(program, {"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"}) as server:
         line = refusal(server.url(), StorageError)
@@ -179,7 +185,7 @@ def test_evicting_policy_is_refused_before_the_first_job(program):
 
 
 def test_enqueue_fails_while_memory_is_full(program):
-    """No part of a refused job is stored. As soon as memory is free, the next job is accepted."""
+    """No part of a refused job is stored. When memory is available again, the next job is accepted."""
     with RedisServer(program) as server:
         fire = Firelock(server.url())
 

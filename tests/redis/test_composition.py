@@ -48,7 +48,7 @@ def elsewhere(scene, job_id):
 
 @parted
 def test_related_jobs_in_other_partitions_are_refused(scene):
-    """Jobs that are counted together or wait for one another must be in one partition."""
+    """Jobs that are counted together or wait for each other must be in the same partition."""
     batch = scene.batch()
     other = elsewhere(scene, batch)
     for relations in (Relations(batch), Relations(caller_id=batch)):
@@ -64,7 +64,7 @@ def test_related_jobs_in_other_partitions_are_refused(scene):
 
 @parted
 def test_member_with_a_key_in_another_partition_is_refused_with_a_fix(scene):
-    """The error suggests storing the batch in the key's partition, which then also contains its members."""
+    """The error suggests storing the batch in the key's partition, which then also contains the members."""
     batch = scene.batch(colocate_with="tenant:7")
     far = next(
         key
@@ -79,7 +79,7 @@ def test_member_with_a_key_in_another_partition_is_refused_with_a_fix(scene):
 
 @parted
 def test_signals_reach_jobs_of_every_partition(scene):
-    """The sender does not need to know a job's partition."""
+    """The sender of a signal does not need to know the partition of the job."""
     holder = scene.begin()
     jobs = [scene.add(id=id) for id in scene.storage.new_ids(8, [f"k{n}" for n in range(8)])]
     assert len({id[-2:] for id in jobs}) > 1
@@ -97,7 +97,7 @@ def test_signals_reach_jobs_of_every_partition(scene):
 def test_job_that_waits_for_another_partition_checks_again(scene):
     """No script can read both partitions, so the job is enqueued at intervals to check the called job.
 
-    A job is also enqueued as soon as a called job in its own partition has ended.
+    If the called job is in its own partition, the job is enqueued as soon as that job has ended.
     """
     caller = scene.add()
     here, far = scene.add(colocate_with=caller), scene.add(id=elsewhere(scene, caller))
@@ -148,7 +148,10 @@ def counted(proxy):
 
 
 def test_members_take_as_few_round_trips_as_plain_jobs(counted, proxy):
-    """A chunk of members takes one round trip. A hundred ends with the next claim also take one."""
+    """A chunk of members is stored in one round trip.
+
+    Settling a hundred members takes one round trip, which also makes the next claim.
+    """
     batch = counted.batch()
     members = [counted.new_member(batch) for _ in range(MANY)]
     holder = counted.begin()
@@ -163,9 +166,9 @@ def test_members_take_as_few_round_trips_as_plain_jobs(counted, proxy):
 
 
 def test_step_and_end_take_one_round_trip_each(counted, proxy):
-    """A memo changes the record of its run.
+    """A memo changes the stored record of the run.
 
-    The process that has claimed the job remembers the change, and ends the job with one script.
+    The process that has claimed the job remembers this change, so it can settle the job with one script.
     """
     job = counted.add()
     (running,) = counted.running(counted.begin(), job)
@@ -180,9 +183,9 @@ def test_step_and_end_take_one_round_trip_each(counted, proxy):
 
 
 def test_plain_jobs_run_no_command_of_batches(server, scene):
-    """A hundred jobs are stored, claimed and ended, and the server counts the commands.
+    """A hundred jobs are stored, claimed and settled.
 
-    None of them belongs to batches or memos.
+    The server counts the commands, and none of them belongs to batches or memos.
     """
     holder = scene.begin()
     scene.add()
@@ -201,7 +204,7 @@ def test_plain_jobs_run_no_command_of_batches(server, scene):
 
 
 def test_members_of_several_batches_end_with_few_additional_commands(server, scene):
-    """An exchange needs two more commands per batch, and another two if the batch has no active members."""
+    """An exchange needs two more commands for each batch, and another two if no active members are left."""
     holder = scene.begin()
     batches = [scene.batch_of(10)[0] for _ in range(3)]
     plain = [scene.add() for _ in range(31)]
@@ -342,7 +345,7 @@ def test_pruning_deletes_all_data_of_a_batch(scene, server):
 
 
 def test_requeued_job_keeps_its_inputs(scene, server):
-    """A result that another job uses is kept until that job has ended, even after a requeue."""
+    """A result that another job uses is kept until that job has ended, even if that job is requeued."""
     batch, (parent,) = scene.batch_of(1, keeps=(None, None, None))
     child = scene.new_tied(
         Relations(batch, inputs=(Input(parent, ("x",)),)),

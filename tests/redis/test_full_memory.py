@@ -39,7 +39,7 @@ def tasks_of(fire):
 
 
 def test_full_memory_refuses_new_data(fire):
-    """Jobs, continuations, definitions and small records are refused as long as memory is full."""
+    """Jobs, continuations, definitions and small records are refused while memory is full."""
     echo, _ = tasks_of(fire)
     parent = echo.enqueue(1)
     fire.fill()
@@ -58,7 +58,7 @@ def test_full_memory_refuses_new_data(fire):
 
 
 def test_full_memory_lets_stored_jobs_run_and_expire(fire):
-    """Jobs run, fail, wait and follow one another, a server can start, and expired jobs are pruned."""
+    """Stored jobs can run, fail, wait and be released, a server can start, and expired jobs are pruned."""
     echo, fail = tasks_of(fire)
     first, failing = echo.enqueue(1), fail.enqueue()
     following, later = first.then(echo, 2), echo.schedule(timedelta(milliseconds=100), 3)
@@ -74,7 +74,7 @@ def test_full_memory_lets_stored_jobs_run_and_expire(fire):
 
 
 def test_full_memory_allows_operators_and_locks(fire):
-    """A person who frees memory with these commands is not hindered."""
+    """A person can therefore use these commands to free memory."""
     echo, _ = tasks_of(fire)
     job = echo.using(queue="mail").enqueue(1)
     echo.recur("minutely", Cron("* * * * *"), 2)
@@ -93,7 +93,7 @@ def test_full_memory_allows_operators_and_locks(fire):
 
 
 def test_refused_enqueue_is_marked_as_untouched(fire):
-    """A caller can send any kind of job again without creating a second one."""
+    """The caller can therefore send any kind of job again without creating a second one."""
     echo, _ = tasks_of(fire)
     keyed = fire.task(name="keyed", unique=Unique("{number}"))(lambda number: None)
     parent = echo.enqueue(1)
@@ -111,7 +111,7 @@ def test_refused_enqueue_is_marked_as_untouched(fire):
 
 
 def test_refused_connection_and_replica_leave_an_enqueue_untouched(program):
-    """The port may be closed, or the server may have reached its client limit or become a replica."""
+    """The port is closed, the server has reached its client limit, or the server has become a replica."""
     with RedisServer(program) as server:
         away = Firelock(f"redis://{HOST}:{free_port()}")
         fire = Firelock(server.url())
@@ -135,7 +135,7 @@ def test_refused_connection_and_replica_leave_an_enqueue_untouched(program):
 
 
 def test_lost_reply_does_not_leave_an_enqueue_untouched(program):
-    """The job is stored, and both replies are lost."""
+    """In this test, the job is stored, but both replies are lost."""
     with RedisServer(program) as server, FaultProxy((HOST, server.port)) as proxy:
         fire = Firelock(f"redis://{HOST}:{proxy.port}")
         echo, _ = tasks_of(fire)

@@ -43,7 +43,7 @@ def claim_nothing(app, queues):
 
 @pytest.mark.parametrize("queues", QUEUES)
 def test_idle_claim_finds_new_jobs(app, other, queues):
-    """New jobs are found whether or not their notification arrives before the claim."""
+    """New jobs are found whether or not their notification has arrived before the claim."""
     claim_nothing(app, queues)
     other.noop.enqueue_many([(0,), (1,)])
 
@@ -51,7 +51,7 @@ def test_idle_claim_finds_new_jobs(app, other, queues):
 
 
 def test_idle_claim_finds_jobs_with_limits(app, other):
-    """Jobs with limits are in lanes, separate from other jobs."""
+    """Jobs with limits are stored in lanes, separately from other jobs."""
     claim_nothing(app, ["default"])
     other.noop.using(limits=[Turns("tenant:1")]).enqueue(0)
 
@@ -59,7 +59,7 @@ def test_idle_claim_finds_jobs_with_limits(app, other):
 
 
 def test_idle_claim_skips_other_and_paused_queues(app, other):
-    """The smaller script applies the same rules as any claim."""
+    """The smaller script follows the same rules as any other claim."""
     other.noop.using(queue="other").enqueue(0)
     claim_nothing(app, ["default"])
     other.fire.queues.pause("other", note="why", by="ada")
@@ -70,7 +70,7 @@ def test_idle_claim_skips_other_and_paused_queues(app, other):
 
 
 def test_idle_claim_returns_the_next_due_time(app, other):
-    """The due time lets the server claim the job in time."""
+    """With this time, the server can claim the job when it becomes due."""
     claim_nothing(app, None)
     assert claim(app, None).next_due_at is None
     claim_nothing(app, None)
@@ -80,7 +80,7 @@ def test_idle_claim_returns_the_next_due_time(app, other):
 
 
 def test_idle_claim_reports_a_lost_session(app, other):
-    """A lost session is reported even if jobs could be claimed."""
+    """The loss is reported even if jobs could be claimed."""
     claim_nothing(app, None)
     other.fire.storage.end_session("session", [], reason="lost")
     other.noop.enqueue(0)
@@ -92,7 +92,7 @@ def test_idle_claim_reports_a_lost_session(app, other):
 
 
 def test_idle_claim_takes_one_round_trip_without_writing(server):
-    """The script reads the session, the queues with jobs, and the first due job."""
+    """The script reads the session, the queues that have jobs, and the first due job."""
     server.empty()
     with CountingProxy(server) as proxy, app_at(proxy.url()) as app:
         app.fire.storage.begin_session(NewSession("session", "server", "name", "host", 7, 0, 30.0))

@@ -135,7 +135,7 @@ def pages_of(fire):
 
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 def test_long_names_fit(long_names, open_context, width):
-    """No page scrolls sideways; truncated texts have an ellipsis and show the rest on hover."""
+    """No page scrolls sideways. Truncated texts end with an ellipsis and are shown completely on hover."""
     page = open_context(long_names).new_page()
     page.set_viewport_size({"width": width, "height": 900})
     found = []

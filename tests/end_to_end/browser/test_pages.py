@@ -20,13 +20,13 @@ def places(shop):
 
 
 def test_every_page_is_tested_here(places):
-    """A new page is tested, or is declared not to be a page."""
+    """A new page must be added to the tested pages, or to the list of routes that are not pages."""
     assert sorted(PAGES) == sorted(places)
 
 
 @pytest.mark.parametrize("route", PAGES)
 def test_page_is_complete_and_fits(shop, places, open_context, route):
-    """The page has one h1, a title and landmarks, and fits wide and narrow windows, in light and in dark."""
+    """The page has one h1, a title and landmarks. It fits wide and narrow windows, in light and dark mode."""
     page = open_context(shop, color_scheme="light").new_page()
 
     for address in places[route]:
@@ -49,9 +49,9 @@ def test_page_is_complete_and_fits(shop, places, open_context, route):
 
 
 def test_chart_never_widens_the_page(shop, open_page):
-    """A chart adapts to its container a moment later.
+    """A chart adapts to the size of its container after a short delay.
 
-    Until then, it is cut off instead of widening the page.
+    Until then, the chart is cut off instead of widening the page.
     """
     page = open_page(shop)
     page.add_init_script("window.ResizeObserver = class { observe() {} disconnect() {} };")
@@ -84,7 +84,7 @@ def test_unknown_page_or_invalid_request_shows_an_error_page(shop, guard, open_p
 
 @pytest.mark.parametrize("route", PAGES)
 def test_axe_finds_no_serious_violations(shop, places, open_context, route):
-    """axe finds no critical violations either.
+    """axe does not find any critical violations either.
 
     All rules are checked in light mode and in a narrow window, and the colour rules in dark mode.
     """
@@ -108,7 +108,7 @@ def test_axe_finds_no_serious_violations(shop, places, open_context, route):
 
 @pytest.mark.parametrize("address", ["/jobs?state=failed", "/recurring"])
 def test_axe_finds_no_violations_in_an_open_menu(shop, open_context, address):
-    """The menu of a row is checked wide and narrow, and it does not widen the page."""
+    """The menu of a row is checked in wide and narrow windows, and it does not widen the page."""
     page = open_context(shop, bypass_csp=True, reduced_motion="reduce", color_scheme="light").new_page()
     page.goto(address)
 
@@ -129,7 +129,7 @@ _VALUES = re.compile(r"=[^&]*|[0-9a-f-]{36}|(?<=/)[0-9a-f]{16,}")
 
 
 def test_every_link_leads_to_a_page(shop, places, open_context):
-    """One link of each kind is followed: its page exists and accepts the link's query."""
+    """For one link of each kind, the page exists and accepts the query of the link."""
     page = open_context(shop).new_page()
     tried, lost = set(), []
 
@@ -166,7 +166,7 @@ _OUT_OF_SIGHT = """() => [...document.querySelectorAll("main table.stacked > tbo
 
 @pytest.mark.parametrize("route", PAGES)
 def test_row_is_completely_visible_on_a_phone(shop, places, open_context, route):
-    """A row's figures and buttons are visible without scrolling sideways, and each figure has its label."""
+    """A row's figures and buttons are visible without scrolling sideways, and each figure has a label."""
     page = open_context(shop).new_page()
     page.set_viewport_size(NARROW)
 
@@ -193,7 +193,7 @@ def test_queue_on_a_phone_shows_count_wait_and_button(shop, open_context):
 
 
 def test_button_next_to_a_search_field_stays_within_the_page(shop, open_context):
-    """The search field becomes narrower."""
+    """If there is not enough space, the search field becomes narrower."""
     page = open_context(shop).new_page()
     page.set_viewport_size(NARROW)
     page.goto("/recurring")
@@ -255,7 +255,7 @@ _FOCUS = """() => {
 @pytest.mark.parametrize("scheme", ["light", "dark", "forced"])
 @pytest.mark.parametrize("route", PAGES)
 def test_focus_is_shown_by_one_outline(shop, places, open_context, route, scheme):
-    """A focused element has exactly one outline, and nothing else changes."""
+    """A focused element has exactly one outline, and nothing else about it changes."""
     options = (
         {"color_scheme": "dark", "forced_colors": "active"}
         if scheme == "forced"

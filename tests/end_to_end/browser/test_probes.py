@@ -22,7 +22,7 @@ _REFLECTED = (
 
 
 def test_probes_are_shown_literally(any_storage, serve, open_page, guard):
-    """On each kind of storage, every page shows the fields' texts only as text.
+    """With each kind of storage, every page shows the contents of the fields as plain text.
 
     Each field is shown on at least one page.
     """

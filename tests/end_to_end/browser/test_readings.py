@@ -57,7 +57,7 @@ _CUT = """() => [...document.querySelectorAll("main .two-lines, main .call")]
 @pytest.mark.parametrize("address", ["/jobs?state=failed", "/jobs"])
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 def test_rows_show_complete_arguments_and_errors(billing, open_context, width, address):
-    """At every width, a row shows its arguments and its error completely, including the number at the end."""
+    """At every width, a row shows its whole arguments and error, including the number at the end."""
     page = open_context(billing).new_page()
     page.set_viewport_size({"width": width, "height": 900})
 
@@ -78,7 +78,7 @@ def test_overview_shows_the_whole_message_of_a_cause(billing, open_page):
 
 
 def test_dark_colours_of_running_and_waiting_jobs_differ(billing, open_context):
-    """In dark mode, one colour is a deep blue and the other pale, so parts of a bar are distinguishable."""
+    """In dark mode, one colour is a deep blue and the other is pale, so a bar's parts are distinguishable."""
     page = open_context(billing, color_scheme="dark").new_page()
 
     page.goto("/")
@@ -136,7 +136,7 @@ def test_latency_of_a_single_minute_is_visible(billing, open_page):
 
 
 def test_toast_can_be_closed_and_scrolled_past(billing, open_page):
-    """A toast covers nothing permanently: it has a close button, and the page has space at its end."""
+    """A toast has a close button, and the page has space at its end, so nothing is covered permanently."""
     page = open_page(billing, "/jobs?state=failed")
     height = "() => document.scrollingElement.scrollHeight"
     before = page.evaluate(height)
@@ -176,7 +176,7 @@ _COVERED = """() => {
 
 @pytest.mark.parametrize("state", ["failed", "deleted"])
 def test_desktop_shows_every_state_tab(shop, open_page, state):
-    """With a thousand jobs in each state, no tab is cut off at either end, for any selected tab."""
+    """With a thousand jobs in each state, no tab is cut off at either end, whichever tab is selected."""
     page = open_page(shop, f"/jobs?state={state}")
 
     ends = page.evaluate(
@@ -261,7 +261,7 @@ def test_figures_of_a_row_are_below_its_name(billing, open_context):
 
 
 def test_scrollable_tabs_have_shadows_at_hidden_ends(billing, open_context):
-    """On a phone, the tabs have a shadow at each end with further tabs beyond it."""
+    """On a phone, the row of tabs has a shadow at each end at which more tabs are hidden."""
     page = open_context(billing).new_page()
     page.set_viewport_size({"width": 390, "height": 844})
 
@@ -284,7 +284,7 @@ def guarded(tmp_path_factory):
 
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 def test_environment_is_visible_at_every_width(guarded, open_context, width):
-    """On a phone too, a visitor must not mistake production for staging.
+    """A visitor must not mistake production for staging, even on a phone.
 
     The page also shows that the dashboard is read-only.
     """

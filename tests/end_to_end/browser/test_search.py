@@ -46,7 +46,10 @@ def search_for(page, text):
     ],
 )
 def test_palette_groups_results_by_kind(page, text, kind, address):
-    """Tasks, queues, recurring jobs and arguments are grouped; an arrow selects one, and Enter opens it."""
+    """Tasks, queues, recurring jobs and arguments are grouped.
+
+    An arrow key selects a result, and Enter opens it.
+    """
     found = search_for(page, text)
     group = found.get_by_role("group", name=kind)
     expect(group.get_by_role("option").first).to_be_visible()
@@ -62,7 +65,7 @@ def test_palette_groups_results_by_kind(page, text, kind, address):
 
 
 def test_enter_waits_for_an_exact_name_match(page):
-    """If the name is typed and sent immediately, the queue with this name opens instead of a search."""
+    """Even if Enter is pressed right after the name, the queue with this name opens instead of a search."""
     search_for(page, "billing")
     page.keyboard.press("Enter")
 
@@ -70,7 +73,7 @@ def test_enter_waits_for_an_exact_name_match(page):
 
 
 def test_enter_opens_an_exact_tag(page, tasks):
-    """One customer's jobs are opened in one step: Ctrl K, the tag, Enter. No list is searched for the tag."""
+    """Ctrl K, the tag and Enter open the jobs of one customer. No list is searched for the tag."""
     tasks.add.enqueue(77)
     search_for(page, "order:77")
     page.keyboard.press("Enter")
@@ -80,7 +83,7 @@ def test_enter_opens_an_exact_tag(page, tasks):
 
 
 def test_exact_match_is_at_the_top(page, tasks):
-    """An exact match is above the pages and the search, and it is selected; other results are below them."""
+    """An exact match is selected and listed above the pages and the search. Other results are below them."""
     tasks.add.enqueue(77)
     found = search_for(page, "order:77")
 
@@ -99,7 +102,7 @@ def test_exact_match_is_above_other_matches(page):
 
 
 def test_new_text_removes_earlier_results(page):
-    """No result for the earlier text remains, so none can be opened by mistake."""
+    """Results for the earlier text are removed, so none of them can be opened by mistake."""
     found = search_for(page, "nightly")
     expect(found.get_by_role("option")).not_to_have_count(0)
 
@@ -109,7 +112,7 @@ def test_new_text_removes_earlier_results(page):
 
 
 def test_palette_works_on_a_phone(served, open_context):
-    """The palette fits, a result can be tapped, and a button closes the palette."""
+    """The palette fits the screen, a result can be tapped, and a button closes the palette."""
     page = open_context(served, has_touch=True).new_page()
     page.set_viewport_size(NARROW)
     page.goto("/")
@@ -133,7 +136,7 @@ def test_palette_works_on_a_phone(served, open_context):
 
 
 def test_axe_finds_no_violations_in_the_palette(served, open_context):
-    """The palette has groups of options, and is checked in light and in dark."""
+    """The palette contains groups of options, and is checked in light and dark mode."""
     page = open_context(served, bypass_csp=True, reduced_motion="reduce").new_page()
     page.goto("/")
     expect(search_for(page, "mail").get_by_role("option").first).to_be_visible()
@@ -148,9 +151,9 @@ def test_axe_finds_no_violations_in_the_palette(served, open_context):
 
 
 def test_search_continues_by_itself(served, open_page, many):
-    """The list searches part by part until no jobs are left.
+    """The list is searched part by part until no jobs are left.
 
-    It shows its progress, and results stay visible.
+    The page shows the progress, and results stay visible.
     """
     page = open_page(served, "/jobs?arg=424242")
 
@@ -173,7 +176,7 @@ def test_search_without_results_offers_other_searches(served, open_page, many):
 
 
 def test_search_can_be_stopped_and_continued_with_a_link(served, open_page, open_context, many):
-    """The button stops the search after the current part, and the link continues where it ended."""
+    """The button stops the search after the current part, and the link continues the search from there."""
     page = open_context(served).new_page()
     held = []
     # a lambda, because Playwright sets an attribute on the handler

@@ -107,7 +107,10 @@ def runs(environment):
 
 
 def test_distributions_are_complete(environment):
-    """A wheel contains only the package and the entry point; the source also has the tests and the README."""
+    """The wheel contains only the package and the entry point.
+
+    The source distribution also contains the tests and the README.
+    """
     for name in DISTRIBUTIONS:
         package = name.replace("-", "_")
         stem = environment.folder / "dist" / f"{package}-1.0.0"
@@ -124,7 +127,7 @@ def test_distributions_are_complete(environment):
 
 
 def test_installed_plugin_is_found(environment):
-    """Firelock finds both plugins by their entry points, and lists their names, versions and hooks."""
+    """Firelock finds both plugins by their entry points and lists their names, versions and hooks."""
     listing = json.loads(environment.run("-m", "firelock", "plugins", "--json"))["plugins"]
 
     found = {one["name"]: (one["distribution"], one["version"], one["hooks"]) for one in listing}
@@ -135,7 +138,7 @@ def test_installed_plugin_is_found(environment):
 
 
 def test_plugin_can_be_disabled(environment):
-    """Without the plugin its scheme is unknown, and the error explains why."""
+    """Without the plugin, its URL scheme is unknown, and the error explains why."""
     program = "import os; os.environ['FIRELOCK_PLUGINS'] = '-files'; import firelock as fl; fl.Firelock('files:///x')"
 
     process = environment.start("-c", program)
@@ -154,9 +157,9 @@ def test_plugin_can_be_disabled(environment):
     ],
 )
 def test_kit_passes_from_the_command_line(runs, run, subject, not_offered):
-    """`pytest --pyargs` tests a storage and locks by their URLs.
+    """`pytest --pyargs` tests a storage and a lock provider by their URLs.
 
-    All tests pass, except for features that they do not offer.
+    All tests pass, except those of features that they do not offer.
     """
     written = output(runs[run])
 
@@ -171,7 +174,7 @@ def test_kit_passes_from_the_command_line(runs, run, subject, not_offered):
     ],
 )
 def test_distribution_passes_its_own_tests(runs, distribution, subjects):
-    """The distributions' own tests include the classes of the kit."""
+    """The tests of the distributions include the classes of the conformance kit."""
     written = output(runs[distribution])
 
     for subject in subjects:
@@ -207,7 +210,7 @@ fire.close()
 
 
 def test_job_is_shared_by_several_processes(environment, tmp_path):
-    """One program enqueues a job and waits, a server runs it, and another program reads it.
+    """One program enqueues a job and waits for it, a server runs the job, and another program reads it.
 
     All of them use the third-party storage, serializer and locks.
     """

@@ -43,7 +43,7 @@ def lines(text):
 
 @pytest.mark.parametrize("path", sorted(parts()))
 def test_block_is_a_part_of_its_file(path):
-    """Each block on the page is in its file, line by line."""
+    """Each block on the page is contained in its file without changes."""
     content = (FOLDER / path).read_text("utf-8")
 
     for block in parts()[path]:
@@ -56,14 +56,14 @@ def test_block_is_a_part_of_its_file(path):
     + [f"src/firelock_files/{path.name}" for path in sorted(FOLDER.glob("src/firelock_files/*.py"))],
 )
 def test_page_shows_the_whole_file(path):
-    """The blocks of a file, one after another, are the whole file."""
+    """Together, the blocks of a file are the whole file."""
     content = (FOLDER / path).read_text("utf-8")
 
     assert lines(content) == lines("".join(parts().get(path, [])))
 
 
 def test_page_lists_every_file():
-    """The tree on the page lists exactly the files of the distribution."""
+    """The tree on the page contains exactly the files of the distribution."""
     text = PAGE.read_text("utf-8")
     tree = text[text.index("```text") : text.index("The package imports")]
 
@@ -90,7 +90,7 @@ def rules_named(text):
 
 
 def test_rules_and_methods_on_the_pages_exist():
-    """Every rule on the pages exists, and the page lists exactly the methods to write."""
+    """Every rule on the pages exists, and the page lists exactly the methods that an author must write."""
     text = text_of_pages()
     named = rules_named(text)
 
@@ -106,7 +106,7 @@ def test_rules_and_methods_on_the_pages_exist():
 
 
 def test_pages_contain_every_method():
-    """The pages describe every verb of the contract, and the methods with which a claim reads lanes."""
+    """The pages describe every verb of the contract, and the methods that a claim uses to read lanes."""
     text = text_of_pages()
     verbs = [name for name in {**vars(Storage), **vars(KeyedLanes)} if not name.startswith("_")]
     values = {"contract", "features", "url", "connect_url"}
@@ -117,7 +117,7 @@ def test_pages_contain_every_method():
 
 
 def test_number_of_faults_on_the_page_is_correct():
-    """The number on the page is correct to within 15."""
+    """The stated number may differ from the actual number by at most 15."""
     stated = re.search(r"About (\d+) faults", PAGE.read_text("utf-8"))
     planted = sum(not mutation.legal for mutation in mutations())
 

@@ -32,7 +32,7 @@ def connections(*, is_closed):
 
 
 def test_closed_connection_raises_the_error_of_a_closed_storage():
-    """A waiting thread expects a StorageError, not an error about the driver's internal state."""
+    """A waiting thread expects a StorageError, not an error about the internal state of the driver."""
     with pytest.raises(StorageError, match="is closed; open a new handle"):
         connections(is_closed=True).call("GET", "key")
 

@@ -20,9 +20,9 @@ _SILENCE = 1.1  # seconds after which an idle connection is checked before its u
 
 
 def test_idle_client_finds_the_new_primary_after_a_failover(program):
-    """A client that was idle during a failover looks up the primary at the Sentinels again.
+    """A client that was idle during a failover requests the primary from the Sentinels again.
 
-    The old primary has been restarted and acts as a primary for a moment. The client must not write to it.
+    The old primary was restarted and acts as a primary for a moment, but the client must not write to it.
     """
     with SentinelGroup(program, down_after=0.5) as group, scene_at(group.url()) as scene:
         scene.storage.insert([scene.new_job()])
@@ -42,7 +42,10 @@ def test_idle_client_finds_the_new_primary_after_a_failover(program):
 
 
 def test_enqueue_uses_another_partition_after_a_refusal(program):
-    """After a refusal, the next call uses another partition, instead of the same one for up to 500 jobs."""
+    """The next call uses another partition immediately.
+
+    Otherwise, up to 500 jobs would use the one that refused.
+    """
     with RedisServer(program) as server, scene_at(server.url(options="partitions=16")) as scene:
         scene.storage.insert([scene.new_job()])
         server.kill()
@@ -60,7 +63,7 @@ def test_enqueue_uses_another_partition_after_a_refusal(program):
 def test_claim_returns_jobs_although_another_partition_fails(server):
     """A claim returns the jobs that it claimed before a partition failed.
 
-    Otherwise these jobs would wait until the session ends.
+    Otherwise, these jobs would wait until the session ends.
     """
     server.empty()
     with scene_at(server.socket_url("partitions=2")) as scene:

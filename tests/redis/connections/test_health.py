@@ -78,13 +78,13 @@ def described(url):
     ],
 )
 def test_old_server_is_refused_with_its_product_and_version(fields, name):
-    """The error names the product and version, and the required ones."""
+    """The error names the product, its version, and the required versions."""
     with pytest.raises(StorageError, match=rf"it is {name}; Firelock needs Redis 6.2 or Valkey 7.2"):
         database_of(fields).prepare()
 
 
 def test_single_old_node_of_a_cluster_is_refused():
-    """A partition can be on any node, now or after a slot has moved."""
+    """Any node can have a partition, either now or after a slot has moved."""
     with pytest.raises(StorageError, match=r"Redis 6\.0\.9"):
         database_of({}, {"redis_version": "6.0.9"}, {}).prepare()
 
@@ -98,7 +98,7 @@ def test_single_old_node_of_a_cluster_is_refused():
     ],
 )
 def test_supported_versions_are_accepted(fields):
-    """Versions are compared as numbers. For Valkey, its own version counts."""
+    """Versions are compared as numbers. For Valkey, the version of Valkey counts."""
     database_of(fields).prepare()
 
 
@@ -106,7 +106,7 @@ def test_supported_versions_are_accepted(fields):
 
 
 def test_description_of_a_real_server_is_complete(server, program):
-    """The description contains the version, the durability, and the behaviour when memory is full."""
+    """The description contains the version, the durability, and what happens when memory is full."""
     server.empty()
 
     description, _ = described(server.url())
@@ -131,7 +131,7 @@ def test_description_of_a_real_server_is_complete(server, program):
     ids=["snapshots", "always", "everysec", "no"],
 )
 def test_durability_describes_the_persistence_settings(program, options, expected):
-    """Snapshots are detected from the settings, before the first one exists."""
+    """The settings show that snapshots are enabled, even before the first snapshot exists."""
     with RedisServer(program, options) as server:
         description, _ = described(server.url())
 
@@ -139,7 +139,7 @@ def test_durability_describes_the_persistence_settings(program, options, expecte
 
 
 def test_unreadable_settings_count_as_the_worst_case(server):
-    """It is not an error if the user or the server lacks CONFIG."""
+    """If the user or the server lacks the CONFIG command, this is not an error."""
     server.empty()
     server.call("ACL", "SETUSER", "limited", "reset", "on", ">secret", "~*", "&*", "+@all", "-config")
 
@@ -150,19 +150,19 @@ def test_unreadable_settings_count_as_the_worst_case(server):
 
 
 def test_unknown_appendfsync_is_described_as_a_risk():
-    """Without CONFIG, the sync interval is unknown."""
+    """Without the CONFIG command, the sync interval is unknown."""
     assert "might lose the last seconds" in durability({}, settings=())
 
 
 def test_durability_mentions_replicas_of_an_enqueue():
-    """Only enqueues wait for replicas, so the description does not mention ends."""
+    """Only enqueues wait for replicas, so the description does not mention results."""
     description = durability({"connected_slaves": 2}, options="durability=replicated&replicas=2")
 
     assert description.startswith("enqueue waits until 2 replicas have the job; append-only")
 
 
 def test_description_counts_primaries_with_different_settings(cluster):
-    """If primaries share a description, it appears once with their number."""
+    """Primaries with the same description are listed once, with their number."""
     cluster.empty()
     cluster.nodes[0].call("CONFIG", "SET", "save", "60 1")
 
@@ -219,7 +219,7 @@ EVICTING = "maxmemory-policy is allkeys-lfu: the server deletes jobs or locks wh
 
 @pytest.mark.parametrize("fields", [{}, {"used_memory": 899}, {"connected_slaves": 2}])
 def test_healthy_server_has_no_findings(fields):
-    """A good setup has an append-only file, a memory limit, a tenth of it free, and all required replicas."""
+    """A healthy server has an append-only file, a memory limit, a tenth of it free, and all replicas."""
     assert [] == found(fields, options=REPLICATED if fields.get("connected_slaves") else "")
 
 
@@ -242,7 +242,7 @@ def test_healthy_server_has_no_findings(fields):
     ],
 )  # fmt: skip
 def test_problem_that_prevents_storing_jobs_is_an_error(fields, options, what):
-    """A problem is an error if it stops jobs now, when memory is full, or when the primary changes."""
+    """The problem may have this effect now, only when memory is full, or only when the primary changes."""
     assert [(True, what)] == found(fields, options=options)
 
 
@@ -267,12 +267,12 @@ def test_problem_that_prevents_storing_jobs_is_an_error(fields, options, what):
     ],
 )  # fmt: skip
 def test_problem_that_might_lose_jobs_is_a_warning(fields, options, settings, what):
-    """These problems do not prevent jobs from being stored."""
+    """Jobs can still be stored in spite of these problems."""
     assert [(False, what)] == found(fields, options=options, settings=settings.items())
 
 
 def test_failed_snapshot_of_a_real_server_is_found(program):
-    """The finding is based on the server's own status."""
+    """The finding is based on the status that the server reports."""
     with RedisServer(program) as server:
         (server.folder / "dump.rdb").mkdir()  # so that the server cannot write the snapshot
         server.call("BGSAVE")
@@ -284,7 +284,7 @@ def test_failed_snapshot_of_a_real_server_is_found(program):
 
 
 def test_finding_lists_the_affected_nodes():
-    """A finding for several nodes is listed once, with their names."""
+    """A finding that applies to several nodes is listed once, with the names of these nodes."""
     what = "node-1, node-3: The server is a replica."
     assert [(True, what)] == found({"role": "slave"}, {}, {"role": "slave"})
 

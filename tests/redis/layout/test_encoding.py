@@ -153,9 +153,10 @@ def finish(storage, job):
     TEXTS,
 )
 def test_claimed_job_and_job_record_have_the_same_fields(job, reason):
-    """Every field of a job is the same for the run and for readers of its record.
+    """A run and a reader of the job's record get the same value for every field.
 
-    If this fails: a field was added to `PAYLOAD`, `OptionalFields` or `RECORD`; `claimed_job` unpacks others.
+    If this fails: a field was added to `PAYLOAD`, `OptionalFields` or `RECORD`, and `claimed_job` reads other
+    fields.
     """
     payload = payload_of(job, optional_of(job))
     asks = write_admission(Admission(limits=(LimitUse("limit:a"),)))
@@ -200,7 +201,7 @@ def test_record_of_a_plain_end_has_the_values_of_the_transition(server, result, 
 
 
 def test_declared_arrays_match_the_classes_of_the_core():
-    """The core's arrays are declared here with the fields of the core's own classes.
+    """Each array that is declared here has the fields of the core's class.
 
     If this fails: a field of `UniqueUse`, `OptionalFields` or `HistoryEntry` was added, removed or moved.
     """
@@ -282,7 +283,7 @@ def test_change_field_by_field_stores_every_value(storage, job, error, reason, s
 @EXAMPLES
 @given(new_jobs(), NAMES, SOME_TEXTS, TEXTS)
 def test_suspended_job_is_resumed_by_its_memo(storage, job, name, value, author):
-    """The memo that a job waits for resumes it, and is recalled unchanged.
+    """The memo for which a job waits resumes the job, and is read back unchanged.
 
     If this fails: `Further`, `AddedMemo` or `STORED_MEMO` differ from their use in the scripts.
     """
@@ -330,7 +331,7 @@ def test_logs_progress_and_streams_are_read_back_unchanged(storage, job, texts, 
 @EXAMPLES
 @given(TEXTS, TEXTS, TEXTS)
 def test_session_and_renewal_are_read_back_unchanged(storage, server, host, queues):
-    """The result of ending the session is read back as well."""
+    """The result of ending the session is read back unchanged as well."""
     (id,) = storage.new_ids(1)
     session = NewSession(
         id=id, server_id="s", server=server, host=host, pid=7, started_at=CREATED, timeout_seconds=60.5,
@@ -350,11 +351,10 @@ def test_session_and_renewal_are_read_back_unchanged(storage, server, host, queu
 @EXAMPLES
 @given(st.text("abc-\U0001f525'\"", min_size=1, max_size=6), st.integers(2, 5))
 def test_limit_key_and_unique_key_are_read_back_completely(storage, name, concurrent):
-    """The state of a key contains its holders and its waiting jobs.
+    """The state of a key contains its running and its waiting jobs.
 
-    Scripts read the limit's settings as stored.
-
-    If this fails: `KeyReply`, `Line`, `LIMIT_SETTINGS` or `UNIQUE_OWNER` differ from their use in scripts.
+    Scripts read the limit's settings as they are stored. If this fails: `KeyReply`, `Line`, `LIMIT_SETTINGS`
+    or `UNIQUE_OWNER` differ from their use in scripts.
     """
     key, other = f"key:{name}", f"other:{name}"
     settings = {"concurrent": concurrent, "rate": 10**6, "per": 10**6, "burst": 100, "paused": False}
@@ -386,7 +386,7 @@ def test_limit_key_and_unique_key_are_read_back_completely(storage, name, concur
 
 
 def test_batch_and_members_are_read_back_unchanged(storage):
-    """A batch stored with its first members has the same counts as a batch that gets them later.
+    """A batch stored with its first members has the same counts as one to which they are added later.
 
     If this fails: `NewBatch`, `AnyJob`, `RELATIONS` or `RULES` differ from their use in the scripts.
     """
@@ -419,7 +419,7 @@ def test_batch_and_members_are_read_back_unchanged(storage):
 
 
 def test_reconciliation_returns_lost_and_unknown_claims(storage):
-    """A reconciliation returns the stored state of lost claims, and jobs that the session did not name."""
+    """The result contains the stored state of lost claims, and the jobs that the session did not name."""
     jobs = [
         stored(
             storage,

@@ -17,7 +17,7 @@ _NOTE = "    note: str | None = None\n"
     ids=["alone", "with relations", "with a retry policy"],
 )
 def test_field_that_is_added_to_the_optional_fields_is_written(fields, end):
-    """Only empty fields are cut off at the end of the array."""
+    """Only empty fields at the end of the array are omitted."""
     script = f"""
 from firelock.storage import NewJob, State
 from firelock_redis.layout.encoding import optional_of

@@ -25,9 +25,9 @@ def in_partition(place):
 
 
 def test_claim_finds_work_before_its_notification(scene, server):
-    """The hint about one partition arrives after its jobs.
+    """The notification for one partition arrives after its jobs.
 
-    No hint arrives about another partition with jobs.
+    For another partition with jobs, no notification arrives.
     """
     paused = f"{scene.storage.database.partitions.bases[2]}:paused"
     client, holder = server.client(), scene.begin()
@@ -43,9 +43,9 @@ def test_claim_finds_work_before_its_notification(scene, server):
 
 
 def test_sender_of_a_late_end_finds_the_requeued_job(server):
-    """A requeued job can run again after the late end of its earlier run, as the sender of that end notes.
+    """The sender of a late result notes that the requeued job can run again.
 
-    Published messages are lost in this test.
+    In this test, published messages are lost.
     """
     server.empty()
     with (

@@ -62,9 +62,9 @@ def jobs_in_the_first_partition(scene, number):
 @short_timeout
 @pytest.mark.parametrize("moved", [0, 3])
 def test_partition_is_not_read_or_written_while_its_slot_moves(scene, cluster, moved):
-    """While each of two nodes has a part, calls fail and can be repeated.
+    """While two nodes each have a part of the slot, calls fail and can be repeated.
 
-    Afterwards all jobs are still stored.
+    After the move, all jobs are still stored.
     """
     scene.storage.begin_session(NewSession("a", "server", "host:1", "host", 1, 5, 3_600.0))
     ids = jobs_in_the_first_partition(scene, 5)
@@ -86,7 +86,7 @@ def test_partition_is_not_read_or_written_while_its_slot_moves(scene, cluster, m
 
 
 def test_call_waits_while_a_slot_moves(scene, cluster):
-    """If the move ends within the time limit of the call, the caller does not notice it."""
+    """If the move ends within the time limit of the call, the call succeeds."""
     jobs_in_the_first_partition(scene, 5)
     job = scene.new_job(id=f"{9:030x}-{FIRST:02x}")
     move = Move(cluster)
@@ -105,7 +105,7 @@ def test_call_waits_while_a_slot_moves(scene, cluster):
 
 @replicated
 def test_replicated_insert_follows_a_moved_slot(scene, cluster):
-    """The insert goes to the new owner, and the error is about this node, which has no replica."""
+    """The insert is sent to the new owner of the slot. The error is about this node, which has no replica."""
     with pytest.raises(StorageUnavailable, match="0 of 1 replicas"):
         jobs_in_the_first_partition(scene, 1)
     move = Move(cluster)

@@ -26,7 +26,7 @@ def code_of(text):
 
 
 def test_names_in_scripts_are_replaced_with_positions():
-    """Words are counted from the first one, and arrays from 1.
+    """Words are counted from the first one, and array elements from 1.
 
     A string format provides patterns and the separators of its fields.
     """
@@ -48,13 +48,13 @@ def test_names_in_scripts_are_replaced_with_positions():
     ],
 )
 def test_unknown_field_is_refused(named):
-    """A misspelled field has no position, wherever it is used."""
+    """A misspelled field is refused wherever it is used, because it has no position."""
     with pytest.raises(ValueError, match=r"not in|not fields"):
         placed(f"local a = {named}", THREE)
 
 
 def test_string_is_written_and_read_by_field_names():
-    """Python reads the named fields of a string that it has written."""
+    """Python reads the fields of a string that it has written by their names."""
     text = LINE.write(third="U", first=12, second="a b")
 
     assert text == "12 a b\tU\n"
@@ -66,7 +66,7 @@ def test_string_is_written_and_read_by_field_names():
 
 
 def test_array_ignores_fields_of_a_newer_release():
-    """Elements that an older release did not write are omitted, and missing values are null."""
+    """Elements that an older release did not write are omitted. Missing values are written as null."""
     assert SOME.read("[1,2,3,4]") == {"first": 1, "second": 2, "third": 3}
     assert SOME.read("[1]") == {"first": 1}
     assert SOME.write(second="é") == '[null,"é"]'

@@ -70,7 +70,7 @@ def unique(key, **fields):
 
 @alone_and_parted
 def test_empty_lane_is_deleted(scene, server):
-    """Lanes and rings are deleted with their last job, whether it is claimed or deleted."""
+    """A lane and its ring are deleted together with their last job, whether the job is claimed or deleted."""
     scene.add_limited(3, "a", "a/b")
     (deleted,) = scene.add_limited(1, "c")
     scene.settle(deletes(deleted))
@@ -82,7 +82,7 @@ def test_empty_lane_is_deleted(scene, server):
 
 @alone_and_parted
 def test_upkeep_deletes_idle_limit_keys(scene, server):
-    """Upkeep deletes a key that no job holds or waits for, and whose rate is free."""
+    """A limit key is idle if no job uses it or waits for it, and its whole rate is available."""
     holder = scene.begin()
     number = store_keys(scene)
     running = take_all(scene, holder)
@@ -100,8 +100,8 @@ def test_upkeep_deletes_idle_limit_keys(scene, server):
     assert ([], []) == (scene.storage.find_keys(), scene.storage.find_unique())
 
 
-def test_upkeep_keeps_held_limit_keys(scene, server):
-    """Upkeep keeps the lists of running jobs, and of jobs that hold their key between two attempts."""
+def test_upkeep_keeps_limit_keys_in_use(scene, server):
+    """The lists of running jobs are kept, and those of jobs that keep their key between two attempts."""
     scene.set_limit("a", concurrent=1)
     scene.set_limit("b", concurrent=1)
     scene.add_limited(2, "a")
@@ -119,7 +119,7 @@ def test_upkeep_keeps_held_limit_keys(scene, server):
 
 
 def test_full_list_of_holders_drops_ended_jobs(scene, server):
-    """A list that has reached its key's limit is checked for ended jobs, so it never grows larger."""
+    """When a list has reached its key's limit, ended jobs are removed, so the list never grows larger."""
     scene.set_limit("a", concurrent=3)
     holder = scene.begin()
 
@@ -135,7 +135,7 @@ def test_full_list_of_holders_drops_ended_jobs(scene, server):
 
 
 def test_claim_checks_a_bounded_number_of_lanes(scene, server):
-    """A claim that reads many full lanes requests further claims immediately, which find the later lanes."""
+    """If a claim reads many full lanes, more claims follow immediately and find the later lanes."""
     scene.set_limit("full", concurrent=0)
     jobs = [scene.new_job(admission=asks(f"full:{number}")) for number in range(2 * WINDOW)]
     scene.storage.insert(jobs)
@@ -149,7 +149,7 @@ def test_claim_checks_a_bounded_number_of_lanes(scene, server):
 
 
 def test_claims_stop_after_checking_all_full_lanes(scene):
-    """No further claim is requested after all lanes were checked without a job, until something changes."""
+    """If no lane contained a job that may start, no claim follows until something changes."""
     scene.set_limit("full", concurrent=0)
     jobs = [scene.new_job(admission=asks(f"full:{number}")) for number in range(2 * WINDOW)]
     scene.storage.insert(jobs)
@@ -161,7 +161,7 @@ def test_claims_stop_after_checking_all_full_lanes(scene):
 
 
 def test_five_hundred_jobs_with_different_lanes_are_stored_together(scene):
-    """One script stores five hundred jobs, each with four keys of its own."""
+    """A single script stores five hundred jobs, each with four different keys."""
     holder = scene.begin()
     jobs = [scene.new_job(admission=asks(*(f"k{key}:{number}" for key in range(4)))) for number in range(500)]
 
@@ -173,7 +173,7 @@ def test_five_hundred_jobs_with_different_lanes_are_stored_together(scene):
 
 @pytest.mark.parametrize("number", [1, 500])
 def test_jobs_with_limits_take_one_round_trip(server, number):
-    """One round trip stores jobs with limits, and another round trip settles and claims them."""
+    """One round trip stores the jobs, and another one settles and claims them."""
     server.empty()
     with CountingProxy(server) as proxy, scene_at(proxy.url()) as scene:
         holder = scene.begin()
@@ -195,7 +195,10 @@ def test_jobs_with_limits_take_one_round_trip(server, number):
 
 
 def test_end_notifies_servers_that_found_its_key_full(scene):
-    """A server that found a key full is notified of an end with this key, but not of an unrelated end."""
+    """A server that found a key full is notified when a job with this key ends.
+
+    Other jobs do not cause a notification.
+    """
     scene.set_limit("a", concurrent=1)
     one, other = scene.open()
     scene.add_limited(2, "a")
@@ -213,7 +216,7 @@ def test_end_notifies_servers_that_found_its_key_full(scene):
 
 
 def test_exchange_that_uses_the_freed_key_notifies_no_server(scene):
-    """An exchange that claims from the queue and has capacity left notifies no other server."""
+    """The exchange claims from the queue and has capacity left, so no other server must be notified."""
     scene.set_limit("a", concurrent=1)
     one, other = scene.open()
     scene.add_limited(3, "a")
@@ -232,7 +235,7 @@ def test_exchange_that_uses_the_freed_key_notifies_no_server(scene):
 
 @parted
 def test_limit_settings_apply_in_every_partition(scene):
-    """Limit settings that are stored, changed or deleted apply to keys in every partition."""
+    """If settings are stored, changed or deleted, this applies to the keys in every partition."""
     holder = scene.begin()
     for number in range(20):
         scene.add_limited(3, f"t:{number}")
@@ -249,7 +252,7 @@ def test_limit_settings_apply_in_every_partition(scene):
 
 @parted
 def test_new_limit_counts_running_jobs(scene):
-    """Jobs that were claimed before a key had a limit count towards the limit, in every partition."""
+    """Jobs that were claimed before their key had a limit are counted in every partition."""
     holder = scene.begin()
     for number in range(20):
         scene.add_limited(3, f"t:{number}")
@@ -268,7 +271,7 @@ def test_new_limit_counts_running_jobs(scene):
 
 @parted
 def test_upkeep_copies_limit_settings_to_a_partition_that_missed_them(scene, server):
-    """Upkeep finds a partition whose limit settings differ from the first one's, and copies them."""
+    """If the settings in a partition differ from those in the first partition, the latter are copied."""
     client, holder = server.client(), scene.begin()
     scene.set_limit("t", concurrent=0)
     for key in client.keys("*:pausing"):
@@ -294,7 +297,7 @@ def test_upkeep_copies_limit_settings_to_a_partition_that_missed_them(scene, ser
     ids=["two limits", "limit and unique key", "another id", "a parent"],
 )
 def test_job_with_keys_in_other_partitions_is_refused(scene, fields, fix):
-    """One line names the keys and the fix, and nothing is stored."""
+    """The error is one line that names the keys and the fix, and nothing is stored."""
     parent = scene.add(colocate_with=elsewhere(scene, "tenant:1"))
     parents = (Edge(parent),) if fields.get("has_parent") else ()
     admission = both(fields["keys"], fields.get("unique"))
@@ -343,7 +346,10 @@ def test_keys_with_the_same_beginning_share_a_partition(scene):
 
 @parted
 def test_new_ids_are_in_the_partitions_of_their_keys(scene):
-    """One call creates the ids for jobs with several keys, in order; a job without a key can be anywhere."""
+    """One call creates the ids of jobs with several keys, in order.
+
+    The id of a job without a key can be in any partition.
+    """
     keys = ["a:1", None, "b:2", "a:1/x", "c:3"]
 
     ids = scene.storage.new_ids(len(keys), keys)
@@ -356,10 +362,7 @@ def test_new_ids_are_in_the_partitions_of_their_keys(scene):
 
 @parted
 def test_claim_returns_when_a_used_up_rate_allows_the_next_start(scene):
-    """A claim in another partition returns the time at which the rate allows the next start.
-
-    A later claim gets the job.
-    """
+    """The claim in another partition returns this time, and a later claim gets the job."""
     scene.set_limit("t", rate=1, per=HOUR, burst=1)
     holder = scene.begin()
     ids = scene.add_limited(2, "t:1")
@@ -377,7 +380,7 @@ def test_claim_returns_when_a_used_up_rate_allows_the_next_start(scene):
 
 
 def test_invalid_limit_settings_are_refused(scene):
-    """Invalid settings of a limit raise an error when they are stored, and never in a claim."""
+    """The error is raised when the settings are stored, never by a claim."""
     with pytest.raises(StorageError, match="stored settings of a limit"):
         scene.storage.put_record("limit", "a", "none")
 
@@ -386,7 +389,10 @@ def test_invalid_limit_settings_are_refused(scene):
 
 @pytest.mark.parametrize("garbage", ["[[{", "[[", "{"])
 def test_job_with_damaged_limits_fails_without_affecting_others(scene, server, garbage):
-    """A job whose limits cannot be read fails with the reason. Other jobs with its key and queue continue."""
+    """A job whose limits cannot be read fails with this reason.
+
+    Other jobs with the same key and queue are not affected.
+    """
     scene.set_limit("a", concurrent=3)
     broken, strict = scene.add_limited(1, "a"), scene.add_limited(1, LimitUse("a", 1, is_strict=True))
     good = scene.add_limited(1, "a")
@@ -422,14 +428,14 @@ def test_job_with_limits_of_a_newer_release_is_claimed(scene, server, stored):
 
 
 def test_wait_is_notified_of_jobs_in_lanes(scene):
-    """A server that waits without an earlier claim is notified of jobs in lanes."""
+    """This is true even if the server has not made a claim before."""
     scene.add_limited(1, "a")
 
     assert all(scene.storage.wait(queues, 30) for queues in (None, ["default"]))
 
 
 def test_claim_orders_jobs_with_and_without_limits_by_priority(scene):
-    """Jobs with a higher priority come first, whether or not they have limits."""
+    """A job with a higher priority comes first, whether or not it has limits."""
     low = scene.add_limited(1, "a", priority=-1)
     plain = scene.add_many(2)
     high = scene.add_limited(1, "b", priority=9)
@@ -439,7 +445,7 @@ def test_claim_orders_jobs_with_and_without_limits_by_priority(scene):
 
 
 def test_small_claims_alternate_between_jobs_with_and_without_limits(scene):
-    """Successive claims of one job take jobs with and without limits in turn."""
+    """In this test, each claim takes a single job."""
     limited, plain = scene.add_limited(4, "a"), scene.add_many(4)
     holder = scene.begin()
 
@@ -449,7 +455,7 @@ def test_small_claims_alternate_between_jobs_with_and_without_limits(scene):
 
 
 def test_stored_lanes_are_readable_in_redis_cli(scene, server):
-    """redis-cli shows the lane, the turn and the keys of a waiting job; see docs/redis.md."""
+    """As described in docs/redis.md, redis-cli shows the lane, the turn and the keys of a waiting job."""
     scene.add_limited(1, "a", "b:7")
     client = server.client()
 
@@ -461,7 +467,7 @@ def test_stored_lanes_are_readable_in_redis_cli(scene, server):
 
 
 def test_end_of_a_session_notifies_servers_of_all_freed_keys(scene):
-    """The session's end frees all of its keys together, and notifies the servers that found them full."""
+    """All keys of the session become free together. The servers that found them full are notified."""
     scene.set_limit("a", concurrent=2)
     one, other = scene.open()
     scene.add_limited(4, "a")

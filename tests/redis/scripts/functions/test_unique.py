@@ -47,7 +47,10 @@ def call(scene, use=LAST, *limits, **fields):
 @pytest.mark.parametrize("before", [(), ("x",), AWKWARD], ids=["no tag", "a tag", "awkward tags"])
 @pytest.mark.parametrize("after", [(), ("y",), AWKWARD[::-1]], ids=["to none", "to one", "to awkward ones"])
 def test_replaced_tags_keep_the_other_fields_of_a_job(scene, before, after):
-    """The optional fields share a string with the tags. Only the call's tags are replaced in it."""
+    """The tags are stored in the same string as the optional fields.
+
+    Only the tags of the call are replaced.
+    """
     kept = {
         "timeout_seconds": 7.25, "retry": '{"limit": [1, "]"]}', "nominal_at": 1_764_045_000_123_457,
         "meta_json": '{"t": "]["}',
@@ -67,7 +70,10 @@ def test_replaced_tags_keep_the_other_fields_of_a_job(scene, before, after):
 
 
 def test_replaced_job_changes_its_lane_and_place(scene, server):
-    """The job is claimed by the limits and the priority of the last call, and its old lane is deleted."""
+    """The job is claimed according to the limits and the priority of the last call.
+
+    Its old lane is deleted.
+    """
     job_id = scene.add(admission=asks("a", LimitUse("b", 2), unique=LAST))
     other = scene.add(priority=1)
     scene.set_limit("a", concurrent=0)
@@ -80,7 +86,7 @@ def test_replaced_job_changes_its_lane_and_place(scene, server):
 
 
 def test_last_call_of_a_batch_replaces_earlier_ones(scene):
-    """The last call of a batch counts, whether the job was stored before or in the same batch."""
+    """The last call counts, whether the first one stored its job before or in the same batch."""
     stored = scene.add(admission=asks(unique=LAST))
     other = attrs.evolve(LAST, key="tasks.run other")
     jobs = [
@@ -103,7 +109,7 @@ def test_last_call_of_a_batch_replaces_earlier_ones(scene):
 
 
 def test_awaiting_job_is_replaced_and_released(scene):
-    """A job that waits for its parent continues to wait, with the last arguments."""
+    """A job that waits for its parent continues to wait, and has the arguments of the last call."""
     parent = scene.add(colocate_with=KEY)
     job_id = scene.add(
         admission=asks(unique=LAST), state=State.AWAITING, parents=(Edge(parent, On.FINISHED),)
@@ -122,7 +128,10 @@ def test_awaiting_job_is_replaced_and_released(scene):
 
 @alone_and_parted
 def test_unique_key_is_deleted_with_its_job(scene, server):
-    """The key of a pruned job is deleted with it. A key with a minimum time is deleted after that time."""
+    """When a job is pruned, its key is deleted.
+
+    If the key has a minimum time, it is deleted after that time.
+    """
     for number in range(20):
         scene.add(admission=asks(unique=UniqueUse(f"tasks.run {number}")))
         scene.add(admission=asks(unique=UniqueUse(f"tasks.run long {number}", at_least=30 * DAY)))
@@ -141,7 +150,10 @@ def test_unique_key_is_deleted_with_its_job(scene, server):
 
 @parted
 def test_refused_duplicate_stores_no_job_of_the_batch(scene):
-    """The keys of a batch can be in several partitions. If one call is refused, none is stored."""
+    """The keys of a batch can be in several partitions.
+
+    If one call is refused, no job of the batch is stored.
+    """
     scene.add(admission=asks(unique=UniqueUse("tasks.run 7")))
     jobs = [
         scene.new_job(admission=asks(unique=UniqueUse(f"tasks.run {number}", raises=True)))
@@ -156,7 +168,7 @@ def test_refused_duplicate_stores_no_job_of_the_batch(scene):
 
 
 def test_unique_call_takes_one_round_trip(server):
-    """One round trip stores the job or returns the duplicate."""
+    """This round trip stores the job or returns the duplicate."""
     server.empty()
     with CountingProxy(server) as proxy, scene_at(proxy.url()) as scene:
         scene.add(admission=asks(unique=UniqueUse("tasks.run warm")))
@@ -169,7 +181,7 @@ def test_unique_call_takes_one_round_trip(server):
 
 
 def test_page_of_unique_keys_is_in_order(scene):
-    """The page is selected by the beginning of a key and an earlier key, with the requested length."""
+    """The page contains the requested number of keys that have a given prefix and follow a given key."""
     for number in range(5):
         scene.add(admission=asks(unique=UniqueUse(f"tasks.run {number}")))
     scene.add(admission=asks(unique=UniqueUse("other 1")))
@@ -180,7 +192,7 @@ def test_page_of_unique_keys_is_in_order(scene):
 
 
 def test_stored_unique_keys_are_readable_in_redis_cli(scene, server):
-    """redis-cli shows for a key the number of starts of its job, the minimum time, and the job."""
+    """For each key, redis-cli shows the job, the number of its starts, and the minimum time."""
     job_id = scene.add(admission=asks(unique=UniqueUse(KEY, at_least=HOUR)))
 
     mark, free_at, holder = server.client().hget("firelock:{0}:unique", KEY).split(" ")
@@ -190,7 +202,7 @@ def test_stored_unique_keys_are_readable_in_redis_cli(scene, server):
 
 
 def test_only_one_job_of_a_unique_key_is_requeued(scene):
-    """Only one of two jobs with the same key can be requeued. The call returns `TAKEN` for the other."""
+    """If two jobs have the same key, the call requeues one of them and returns `TAKEN` for the other."""
     first = scene.add(admission=asks(unique=UniqueUse(KEY)))
     scene.settle(deletes(first))
     second = scene.add(admission=asks(unique=UniqueUse(KEY)))

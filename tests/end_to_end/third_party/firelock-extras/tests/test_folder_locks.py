@@ -35,7 +35,7 @@ print(*tokens)
 
 
 def test_processes_never_get_one_token_twice(tmp_path):
-    """Three processes in turn get ascending tokens, and no token is issued twice."""
+    """Three processes take turns and get ascending tokens."""
     commands = [[sys.executable, "-c", PROGRAM, f"flock://{tmp_path}/locks", owner] for owner in "abc"]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
 
@@ -46,7 +46,7 @@ def test_processes_never_get_one_token_twice(tmp_path):
 
 
 def test_app_uses_locks_in_a_folder(tmp_path):
-    """`Firelock(locks=…)` finds the provider by its scheme."""
+    """`Firelock(locks=…)` finds the provider by the scheme of the URL."""
     fire = Firelock("memory://", locks=f"flock://{tmp_path}/locks")
 
     with fire.lock("report") as lock:
@@ -57,7 +57,7 @@ def test_app_uses_locks_in_a_folder(tmp_path):
 
 
 def test_folder_that_cannot_be_created_raises_a_firelock_error(tmp_path):
-    """An error of the operating system is raised as an error of Firelock."""
+    """Errors of the operating system are raised as errors of Firelock."""
     (tmp_path / "file").write_text("")
 
     with pytest.raises(StorageUnavailable):
@@ -66,6 +66,6 @@ def test_folder_that_cannot_be_created_raises_a_firelock_error(tmp_path):
 
 @pytest.mark.parametrize("url", ["flock://", "flock:///", "flock://host/path", "flock:///path?x=1"])
 def test_url_without_a_folder_is_refused(url):
-    """An ambiguous or incomplete URL is an immediate error."""
+    """An ambiguous or incomplete URL raises an error immediately."""
     with pytest.raises(ConfigurationError):
         FolderLocks(url)

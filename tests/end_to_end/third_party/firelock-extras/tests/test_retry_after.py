@@ -53,7 +53,10 @@ class Refused(Exception):
     ],
 )
 def test_delay_is_the_requested_one(error, wait):
-    """The wait is in seconds, a timedelta or either form of the header; it is from 0 to a day."""
+    """The delay is a number of seconds, a timedelta, or either form of the header.
+
+    It is limited to the range from 0 to a day.
+    """
     decision = RetryAfter(lambda: NOW).decide(JobContext.fake(), error)
 
     reason = f"the service requested a wait of {wait:g} s"
@@ -65,12 +68,12 @@ def test_delay_is_the_requested_one(error, wait):
     [ValueError("boom"), Limited(None), Limited(float("nan")), Refused("soon"), Refused("-1"), Refused("")],
 )
 def test_other_errors_are_ignored(error):
-    """Errors that do not request a wait are left to the task's own policy."""
+    """If an error does not request a delay, the task's own policy applies."""
     assert RetryAfter(lambda: NOW).decide(JobContext.fake(), error) is None
 
 
 def test_policy_returns_none_after_twenty_retries():
-    """Otherwise the service would be called forever; the task's own policy decides instead."""
+    """The task's own policy then decides. Otherwise, the service would be called forever."""
     decisions = [RetryAfter().decide(JobContext.fake(retries=number), Limited(1)) for number in (19, 20)]
 
     assert [True, False] == [decision is not None for decision in decisions]
@@ -78,7 +81,7 @@ def test_policy_returns_none_after_twenty_retries():
 
 @pytest.mark.parametrize("of_call", [None, Retry.never()], ids=["task", "call"])
 def test_hook_adds_no_retries(of_call):
-    """A job whose task or caller permits no retry fails, even if its error requests one."""
+    """If the task or the caller allows no retry, the job fails, even if its error requests one."""
     fire = Firelock("memory://")
 
     @fire.task(name="fetch", retry=Retry() if of_call else Retry.never())
@@ -95,7 +98,7 @@ def test_hook_adds_no_retries(of_call):
 
 
 def test_hook_sets_the_time_of_a_retry():
-    """With the plugin, a job runs again when its error requests it, not when its policy would."""
+    """With the plugin, a job is retried at the time that its error requests, not at that of its policy."""
     fire, runs = Firelock("memory://"), []
 
     @fire.task(name="fetch", retry=Retry.fixed(3_600))

@@ -20,7 +20,7 @@ class TestZjson(SerializerConformance):
 
 
 def test_large_value_is_compressed():
-    """A long, repetitive value takes at most half the size of its JSON."""
+    """A long and repetitive value has at most half the size of its JSON."""
     text = ZjsonSerializer().dumps(LARGE)
 
     assert text.startswith("z:")
@@ -28,12 +28,12 @@ def test_large_value_is_compressed():
 
 
 def test_small_value_stays_readable():
-    """Below the limit, the result is plain JSON."""
+    """The result is plain JSON if the value is smaller than the limit."""
     assert '{"a":1}' == ZjsonSerializer().dumps({"a": 1})
 
 
 def test_damaged_compressed_string_is_refused():
-    """A changed, truncated or extended string is detected in every case."""
+    """Every changed, truncated or extended string is detected."""
     text = ZjsonSerializer().dumps(LARGE)
     middle = len(text) // 2
     changed = text[:middle] + ("A" if text[middle] != "A" else "B") + text[middle + 1 :]
@@ -44,7 +44,7 @@ def test_damaged_compressed_string_is_refused():
 
 
 def test_string_that_unpacks_to_a_huge_one_is_refused():
-    """A string that would unpack to more than 64 MiB is refused before it is unpacked."""
+    """A string that would be larger than 64 MiB when unpacked is refused before it is unpacked."""
     import binascii
     import zlib
 
