@@ -31,7 +31,7 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows cannot fork
 
 
 def taken_from(session: str) -> str:
-    """Return the name that the holder of a session's jobs passes to `wait` in place of a queue.
+    """Return the name that the holder of a session's jobs passes to `wait` instead of a queue.
 
     Such a wait ends when one of the jobs is taken out of processing, by an operator or because its batch has
     ended.

@@ -617,7 +617,7 @@ class OrderingTests(ServerFixtures):
         assert ["5 0", "5 1", "0 0", "0 1", "-5 0", "-5 1"] == names
 
     def test_later_queue_waits_until_the_previous_one_is_empty(self, stage: Stage) -> None:
-        """Queues in a list are served strictly in this order, whatever the priorities of their jobs."""
+        """Queues in a list are served strictly in this order, regardless of the priorities of their jobs."""
         notes, names = self._noted(stage)
         jobs = [notes.using(queue="second", priority=100).enqueue("second") for _ in range(5)]
         jobs += [notes.using(queue="first").enqueue("first") for _ in range(5)]
@@ -676,7 +676,7 @@ class OrderingTests(ServerFixtures):
 
 
 class TimingTests(ServerFixtures):
-    """Time: a job runs once at its due time, whatever the number of servers."""
+    """Time: a job runs once at its due time, regardless of the number of servers."""
 
     def test_scheduled_job_starts_at_its_due_time(self, stage: Stage) -> None:
         """A scheduled job starts at its due time: not before it, and without waiting for the next sweep.

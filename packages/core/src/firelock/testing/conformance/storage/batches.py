@@ -352,7 +352,7 @@ class BatchCountsTests(StorageFixtures):
     def test_one_release_ends_nested_batches_and_enqueues_continuations(self, flow: FlowScene) -> None:
         """One call of `release` ends a batch and its outer batch, and enqueues the jobs that follow them.
 
-        If this fails: a callback waits for a later call, seconds after the end of its batch.
+        If this fails: a callback waits for a later call, seconds after its batch has ended.
         """
         outer = flow.batch("outer")
         inner = flow.new_batch("inner", within=outer)
@@ -611,10 +611,9 @@ class BatchCountsTests(StorageFixtures):
         assert BatchCounts(total=2, deleted=2, is_cancelled=True) == flow.batch_counts(batch.id)
 
     def test_released_member_waits_while_its_batch_is_unopened(self, flow: FlowScene) -> None:
-        """While a batch is unopened, the end of a member does not start another member that waits for it.
+        """While a batch is unopened, a member that ends does not start another member that waits for it.
 
-        A waiting member that an operator has requeued runs, and the end of the other member no longer affects
-        it.
+        A waiting member that an operator has requeued runs, and is no longer affected by the other member.
 
         If this fails: a deletion in an unopened batch starts some of its members, or changes a running job.
         """

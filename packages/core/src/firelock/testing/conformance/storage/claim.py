@@ -124,7 +124,7 @@ class ClaimTests(StorageFixtures):
         assert [[job] for job in (urgent[1], urgent[0], *ids[3:])] == second
 
     def test_named_queues_are_claimed_in_the_given_order(self, scene: Scene) -> None:
-        """A queue is used only if all queues named before it are empty, whatever the priorities of its jobs.
+        """A queue is used only if all queues named before it are empty, regardless of job priorities.
 
         If this fails: strict priority among queues does not hold.
         """
@@ -158,7 +158,7 @@ class ClaimTests(StorageFixtures):
     def test_claim_without_a_list_serves_every_queue(
         self, scene: Scene, stored: tuple[int, int, int], limit: int, times: int
     ) -> None:
-        """Without a list, claims take jobs from all queues in turn, whatever the priorities of the jobs.
+        """Without a list, claims take jobs from all queues in turn, regardless of job priorities.
 
         Each queue keeps its own order.
 
@@ -284,7 +284,7 @@ class ClaimTests(StorageFixtures):
     def test_claim_returns_the_next_due_time(self, scene: Scene) -> None:
         """A claim returns the earliest due time of the scheduled and recurring jobs, or None without any.
 
-        If this fails: idle servers sleep past the due time, or wake for nothing.
+        If this fails: idle servers sleep past the due time, or wake unnecessarily.
         """
         holder = scene.begin()
 

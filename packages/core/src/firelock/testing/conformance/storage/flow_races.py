@@ -152,7 +152,7 @@ class FlowRaceTests(StorageFixtures):
     def test_concurrent_ends_in_nested_batches_end_both(self, flow: FlowScene) -> None:
         """If members of a batch and of an inner batch end while others call `release`, both batches end.
 
-        If this fails: an outer batch misses the end of an inner one, and never ends.
+        If this fails: the end of an inner batch is not counted in its outer batch, which never ends.
         """
         handles, holder = flow.open(4), flow.begin()
         for _ in range(ROUNDS):

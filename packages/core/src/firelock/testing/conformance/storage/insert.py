@@ -151,7 +151,7 @@ class InsertTests(StorageFixtures):
         scene.check(job_id, state=State.SCHEDULED, due_at=due_at, nominal_at=due_at, enqueued_at=None)
 
     def test_repeated_insert_changes_nothing(self, scene: Scene) -> None:
-        """A second insert of an id returns False and changes nothing, whatever the state of the job.
+        """A second insert of an id returns False and changes nothing, regardless of the job's state.
 
         If this fails: a client that repeats an insert after a lost reply creates the job twice or resets it.
         """

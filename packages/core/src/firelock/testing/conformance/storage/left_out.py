@@ -41,7 +41,7 @@ class LeftOutTests(StorageFixtures):
     def test_claim_skips_jobs_of_left_out_tasks(self, scene: Scene, queues: Sequence[str] | None) -> None:
         """A claim takes no jobs of a task that it leaves out, and all others in their usual order.
 
-        If this fails: claims return coroutine jobs, for which no worker is free, in place of jobs for idle
+        If this fails: claims return coroutine jobs, for which no worker is free, instead of jobs for idle
         threads, or priorities are lost.
         """
         ids: dict[str, list[str]] = {_OUT: [], _IN: []}

@@ -1,4 +1,4 @@
-"""Tests of lines: which jobs wait for a limit key, in which order, and the place of a job."""
+"""Tests of lines: which jobs wait for a limit key, in which order, and the position of a job."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class LineTests(StorageFixtures):
         assert () == scene.storage.find_waiting("kit/never").ids
 
     def test_find_waiting_returns_the_place_of_a_job(self, scene: Scene) -> None:
-        """The place of a job is the number of jobs before it in the line of the given key.
+        """The position of a job is the number of jobs before it in the line of the given key.
 
         If this fails: the page of a job shows that the job is next, although it is not.
         """

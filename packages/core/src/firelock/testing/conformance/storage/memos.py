@@ -426,7 +426,7 @@ class MemoTests(StorageFixtures):
     def test_first_of_time_out_and_signal_is_stored(self, flow: FlowScene) -> None:
         """After a stored time-out a signal is too late, and after a stored signal a time-out is too late.
 
-        If this fails: a job continues as if nobody had answered, although its sender was notified that the
+        If this fails: a job continues as if nobody had answered, although the sender was notified that the
         answer was accepted.
         """
         holder = flow.begin()

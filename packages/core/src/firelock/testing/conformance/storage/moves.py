@@ -82,7 +82,7 @@ class MoveTests(StorageFixtures):
         The entry names both queues and both priorities.
 
         If this fails: a move loses retries, the time of the job's creation or its arguments, or changes the
-        place of the job in lists; or people cannot see that it was moved.
+        position of the job in lists; or people cannot see that it was moved.
         """
         job_id = scene.add(
             arguments='{"n":1}', tags=("eu",), priority=-3, timeout_seconds=5.0, meta_json='{"a":"b"}'
@@ -223,7 +223,7 @@ class MoveTests(StorageFixtures):
         assert [running.id] == flow.claim_ids(running.holder, queues=["bulk"])
 
     def test_only_waiting_jobs_are_moved(self, scene: Scene) -> None:
-        """Moves of processing, succeeded, failed and deleted jobs are refused; unknown jobs are missing.
+        """Moving a processing, succeeded, failed or deleted job is refused; an unknown job is `MISSING`.
 
         If this fails: a job changes its queue while it runs, or counts are wrong forever.
         """

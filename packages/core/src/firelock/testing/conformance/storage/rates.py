@@ -187,7 +187,7 @@ class RateTests(StorageFixtures):
     def test_claim_returns_the_earliest_opening_of_several_rates(self, scene: Scene) -> None:
         """A claim returns the time at which the first job can start; a job with several rates waits for all.
 
-        If this fails: servers sleep too long, or poll for nothing.
+        If this fails: servers sleep too long, or poll unnecessarily.
         """
         for key, hours in ((A, 3), (B, 2), (X, 9)):
             scene.set_limit(key, rate=1, per=hours * HOUR, burst=1)
@@ -321,7 +321,7 @@ class RateTests(StorageFixtures):
 
     @pytest.mark.parametrize("how", ["raised", "removed"])
     def test_negative_cost_returns_units_of_an_earlier_rate(self, scene: Scene, how: str) -> None:
-        """A negative cost returns units that were used under an earlier rate, whatever the current rate is.
+        """A negative cost returns units that were used under an earlier rate, regardless of the current rate.
 
         If this fails: a rate that was raised or removed keeps its key blocked for as long as the old one.
         """
@@ -384,7 +384,7 @@ class RateTests(StorageFixtures):
 
     @pytest.mark.parametrize("settings", [{}, {"concurrent": 9}, {"rate": 10, "per": HOUR, "burst": 4}])
     def test_blocked_key_admits_no_start_until_its_time(self, scene: Scene, settings: dict[str, int]) -> None:
-        """No job of a key starts before the time until which the key is blocked, whatever its settings are.
+        """No job of a key starts before the time until which the key is blocked, regardless of its settings.
 
         If this fails: other jobs still call an API that has requested a pause.
         """

@@ -50,7 +50,7 @@ class RowTests(StorageFixtures):
         assert [(_OURS + "gone", "1"), (_OURS + "kept", "1")] == _transact(storage, _ours)
 
     def test_every_handle_sees_the_rows_of_a_transact(self, storage: RowStorage, handles: Handles) -> None:
-        """A transaction returns the result of its body; then every handle sees the rows that it wrote.
+        """A transaction returns the result of its body; then every handle can read the rows that it wrote.
 
         If this fails: jobs that one process stores are never found by another.
         """
@@ -162,8 +162,8 @@ class RowTests(StorageFixtures):
     def test_keys_and_values_of_rows_are_kept_exactly(self, storage: RowStorage) -> None:
         """Keys and values are returned exactly as written; keys that only look the same have separate rows.
 
-        If this fails: the store normalizes, trims or folds strings, for example an e and a combining accent
-        become one character. Arguments are changed, and one name replaces another.
+        If this fails: the store normalizes, trims or folds strings, for example by merging an e and a
+        combining accent into one character. Arguments are changed, and one name replaces another.
         """
         texts = [*SPECIAL_TEXTS.values(), "\u00e9", "e\u0301", "E\u0301", " e\u0301", "e\u0301 "]
         stored = {_OURS + text: text for text in texts}

@@ -134,7 +134,7 @@ class SettleTests(StorageFixtures):
         assert 2 == len(scene.history(running.id))
 
     def test_retry_without_delay_goes_to_the_end_of_its_queue(self, scene: Scene) -> None:
-        """A retry without a delay gets a new place in its queue, by the storage's clock.
+        """A retry without a delay gets a new position in its queue, by the storage's clock.
 
         If this fails: a job that always fails is always first.
         """

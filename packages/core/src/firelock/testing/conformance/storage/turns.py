@@ -93,7 +93,7 @@ class TurnTests(StorageFixtures):
 
     @pytest.mark.parametrize(("limit", "times"), [(1, 20), (2, 10), (4, 5), (7, 3), (20, 1)])
     def test_lanes_take_turns(self, scene: Scene, limit: int, times: int) -> None:
-        """The lanes of a queue take turns, one job each, whatever their priorities and numbers of jobs.
+        """The lanes of a queue take turns, one job each, regardless of their priorities and numbers of jobs.
 
         If this fails: a hundred thousand jobs of one tenant come before ten jobs of another.
         """

@@ -327,7 +327,7 @@ class UniqueTests(StorageFixtures):
     def test_last_call_replaces_a_job_that_has_not_started(self, scene: Scene, state: State) -> None:
         """The last call replaces only the arguments, tags, priority and limits of the waiting job.
 
-        If this fails: a job runs with outdated arguments, or in the wrong place.
+        If this fails: a job runs with outdated arguments, or in the wrong position.
         """
         use = UniqueUse(K, _STARTED, keeps_last=True)
         waits: dict[str, object] = {}
@@ -350,9 +350,9 @@ class UniqueTests(StorageFixtures):
         ) == scene.record(first.id)  # fmt: skip
 
     def test_replaced_job_waits_in_its_new_lane_and_place(self, scene: Scene) -> None:
-        """A job whose limits and priority were replaced waits in the new lane, at the new place.
+        """A job whose limits and priority were replaced waits in the new lane, at the new position.
 
-        If this fails: a job is found in its old place, or not at all.
+        If this fails: a job is found in its old lane or position, or not at all.
         """
         use = UniqueUse(K, _STARTED, keeps_last=True)
         with_limits = Feature.LIMITS in scene.storage.features
@@ -533,7 +533,7 @@ class UniqueTests(StorageFixtures):
     def test_next_due_time_follows_a_delayed_debounced_job(self, scene: Scene) -> None:
         """After a call, the next due time is that of the delayed job.
 
-        If this fails: servers wake for nothing, or too late.
+        If this fails: servers wake unnecessarily, or too late.
         """
         use = UniqueUse(K, _DUE, keeps_last=True, wait=HOUR)
         job_id = _holder(scene, use)
