@@ -280,9 +280,9 @@ class PostgresqlLanes(SqlLanes):
     def __init__(self, tx: Transaction, floors: LaneFloors | None = None) -> None:
         super().__init__(tx)
         self._floors = floors  # None: all reads are full
-        self.longest = (0, 0)  # the duration of the longest read in microseconds, and its number of lanes
+        self.longest = (0, 0)  # duration of the longest read in microseconds, and its number of lanes
         self.kept: dict[str, KeyRow] = {}
-        self.missing: set[str] = set()  # keys whose missing rows a separate transaction must create
+        self.missing: set[str] = set()  # keys without rows, which a separate transaction must create
         self.has_written = False
         self._has_locked = False
 
@@ -348,7 +348,7 @@ class PostgresqlLanes(SqlLanes):
 
     @override
     def holder_groups(self, seqs: Sequence[int]) -> Iterable[tuple[str, Any, str, str, Iterable[str]]]:
-        """Group the jobs on the server, so that a thousand jobs of one key are one row."""
+        """Group the jobs on the server, so that a thousand jobs with one key are one row."""
         for state, is_held, queue, lane, alike in self._tx.all(_HOLDER_GROUPS, seqs=seqs):
             yield state, is_held, queue, lane, alike.split()
 

@@ -1,7 +1,7 @@
 """Notifications with LISTEN and NOTIFY: one connection of this process listens, and a thread sends.
 
 While a transaction with a notification commits, the server blocks the commits of other such transactions. If
-each enqueue sent a notification in its transaction, all of them would be serialized. So a thread sends the
+each enqueue sent a notification in its transaction, all enqueues would be serialized. So a thread sends the
 notifications after the commits, in separate transactions. It sends the name of a queue at most once per five
 milliseconds: immediately if the name was not sent shortly before, and once more at the end of a burst.
 """
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
     from firelock_sql.connections.pool import EnginePool
     from firelock_sql.postgresql.connect import ConnectionPath
 
-_LONGEST_NAME = 63  # bytes; the server truncates longer names
+_LONGEST_NAME = 63  # maximum length in bytes; the server truncates longer names
 _SCHEMA = (
     "SELECT coalesce((SELECT n.nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n"
     " ON n.oid = c.relnamespace WHERE c.oid = pg_catalog.to_regclass(%s)), current_schema())"
 )
-# NOTIFY assigns a transaction id, so its commit would wait for the disk; but a lost message is harmless.
+# NOTIFY assigns a transaction id, so the commit would wait for the disk. But a lost message is harmless.
 _NOTIFY = "SELECT pg_catalog.set_config('synchronous_commit', 'off', true), pg_catalog.pg_notify(%s, %s)"
 
 
 class Channel:
-    """The channel for messages about these tables. Its first message opens the first connection."""
+    """The channel for messages about these tables. The first message opens the first connection."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Channel:
 
     @property
     def is_deaf(self) -> bool:
-        """Whether messages would not arrive, because connections pass through a pooler."""
+        """Whether connections pass through a pooler, so that messages would not arrive."""
         return bool(self._path.is_pooled) and not self._is_forced
 
     def listen(self) -> psycopg.Connection[Any] | None:
@@ -132,15 +132,15 @@ def channel_name(schema: str, prefix: str) -> str:
 log = logging.getLogger(__name__)
 
 GAP_SECONDS = 0.005
-_SIZE = 7_900  # bytes; the server accepts fewer than 8,000
+_SIZE = 7_900  # maximum size of a message in bytes; the server accepts fewer than 8,000
 _IDLE_SECONDS = 30.0  # the thread ends after this time without messages
-_LAST_SECONDS = 2.0  # for remaining messages when the process exits
+_LAST_SECONDS = 2.0  # time to send the remaining messages when the process exits
 
 _living: weakref.WeakSet[Sender] = weakref.WeakSet()
 
 
 def flush() -> None:
-    """Send everything that the senders of this process have not sent yet; called at exit."""
+    """Send all messages that the senders of this process have not sent yet; called at exit."""
     for sender in list(_living):
         sender.close()
 
@@ -149,7 +149,7 @@ atexit.register(flush)
 
 
 class Coalescing:
-    """The schedule of notifications: which queues are due for a notification, and when the others will be."""
+    """The schedule of notifications: the queues that are due now, and the times when others will be due."""
 
     def __init__(self) -> None:
         self._waiting: set[str] = set()
@@ -162,7 +162,7 @@ class Coalescing:
         return len(self._waiting) > before
 
     def take(self, now: float) -> list[str]:
-        """Return the queues that are due for a notification, and record that it was sent."""
+        """Return the queues that are due for a notification, and record that they were notified."""
         oldest = now - GAP_SECONDS
         self._named_at = {queue: at for queue, at in self._named_at.items() if at > oldest}
         due = sorted(self._waiting - self._named_at.keys())
@@ -171,7 +171,7 @@ class Coalescing:
         return due
 
     def take_all(self) -> list[str]:
-        """Return all scheduled queues immediately, including those that were notified recently."""
+        """Return all scheduled queues, including those that were notified recently."""
         due = sorted(self._waiting)
         self._waiting.clear()
         return due
@@ -183,7 +183,7 @@ class Coalescing:
 
 
 class Sender:
-    """The sender of notifications, whose thread is started by the first message and does not survive a fork.
+    """The sender of notifications. Its thread is started by the first message and does not survive a fork.
 
     Args:
         post: sends one message; it may be slow, and it may fail.
@@ -199,7 +199,7 @@ class Sender:
         _living.add(self)
 
     def add(self, queues: Collection[str]) -> None:
-        """Schedule the queues for a notification, which may get lost; never wait or fail."""
+        """Schedule the queues for a notification, which might be lost; never wait or fail."""
         with self._changed:
             if self._is_over:
                 return
@@ -211,7 +211,7 @@ class Sender:
                 self._changed.notify()
 
     def close(self) -> None:
-        """Send the scheduled notifications, unless the server does not reply in time."""
+        """Send the scheduled notifications, but stop waiting if the server does not reply in time."""
         with self._changed:
             self._is_over = True
             self._changed.notify()
@@ -263,7 +263,7 @@ def written(queues: Collection[str]) -> str:
 
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
-_ORIGIN = "@"  # the prefix of the line that identifies the sending process
+_ORIGIN = "@"  # prefix of the line that identifies the sending process
 
 
 class ChannelMailbox:
@@ -276,13 +276,13 @@ class ChannelMailbox:
         self._lock = threading.Lock()
         self._connection: psycopg.Connection[Any] | None = None
         self._nudge: tuple[socket.socket, socket.socket] | None = None
-        # closed by the listening thread, which may still use them
+        # connections that the listening thread must close, because it may still use them
         self._dead: list[psycopg.Connection[Any]] = []
-        self._news: list[bytes] = []  # received messages, and substitutes for missed ones
+        self._news: list[bytes] = []  # received messages, and substitutes for missed messages
         self._state = ""  # the current problem, for display
-        # a claim or a second wait has begun without a connection, so messages may have been missed
+        # True if a claim or a second wait has begun without a connection, so messages may have been missed
         self._may_have_missed = False
-        self._has_looked = False  # the first wait without a connection has begun
+        self._has_looked = False  # True if the first wait without a connection has begun
         self._is_dialing = False
         self._is_listening = False
         self._is_pooled = False
@@ -292,7 +292,7 @@ class ChannelMailbox:
 
     @property
     def is_open(self) -> bool:
-        """Whether another thread can end a wait of this process."""
+        """Whether another thread can end a wait in this process."""
         return self._nudge is not None
 
     # ---- receiving ---------------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ class ChannelMailbox:
         with self._lock:
             if self._connection is not None:
                 self._read(self._connection)
-            elif self._nudge is None or self._has_looked:  # called by a claim, or by a second wait
+            elif self._nudge is None or self._has_looked:  # this is a claim or a second wait
                 self._may_have_missed = True
             else:
                 self._has_looked = True
@@ -358,7 +358,7 @@ class ChannelMailbox:
     # ---- the connection ----------------------------------------------------------------------------------
 
     def _dial_in_time(self) -> float | None:
-        """Start to open a connection if none exists; return the seconds until the next try is allowed."""
+        """Start opening a connection if none exists; return the seconds until the next try is allowed."""
         if self._connection is not None or self._is_dialing or self._is_pooled or self._is_over:
             return None
         left = self._dials_at - time.monotonic()
@@ -444,7 +444,7 @@ class ChannelMailbox:
             self._connection = None
 
 
-_left_behind: list[psycopg.Connection[Any]] = []  # closing one here would also close it in the parent process
+_left_behind: list[psycopg.Connection[Any]] = []  # closing these would also close them in the parent process
 
 
 def _await(nudged: socket.socket, heard: int | None, seconds: float) -> None:

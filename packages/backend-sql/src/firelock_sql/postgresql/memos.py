@@ -1,8 +1,8 @@
 """Memos on PostgreSQL: one round trip stores several memos, or reads all memos of a job.
 
-A job that waits for a stored memo is resumed in the same round trip. One statement locks the jobs before the
-statements that write, so these see everything that previous lock holders have committed. All statements are
-sent together; they are one transaction, which ends with the Sync message.
+A job that waits for one of the stored memos is resumed in the same round trip. One statement locks the jobs
+before the statements that write, so the latter see everything that previous lock holders have committed. All
+statements are sent together; they are one transaction, which ends with the Sync message.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ SELECT job.is_held IS NOT NULL, job.is_held, put.place, {", ".join(f"old.{name}"
 FROM (SELECT) AS one LEFT JOIN job ON true LEFT JOIN put ON true LEFT JOIN old ON true
 """)  # noqa: S608 - names and numbers
 # Each result row is a job that was waiting for this memo, which now exists. The expression on the state keeps
-# the planner from using the index of states: if few jobs are awaiting when the statement is planned, it would
-# read all awaiting jobs to find this one.
+# the planner from using the index of states: if few jobs are awaiting when the statement is planned, the plan
+# would be to read all awaiting jobs to find this one.
 _WAKE = Text("""
 WITH woken AS (
     UPDATE firelock_jobs AS job
@@ -85,8 +85,8 @@ WITH woken AS (
 )
 SELECT id, queue, history_lines FROM woken
 """)
-# Each result row contains a memo, or NULLs if there are no memos. No row is returned if the run does not hold
-# the job.
+# Each result row contains a memo, or only NULLs if there are no memos. No row is returned if the run does not
+# hold the job.
 RECALL = Text(f"""
 SELECT {", ".join(f"memo.{name}" for name in _COLUMNS)}
 FROM (

@@ -1,4 +1,4 @@
-"""Statements whose result is not needed; they are sent with the next statement, in its round trip."""
+"""Statements whose results are not needed; they are sent in the same round trip as the next statement."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class BundlingCursor(psycopg.Cursor[Any]):
         return [cursor.fetchall() for cursor in cursors]
 
     def _another(self) -> Self:
-        """Return one more cursor of this class on the same connection."""
+        """Return another cursor of this class on the same connection."""
         return type(self)(self.connection)
 
 
 class PreparingCursor(BundlingCursor):
     """A cursor for one of our own connections, which prepares every statement on its first use.
 
-    If an earlier statement of the pipeline fails, the statement is not prepared. psycopg then detects this
-    from the reply, but not for a statement that it prepares only after several uses.
+    If an earlier statement in the pipeline fails, the statement is not prepared. psycopg detects this from
+    the reply, but not for a statement that it prepares only after several uses.
     """
 
     @override
@@ -47,15 +47,15 @@ class PreparingCursor(BundlingCursor):
 
 
 class PipelinedCursor:
-    """A cursor (PEP 249) with few round trips.
+    """A cursor (PEP 249) that combines statements and needs few round trips.
 
     `put` adds a statement, which is sent with the next `execute` or the commit. If one of the statements
-    fails, that call raises its error, and later statements do not run.
+    fails, the call that sends it raises the error, and later statements do not run.
 
     The statements are sent together, followed by a Sync message. The server counts the client as idle only
-    after this message, and its timeout then ends the transaction of a client that hangs. The pipeline stays
-    open until the transaction ends: when psycopg closes a pipeline, it sends one more message, after which
-    the server does not count the client as idle. For prepared statements, see `PreparingCursor`.
+    after this message, and its timeout for idle clients ends the transaction of a client that hangs. The
+    pipeline stays open until the transaction ends: when psycopg closes a pipeline, it sends one more message,
+    after which the server does not count the client as idle. For prepared statements, see `PreparingCursor`.
     """
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
@@ -68,7 +68,7 @@ class PipelinedCursor:
 
     @property
     def connection(self) -> psycopg.Connection[Any]:
-        """The connection, after all waiting statements have run."""
+        """The connection, after all pending statements have run."""
         self.send()
         return self._connection
 
@@ -79,12 +79,12 @@ class PipelinedCursor:
         return self._last.rowcount
 
     def execute(self, sql: str, parameters: Any = (), /, *, prepare: bool = True) -> None:  # noqa: ANN401 - in order, or by name
-        """Run the statement once, after all waiting ones."""
+        """Run the statement once, after all pending ones."""
         self._last = self.put(sql, parameters, prepare=prepare)
         self.send()
 
     def each(self, asked: Sequence[tuple[str, Any]]) -> list[list[Row]]:
-        """Return the rows of several queries, after all waiting statements, in one round trip."""
+        """Run several queries after all pending statements, in one round trip; return their rows."""
         cursors = [self.put(*one) for one in asked]
         self.send()
         return [cursor.fetchall() for cursor in cursors]
@@ -110,13 +110,13 @@ class PipelinedCursor:
         return row
 
     def commit(self) -> None:
-        """Send all waiting statements and commit the transaction."""
+        """Send all pending statements and commit the transaction."""
         self.put("COMMIT", prepare=False)
         self._run_waiting()
         self._open.close()
 
     def undo(self) -> None:
-        """Roll back the transaction; drop the waiting statements."""
+        """Roll back the transaction; drop the pending statements."""
         self._waiting = []
         with suppress(psycopg.Error):  # this error was already raised
             self._pipeline.sync()

@@ -12,8 +12,8 @@ from firelock_sql.postgresql.lanes import GATE
 from firelock_sql.rows.job_row import CLAIMED_COLUMNS
 from firelock_sql.verbs.limits import IN_LANE
 
-# Stores new plain jobs of one kind. The clock is a subquery, because as a column expression it would be read
-# once per row. An existing job violates the unique index and causes an error. Checking for existing jobs
+# Stores new plain jobs of one kind. The clock is read in a subquery, because a column expression would read
+# it once per row. An existing job violates the unique index and causes an error. Checking for existing jobs
 # first would cost the server 11.2 µs per job instead of 9.4 (ON CONFLICT: 12.3), and ids are new except after
 # a lost reply.
 _INSERT = """
@@ -41,9 +41,9 @@ INSERT_CALLED = Text(_INSERT.format(**_CALLED))
 INSERT_LIMITED = Text(_INSERT.format(**_LIMITED))
 
 # Stores members of one batch in the same way. An earlier statement has locked the batch, so this one sees
-# whether the batch is still open. It returns a row only for an open batch; otherwise it does not store
+# whether the batch is still open. It returns a row only for an open batch; otherwise, it does not store
 # anything. The expression on the state keeps the planner from using the index of states: if few jobs are
-# awaiting when the statement is planned, it would read all awaiting jobs to find the batch.
+# awaiting when the statement is planned, the plan would be to read all awaiting jobs to find the batch.
 KEEP_OPEN = Text("SELECT FROM firelock_batches WHERE id = :batch FOR SHARE")
 _INSERT_MEMBERS = """
 WITH clock AS MATERIALIZED (
@@ -128,17 +128,17 @@ _OF_EVERY = f"""EXISTS (
 
 @attrs.frozen
 class _Queues:
-    """The SQL parts for the queues of a claim: the named queues, or all."""
+    """The SQL parts that read the queues of a claim: the named queues, or all queues."""
 
-    opened: str  # the beginning of the statement: the unpaused queues, in order
-    has_lanes: str  # whether one of them may have lanes
-    share: str  # the maximum number of jobs from each queue
+    opened: str  # the beginning of the statement, which reads the unpaused queues in order
+    has_lanes: str  # the query for whether one of these queues may have lanes
+    share: str  # the expression for the maximum number of jobs from each queue
 
 
 _NAMED = _Queues(_OPEN_NAMED, _OF_NAMED, ":limit")
 _EVERY = _Queues(_OPEN_EVERY, _OF_EVERY, "ceil(:limit / (SELECT count(*)::float FROM open))")
 
-# The next due time, ignoring jobs that are due before a start time: see `DueFloor`.
+# The next due time. Jobs that are due before a start time are ignored: see `DueFloor`.
 _DUE = """
 least(
     (
@@ -153,7 +153,7 @@ least(
 class _Ends:
     """The parts of a statement that settle plain ends; with `:batches`, also the ends of members.
 
-    An element of `:batches` is NULL for a job that is not a member. The changes of the counts are inserted as
+    An element of `:batches` is NULL for a job that is not a member. The changes to the counts are inserted as
     one row per batch, so no batch is locked.
     """
 
@@ -193,8 +193,8 @@ ended AS MATERIALIZED (
     def unsettled(self) -> str:
         """Return the columns with the settled and the locked jobs; NULL if all jobs were settled.
 
-        If the snapshot shows that a job meets the conditions, but the job was not settled, another
-        transaction has locked it or has changed it since then.
+        If a job meets the conditions in the snapshot but was not settled, another transaction has locked it,
+        or has changed it since the snapshot.
         """
         batches, batch_id = (", :batches::text[]", ", batch_id") if self.are_members else ("", "")
         return f"""
@@ -217,14 +217,14 @@ CASE WHEN (SELECT count(*) FROM settled) < cardinality(:seqs::bigint[]) THEN ARR
 
 @attrs.frozen
 class Settling:
-    """A statement that settles plain ends, in addition to its other effects."""
+    """A statement that settles plain ends in addition to its other effects."""
 
     alone: Text
-    with_members: Text  # the form with the additional parameter `batches`
+    with_members: Text  # the form that has the additional parameter `batches`
 
     @classmethod
     def of(cls, write: Callable[[_Ends], str]) -> Settling:
-        """Return both forms of the statement that a function composes."""
+        """Return both forms of the statement that the function `write` composes."""
         return cls(Text(write(_Ends(are_members=False))), Text(write(_Ends(are_members=True))))
 
 
@@ -239,8 +239,8 @@ claimed AS (
     RETURNING {CLAIMED_COLUMNS}, seq, marks
 )"""  # noqa: S608 - names of columns
 
-# The jobs of a queue that a claim may take. A claim that leaves out tasks reads the first jobs, then locks
-# the jobs that it may take. It sorts them again, because a list of rows has no order.
+# The jobs of a queue that a claim may take. A claim that skips tasks reads the first jobs, then locks the
+# jobs that it may take. It sorts these jobs again, because a list of rows has no order.
 _NEAR = f"""
             SELECT ctid FROM firelock_jobs
             WHERE {_READY} AND queue = queue.name AND (SELECT count(*) FROM holder) = 1
@@ -262,17 +262,17 @@ _NEAR_LEAVING_OUT = f"""
 """  # noqa: S608 - our own conditions
 
 
-# Settles plain ends and claims as many jobs as the limit allows; each part may be used alone. If a queue may
-# have jobs with limits, the statement does not claim any job, unless `:with_lanes` is set. In this case,
-# `lanes` claims jobs with limits, and uses this statement for the other jobs.
+# Settles plain ends and claims as many jobs as the limit allows; each of these parts may be used alone. If a
+# queue may have jobs with limits, the statement does not claim any job, unless `:with_lanes` is set. In this
+# case, `lanes` claims jobs with limits, and uses this statement for the other jobs.
 #
-# The statement first locks the session, which then cannot end before this transaction. Then it locks the jobs
-# in order of id; the lists are sorted by id. It does not wait for a job that another transaction has locked.
-# A claim that does not find any job does not lock anything. Each ended job is found by its number. Otherwise
-# the planner, which expects that a session holds few jobs, would read all of them for each end. The inner
-# limits, such as 512, are for the planner, which ignores the limits around them.
+# The statement first locks the session, so that the session cannot end before this transaction. Then it locks
+# the jobs in order of id; the lists are sorted by id. It does not wait for a job that another transaction has
+# locked. A claim that does not find any job does not lock anything. Each ended job is found by its number.
+# Otherwise, the planner, which expects that a session holds few jobs, would read all of them for each ended
+# job. The inner limits, such as 512, help the planner, which ignores the outer limits.
 #
-# Each result row contains: the living session's server, the next due time, the number of open queues, the
+# Each result row contains: the living session's server, the next due time, the number of unpaused queues, the
 # numbers of the settled and of the locked jobs if not all were settled, whether lanes may exist, the duration
 # in microseconds, and a claimed job or NULLs.
 def _exchange(queues: _Queues, near: str) -> Settling:
@@ -369,8 +369,8 @@ BEGIN_LANE_CLAIM_OF_EVERY = _begin_lane_claim(
     plain="SELECT name FROM open",
 )
 
-# Claims by probes: see `claim_start`. The result is the same as that of EXCHANGE, but with the open queues
-# instead of their number.
+# Claims by probes: see `claim_start`. The result is the same as that of EXCHANGE, but contains the unpaused
+# queues instead of their number.
 _HAS_LANES = f"CASE WHEN :every THEN {_OF_EVERY} ELSE {_OF_NAMED} END"
 CLAIM_BY_PROBES = Text(f"""
 WITH new AS MATERIALIZED (

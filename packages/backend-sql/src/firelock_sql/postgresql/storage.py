@@ -1,4 +1,4 @@
-"""A PostgreSQL storage: the verbs that run for every job, in one round trip for plain jobs.
+"""A PostgreSQL storage: the verbs that run for every job, with one round trip for plain jobs.
 
 A plain job or end needs only one statement.
 """
@@ -104,7 +104,7 @@ UNTAGGERS["postgresql"] = untag
 TAKERS["postgresql"] = take_deltas
 
 _T = TypeVar("_T")
-_MOST = 512  # jobs that one statement claims
+_MOST = 512  # maximum number of jobs that one statement claims
 # A result row of EXCHANGE and CLAIM_BY_PROBES contains values for the whole claim, then a claimed job or
 # NULLs.
 _SAID = ("server", "next_due_at", "open_queues", "settled", "locked", "has_lanes", "took")
@@ -123,7 +123,7 @@ _PlainEnds = Sequence[tuple[Transition, RememberedClaim]]
 
 @attrs.frozen
 class _Ended:
-    """The results of a statement for plain ends, by the numbers of their jobs."""
+    """The results of a statement that settles plain ends, by the numbers of the jobs."""
 
     settled: Collection[int] | None  # None: all
     locked: Collection[int] | None = None  # jobs that other transactions have locked
@@ -144,7 +144,7 @@ class _LaneExchange:
     ended: _Ended
     taken: TakenRows
     open_queues: int | None = None  # number of queues that `EXCHANGE` read; None if lanes were read
-    has_written: bool = True  # anything other than ends
+    has_written: bool = True  # whether anything other than ends was written
 
 
 class _NothingStored(Exception):
@@ -164,16 +164,16 @@ class PostgresqlStorage(SqlStorage):
     ) -> None:
         database = PostgresqlDatabase(shown, connections, names, listen)
         database.connect_url = connect_url
-        # A pooler is detected only by the first connection; `describe` reports it then.
+        # A pooler is detected only by the first connection; from that time on, `describe` reports it.
         super().__init__(database, is_notified=database.wake.has_mailbox)
         self._claim_start = ClaimStart()
         self._floors = LaneFloors()
         self._due_floor = DueFloor(LONG_SECONDS)
         self._held_reads = HeldReadSchedule(LONG_SECONDS)
-        self._laned: set[tuple[str, ...] | None] = set()  # the lists of queues whose last claim found lanes
+        self._laned: set[tuple[str, ...] | None] = set()  # lists of queues whose last claim found lanes
 
     def _commit_one(self, work: Callable[[Any], _T]) -> _T:
-        """Run the work, a single statement, with a cursor as one transaction."""
+        """Run the work, which is a single statement, with a cursor as one transaction."""
         if self._database.is_direct:
             return self._database.in_one_round_trip(work)
         return self._database.write(lambda tx: work(tx.cursor))
@@ -191,7 +191,7 @@ class PostgresqlStorage(SqlStorage):
 
     @override
     def _insert(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
-        """Store the jobs as new ones, and check for existing ones only if this fails.
+        """Store the jobs as new ones, and check for existing jobs only if this fails.
 
         This takes one round trip if all jobs are of the same kind, and all are plain, members of one batch,
         or called by one job.
@@ -223,7 +223,7 @@ class PostgresqlStorage(SqlStorage):
         return [True] * len(jobs)
 
     def _insert_filled(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
-        """Store a batch with the plain members directly after it, then the others; return which are new."""
+        """Store a batch with the plain members that follow it, then the other jobs; return which are new."""
         if not (number := count_first_members(jobs)):
             return self._insert_any(jobs)
         members, rest = jobs[1 : number + 1], jobs[number + 1 :]
@@ -241,7 +241,7 @@ class PostgresqlStorage(SqlStorage):
             return self._insert_any(jobs)
 
     def _store_members(self, cursor: Any, jobs: Sequence[NewJob]) -> None:  # noqa: ANN401 - psycopg's
-        """Lock the batch, then store members of one kind, in one round trip.
+        """Lock the batch and store members of one kind, in one round trip.
 
         Transactions that add members share the lock.
 
@@ -327,7 +327,7 @@ class PostgresqlStorage(SqlStorage):
 
     @override
     def claim(self, request: ClaimRequest) -> Claim:
-        """Claim jobs, in one round trip unless jobs wait in lanes."""
+        """Claim jobs; this takes one round trip unless jobs wait in lanes."""
         self._database.wake.mark(request.queues)
         try:
             if self._has_lanes(request):
@@ -338,11 +338,11 @@ class PostgresqlStorage(SqlStorage):
             raise
 
     def _next_read(self, request: ClaimRequest) -> ClaimRead:
-        """Return the claim with its probes; a claim that leaves out tasks is always a full read."""
+        """Return the claim with its probes; a claim that skips tasks is always a full read."""
         return ClaimRead(request) if request.left_out else self._claim_start.next_read(request)
 
     def _run_claim(self, read: ClaimRead) -> Claim:
-        """Claim with one statement: a full read, or a read by the probes of `read`."""
+        """Claim jobs with one statement: a full read, or a read with the probes of `read`."""
         rows = self._commit_one(lambda cursor: self._fetch_claim(cursor, read))
         return self._finish_claim(read, rows)
 
@@ -360,7 +360,7 @@ class PostgresqlStorage(SqlStorage):
         values: Mapping[str, object],
         plain: _PlainEnds,
     ) -> list[Any]:
-        """Run a statement that settles plain ends; use its form for members if there are any."""
+        """Run a statement that settles plain ends; use the form for members if there are any."""
         ends = _end_values(plain)
         text = statement.with_members if "batches" in ends else statement.alone
         return self._fetch_rows(cursor, text, {**values, **ends})
@@ -378,7 +378,7 @@ class PostgresqlStorage(SqlStorage):
     def _finish_claim(self, read: ClaimRead, rows: list[Any]) -> Claim:
         """Return the claim in the result rows of a statement, and remember the claimed jobs.
 
-        If a queue has lanes, the statement has not claimed any job. In this case, claim with lanes now.
+        If a queue has lanes, the statement has not claimed any jobs. In this case, claim with lanes now.
         """
         request = read.request
         if rows[0][_PLACE_LANES] and request.limit > 0:
@@ -408,7 +408,7 @@ class PostgresqlStorage(SqlStorage):
         return self._top_up(read, Claim(claimed, next_due_at), opened)
 
     def _sort_rows(self, request: ClaimRequest, rows: list[Any]) -> list[Any]:
-        """Return the claimed rows in the order in which to run them: by named queues, or by turns."""
+        """Return the claimed rows in the order in which the jobs must run: by named queues, or by turns."""
         rows.sort(key=lambda row: (-row[_PRIORITY], row[_ENQUEUED_AT], row[_SEQ]))
         if request.queues is not None:
             if len(request.queues) > 1:
@@ -425,7 +425,7 @@ class PostgresqlStorage(SqlStorage):
         return rows
 
     def _top_up(self, read: ClaimRead, claim: Claim, open_queues: int) -> Claim:
-        """Claim more jobs if a queue may have more jobs than its share, or than one statement claims."""
+        """Claim more jobs if a queue may have more jobs than its share, or more than one statement claims."""
         request, most = read.request, _MOST
         left = request.limit - len(claim.jobs)
         if not claim.jobs or left <= 0:
@@ -434,7 +434,7 @@ class PostgresqlStorage(SqlStorage):
             most = min(most, -(-request.limit // open_queues))
         if max(Counter(job.queue for job in claim.jobs).values()) < most:
             return claim
-        if request.left_out:  # another read would return the same candidates again
+        if request.left_out:  # another read would return the same candidates
             return attrs.evolve(claim, next_claim_at=min(request.now, claim.next_claim_at or request.now))
         more = attrs.evolve(request, limit=left)
         rest = self._remember_claim(more, self._take_alone(more))
@@ -518,7 +518,7 @@ class PostgresqlStorage(SqlStorage):
                 self._floors.record(*lanes.longest)
             if (
                 not request.left_out
-            ):  # a claim that leaves out tasks skips jobs, so it must not move the floors
+            ):  # a claim that skips tasks also skips jobs, so it must not move the floors
                 self._floors.claimed(found)
             jobs = [claim_row(row, request.now) for row in found]
             taken = TakenRows(Claim(jobs, next_due_at, next_claim_at=claim.next_claim_at), found, server)
@@ -540,7 +540,7 @@ class PostgresqlStorage(SqlStorage):
 
     @override
     def _settle(self, transitions: Sequence[Transition]) -> list[Applied]:
-        """Settle the transitions, in one round trip if all are plain ends."""
+        """Settle the transitions; this takes one round trip if all are plain ends."""
         split = self._claimed_jobs.split(transitions, None)
         if split.others:
             return self._unhindered(transitions, self._settle_mixed_alone)[0]
@@ -584,7 +584,7 @@ class PostgresqlStorage(SqlStorage):
     def _settle_rest(
         self, transitions: Sequence[Transition], split: SplitTransitions, ended: _Ended
     ) -> list[Applied]:
-        """Apply ends that are not plain after all, for example ends of parents; return all results."""
+        """Apply ends that turn out not to be plain, for example ends of parents; return all results."""
         results = [Applied.APPLIED] * len(transitions)
         if ended.settled is None:
             return _mark_release_needed(transitions, split, results)
@@ -598,7 +598,7 @@ class PostgresqlStorage(SqlStorage):
         return _mark_busy(transitions, _mark_release_needed(transitions, split, results), locked)
 
     def _wake_for_keys(self, plain: _PlainEnds, ended: _Ended) -> None:
-        """Wake servers if ended jobs have freed keys for which other jobs may wait."""
+        """Notify servers if ended jobs have released keys for which other jobs may wait."""
         if freed_by(plain) and any(
             ended.has(held.seq) for _, held in plain if held.admission_json is not None
         ):
@@ -624,7 +624,7 @@ class PostgresqlStorage(SqlStorage):
 
     @override
     def _settle_and_claim(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
-        """Settle and claim, in one round trip if all ends are plain and no job waits in a lane."""
+        """Settle and claim; this takes one round trip if all ends are plain and no job waits in a lane."""
         try:
             read = self._next_read(request)
             split = self._claimed_jobs.split(transitions, request.session)
@@ -705,7 +705,8 @@ _further_or_relations, _ = further_fields("admission_json")
 def _are_alike(jobs: Sequence[NewJob]) -> bool:
     """Return whether the jobs need only values that a claim reads.
 
-    All of them may be members of one batch. Or, if they have no limits, all may be called by one job.
+    All of them may be members of one batch. If they have no limits, they may instead all be called by one
+    job.
     """
     relations = jobs[0].relations_json
     wanted = _further_or_relations(jobs[0])
@@ -741,7 +742,7 @@ def _mark_busy(
 def _mark_release_needed(
     transitions: Sequence[Transition], split: SplitTransitions, results: list[Applied]
 ) -> list[Applied]:
-    """Return the results, with RELEASE_NEEDED for plain ends of members: their batch may have ended."""
+    """Return the results, with RELEASE_NEEDED for plain ends of members, whose batch may have ended."""
     members = {end.job_id for end, held in split.plain if held.batch_id is not None}
     if not members:
         return results
@@ -752,7 +753,7 @@ def _mark_release_needed(
 
 
 def _orders(jobs: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
-    """Yield the jobs in the given order, and then, for retries after a conflict, in order of id."""
+    """Yield the jobs in the given order the first time and, for retries after a conflict, in order of id."""
     yield jobs
     yield from repeat(sorted(jobs, key=attrgetter("id")))
 
@@ -787,7 +788,7 @@ _NO_ENDS: dict[str, object] = dict.fromkeys(
 _CHOICES = {"listen": ("auto", "on", "off")}
 _CONNECT_SECONDS = 10
 _POOL_SECONDS = 15.0
-# after this time without a reply, the server is considered unreachable; statements have shorter timeouts
+# if there is no reply for this many seconds, the server is unreachable; statements have shorter timeouts
 SILENT_SECONDS = 90.0
 
 
@@ -802,7 +803,7 @@ def open_url(url: str) -> SqlStorage:
 
 
 def open_engine(engine: Engine) -> SqlStorage:
-    """Return the storage in a caller's database, through the caller's own connections.
+    """Return the storage in a caller's database, which uses the caller's own connections.
 
     Raises:
         ConfigurationError: If the driver of the engine is not psycopg 3.
@@ -827,7 +828,7 @@ def _make_engine(parsed: ServerUrl) -> Engine:
         max_overflow=0,
         pool_timeout=_POOL_SECONDS,
         pool_reset_on_return=None,
-        pool_use_lifo=True,  # the last used connection has its statements prepared
+        pool_use_lifo=True,  # the connection that was used last has prepared its statements
         connect_args=_connect_args(parsed),
     )
     kind = connection_class(SILENT_SECONDS)

@@ -1,4 +1,4 @@
-"""Suspensions on PostgreSQL: the fast path, which suspends several jobs in one round trip."""
+"""Suspensions on PostgreSQL: the fast path, which suspends several jobs with one round trip."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from firelock_sql.verbs.suspensions import Suspension, jobs_of
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
-# Waits briefly for locks of other transactions.
+# This statement waits briefly for locks of other transactions.
 _LOCK = Text("""
 WITH brief AS MATERIALIZED (SELECT set_config('lock_timeout', :lock_timeout, true))
 SELECT FROM firelock_jobs WHERE id IN :ids AND (SELECT count(*) FROM brief) = 1 ORDER BY id FOR NO KEY UPDATE
 """)
-# Each result row is a job that now waits, with the keys that it held. The lock was a separate statement, so
-# this statement sees everything that others committed before the job was locked.
+# Each result row is a job that is waiting now, with the keys that it held. The lock was a separate statement,
+# so this statement sees everything that others committed before the job was locked.
 SUSPEND = Text("""
 WITH asked AS MATERIALIZED (
     SELECT * FROM unnest(
@@ -83,7 +83,7 @@ def suspend_in_one_round_trip(
     dialect: Dialect,
     suspensions: Sequence[Suspension],
 ) -> Mapping[str, str | None]:
-    """Suspend jobs in one transaction and round trip; return the jobs that now wait, with their keys."""
+    """Suspend jobs in one transaction and round trip; return the jobs that are waiting now and their keys."""
     answer = cursor.connection.cursor()
     ids = text_array(jobs_of(suspensions))
     with cursor.connection.pipeline():

@@ -1,4 +1,4 @@
-"""The locking of unique keys on PostgreSQL, by one statement for all keys, in order and with a timeout."""
+"""Locks on unique keys on PostgreSQL: one statement locks all keys, in order and with a timeout."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
 """A batch as a row, and the counts of its members.
 
-A transaction that changes a member stores its change of the counts without locking the batch. On SQLite,
+A transaction that changes a member stores the change to the counts without locking the batch. On SQLite,
 where only one transaction writes at a time, it changes the row of the batch. On other databases, it inserts a
-row into `batch_deltas`. A transaction that changes the row of a batch locks that row, after the row of the
-batch's job if it needs both. Transactions that add members share that lock. Unfolded deltas are read by a
-separate statement after the lock, because only such a statement sees the commits of previous lock holders.
+row into `batch_deltas`. A transaction that changes the row of a batch locks this row. If it also needs the
+row of the batch's job, it locks the job's row first. Transactions that add members share the lock of the
+batch. Unfolded deltas are read by a separate statement after the lock, because only such a statement sees the
+commits of previous lock holders.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from firelock_sql.connections.transaction import Text, Transaction, insert_into
 from firelock_sql.rows.job_row import JobRow
 
 _SUMS = Share._fields
-_COUNTED = [name for name in _SUMS if name != "failures"]  # a new failure is not a count
+_COUNTED = [name for name in _SUMS if name != "failures"]  # new failures are not one of the counts
 SWEEP, RESUME = "sweep", "resume"
 _BEFORE_ALL = -(1 << 62)
 
@@ -87,7 +88,8 @@ _SAVE = Text(
     f"UPDATE firelock_batches SET {', '.join(f'{name} = :{name}' for name in _FLAGS)} WHERE id = :id"  # noqa: S608 - names
 )
 _PUT = insert_into("firelock_batches", *_READ)
-# For counts that are changed in place. The batch is marked as changed only if `release` may have work for it.
+# This statement is for counts that are changed in place. The batch is marked as changed only if `release` may
+# have work for it.
 _COUNT = Text(f"""
 UPDATE firelock_batches
 SET {", ".join(f"{name} = {name} + :{name}" for name in _SUMS)}, is_changed = CASE
@@ -160,9 +162,9 @@ def save_batch(tx: Transaction, batch: BatchRow) -> None:
 
 
 def unopened_among(tx: Transaction, ids: Iterable[str | None]) -> tuple[set[str], set[str]]:
-    """Return the batches that are not open, and cannot be opened before this transaction ends.
+    """Return the batches that are not open and cannot be opened before this transaction ends.
 
-    Also return the batches that might not be open, but are locked by other transactions.
+    Also return the batches that might not be open but are locked by other transactions.
     """
     wanted = [id for id in ids if id is not None]
     seen = {id for id, batch in peek_batches(tx, wanted).items() if batch.is_unopened}
@@ -176,7 +178,7 @@ def unopened_among(tx: Transaction, ids: Iterable[str | None]) -> tuple[set[str]
 
 
 def store_batch_changes(tx: Transaction, changes: Mapping[str, Share]) -> set[str]:
-    """Store changes of the counts; return the batches that `release` must check."""
+    """Store changes to the counts; return the batches that `release` must check."""
     rows = [
         {("batch_id" if tx.adds_deltas else "id"): id, **change._asdict()}
         for id, change in sorted(changes.items())
@@ -211,7 +213,7 @@ def fold(tx: Transaction, batch: BatchRow, *, fails_fast: bool) -> None:
 
 
 def _discount_failures(tx: Transaction, id: str) -> None:
-    """Insert a delta that cancels out all failures so far, so that folding them does not stop the batch.
+    """Insert a delta that cancels out all failures so far, so that folding does not stop the batch.
 
     In a caller's transaction, nothing is folded, because its queries might not show the remaining deltas.
     """
@@ -242,7 +244,7 @@ def with_unfolded(
 ) -> dict[str, BatchCounts]:
     """Return the counts including all unfolded deltas.
 
-    The flag after the counts of a batch is whether the batch fails fast.
+    The flag that follows the counts of a batch shows whether the batch fails fast.
     """
     unfolded = {}
     if tx.adds_deltas and all_counts:
@@ -267,7 +269,7 @@ def waiting_for_parents(tx: Transaction, ids: Sequence[str]) -> set[str]:
 
 
 class MemberCounts:
-    """The changes of batch counts that result from a transaction's changes of loaded members."""
+    """The changes to the counts of batches that result from a transaction's changes to loaded members."""
 
     def __init__(self, tx: Transaction, rows: Iterable[JobRow]) -> None:
         self._tx = tx
@@ -275,9 +277,9 @@ class MemberCounts:
         self._before = self._shares() if self._rows else {}
 
     def store(self) -> set[str]:
-        """Store all changes of the counts since this object was created; return the batches to check.
+        """Store all changes to the counts since this object was created; return the batches to check.
 
-        Before this call, all changes of the rows, their relations and the releasing list must be complete.
+        Before this call, all changes to the rows, their relations and the releasing list must be complete.
         """
         if not self._rows:
             return set()
@@ -301,7 +303,7 @@ class MemberCounts:
         cancelled = {id for id, batch in inner.items() if batch.is_cancelled}
         return {
             row.id: share_of(
-                cast("JobRecord", row),  # it reads only fields that both have
+                cast("JobRecord", row),  # `share_of` reads only fields that both classes have
                 is_related=row.id in related,
                 is_releasing=row.id in releasing,
                 is_cancelled=row.id in cancelled,

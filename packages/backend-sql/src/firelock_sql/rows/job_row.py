@@ -1,7 +1,7 @@
 """A job as a row: reading columns, changing a row in memory, and writing it back.
 
 An unreadable value is read as a missing one. Therefore, a value that was changed by hand does not prevent the
-display of the job or the claims of other jobs.
+job from being displayed or other jobs from being claimed.
 
 No other transaction can change a row between the read and the write, because the transaction has locked the
 row (on SQLite, the whole database). Rows are locked in the order of their ids. Two transactions with the same
@@ -49,7 +49,7 @@ COMPACT_FROM = 2 * HISTORY_LIMIT
 Reads leave out the middle of a long history in any case.
 """
 
-# `coalesce` keeps the planner from using the index of sessions. Otherwise the planner expects that a session
+# `coalesce` keeps the planner from using the index of sessions. Otherwise, the planner expects that a session
 # holds few jobs, and reads all of them to find one.
 IS_HELD = "id = :id AND state = 'processing' AND coalesce(session, '') = :session AND fence = :fence"
 
@@ -97,7 +97,7 @@ def relations_in(text: str | None) -> Relations:
 
 
 def edges_text(parents: Sequence[Edge]) -> str | None:
-    """Return the edges of a job to its parents as JSON for a column; None if there are no edges."""
+    """Return a job's edges to its parents as JSON for a column; None if there are no edges."""
     relations = [[edge.parent_id, edge.on.value, *([1] if edge.carries else [])] for edge in parents]
     return json.dumps(relations) if relations else None
 
@@ -170,7 +170,7 @@ def _written_history(history: Iterable[HistoryEntry], stored: _Stored) -> str:
 
 # ---- reading ---------------------------------------------------------------------------------------------
 
-_OF_MARKS = "has_memos"  # the only field of a ClaimedJob without a separate column
+_OF_MARKS = "has_memos"  # the only field of a ClaimedJob that has no separate column
 CLAIMED = tuple(field.name for field in attrs.fields(ClaimedJob) if field.name != _OF_MARKS)
 """The columns of a claimed job, in the order of the fields of `ClaimedJob`; `tags` is still a string."""
 CLAIMED_COLUMNS = ", ".join(CLAIMED)
@@ -204,7 +204,7 @@ WHERE job_id = :id ORDER BY seq DESC LIMIT 20
 
 
 def claimed_job(row: Sequence[Any], marks: int) -> ClaimedJob:
-    """Return a row of the columns `CLAIMED` as a job for its session."""
+    """Return the claimed job that a row of the columns `CLAIMED` contains."""
     job = ClaimedJob(*row)
     job.tags, job.has_memos = read_list(row[_TAGS]), bool(marks & HAS_MEMOS)
     return job
@@ -218,7 +218,7 @@ def get_jobs(tx: Transaction, ids: Sequence[str]) -> list[JobRecord | None]:
 
 
 def _read_record(row: Sequence[Any]) -> JobRecord:
-    """Return a row of the columns `_RECORD` as a job."""
+    """Return the job that a row of the columns `_RECORD` contains."""
     fields: dict[str, Any] = dict(zip(_RECORD, row, strict=True))
     type_, message, fingerprint = (fields.pop(name) for name in _OF_ERROR)
     done, total, at, note = (fields.pop(name) for name in _OF_PROGRESS)
@@ -254,7 +254,7 @@ def get_history(tx: Transaction, job_id: str) -> JobHistory:
 
 @attrs.define(eq=False)
 class JobRow(Standing):
-    """The columns of a job that change, as this transaction sees and changes them."""
+    """The columns of a job that can change, as this transaction sees and changes them."""
 
     seq: int
     id: str
@@ -288,13 +288,13 @@ class JobRow(Standing):
     error_type: str | None
     error_message: str | None
     error_fingerprint: str | None
-    # These are not columns. A row is created from its columns by position.
+    # These fields are not columns. A row is created from its columns by position.
     added: list[str] = attrs.field(factory=list, kw_only=True)  # lines of history that are not written yet
     is_changed: bool = attrs.field(default=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         self.state = read_state(self.state)
-        if self.is_plain_end:  # the next change writes the current end as a line of history
+        if self.is_plain_end:  # the next change writes the current outcome as a line of history
             self.note(self.state, self.changed_at, None, of_attempt=True)
 
     @property
@@ -318,7 +318,7 @@ class JobRow(Standing):
         return bool(self.marks & HAS_CHILDREN)
 
     def move(self, tx: Transaction, to: State, **fields: object) -> None:
-        """Change the state and these fields, and count the move."""
+        """Change the state and these fields, and update the counts of jobs per state."""
         if to is not self.state:
             tx.moved(self.queue, self.state.value, to.value)
         self.state = to
@@ -331,7 +331,7 @@ class JobRow(Standing):
         self.is_changed = True
 
     def notify_if_claimable(self, tx: Transaction) -> None:
-        """Notify servers of the job after the commit, if it is claimable."""
+        """Notify servers of the job after the commit if the job is claimable."""
         if self.session is None and self.state == State.ENQUEUED:
             tx.woken.add(self.queue)
 
@@ -350,7 +350,7 @@ SELECT {", ".join(_READ)} FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDE
 KNOWN = Text("SELECT id FROM firelock_jobs WHERE id IN :ids")
 _LOAD = Text(_LOOK)
 _LOAD_FREE, _LOAD_BRIEFLY = Text(f"{_LOOK} SKIP LOCKED"), Text(f"{_LOOK} NOWAIT")
-# Locks the jobs that are about to be settled, in the same order as all other statements.
+# This statement locks the jobs that are about to be settled, in the same order as all other statements.
 _LOCK = "SELECT id FROM firelock_jobs INDEXED BY id WHERE id IN :ids ORDER BY id FOR NO KEY UPDATE"
 LOCK, _LOCK_FREE = Text(_LOCK), Text(f"{_LOCK} SKIP LOCKED")
 _SAVE = Text(
@@ -397,7 +397,7 @@ def lock_free(tx: Transaction, ids: Iterable[str]) -> set[str]:
 def stored_among(tx: Transaction, ids: Iterable[str]) -> set[str]:
     """Return the ids of the jobs that are stored.
 
-    If a job could not be locked but is stored, another transaction has locked it.
+    If a job is stored but could not be locked, another transaction has locked it.
     """
     wanted = sorted(set(ids))
     return {str(row[0]) for row in tx.all(KNOWN, ids=wanted)} if wanted else set()

@@ -33,10 +33,10 @@ _UNMARK = Text(f"UPDATE firelock_jobs SET marks = marks - {HAS_MEMOS} WHERE seq 
 
 @attrs.frozen
 class MemoTotal:
-    """The size of all memos of a job."""
+    """The total size of a job's memos."""
 
     count: int
-    size: int  # the size of the values, in bytes of UTF-8
+    size: int  # the size of the values in bytes of UTF-8
     last: int  # the largest place; -1 if there are no memos
 
 
@@ -56,7 +56,7 @@ def read_memo(tx: Transaction, job_id: str, kind: str, name: str) -> Memo | None
     of = {"id": job_id, "kind": str(kind), "name": name}
     found = tx.all_known(_ONE, **of)
     if len(found) and tx.newer is not None:
-        # the memo exists, so this query does not lock a gap into which others could insert
+        # the memo exists, so this query does not lock a gap into which other transactions could insert rows
         found = tx.all_now(_ONE, **of)
     return memo_of(found[0]) if found else None
 

@@ -1,4 +1,4 @@
-"""The names of the tables; a configurable schema and prefix are inserted into each statement."""
+"""The names of the tables. A configurable schema and prefix are inserted into each statement."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Names:
 
 
 def set_names(dialect: Dialect, names: Names) -> None:
-    """Use these names in all statements that are compiled for this dialect."""
+    """Make all statements that are compiled for this dialect use these names."""
 
     class Preparer(type(dialect.identifier_preparer)):  # type: ignore[misc]  # the dialect's own class
         def schema_for_object(self, element: Any) -> str | None:  # noqa: ANN401 - any schema item

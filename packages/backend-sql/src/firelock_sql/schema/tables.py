@@ -3,10 +3,10 @@
 Times are integers, in microseconds since 1970. States and queues are stored as plain strings, so that they
 are readable at an SQL prompt. Strings are compared byte by byte, without the collation rules of a language.
 
-A change of a table needs its new definition here, for new databases, and a migration for existing ones.
+A change to a table needs its new definition here, for new databases, and a migration for existing ones.
 Migrations only go forward. For rolling upgrades, each migration declares the oldest schema version whose code
-still works on the new schema, and the code declares the oldest schema version on which it works. This allows
-servers of a release and of the previous one to share a storage before and after the migration.
+still works with the new schema, and the code declares the oldest schema version with which it works. This
+allows servers of a release and of the previous one to share a storage before and after the migration.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ CHANGED_IN_PLACE: Mapping[str, float] = {"fillfactor": 50, **VACUUMED_AT_ONCE}
 
 _MYSQL = frozenset({"mysql", "mariadb"})
 _POSTGRESQL = frozenset({"postgresql"})
-# Keys in `info`: the dialects that have an index, if not all do, and a table's storage parameters on
+# Keys in `info`: the dialects that have an index if not all have it, and a table's storage parameters on
 # PostgreSQL.
 _FOR, _STORED = "firelock: dialects", "firelock: storage parameters"
 
@@ -68,8 +68,8 @@ def make_index(
     """Define an index.
 
     Args:
-        name: its name without the prefix.
-        where: the condition of a partial index, on databases that support them; None: all rows.
+        name: the name of the index without the prefix.
+        where: the condition of a partial index, on databases that support partial indexes; None: all rows.
         whole: the columns for MySQL, which has no partial indexes and can sort only by the columns at the end
             of an index; empty if MySQL must not have the index.
         ordered: the columns for PostgreSQL, whose indexes do not implicitly end with the row number.
@@ -103,8 +103,8 @@ ZERO: ColumnElement[int] = literal_column("0")
 ONE: ColumnElement[int] = literal_column("1")
 # SQLite assigns row numbers only to a column whose type is exactly INTEGER.
 _NUMBER = BigInteger().with_variant(Integer, "sqlite")
-_EXACT = {"mysql": "utf8mb4_0900_bin", "mariadb": "utf8mb4_nopad_bin"}  # trailing blanks are significant
-_NAME_LENGTH = 255  # characters; MySQL requires a length for keys, and Firelock allows names of up to 200
+_EXACT = {"mysql": "utf8mb4_0900_bin", "mariadb": "utf8mb4_nopad_bin"}  # with significant trailing blanks
+_NAME_LENGTH = 255  # characters; MySQL requires a length for keys; Firelock allows 200 characters in names
 
 
 def _exactly(lengthy: type[mysql.VARCHAR | mysql.MEDIUMTEXT], *length: int) -> TypeEngine[str]:
@@ -153,10 +153,10 @@ jobs = Table(
     Column("ended_at", BigInteger),
     Column("expires_at", BigInteger),
     Column("reason", _TEXT),
-    _count("marks"),  # what to check when the job ends: see `marks.py`
-    Column("waits_for", _NAME),  # the memo that it waits for; read only while it is awaiting or scheduled
-    # These columns are written once, except for those that a later call of a unique job replaces.
-    Column("lane", _LANE),  # the limit keys that it needs, one per line; NULL: none
+    _count("marks"),  # bits for the checks when the job ends: see `marks.py`
+    Column("waits_for", _NAME),  # the memo for which the job waits; read only if it is awaiting or scheduled
+    # These columns are written only once, except for those that a later call of a unique job replaces.
+    Column("lane", _LANE),  # the limit keys that the job needs, one per line; NULL: none
     Column("task", _NAME, nullable=False),
     Column("arguments", _TEXT, nullable=False),
     Column("serializer", _NAME, nullable=False),
@@ -167,8 +167,8 @@ jobs = Table(
     Column("retry", _TEXT),
     Column("recurring_id", _NAME),
     Column("meta_json", _TEXT),
-    Column("admission_json", _TEXT),  # its limits, unique key and start deadline
-    Column("relations_json", _TEXT),  # its batch, caller and sources of inputs; for a batch, its rules
+    Column("admission_json", _TEXT),  # the job's limits, unique key and start deadline
+    Column("relations_json", _TEXT),  # the job's batch, caller and sources of inputs; for a batch, its rules
     Column("parents", _TEXT),  # JSON list of [parent, on], or [parent, on, 1] if the result is passed on
     Column("creation", _TEXT),  # the first line of history, unless it is "enqueued, without a reason"
     # These columns are written when an attempt ends.
@@ -190,7 +190,7 @@ is_scheduled = jobs.c.state == literal_column("'scheduled'")
 is_retrying = is_scheduled & (jobs.c.retries > ZERO)
 
 
-# For claims; on MySQL also for claims of jobs in lanes.
+# This index is for claims; on MySQL, it is also for claims of jobs in lanes.
 make_index(
     "ready",
     jobs.c.queue,
@@ -200,7 +200,7 @@ make_index(
     whole=(jobs.c.state, jobs.c.queue, jobs.c.lane, jobs.c.priority.desc(), jobs.c.enqueued_at),
     ordered=(jobs.c.queue, jobs.c.priority.desc(), jobs.c.enqueued_at, jobs.c.seq),
 )
-# For claims of jobs with limits, which are not in the index above.
+# This index is for claims of jobs with limits, which are not in the index above.
 make_index(
     "lanes",
     jobs.c.queue,
@@ -211,12 +211,13 @@ make_index(
     whole=(),
     ordered=(jobs.c.queue, jobs.c.lane, jobs.c.priority.desc(), jobs.c.enqueued_at, jobs.c.seq),
 )
-# For promote, the next due time and lists by due time. Scheduled jobs have a due time; waiting jobs and
-# batches may have one.
+# This index is for promote, the next due time and lists by due time. Scheduled jobs have a due time; waiting
+# jobs and batches may have one.
 make_index("due", jobs.c.due_at, jobs.c.id, where=jobs.c.due_at.is_not(None))
-# For reconcile, the end of a session and lists of processing jobs. The index always has few entries.
+# This index is for reconcile, the end of a session and lists of processing jobs. It always has few entries.
 make_index("holder", jobs.c.session, where=jobs.c.session.is_not(None))
-# For lists by any other state. The index does not contain processing jobs; this saves 0.5 of 9 µs per job.
+# This index is for lists by any other state. It does not contain processing jobs, which saves 0.5 of 9 µs per
+# job.
 make_index(
     "listed",
     jobs.c.state,
@@ -226,8 +227,8 @@ make_index(
 )
 # For prune.
 make_index("expires", jobs.c.expires_at, jobs.c.seq, where=jobs.c.expires_at.is_not(None))
-# For lists without a state, which are merged from the parts of this index. One index per filter would add 0.5
-# µs to each insert.
+# This index is for lists without a state, which are merged from parts of the index. One index per filter
+# would add 0.5 µs to each insert.
 make_index(
     "by_task",
     jobs.c.queue,
@@ -235,14 +236,15 @@ make_index(
     jobs.c.created_at,
     whole=(jobs.c.queue, jobs.c.task, jobs.c.created_at, jobs.c.id),
 )
-# For the runs of a recurring job.
+# This index is for the runs of a recurring job.
 make_index("by_recurring", jobs.c.recurring_id, jobs.c.created_at, where=jobs.c.recurring_id.is_not(None))
-# For the jobs of a failure group.
+# This index is for the jobs in a failure group.
 make_index("by_fingerprint", jobs.c.error_fingerprint, where=jobs.c.error_fingerprint.is_not(None))
-# For lists of retrying jobs, whose cost must not depend on the number of scheduled jobs.
+# This index is for lists of retrying jobs. The cost of these lists must not depend on the number of scheduled
+# jobs.
 make_index("retrying", jobs.c.changed_at, where=is_retrying, whole=(jobs.c.retries, jobs.c.due_at))
 
-# For lists by tag; the table contains only jobs with tags.
+# This table is for lists by tag; it contains only jobs with tags.
 job_tags = Table(
     PREFIX + "job_tags",
     METADATA,
@@ -252,20 +254,21 @@ job_tags = Table(
     sqlite_with_rowid=False,
 )
 
-# The dependency of a child on its parent. It is decided once and kept as long as the child exists.
+# The dependency of a child on its parent. The dependency is decided once and is kept as long as the child
+# exists.
 edges = Table(
     PREFIX + "edges",
     METADATA,
     Column("seq", _NUMBER, primary_key=True),
     Column("parent_id", _NAME, nullable=False),
     Column("child_id", _NAME, nullable=False),
-    Column("awaited", _WORD, nullable=False),  # the end of the parent for which the child waits
+    Column("awaited", _WORD, nullable=False),  # the outcome of the parent for which the child waits
     _count("is_decided"),
     _count("carries"),  # 1: the parent's result is passed to the child as an argument
-    _count("is_wait"),  # 1: created by a suspension of a running child; 0: created with a continuation
+    _count("is_wait"),  # 1: created when a running child was suspended; 0: created with a continuation
 )
 Index(PREFIX + "edges_of_parent", edges.c.parent_id, edges.c.is_decided, edges.c.seq)  # for release and lists
-Index(PREFIX + "edges_of_child", edges.c.child_id)  # for the open edges of a child, and for prune
+Index(PREFIX + "edges_of_child", edges.c.child_id)  # used to find the open edges of a child, and by prune
 
 # Ended parents that may have unchecked children, with the last edge that was checked. Edges that were skipped
 # because another transaction had locked the child have their own rows.
@@ -279,7 +282,7 @@ releasing = Table(
     info={_STORED: VACUUMED_AT_ONCE},
 )
 
-# The counts of a batch. On SQLite, they are changed in place. On other databases, they are the sum of the
+# The counts of a batch. On SQLite, these are changed in place. On other databases, they are the sum of the
 # folded deltas: see `batch_deltas`.
 batches = Table(
     PREFIX + "batches",
@@ -296,8 +299,8 @@ batches = Table(
     _count("is_unopened"),
     _count("is_cancelled"),
     _count("is_stopping"),
-    _count("is_changed"),  # 1: `release` must check it
-    Column("walk", _WORD),  # the action that `release` applies to one member after another: sweep or resume
+    _count("is_changed"),  # 1: `release` must check the batch
+    Column("walk", _WORD),  # action that `release` applies to one member after another: sweep or resume
     # created_at and id of the last member that was handled
     Column("walked_at", BigInteger, nullable=False, server_default="0"),
     Column("walked_id", _NAME, nullable=False, server_default=""),
@@ -309,10 +312,10 @@ make_index(
     batches.c.id,
     where=batches.c.is_changed == ONE,
     whole=(batches.c.is_changed, batches.c.id),
-)  # for release; usually almost empty
+)  # used by release; usually almost empty
 
-# Changes of a batch by transactions that do not lock its row, for example when a member ends. `release` folds
-# them into the row.
+# Changes to a batch by transactions that do not lock its row, for example when a member ends. `release` folds
+# these changes into the row.
 batch_deltas = Table(
     PREFIX + "batch_deltas",
     METADATA,
@@ -362,7 +365,7 @@ stream_chunks = Table(
     METADATA,
     Column("job_id", _NAME, primary_key=True),
     Column("stream", _NAME, primary_key=True),
-    Column("place", BigInteger, primary_key=True),  # its offset; -1 for the row that counts the bytes
+    Column("place", BigInteger, primary_key=True),  # the chunk's offset; -1 for the row that counts the bytes
     Column("data", _TEXT, nullable=False),
     Column("bytes", Integer, nullable=False),  # size of the data in UTF-8
 )
@@ -391,8 +394,8 @@ counts = Table(
     info={_STORED: CHANGED_IN_PLACE},
 )
 
-# A shared row that every transaction changes would serialize concurrent transactions. So they insert rows
-# here, and upkeep folds these into `counts`.
+# A shared row that every transaction changes would serialize concurrent transactions. So transactions insert
+# rows here, and upkeep folds these rows into `counts`.
 count_deltas = Table(
     PREFIX + "count_deltas",
     METADATA,
@@ -418,10 +421,10 @@ sessions = Table(
     Column("version", _NAME, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     Column("died_at", BigInteger),  # set permanently when the session is dead
-    Column("forget_at", BigInteger),  # when the dead session may be deleted
-    _count("is_followed"),  # 1 if another session of its server has started after its death
-    Column("closing_since", BigInteger),  # equal to died_at while it may hold jobs
-    Column("blame", _TEXT),  # JSON, set while it may hold jobs: the jobs that count a crash, and the reason
+    Column("forget_at", BigInteger),  # time from which the dead session may be deleted
+    _count("is_followed"),  # 1 if another session of the server has started after the death of this one
+    Column("closing_since", BigInteger),  # equal to died_at while the session may hold jobs
+    Column("blame", _TEXT),  # JSON, set only while closing: the jobs for which a crash counts, and the reason
     _count("busy"),
     Column("reported", _WORD, nullable=False, server_default="running"),
     Column("rss_bytes", BigInteger, nullable=False, server_default="0"),
@@ -433,14 +436,14 @@ sessions = Table(
     info={_STORED: CHANGED_IN_PLACE},
 )
 
-make_index(  # for `oldest_session` and `orphans`
+make_index(  # used by `oldest_session` and `orphans`
     "living_sessions",
     sessions.c.started_at,
     sessions.c.id,
     where=sessions.c.died_at.is_(None),
     whole=[sessions.c.died_at, sessions.c.started_at, sessions.c.id],
 )
-make_index(  # for `begin_session`, which finds the dead sessions of its server
+make_index(  # used by `begin_session`, which finds the dead sessions of its server
     "unfollowed_sessions",
     sessions.c.server_id,
     where=sessions.c.died_at.is_not(None) & (sessions.c.is_followed == ZERO),
@@ -465,17 +468,17 @@ def _records(name: str, *more: Column[Any]) -> Table:
         *more,
         sqlite_with_rowid=False,
     )
-    # For firing and the next due time.
+    # This index is for firing and the next due time.
     make_index(f"due_{name}", table.c.kind, table.c.due_at, where=table.c.due_at.is_not(None))
     return table
 
 
-records = _records("records", _count("is_paused"))  # 1: the settings of a queue that claims must skip
-recurring = _records("recurring")  # changed by each firing, so separate from the records that claims read
+records = _records("records", _count("is_paused"))  # 1: settings of a queue that claims must skip
+recurring = _records("recurring")  # separate from the records that claims read; each firing changes it
 is_paused_queue = records.c.is_paused == ONE
 make_index(
     "paused_queues", records.c.key, where=is_paused_queue, whole=(records.c.is_paused, records.c.key)
-)  # for claims; usually empty
+)  # used by claims; usually empty
 
 locks = Table(
     PREFIX + "locks",
@@ -494,14 +497,14 @@ limit_keys = Table(
     PREFIX + "limit_keys",
     METADATA,
     Column("key", _KEY, primary_key=True),
-    Column("holders", _TEXT),  # numbers of jobs, with a "!" after strict ones; NULL: no list yet
-    # the time up to which its rate has been used, or until which it is blocked
+    Column("holders", _TEXT),  # numbers of jobs, with a "!" after strict holders; NULL: no list yet
+    # the time up to which the key's rate has been used, or until which the key is blocked
     Column("next_arrival_at", BigInteger, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
     info={_STORED: CHANGED_IN_PLACE},
 )
 
-# The job that took a unique key last. The row of the job determines whether it still has the key.
+# The job that took a unique key last. The row of the job determines whether the job still has the key.
 unique_keys = Table(
     PREFIX + "unique_keys",
     METADATA,
@@ -555,8 +558,8 @@ schema_version = Table(
     METADATA,
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("at", BigInteger, nullable=False),
-    Column("works_with", Integer, nullable=False),  # the oldest schema version whose code works on this one
-    Column("made_by", _WORD, nullable=False),  # the release that created it
+    Column("works_with", Integer, nullable=False),  # the oldest schema version whose code works with this one
+    Column("made_by", _WORD, nullable=False),  # the release that created this version
 )
 
 
@@ -567,11 +570,11 @@ class Migration:
     version: int  # the version of the schema after this migration
     sentence: str  # a description for users
     statements: Callable[[Dialect], Iterator[str]]
-    works_with: int  # the oldest schema version whose code works on this one
+    works_with: int  # the oldest schema version whose code works with this one
 
 
 def _tables(dialect: Dialect) -> Iterator[str]:
-    """Yield statements that create missing tables and indexes, also after an interrupted migration."""
+    """Yield statements that create missing tables and indexes, even after an interrupted migration."""
     for table in METADATA.sorted_tables:
         yield str(CreateTable(table, if_not_exists=True).compile(dialect=dialect)).strip()
         if table.info and dialect.name == "postgresql":  # SQLAlchemy 2.0 cannot create a table with them
@@ -590,8 +593,8 @@ MIGRATIONS = [Migration(2, "Created the tables.", _tables, works_with=2)]
 def migrations_after(found: int) -> list[Migration]:
     """Return the migrations that a schema of this version needs; 0 stands for a database without tables.
 
-    The first migration creates the tables as `METADATA` defines them now, with the changes of all later
-    migrations. So a new database needs only that one, and gets the newest version.
+    The first migration creates the tables as `METADATA` defines them now, including the changes of all later
+    migrations. So a new database needs only this migration, and gets the newest version.
     """
     if found:
         return [migration for migration in MIGRATIONS if migration.version > found]
