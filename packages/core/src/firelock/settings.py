@@ -22,7 +22,7 @@ def _seconds(value: object) -> object:
 
 
 def _number(default: float, *, least: float, most: float, doc: str) -> Any:  # noqa: ANN401 - attrs' own field
-    """Declare a setting with its bounds; the table in the documentation is generated from these."""
+    """Declare a numeric setting with its bounds, from which the table in the documentation is generated."""
     return attrs.field(
         default=default, converter=_seconds, metadata={"least": least, "most": most, "doc": doc}
     )
@@ -37,9 +37,9 @@ def _switch(default: bool, *, doc: str) -> Any:  # noqa: ANN401 - attrs' own fie
 class Settings:
     """The settings of an app's servers and clients. Durations are in seconds or a `timedelta`.
 
-    The first of these sources that contains a setting applies: the constructor, the environment variable
-    `FIRELOCK_<NAME>`, the table `[tool.firelock]` in the directory in which the command line runs, the
-    default.
+    The value of a setting comes from the first of these sources that contains it: the constructor, the
+    environment variable `FIRELOCK_<NAME>`, the `[tool.firelock]` table in the working directory of the
+    command line, and the default.
     """
 
     session_timeout: float = _number(

@@ -37,22 +37,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _BATCH = 1_000
-_FIRED_AT_ONCE = 10  # recurring jobs, with one commit each; other due jobs wait for at most this many
+_FIRED_AT_ONCE = 10  # recurring jobs, with one commit each, for which other due jobs may have to wait
 _SELDOM = 3  # sweeps per check for rare conditions
 _IDLE_RETENTION = 6  # sweeps per check for expired jobs if none expire
-_LONGEST_DISTRUST = 3  # maximum number of session timeouts, even if the clock keeps jumping
-_RENEWED_WITHIN = 1.0  # seconds; live servers check their clocks twice as often, and renew after a jump
-_RELEASE_AGAIN = 1.0  # seconds after a release by the dispatcher, because it may have skipped locked rows
-_RELEASES = 20  # number of calls after sessions were lost; the release routine does the rest
+_LONGEST_DISTRUST = 3  # maximum wait in session timeouts, even if the clock keeps jumping
+_RENEWED_WITHIN = 1.0  # seconds; live servers check clocks twice as often and renew after a jump
+_RELEASE_AGAIN = 1.0  # seconds after a release by the dispatcher, which may have skipped locked rows
+_RELEASES = 20  # maximum number of calls after sessions were lost; the release routine does the rest
 _SPARE_DESCRIPTORS = 16  # enough for a connection to the storage and the pipes of a job process
-_IGNORED = 2.0  # seconds that a job has to end after its timeout before it is reported
-_LEAST_GRACE = 1.0  # seconds in which a cancelled job must end if `grace` is shorter
-_COMPLETED = 0.1  # seconds after which a run whose own transaction has ended the job probably continues
+_IGNORED = 2.0  # a job that still runs this many seconds after its timeout is reported
+_LEAST_GRACE = 1.0  # minimum number of seconds within which a cancelled job must end
+_COMPLETED = 0.1  # seconds after which a run that has ended its job in its own transaction is checked
 _REPORT, _CONSOLE, _METRICS, _WATCH = 1.0, 0.5, 2.0, 0.1
-_CATALOGUE = 12 * 3_600.0  # seconds between two updates, and before the first, which is not urgent
+_CATALOGUE = 12 * 3_600.0  # seconds between two updates, and before the first update, which is not urgent
 _CATALOGUE_AGAIN = 60.0
 _FIRST_DELAY = 0.01
-_LATER = (0.020, 0.080)  # seconds that all servers but one wait after a due time before they check
+_LATER = (0.020, 0.080)  # seconds for which all servers but one wait after a due time before they check
 
 
 _MINUTE = 60 * SECOND
@@ -60,11 +60,11 @@ _BUCKETS = tuple(int(bound * SECOND) for bound in DURATION_BUCKETS)
 
 
 def _no_sums() -> defaultdict[tuple[int, str, str, str], list[int]]:
-    return defaultdict(lambda: [0] * (len(_BUCKETS) + 3))  # count, duration and histogram
+    return defaultdict(lambda: [0] * (len(_BUCKETS) + 3))  # count, total duration, histogram
 
 
 def _describe_returned(taken: Taken) -> str:
-    """Return what happened to the jobs of a dead session, as the end of a sentence."""
+    """Return what happened to the jobs of a dead session, as the last part of a sentence."""
     kinds = [(len(taken.crashed), "running"), (len(taken.returned), "waiting")]
     back = " and ".join(number_of(number, f"{kind} job") for number, kind in kinds if number)
     parts = [f"back in the queues: {back}"] if back else []
@@ -77,14 +77,14 @@ def _describe_returned(taken: Taken) -> str:
 class MinuteRollups:
     """Counts, durations and histograms by minute, task, queue and outcome.
 
-    These are only statistics; if a worker process is killed, the counts that it had not written yet are lost.
+    These are only statistics: if a worker process is killed, the counts that it has not yet written are lost.
     """
 
     _lock: threading.Lock = attrs.Factory(threading.Lock)
     _sums: dict[tuple[int, str, str, str], list[int]] = attrs.Factory(_no_sums)
 
     def add(self, ends: Iterable[tuple[ClaimedJob, str, int, int]]) -> None:
-        """Count ended attempts; each is a job, its outcome, and the time and duration in microseconds."""
+        """Count ended attempts; each is a job, its outcome, and its time and duration in microseconds."""
         with self._lock:
             for job, outcome, at, duration in ends:
                 sums = self._sums[at // _MINUTE, job.task, job.queue, outcome]
@@ -93,7 +93,7 @@ class MinuteRollups:
                 sums[2 + bisect_left(_BUCKETS, duration)] += 1
 
     def flush(self, storage: Storage) -> None:
-        """Write the counts to the storage; after an error, keep them and raise the error."""
+        """Write the counts to the storage; if this fails, keep them and raise the error."""
         with self._lock:
             sums, self._sums = self._sums, _no_sums()
         if not sums:
@@ -121,17 +121,17 @@ class MinuteRollups:
 
 @attrs.define(eq=False)
 class _Routine:
-    """A function of the upkeep, with its interval."""
+    """An upkeep function and its interval."""
 
     name: str
     every: float
-    run: Callable[[], float | None]  # returns the seconds until its next turn; None for `every`, with jitter
+    run: Callable[[], float | None]  # returns the seconds until its next run; None means `every`, with jitter
     at: float = 0.0  # monotonic
 
 
 @attrs.define(eq=False, slots=False)
 class _RoutineThread:
-    """A thread that runs each of its routines when it is due, and continues after an error in a routine."""
+    """A thread that runs each of its routines when it is due, and continues if a routine fails."""
 
     name: str
     routines: Sequence[_Routine]
@@ -144,14 +144,14 @@ class _RoutineThread:
         self.thread = threading.Thread(target=self._run, name=self.name, daemon=True)
 
     def advance(self, routine: _Routine, at: float) -> None:
-        """Run the routine at that monotonic time, unless it is due earlier."""
+        """Run the routine at this monotonic time, unless it is due earlier."""
         with self._condition:
             if at < routine.at:
                 routine.at = at
                 self._condition.notify()
 
     def end(self) -> None:
-        """Do not start another routine; a running routine can check `is_over`."""
+        """Start no more routines; a running routine can check `is_over`."""
         with self._condition:
             self.is_over = True
             self._condition.notify()
@@ -164,7 +164,7 @@ class _RoutineThread:
                     again = routine.run()
             except StorageUnavailable as error:
                 self._on_outage()
-                if error.longest_pause > StorageUnavailable.longest_pause:  # each try uses disk space
+                if error.longest_pause > StorageUnavailable.longest_pause:  # each attempt uses disk space
                     routine.at = max(routine.at, time.monotonic() + error.longest_pause)
                 log.debug("Upkeep routine %s: storage unavailable: %s", routine.name, error)
             except Exception:
@@ -173,7 +173,7 @@ class _RoutineThread:
                 self.advance(routine, time.monotonic() + again)
 
     def _next(self) -> _Routine | None:
-        """Wait for the next turn and return its routine; None after the end."""
+        """Wait until a routine is due and return it; None after the thread was ended."""
         with self._condition:
             while not self.is_over:
                 now = time.monotonic()
@@ -197,16 +197,16 @@ class Upkeep:
     _on_worn: Callable[[str], None] | None = (
         None  # called once, with the reason, when the worker process must be replaced
     )
-    ended: int = 0  # jobs that this worker process has ended
+    ended: int = 0  # number of jobs that have ended in this worker process
     metrics: MinuteRollups = attrs.Factory(MinuteRollups)
     _is_worn: bool = False  # whether `_on_worn` was called
-    _is_first: bool = True  # this server has the oldest session, so it handles due jobs without a delay
+    _is_first: bool = True  # whether this server has the oldest session: it handles due jobs without delay
     _trusts_clock_from: float = 0.0  # monotonic time before which no session is declared dead
     _trusting: threading.Lock = attrs.Factory(threading.Lock)
     _jumped_at: float | None = None  # monotonic time of the jump since which no session is declared dead
     _had_right: bool = True
-    _release_pause: float = float("inf")  # seconds, growing until only the routine's own interval is left
-    _promote_delay: float = _FIRST_DELAY  # seconds, growing while due jobs are not moved
+    _release_pause: float = float("inf")  # seconds; grows until the routine's own interval is shorter
+    _promote_delay: float = _FIRST_DELAY  # seconds; grows as long as due jobs are not moved
 
     def __attrs_post_init__(self) -> None:
         storage, sweep = self._runtime.storage, self._runtime.settings.sweep
@@ -236,7 +236,7 @@ class Upkeep:
         def ignore() -> None:
             """Do nothing.
 
-            Only the routines that would find lost servers decide whether the storage is reachable.
+            Only the routines that find lost servers decide whether the storage is reachable.
             """
 
         self._promotes = _RoutineThread("firelock-due", [self._due], distrust, has_own_connection=True)
@@ -255,8 +255,8 @@ class Upkeep:
     def start(self) -> None:
         """Start the routines.
 
-        If the clock was set shortly before, this is not noticed here. Therefore no session is declared dead
-        during the first heartbeat, in which every live server renews its session.
+        This process cannot notice that the clock was set shortly before it started. Therefore, no session is
+        declared dead during the first heartbeat, in which every live server renews its session.
         """
         self._trusts_clock_from = self._awake() + self._runtime.settings.heartbeat
         self._report()
@@ -277,10 +277,10 @@ class Upkeep:
             self._retention.hand_over()
 
     def contact(self, *, is_available: bool) -> None:
-        """Note whether the storage is reachable.
+        """Record whether the storage is reachable.
 
         After an outage, no session is declared dead until all servers have had a full session timeout to
-        renew.
+        renew their sessions.
         """
         with self._trusting:
             if not is_available:
@@ -313,7 +313,7 @@ class Upkeep:
         next_due_at, now = promotion.next_due_at, self._runtime.clock.now()
         if next_due_at is None or next_due_at > now or fired or promotion.promoted:
             self._promote_delay = _FIRST_DELAY
-            self.next_due(next_due_at)  # while more jobs are due, the routine continues immediately
+            self.next_due(next_due_at)  # if more jobs are due, the routine continues immediately
         else:  # jobs are due by the local clock but not by the storage's, or a definition cannot be fired
             self.next_due(now + int(self._promote_delay * SECOND))
             self._promote_delay = min(self._promote_delay * 2, self._due.every)
@@ -323,13 +323,13 @@ class Upkeep:
     # ---- the sweep ---------------------------------------------------------------------------------------
 
     def _sweep(self) -> None:
-        # Check first, so that `as_of` is from before any later change of the clock.
+        # Check first, so that `as_of` was read before any later change of the clock.
         check = self._clock_watch.check()
         if check.jumped:
             self._distrust(check)
         first = self._runtime.storage.oldest_session()
         self._is_first = first is None or first.session.server_id == self._server.id
-        self.contact(is_available=self._context.memory.may_start())  # checks others only after its renewal
+        self.contact(is_available=self._context.memory.may_start())  # others are checked only after a renewal
         if check.jumped or self._awake() < self._trusts_clock_from:
             return
         self._jumped_at = None
@@ -347,23 +347,23 @@ class Upkeep:
                     return
 
     def release_again(self) -> None:
-        """Release again within a second, because rows may have been locked when the dispatcher released."""
+        """Release again within a second, because the dispatcher may have skipped locked rows."""
         self._release_pause = _RELEASE_AGAIN
         self._upkeep.advance(self._releases, time.monotonic() + _RELEASE_AGAIN)
 
     def _release(self) -> float | None:
-        """Move some jobs that wait for ended parents or their batch; a due sweep runs before the rest."""
+        """Move some jobs that wait for ended parents or their batch; a due sweep runs before the others."""
         if self._runtime.storage.release(_BATCH) >= _BATCH:
             return 0.0
         self._release_pause *= 2
         return self._release_pause if self._release_pause < self._releases.every else None
 
     def _distrust(self, check: StorageClockCheck) -> None:
-        """Note a jump of the storage's clock; for a full session timeout, no session is declared dead.
+        """Record a jump of the storage's clock; for a full session timeout, no session is declared dead.
 
-        In this time, all servers can renew their sessions. A clock that keeps jumping extends the time to at
-        most three timeouts. After that, a second without a jump is enough, because live servers renew their
-        sessions within a second. Without this maximum, dead sessions might never be found.
+        During this time, all servers can renew their sessions. If the clock keeps jumping, the time is
+        extended to at most three timeouts. After that, a second without a jump is sufficient, because live
+        servers renew their sessions within a second. Without a maximum, dead sessions might never be found.
         """
         timeout, now = self._runtime.settings.session_timeout, self._awake()
         if self._jumped_at is None:
@@ -393,7 +393,7 @@ class Upkeep:
             self._wear(why)
 
     def _wear(self, why: str) -> None:
-        """Request once that another worker process replaces this one."""
+        """Request that another worker process replaces this one; later calls do nothing."""
         if self._on_worn is not None and not self._is_worn:
             self._is_worn = True
             self._on_worn(why)
@@ -401,7 +401,7 @@ class Upkeep:
     def _worn_by(self, rss_bytes: int) -> str | None:
         """Return why another worker process must replace this one; None if it can continue.
 
-        As with the memory limit, a process that has not run a job is not replaced, because its successor
+        As with the memory limit, a process that has not run any job is not replaced, because its successor
         would soon be in the same state.
         """
         if self.ended and not has_descriptors(_SPARE_DESCRIPTORS):
@@ -409,7 +409,7 @@ class Upkeep:
         return self._context.limits.reached(self.ended, rss_bytes)
 
     def _watch(self) -> None:
-        """Cancel jobs that have timed out, and jobs that must not overlap if the right to run has ended."""
+        """Cancel jobs that have timed out; without the right to run, also jobs that must not overlap."""
         if self._workers.coroutines is not None:
             self._workers.coroutines.watch()
         now = time.monotonic()
@@ -423,7 +423,7 @@ class Upkeep:
             completion = run.completion
             if completion is not None and not completion.is_due and now - completion.written > _COMPLETED:
                 completion.is_due = True
-                self._context.inbox.wake()  # check whether its job has ended, while the task continues
+                self._context.inbox.wake()  # to check whether the job has ended although the task continues
             if run.is_stopped and not run.is_stuck and _ignores_timeout(run, now):
                 run.is_stuck = True
                 log.warning(
@@ -442,15 +442,15 @@ class Upkeep:
                 run.cancel(CancelKind.LOST, "the server is not certain that it still holds the job")
 
     def _has_ignored_cancellation(self, run: Run, now: float) -> bool:
-        """Return whether the run continues although it has had the grace period to end."""
-        if run.cancelled is CancelKind.STOP:  # the stop of the server handles it
+        """Return whether the run continues although the grace period after its cancellation has passed."""
+        if run.cancelled is CancelKind.STOP:  # handled when the server stops
             return False
         return now - run.cancelled_at > max(_LEAST_GRACE, self._runtime.settings.grace)
 
     def _note_ignored_cancellation(self, run: Run) -> None:
         """Request that another worker process replaces this one; the run ends when this process ends.
 
-        If runs have only timed out, the request is made when they occupy half of the workers, because each
+        Runs that ignore a timeout cause this request only if they occupy half of the workers, because each
         replacement might cut short long jobs in processes that were replaced earlier.
         """
         run.ignores_cancellation = True
@@ -467,6 +467,6 @@ class Upkeep:
 
 
 def _ignores_timeout(run: Run, now: float) -> bool:
-    """Return whether the run continues although it timed out a while ago."""
+    """Return whether the run continues although it has timed out some seconds ago."""
     timeout = run.timeout_seconds
     return bool(run.started) and timeout is not None and now - run.started > timeout + _IGNORED

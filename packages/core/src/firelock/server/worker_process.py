@@ -1,4 +1,4 @@
-"""A worker process: workers that share one session, in a separate process or an application's process."""
+"""A worker process: workers that share a session, in a separate process or an application's process."""
 
 from __future__ import annotations
 
@@ -49,32 +49,32 @@ if TYPE_CHECKING:
 
     from firelock.runtime import Runtime, ServedApp
 
-log = logging.getLogger("firelock.server.worker_process")  # even if this module runs as the program
+log = logging.getLogger("firelock.server.worker_process")  # the same name if this module is the main program
 
 _PROGRAM = "firelock"
-_CANCEL_GRACE = 5.0  # seconds for cancelled jobs to end, before they are handed back while they run
-_LEAST_GRACE = 1.0  # minimum seconds, so that a job that obeys a cancellation never runs twice at a time
-_SETTLE_GRACE = 10.0  # seconds to write the last ends
-_PARKED_GRACE = 1.0  # seconds for ends whose rows are locked, or the rest of the grace period if longer
+_CANCEL_GRACE = 5.0  # seconds within which cancelled jobs must end before they are handed back
+_LEAST_GRACE = 1.0  # minimum seconds, so that a job that obeys a cancellation never overlaps itself
+_SETTLE_GRACE = 10.0  # seconds within which the last outcomes must be written
+_PARKED_GRACE = 1.0  # minimum seconds to wait for locked rows, even if less of the grace period remains
 _THREAD_GRACE = 0.5
-_DOUBT_PAUSE = 0.05  # minimum seconds between two reconciliations, even if many jobs are taken away
+_DOUBT_PAUSE = 0.05  # minimum seconds between two reconciliations, even if many jobs are lost
 
 
 @attrs.define(eq=False, slots=False)
 class WorkerProcess:
-    """One set of workers.
+    """The workers that share a session.
 
     Args:
-        runtime: the parts of an app, with its tasks registered.
-        memory: the shared memory, with a place for each thread and each coroutine.
-        server: for hooks and histories.
+        runtime: the parts of an app whose tasks are registered.
+        memory: the shared memory, with space for each thread and each coroutine.
+        server: the server, for hooks and histories.
         queues: the queues to claim from.
         threads: the number of workers for `def` tasks.
         coroutines: the number of `async def` jobs that run at the same time.
         process_spec: how to start a job process; None if such a process could not find the app.
         on_session_lost: called from the dispatcher's thread with the id of an expired session.
         loop: the host's event loop for `async def` jobs; None for a separate one.
-        limits: the limits after which `on_worn` is called.
+        limits: the limits that cause a call of `on_worn`.
         on_worn: called once, with a reason, when a limit is reached; the workers continue until they are
             stopped.
     """
@@ -114,13 +114,13 @@ class WorkerProcess:
         self._session = ""
 
     def start(self, session_id: str) -> None:
-        """Claim and run jobs for this session. If this raises, `stop` ends the parts that have started."""
+        """Start claiming and running jobs for this session. If this fails, `stop` ends the started parts."""
         self._memory.adopt_session()
         self._session = session_id
         self._observers.start()
         self._dispatcher.start(ClaimHolder(session_id, self._server.name))
         self._workers.start()
-        self._upkeep.start()  # after the session was adopted, because the right to run seems lost until then
+        self._upkeep.start()  # after adopting the session, because the right to run seems lost until then
         log.info("Running jobs from now on.", extra={"session": session_id})
         self._waker.start()
         if Feature.NOTIFY in self._runtime.storage.features:
@@ -135,7 +135,7 @@ class WorkerProcess:
         self._dispatcher.adopt(ClaimHolder(session_id, self._server.name))
 
     def quiet(self, *, is_quiet: bool) -> None:
-        """Stop claiming jobs, or start again."""
+        """Stop claiming jobs, or start claiming them again."""
         self._dispatcher.quiet(is_quiet=is_quiet)
 
     def _wait_for_work(self) -> None:
@@ -152,7 +152,7 @@ class WorkerProcess:
             if has_work:
                 self._is_over.wait(self._workers.rest)
                 self._inbox.note_reported_work()
-                self._inbox.wait_until_dry(poll)  # while workers are busy, waiting work is not reported again
+                self._inbox.wait_until_dry(poll)  # do not report work again while all workers are busy
 
     def _watch_claims(self) -> None:
         """Let the dispatcher reconcile as soon as other processes take jobs from the session."""
@@ -161,7 +161,7 @@ class WorkerProcess:
             try:
                 with server_work():
                     are_taken = self._runtime.storage.wait([taken_from(self._session)], poll)
-            except Exception as error:  # if this thread ended, a delete would be noticed a heartbeat later
+            except Exception as error:  # if this thread ended, deletions would be noticed later
                 if not isinstance(error, StorageError):
                     log.exception(
                         "Unexpected error while watching for jobs taken from this session; retrying."
@@ -175,22 +175,22 @@ class WorkerProcess:
     # ---- stop --------------------------------------------------------------------------------------------
 
     def hurry(self) -> None:
-        """Let a stop that is in progress continue without waiting for jobs."""
+        """Stop waiting for jobs while the server stops."""
         self._is_hurried.set()
 
     def stop(self, grace: float, *, subject: str = "server") -> list[str]:
-        """Stop claiming; after the grace period, cancel the running jobs, and finally hand them back.
+        """Stop claiming jobs; after the grace period, cancel running jobs, and finally hand them back.
 
         Return the ids of jobs that still run although they were handed back, because threads cannot be ended.
 
         Args:
-            grace: seconds that jobs have to end.
-            subject: the name of what is being stopped, for the histories of jobs.
+            grace: the number of seconds within which jobs must end.
+            subject: the name of the stopping component, for the histories of jobs.
         """
         dispatcher, deadline = self._dispatcher, time.monotonic() + grace
         dispatcher.quiet(is_quiet=True)
         dispatcher.hurry_parked()
-        _wait_for(lambda: dispatcher.is_quiet, _CANCEL_GRACE)  # a claim under way may still return jobs
+        _wait_for(lambda: dispatcher.is_quiet, _CANCEL_GRACE)  # a claim in progress may still return jobs
         self._wait_until_idle(grace)
         for run in self._workers.runs():
             run.cancel(CancelKind.STOP, f"{subject} stopping")
@@ -222,13 +222,13 @@ class WorkerProcess:
         return stuck
 
     def _drain_observers(self, deadline: float) -> None:
-        """Report the last ends to plugins; a slow plugin has the rest of the grace period."""
+        """Report the last outcomes to plugins; slow plugins have until the grace period ends."""
         left = min(deadline - time.monotonic(), self._runtime.settings.grace)  # the deadline may be infinite
         _wait_for(lambda: self._observers.is_drained or self._is_hurried.is_set(), left - _LEAST_GRACE)
         self._observers.close(_LEAST_GRACE)
 
     def _wait_until_idle(self, seconds: float) -> None:
-        """Wait for the jobs, except those that have ignored their cancellation for a grace period."""
+        """Wait for jobs to end, except those that have ignored their cancellation for a grace period."""
 
         def is_idle() -> bool:
             return self._is_hurried.is_set() or self._dispatcher.is_drained_of_cancellable
@@ -244,13 +244,13 @@ def _wait_for(is_so: Callable[[], bool], seconds: float) -> None:
 
 def store_declared(app: ServedApp) -> None:
     """Store the recurring jobs and limits that the app's code declares."""
-    app.recurring.sync()  # always, because the code may no longer contain earlier declarations
+    app.recurring.sync()  # always needed, because earlier declarations may have been removed from the code
     if any(info.limits for info in app.runtime.tasks):
         app.limits.sync()
 
 
 def check_runnable(runtime: Runtime, *, can_be_found: bool) -> None:
-    """Check that the app has tasks with usable signatures, and that job processes can be started if needed.
+    """Check that the app has tasks with valid signatures, and that job processes can be started if needed.
 
     Args:
         runtime: the parts of the app.
@@ -279,18 +279,18 @@ def check_runnable(runtime: Runtime, *, can_be_found: bool) -> None:
 
 
 class WorkerProgram:
-    """A program that imports the app, requests a session, runs jobs and obeys its supervisor's orders."""
+    """A program that imports the app, requests a session, runs jobs and follows its supervisor's orders."""
 
     def __init__(self, orders: IO[str], reports: IO[str], memory: int, options: WorkerProcessOptions) -> None:
         self._orders = orders
         self._reports = reports
-        self._memory = memory  # the descriptor of the memory that is shared with the supervisor
+        self._memory = memory  # descriptor of the memory that is shared with the supervisor
         self._options = options
         self._stopping: queue.SimpleQueue[float] = queue.SimpleQueue()
-        self._is_retired = False  # whether another worker process has taken its place
+        self._is_retired = False  # whether another worker process has replaced this one
 
     def run(self) -> int:
-        """Serve until a stop is requested; return the exit code."""
+        """Run jobs until a stop is requested; return the exit code."""
         options = self._options
         with importing():
             app = load_app(options.app_spec, storage=options.storage)
@@ -308,7 +308,7 @@ class WorkerProgram:
         server = ServerInfo(options.server_id, options.server_name, str(queues), total, os.getpid())
         about = _about(runtime, server) if options.is_first else []
         if options.is_first:
-            runtime.storage.clock()  # connect, so that an unreachable storage is reported here, in one line
+            runtime.storage.clock()  # connects, so that an unreachable storage is reported here in one line
             store_declared(app)
         runtime.plugins.worker_process_started(server)
         enable_loggers()  # a plugin may configure logging there
@@ -360,7 +360,7 @@ class WorkerProgram:
     def _obey_all(self, process: WorkerProcess, started: Callable[[], None]) -> None:
         """Carry out orders until the supervisor ends, then exit, because the session is no longer renewed.
 
-        The exit also ends jobs that do not stop.
+        Exiting also ends jobs that do not stop.
         """
         is_started = False
         try:
@@ -385,7 +385,7 @@ class WorkerProgram:
             process.adopt(order["session"])
         elif "retire" in order:
             self._is_retired = True
-            self._stopping.put(float("inf"))  # its last jobs can take as much time as they need
+            self._stopping.put(float("inf"))  # the last jobs may take as long as they need
         elif "stop" in order and self._is_retired:
             _run_after(order["stop"], process.hurry)
         elif "stop" in order:
@@ -403,7 +403,7 @@ def _run_after(seconds: float, action: Callable[[], None]) -> None:
 
 
 def _about(runtime: Runtime, server: ServerInfo) -> list[str]:
-    """Return the lines that describe the server at its start."""
+    """Return the lines that describe the server when it starts."""
     workers, tasks = number_of(server.workers, "worker"), number_of(len(runtime.tasks.runnable()), "task")
     lines = [f"Firelock server {server.name}: {workers}, queues {server.queues}, {tasks}"]
     lines += [f"  {name}: {value}" for name, value in runtime.storage.describe().items()]
@@ -416,17 +416,17 @@ def _about(runtime: Runtime, server: ServerInfo) -> list[str]:
 
 
 def main() -> int:
-    """Return the exit code of a worker process."""
+    """Run a worker process and return its exit code."""
     parent, orders, reports, memory, counters, given = sys.argv[1:]
     count_in(int(counters))
-    values = json.loads(given)  # after a reload, the supervisor may be of another release
+    values = json.loads(given)  # after a reload, the supervisor may run another release
     options = WorkerProcessOptions(
         **{name: values[name] for name in attrs.fields_dict(WorkerProcessOptions) if name in values}
     )
     count_jobs(is_wanted=options.counts_jobs)
     die_with_parent(int(parent))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)  # the supervisor receives them and sends orders
+        signal.signal(number, signal.SIG_IGN)  # the supervisor receives these signals and sends orders
     keep_streams_open()
     level = logging.DEBUG if options.is_verbose else logging.INFO
     log_to_stderr(level, LogFormat(options.log_format), options.log_meta)

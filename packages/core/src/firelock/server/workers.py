@@ -1,7 +1,7 @@
 """Workers: threads for `def` tasks, an event loop for `async def` tasks, and job processes if required.
 
-`Workers` accepts claimed runs and returns how many more jobs it can accept. Each end is added to the
-dispatcher's inbox.
+`Workers` accepts claimed runs and returns how many more jobs it can accept. The outcome of each job is added
+to the dispatcher's inbox.
 """
 
 from __future__ import annotations
@@ -37,58 +37,58 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FLUSH_SIZE = 100  # number of ends that are worth a separate round trip
-SUSPECT_CRASHES = 2  # crashes after which a job runs alone
+FLUSH_SIZE = 100  # number of outcomes that justify a separate round trip
+SUSPECT_CRASHES = 2  # number of crashes after which a job runs alone
 _MEGABYTE = 1_000_000
 _MOST_AT_ONCE = 500  # maximum number of jobs per claim
 _RIGHT_POLL = 0.05
-_LONG_WAIT = 0.050  # seconds that an async job waits here for a place before it is handed back
-_LAST_CANCELLATIONS = 0.2  # seconds for cancelled coroutines to end when their loop stops
-_CLOSING_GRACE = 10.0  # seconds to close the resources on the loop
+_LONG_WAIT = 0.050  # seconds after which a waiting async job is handed back
+_LAST_CANCELLATIONS = 0.2  # seconds within which cancelled coroutines must end when their loop stops
+_CLOSING_GRACE = 10.0  # seconds within which the resources on the loop must be closed
 _NOTHING: frozenset[str] = frozenset()
-_APART_SECONDS = 60.0  # seconds for which kinds of workers claim separately after jobs found no free worker
-PASSING_POLL = 0.25  # seconds between claims that pass over jobs, because later jobs may not cause a wake-up
-_REST_FACTOR = 30  # multiple of such a claim's duration for which new work is ignored
-_BLOCKED = 0.7  # seconds for which the event loop does not respond before a warning is logged
+_APART_SECONDS = 60.0  # seconds for which each kind of worker claims separately after jobs had to wait
+PASSING_POLL = 0.25  # seconds between claims that skip jobs, because later jobs may not be reported
+_REST_FACTOR = 30  # multiple of a claim's duration for which new work is ignored
+_BLOCKED = 0.7  # if the event loop does not respond for this many seconds, a warning is logged
 
 
 @attrs.define(eq=False)
 class DispatcherInbox:
-    """Messages to the dispatcher from other threads: ends to settle, orders, and reports of work."""
+    """Messages to the dispatcher from other threads: outcomes to settle, orders, and reports of work."""
 
     ended: deque[EndedRun] = attrs.Factory(deque)
-    parked: int = 0  # number of ends that wait for locked rows, at the dispatcher's last turn
+    parked: int = 0  # number of parked ends in the dispatcher's last iteration
     orders: deque[Callable[[], None]] = attrs.Factory(deque)
     _flag: threading.Event = attrs.Factory(threading.Event)
-    _dry: threading.Event = attrs.Factory(threading.Event)  # the last claim got fewer jobs than it requested
+    _dry: threading.Event = attrs.Factory(threading.Event)  # set after a claim got too few jobs
     _has_work: bool = False
     _is_waiting: bool = False
 
     def finish(self, ended: EndedRun, *, is_dry: bool) -> None:
-        """Add an end to settle; wake the dispatcher if there are enough ends or no other job is waiting."""
+        """Add an outcome to settle; wake the dispatcher if there are enough or no other job is waiting."""
         self.ended.append(ended)
         if is_dry or len(self.ended) >= FLUSH_SIZE:
             self.wake()
 
     def wake(self) -> None:
-        """Wake the dispatcher, because there is an end to settle or a worker is idle."""
+        """Wake the dispatcher, because there is an outcome to settle or a worker is idle."""
         if not self._flag.is_set():
             self._flag.set()
 
     def order(self, action: Callable[[], None]) -> None:
-        """Let the dispatcher call this function next, between two exchanges."""
+        """Let the dispatcher call this function before its next exchange."""
         self.orders.append(action)
         self._flag.set()
 
     def note_reported_work(self) -> None:
-        """Note that the storage has reported work; a busy dispatcher finds it without being woken."""
+        """Record that the storage has reported work; a busy dispatcher finds the work without being woken."""
         self._dry.clear()
         self._has_work = True
         if self._is_waiting:
             self._flag.set()
 
     def wait_until_dry(self, timeout: float) -> None:
-        """Wait until a claim got fewer jobs than it requested, or until the timeout.
+        """Wait until a claim gets fewer jobs than requested, or until the timeout.
 
         Only claims since the last report of work count.
         """
@@ -97,7 +97,7 @@ class DispatcherInbox:
     # ---- for the dispatcher ------------------------------------------------------------------------------
 
     def begin_turn(self) -> bool:
-        """Run the orders and return whether work was reported; later messages wake the next turn."""
+        """Run the orders and return whether work was reported; later messages wake the dispatcher again."""
         self._flag.clear()
         has_work, self._has_work = self._has_work, False
         while self.orders:
@@ -105,11 +105,11 @@ class DispatcherInbox:
         return has_work
 
     def skip_next_wait(self) -> None:
-        """Let the next turn start without a wait."""
+        """Let the next iteration start without a wait."""
         self._has_work = True
 
     def ran_dry(self) -> None:
-        """Note that a claim got fewer jobs than it requested."""
+        """Record that a claim got fewer jobs than requested."""
         self._dry.set()
 
     def wait(self, seconds: float) -> None:
@@ -117,7 +117,7 @@ class DispatcherInbox:
         self._flag.wait(seconds)
 
     def wait_for_work(self, seconds: float) -> None:
-        """Wait like `wait`, but not if work was reported or a job has ended since the turn began."""
+        """Wait like `wait`, unless work was reported or a job has ended since this iteration began."""
         self._is_waiting = True
         if not self._has_work and not self.ended:
             self._flag.wait(seconds)
@@ -130,8 +130,8 @@ class ClaimedRun:
 
     job: ClaimedJob
     holder: ClaimHolder
-    is_dropped: bool = False  # whether it was lost before it started, so that it is skipped
-    is_start_stored: bool = False  # whether its start is stored
+    is_dropped: bool = False  # whether the job was lost before it started, so that workers skip it
+    is_start_stored: bool = False  # whether its start time is stored
 
 
 @attrs.frozen
@@ -142,9 +142,9 @@ class ProcessLimits:
     memory_bytes: int = 0
 
     def reached(self, ended: int, rss_bytes: int) -> str | None:
-        """Return, in words, the limit that a worker process has reached after this many jobs, or None.
+        """Describe the limit that a worker process has reached after this many jobs; None if there is none.
 
-        The memory limit does not apply to a process that has not run a job, because a new process would be
+        The memory limit does not apply to a process that has not run any job, because a new process would be
         just as large.
         """
         if self.jobs and ended >= self.jobs:
@@ -154,7 +154,7 @@ class ProcessLimits:
         return None
 
     def is_too_large(self, rss_bytes: int) -> bool:
-        """Return whether a process of this size has reached the limit."""
+        """Return whether a process of this size has reached the memory limit."""
         return 0 < self.memory_bytes <= rss_bytes
 
 
@@ -163,7 +163,7 @@ NO_LIMITS = ProcessLimits()
 
 @attrs.define(eq=False)
 class WorkerContext:
-    """The objects that the workers of a worker process need for a run."""
+    """The objects that the workers of a worker process need to run a job."""
 
     runner: JobRunner
     console: Console
@@ -175,14 +175,14 @@ class WorkerContext:
     observers: EndObservers = attrs.Factory(EndObservers)
 
     def runs_apart(self, info: TaskInfo, crashes: int = 0) -> bool:
-        """Return whether a job with this many crashes runs in a job process, for which a thread waits."""
+        """Return whether a job with this many crashes runs in a job process, while a thread waits for it."""
         return self.process_spec is not None and (
             crashes >= SUSPECT_CRASHES or info.executor is Executor.PROCESS
         )
 
 
 class Workers:
-    """The threads and the event loop of a worker process, as its dispatcher uses them."""
+    """The threads and the event loop of a worker process; this is the dispatcher's interface to them."""
 
     def __init__(
         self,
@@ -199,20 +199,20 @@ class Workers:
         self._on_loop = frozenset(on_loop)
         self._in_threads = frozenset(info.name for info in tasks.runnable()) - on_loop
         self._has_sync = not on_loop or bool(self._in_threads)
-        self._window = 1 if self._has_sync else coroutines  # jobs for the loop in a claim for both kinds
+        self._window = 1 if self._has_sync else coroutines  # for the loop, in claims for both kinds
         self.threads = ThreadWorkers(context, threads)
         places = [*range(threads, threads + coroutines)]
         self.coroutines = AsyncWorkers(context, coroutines, places, host=loop) if on_loop else None
         self.left_out = _NOTHING  # tasks that the next claim excludes
         self.claims_for_other_next = (
-            False  # whether the other kind of worker also has room and therefore gets the next claim
+            False  # whether workers of the other kind are also free and therefore get the next claim
         )
         self._is_loops_turn = False
         self._apart_until = 0.0  # monotonic; until then, each kind of worker claims separately
         self._rests_until = 0.0  # monotonic
         self._claiming_since = 0.0
-        self._idle_until: dict[bool, float] = {}  # by kind (True: threads): monotonic time of the next claim
-        self._suspected: set[str] = set()  # tasks with a suspect for which no thread was free
+        self._idle_until: dict[bool, float] = {}  # next claim (monotonic); True: threads
+        self._suspected: set[str] = set()  # tasks of suspects for which no thread was free
         self._is_mixture_logged = False
         self._both = [each for each in (self.threads, self.coroutines) if each is not None]
 
@@ -225,7 +225,7 @@ class Workers:
         return [run for each in self._both for run in list(each.running.values())]
 
     def counts(self) -> WorkerCounts:
-        """Return the number of workers of each kind: in total, running a job, and stuck after a timeout."""
+        """Return how many workers of each kind there are, run a job, and are stuck after a timeout."""
         threads, coroutines = self.threads, self.coroutines
         in_threads = list(threads.running.values())
         on_loop = [] if coroutines is None else list(coroutines.running.values())
@@ -237,7 +237,7 @@ class Workers:
         )  # fmt: skip
 
     def are_half_uncancellable(self) -> bool:
-        """Return whether jobs that do not stop take at least half of the threads, or of the coroutines."""
+        """Return whether jobs that do not stop occupy at least half of the threads or of the coroutines."""
         kinds = [(self.threads.running, self.threads.count)]
         if self.coroutines is not None:
             kinds.append((self.coroutines.running, self.coroutines.limit))
@@ -256,7 +256,7 @@ class Workers:
 
         Args:
             ahead: the number of jobs that may wait for a thread.
-            unended: the number of held jobs that have not ended.
+            unended: the number of claimed jobs that have not ended.
         """
         threads, coroutines = self.threads, self.coroutines
         in_threads = len(threads.running) + threads.waiting
@@ -268,7 +268,7 @@ class Workers:
         return min(self._share(for_threads, for_loop), _MOST_AT_ONCE)
 
     def _share(self, for_threads: int, for_loop: int) -> int:
-        """Return how many jobs to claim, and exclude the tasks whose jobs would not find a worker."""
+        """Return how many jobs to claim; exclude tasks whose jobs would have to wait for a worker."""
         if for_threads:
             self._suspected.clear()
         self.left_out, self.claims_for_other_next = _NOTHING, False
@@ -286,7 +286,7 @@ class Workers:
         return for_threads
 
     def _is_idle(self, *, for_threads: bool) -> bool:
-        """Return whether the last claim for this kind of worker found nothing, as another one would."""
+        """Return whether a claim for this kind of worker is useless, because the last one found no jobs."""
         until = self._idle_until.get(for_threads)
         if until is not None and time.monotonic() >= until:
             del self._idle_until[for_threads]
@@ -294,24 +294,24 @@ class Workers:
         return until is not None
 
     def claiming(self) -> frozenset[str]:
-        """Note the start of a claim; return the tasks that it excludes."""
+        """Record the start of a claim; return the tasks that the claim excludes."""
         self._is_loops_turn, self._claiming_since = self.claims_for_other_next, time.monotonic()
         return self.left_out
 
     def claimed(self, *, is_full: bool, has_more: bool) -> bool:
-        """Note that a claim has ended; return whether threads have run out of jobs.
+        """Record that a claim has ended; return whether threads have run out of jobs.
 
-        A claim that excludes tasks may check many jobs without finding any that it can claim. There is then
-        no other claim for the same kind of worker until new work is reported, which is ignored for some time,
-        or until `PASSING_POLL` has passed.
+        A claim that excludes tasks may check many jobs without finding any that it can claim. In that case,
+        the next claim for the same kind of worker is made when new work is reported or `PASSING_POLL` has
+        passed. Immediately after the claim, reports of new work are ignored for some time.
 
         Args:
-            is_full: the claim got all jobs that it requested.
-            has_more: the next claim may find more.
+            is_full: whether the claim got all jobs that it requested.
+            has_more: whether the next claim may find more jobs.
         """
         left_out, now = self.left_out, time.monotonic()
         is_for_threads = not left_out or left_out == self._on_loop
-        if left_out and is_full and now < self._apart_until:  # more jobs of that kind than workers
+        if left_out and is_full and now < self._apart_until:  # more jobs of this kind than workers
             self._apart_until = now + _APART_SECONDS
         elif left_out and not has_more:
             self._idle_until[is_for_threads] = now + PASSING_POLL
@@ -319,12 +319,12 @@ class Workers:
         return is_full and self.threads.has_idle and is_for_threads
 
     def note_new_work(self) -> None:
-        """Note that there may be work that the last claims did not find."""
+        """Record that there may be work that the last claims did not find."""
         self._idle_until.clear()
 
     @property
     def is_passing_over(self) -> bool:
-        """Whether workers are idle while jobs of the other kind may wait before theirs."""
+        """Whether workers are idle although jobs for the other kind may be waiting before theirs."""
         return bool(self._idle_until)
 
     @property
@@ -333,7 +333,7 @@ class Workers:
         return max(0.0, self._rests_until - time.monotonic())
 
     def separate_claims(self) -> None:
-        """Claim for one kind at a time from now on, because jobs have waited too long for a free worker."""
+        """Claim for one kind of worker at a time, because jobs have waited too long for a free worker."""
         if self.coroutines is None or not self._has_sync:
             return
         self._apart_until = time.monotonic() + _APART_SECONDS
@@ -347,7 +347,7 @@ class Workers:
             )
 
     def put(self, claimed: list[ClaimedRun]) -> None:
-        """Run the jobs as soon as workers are free, each on the kind of worker that its task needs."""
+        """Run each job as soon as a worker of the kind that its task needs is free."""
         coroutines = self.coroutines
         if coroutines is None:
             self.threads.put(claimed)
@@ -369,7 +369,7 @@ class Workers:
 
     def _runs_on_loop(self, job: ClaimedJob) -> bool:
         info = self._tasks.get(job.task)
-        if info is None or info.is_remote:  # the job is put off in any case, so use the kind of the claim
+        if info is None or info.is_remote:  # the job is postponed anyway, so use the kind of the claim
             return bool(self.left_out) and self.left_out != self._on_loop
         if not info.is_async or self._context.runs_apart(info):
             return False
@@ -383,11 +383,11 @@ class Workers:
         return [claimed for each in self._both for claimed in each.take_back()]
 
     def hold_up(self) -> list[HeldUp]:
-        """Remove and return the jobs that have not started, by worker; they start when they are put back."""
+        """Remove and return the jobs that have not started; they start when they are put back."""
         return [(each, each.take_back()) for each in self._both]
 
     def close(self, timeout: float) -> None:
-        """End idle workers and the loop, and close the resources; busy workers end with their job."""
+        """End idle workers and the loop, and close the resources; busy workers end after their jobs."""
         for each in self._both:
             each.close(timeout)
         resources = self._context.runner.resources
@@ -396,12 +396,12 @@ class Workers:
 
 
 def thread_count(workers: int) -> int:
-    """Return the number of threads of a server for this setting; 0 means five per core."""
+    """Return the number of threads for this setting; 0 means five per core."""
     return workers or 5 * (os.cpu_count() or 1)
 
 
 def have_ended(threads: Sequence[threading.Thread], timeout: float) -> bool:
-    """Wait for the threads that were started, at most for the timeout; return whether all have ended."""
+    """Wait for the started threads until the timeout; return whether all of them have ended."""
     deadline = time.monotonic() + timeout
     for thread in threads:
         if thread.is_alive():
@@ -417,7 +417,7 @@ class ThreadWorkers:
     count: int
     running: dict[int, Run] = attrs.Factory(dict)
     _todo: queue.SimpleQueue[ClaimedRun | None] = attrs.Factory(queue.SimpleQueue)
-    _pushed: deque[tuple[float, int]] = attrs.Factory(deque)  # (time, number of jobs put by then)
+    _pushed: deque[tuple[float, int]] = attrs.Factory(deque)  # (time, number of jobs added by then)
     _put_count: int = 0
     _is_closed: bool = False
 
@@ -454,7 +454,7 @@ class ThreadWorkers:
         return not self._todo.qsize() and len(self.running) < self.count
 
     def oldest_wait(self) -> float:
-        """Return the longest wait of the waiting jobs, in seconds."""
+        """Return the number of seconds for which the oldest waiting job has waited."""
         begun = self._put_count - self._todo.qsize()
         while self._pushed and self._pushed[0][1] <= begun:
             self._pushed.popleft()
@@ -469,7 +469,7 @@ class ThreadWorkers:
         return list(filter(None, claimed))
 
     def close(self, timeout: float) -> None:
-        """End the idle workers; busy ones end with their job."""
+        """End idle workers; busy workers end after their jobs."""
         self._is_closed = True
         for _ in self._threads:
             self._todo.put(None)
@@ -489,7 +489,7 @@ class ThreadWorkers:
                 pool.tidy()
 
     def _may_start(self, claimed_run: ClaimedRun) -> bool:
-        """Wait for the right to run; return False if the claim is dropped or the workers are closed."""
+        """Wait for the right to run; return False if the claim was dropped or the workers were closed."""
         while not self._context.memory.may_start():
             if claimed_run.is_dropped or self._is_closed:
                 return False
@@ -503,7 +503,7 @@ class ThreadWorkers:
             return run
         self.running[worker] = run
         try:
-            if claimed_run.is_dropped:  # while it was prepared and not visible to the dispatcher
+            if claimed_run.is_dropped:  # dropped during `prepare`, when the dispatcher could not find the run
                 return context.runner.passed_over(run)
             if self._pool is not None and context.runs_apart(run.info, claimed_run.job.crashes):
                 return self._run_apart(worker, run, self._pool)
@@ -517,9 +517,10 @@ class ThreadWorkers:
             del self.running[worker]
 
     def _run_apart(self, worker: int, run: Run, pool: JobProcessPool) -> EndedRun:
-        """Run in a job process: a suspect in a new process that is not used again, other jobs in an idle one.
+        """Run the job in a job process, which is idle or new; a suspect gets a process that is not reused.
 
-        The job is listed as running from its start there, so that its crash is counted if this process dies.
+        The job is listed as running as soon as it starts there, so that a crash is counted if this worker
+        process dies.
         """
         context = self._context
 
@@ -545,16 +546,16 @@ class ThreadWorkers:
 
 @attrs.define(eq=False)
 class AsyncWorkers:
-    """One event loop: the host's, or one in a separate thread that starts with the first `async def` job."""
+    """An event loop: the host's, or one in a separate thread, started when the first `async def` job runs."""
 
     _context: WorkerContext
     limit: int
-    _free: list[int]  # places in the worker process's shared memory
+    _free: list[int]  # unused slots in the worker process's shared memory
     _host: asyncio.AbstractEventLoop | None = None
     running: dict[int, Run] = attrs.Factory(dict)
     _loop: asyncio.AbstractEventLoop | None = None
     _thread: threading.Thread | None = None
-    _todo: deque[tuple[float, ClaimedRun]] = attrs.Factory(deque)  # jobs, with the time since which they wait
+    _todo: deque[tuple[float, ClaimedRun]] = attrs.Factory(deque)  # (time since which it waits, job)
     _is_polling: bool = False
     _is_waking: bool = False
     _is_closing: bool = False
@@ -563,7 +564,7 @@ class AsyncWorkers:
     _is_warned: bool = False
 
     def put(self, claimed: Sequence[ClaimedRun]) -> None:
-        """Start the jobs now; the jobs above the limit start in order as soon as others have ended."""
+        """Start the jobs now; if there are too many, the others start in order as soon as jobs have ended."""
         loop = self._loop or self._open()
         now = time.monotonic()
         self._todo.extend((now, claimed_run) for claimed_run in claimed)
@@ -578,17 +579,17 @@ class AsyncWorkers:
 
     @property
     def waiting(self) -> int:
-        """The number of jobs that wait here for a place."""
+        """The number of jobs that wait here for a free slot."""
         return len(self._todo)
 
     def take_back_late(self) -> list[ClaimedRun]:
-        """Remove and return the jobs that wait for a place, if the first one has waited too long."""
+        """Remove and return the jobs that wait for a free slot, if the first one has waited too long."""
         if self.oldest_wait() <= _LONG_WAIT:
             return []
         return self.take_back()
 
     def oldest_wait(self) -> float:
-        """Return how long the first waiting job has waited, in seconds."""
+        """Return the number of seconds for which the first waiting job has waited."""
         try:
             return time.monotonic() - self._todo[0][0]
         except IndexError:
@@ -624,7 +625,7 @@ class AsyncWorkers:
         resources = self._context.runner.resources
         if (
             pending := asyncio.all_tasks(loop) - resources.keepers
-        ):  # these jobs were handed back while they ran; cancel them again, then ignore them
+        ):  # these jobs were handed back while they ran; cancel them again, but do not wait for them
             for task in pending:
                 task.cancel()
             loop.run_until_complete(asyncio.wait(pending, timeout=_LAST_CANCELLATIONS))
@@ -661,7 +662,7 @@ class AsyncWorkers:
     # ---- on the loop -------------------------------------------------------------------------------------
 
     def _start_all(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start the waiting jobs, if there are free places and the process has the right to run jobs."""
+        """Start waiting jobs, as long as slots are free and the process has the right to run jobs."""
         if not self._context.memory.may_start():
             if not self._is_polling:
                 self._is_polling = True
@@ -700,19 +701,19 @@ class AsyncWorkers:
             self._start_prepared(loop, claimed_run, run, self._free.pop())
 
     def _not_started(self, claimed_run: ClaimedRun, error: Exception) -> EndedRun:
-        """Return an end that removes the job from its session after any error; other jobs are unaffected."""
+        """Return an outcome that removes the job from its session, so that the error affects no other job."""
         log.error("Job %s could not be started; it is tried again later.", claimed_run.job.id, exc_info=error)
         return self._context.runner.unprepared(claimed_run.job, claimed_run.holder, error)
 
     async def _start_tied(self, loop: asyncio.AbstractEventLoop, claimed_run: ClaimedRun, place: int) -> None:
-        """Prepare the job in a thread, because that reads the storage, and start it here."""
+        """Prepare the job in a thread, because this reads the storage, and start the job here."""
         run: Run | EndedRun | None = None
         try:
             run = await in_thread(self._context.runner.prepare, claimed_run.job, claimed_run.holder)
         except Exception as error:  # noqa: BLE001 - no thread could be started, for example
             run = self._not_started(claimed_run, error)
         finally:
-            if not isinstance(run, Run):  # it must not start, or the loop ends
+            if not isinstance(run, Run):  # the job must not start, or the loop is being stopped
                 self._free.append(place)
         if isinstance(run, Run):
             self._start_prepared(loop, claimed_run, run, place)
@@ -725,7 +726,7 @@ class AsyncWorkers:
         self, loop: asyncio.AbstractEventLoop, claimed_run: ClaimedRun, run: Run, place: int
     ) -> None:
         self.running[place] = run
-        if claimed_run.is_dropped:  # while it was prepared and not visible to the dispatcher
+        if claimed_run.is_dropped:  # dropped during `prepare`, when the dispatcher could not find the run
             self._leave(place)
             self._finish(self._context.runner.passed_over(run))
             return
@@ -741,7 +742,7 @@ class AsyncWorkers:
             return
         run.stop, run.coroutine = lambda: loop.call_soon_threadsafe(task.cancel), task
         if run.cancelled is not None:
-            loop.call_soon(task.cancel)  # after it has started, because otherwise its end is never handled
+            loop.call_soon(task.cancel)  # cancelled after its start; otherwise its end is never handled
 
     def _leave(self, place: int) -> None:
         del self.running[place]
@@ -762,7 +763,7 @@ class AsyncWorkers:
             self._start_all(loop)
 
     def _finish(self, ended: EndedRun) -> None:
-        """Add an end to settle; the ends of one turn of the loop share one wake-up."""
+        """Add an outcome to settle; all outcomes of one loop iteration wake the dispatcher only once."""
         self._context.inbox.ended.append(ended)
         if not self._is_waking and self._loop is not None:
             self._is_waking = True
@@ -775,7 +776,7 @@ class AsyncWorkers:
     # ---- monitoring --------------------------------------------------------------------------------------
 
     def watch(self) -> None:
-        """Log once which job blocks the loop for a long time; called a few times per second."""
+        """If a job blocks the loop for a long time, log this once; called a few times per second."""
         loop = self._loop
         if loop is None or not self.running:
             self._answered_at = 0.0

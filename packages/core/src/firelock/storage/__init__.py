@@ -2,13 +2,13 @@
 
 Read `contract` first: it defines the verbs and their guarantees. `rules` defines which values each transition
 writes, and `batches` defines how the members of a batch are counted. `derived` contains the verbs that can be
-implemented with other verbs; it is the only base of the storages for SQL and Redis.
+implemented with other verbs; its class is the only base class of the storages for SQL and Redis.
 
-`table_storage` implements every verb on `tables`, which do not need to be SQL tables. `relation_tables` and
+`table_storage` implements every verb with `tables`, which do not need to be SQL tables. `relation_tables` and
 `keyed_tables` contain its code for batches and keys. `row_storage` implements the tables with ordered rows,
-whose keys `short_keys` keeps short. `memory` implements them with dictionaries. `waiting` contains the code
-that waits for work, `own_work` marks the calls of servers, and `locks` contains the locks that `fire.lock`
-returns.
+whose keys `short_keys` keeps short, and `memory` implements them with dictionaries. `waiting` contains the
+code that waits for work, `own_work` marks the calls of servers, and `locks` contains the locks that
+`fire.lock` returns.
 """
 
 from __future__ import annotations

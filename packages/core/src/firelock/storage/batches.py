@@ -16,7 +16,7 @@ from firelock.model.state import State
 
 
 class Share(NamedTuple):
-    """The numbers that a member adds to the counts of its batch, or the change of these numbers."""
+    """The numbers that a member adds to the counts of its batch, or a change in these numbers."""
 
     total: int = 0
     active: int = 0
@@ -25,7 +25,7 @@ class Share(NamedTuple):
     failed: int = 0
     deleted: int = 0
     batches: int = 0
-    failures: int = 0  # members that failed in this change; the number is not reduced by a requeue
+    failures: int = 0  # number of members that failed in this change; not reduced by a requeue
 
     def less(self, before: Share) -> Share:
         """Return the change from `before` to this share."""
@@ -45,8 +45,8 @@ def share_of(job: JobRecord, *, is_related: bool, is_releasing: bool, is_cancell
     Args:
         job: the member.
         is_related: whether an edge to one of its parents is undecided.
-        is_releasing: whether it has ended, but the jobs that wait for it have not been moved yet.
-        is_cancelled: whether it is a cancelled batch.
+        is_releasing: whether the member has ended but the jobs that wait for it have not been moved yet.
+        is_cancelled: whether the member is a cancelled batch.
     """
     state = job.state
     waits = state is State.AWAITING and is_related and job.waits_for is None and not is_cancelled
@@ -58,12 +58,12 @@ def share_of(job: JobRecord, *, is_related: bool, is_releasing: bool, is_cancell
 
 
 def changed(before: Share, after: Share) -> Share:
-    """Return the share to record when a member changes; it also counts a new failure."""
+    """Return the share that is recorded when a member changes, including a new failure."""
     return after.less(before)._replace(failures=int(after.failed > before.failed))
 
 
 def folded(counts: BatchCounts, known: Share, *, fails_fast: bool) -> BatchCounts:
-    """Return the counts with the sum of the recorded shares added."""
+    """Return the counts after adding the sum of the recorded shares."""
     return BatchCounts(
         total=counts.total + known.total,
         active=counts.active + known.active,
@@ -80,7 +80,7 @@ def folded(counts: BatchCounts, known: Share, *, fails_fast: bool) -> BatchCount
 
 
 def end_of(counts: BatchCounts) -> State:
-    """Return the state of a batch with these counts; awaiting while it is open."""
+    """Return the state of a batch with these counts; an open batch is awaiting."""
     if counts.is_cancelled or not (counts.is_held or counts.is_unopened):
         ended = batch_end(
             active=counts.active, waiting=counts.waiting, failed=counts.failed,

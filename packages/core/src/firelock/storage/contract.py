@@ -3,8 +3,8 @@
 A storage stores jobs and applies guarded changes to them. It does not make decisions itself: `lifecycle`
 makes them, and they are passed to the storage as data.
 
-Every verb must be thread-safe. Verbs accept and return batches, and each call must be one atomic operation,
-unless its docstring says otherwise.
+Every verb must be thread-safe. Verbs accept and return lists of items, and each call must be one atomic
+operation, unless the docstring of the verb says otherwise.
 
 The storage's own clock decides which jobs are due and which sessions have expired, and supplies the
 timestamps of the storage's own changes. A time supplied by a caller is stored as a timestamp and never used
@@ -68,7 +68,7 @@ class Storage(ABC):
 
     # The version of the contract for which the storage was written. Each storage class must set a number.
     contract: ClassVar[int]
-    features: frozenset[Feature] = frozenset()  # known before the first verb is called, and never changed
+    features: frozenset[Feature] = frozenset()  # constant, and known before the first verb is called
     url: str = ""  # the URL for display, absolute and without a password
     # The URL with which another process can open the storage, including the password, so it is never shown.
     # Empty if no other process can open the storage.
@@ -147,38 +147,38 @@ class Storage(ABC):
         sequence. The history begins with one entry: the state in which the job was stored, `created_at` and
         the reason.
 
-        **Parents.** An awaiting job must read each of its `parents` in the same operation; a parent can also
-        be earlier in this call. If a parent has ended, its edge is decided immediately, as `release` would
-        decide it. Otherwise the parent is marked as having children.
+        **Parents.** The `parents` of an awaiting job must be read in the same operation; a parent can also be
+        an earlier job of this call. If a parent has ended, its edge is decided immediately, as `release`
+        would decide it. Otherwise, the parent is marked as having children.
 
         **Notification.** Servers that wait for work are notified after the commit.
 
-        **`within`** is a transaction of the caller in the same database. The jobs are then committed or
-        rolled back with it. This requires `Feature.TRANSACTIONAL_ENQUEUE`. If `within` is an
+        **`within`** is a transaction of the caller in the same database. The jobs are committed or rolled
+        back with this transaction. This requires `Feature.TRANSACTIONAL_ENQUEUE`. If `within` is an
         `OpenTransaction`, the jobs are stored in the transaction on its connection, and servers are notified
         with its `on_commit`.
 
         **Unique keys.** A job whose unique key belongs to another job is not stored. Its result is a
         `Duplicate` with the id of the other job, which the call changes as `replaces` and `debounced_due` in
-        `unique_rules` specify. The sequence counts as one call per job, in order, so a job can be the
-        duplicate of an earlier one. A call must wait for an open transaction that requested the same key
-        earlier.
+        `unique_rules` specify. The jobs are treated as if they were inserted by separate calls, in order, so
+        a job can be a duplicate of an earlier one. A call must wait for an open transaction that requested
+        the same key earlier.
 
         **Members.** A member of a batch (`Relations.batch_id`) is included in the counts of its batch from
-        this call on. The batch can be earlier in this call. If the batch has not opened, because it waits for
-        other jobs, its members without undecided parents must wait for the opening: awaiting, without
-        `due_at`, with the reason `Moved.WAITS_FOR_BATCH`. The same applies to inner batches, and therefore to
-        their members. To add members to a stored batch, lock the batch against `release`; inserts share this
-        lock.
+        this call on. The batch can be an earlier job of this call. If the batch has not opened, because it
+        waits for other jobs, its members without undecided parents must wait for the opening: awaiting,
+        without `due_at`, with the reason `Moved.WAITS_FOR_BATCH`. The same applies to inner batches, and
+        therefore to their members. To add members to a stored batch, lock the batch against `release`;
+        inserts share this lock.
 
-        **Batches.** A batch itself (`Relations.batch`) is awaiting. Its `due_at` is the end of its hold. Its
-        parents are the jobs that must end before it opens.
+        **Batches.** A batch itself (`Relations.batch`) is awaiting. Its `due_at` is the time at which its
+        hold ends. Its parents are the jobs that must end before the batch opens.
 
         **`only_if`** replaces a record in the same operation, as `put_record` does, even if there are no
-        jobs. If the record does not have the expected version, nothing is stored. The result for the record
-        is then ALREADY if the record has the new value and due time at the next version, so a lost reply does
-        no harm. Otherwise it is REFUSED. With partitions, each job must be in the partition of the record, as
-        jobs with ids from `derived_id` are.
+        jobs. If the record does not have the expected version, nothing is stored. In that case, the result
+        for the record is ALREADY if the record has the new value and due time at the next version, so that a
+        lost reply does no harm. Otherwise, the result is REFUSED. With partitions, each job must be in the
+        partition of the record, as jobs with ids from `derived_id` are.
 
         Raises:
             JobNotFound: If a parent or a batch is not stored. Nothing was stored.
@@ -195,10 +195,10 @@ class Storage(ABC):
         """Claim up to `limit` enqueued jobs for a session; return them in the order in which they must run.
 
         **Order.** If queues are named, they are used in the given order: jobs of a later queue are claimed
-        only if the earlier queues are empty. None means every queue, and each queue gets its share. A claim
-        of at least as many jobs as there are queues with work must then take jobs from each of them, and
-        smaller claims must take turns, so that no queue starves. Within a queue, a higher priority comes
-        first, then an older `enqueued_at`, then the order of insertion.
+        only if the earlier queues are empty. None means every queue, and each queue gets its share: a claim
+        for at least as many jobs as there are queues with work must take jobs from each of these queues, and
+        smaller claims must take jobs from different queues in turn, so that no queue starves. Within a queue,
+        a higher priority comes first, then an older `enqueued_at`, then the order of insertion.
 
         **Skipped jobs.** Jobs with a tail and jobs of paused queues must not be claimed. A queue is paused if
         its record (kind "queue", key its name) contains `"paused": true`.
@@ -208,22 +208,22 @@ class Storage(ABC):
         history entry is written.
 
         **Session.** A session that has ended or is unknown must claim nothing, and the claim reports it as
-        lost. Check this in the same operation. An expired session has not ended until `orphans` or
-        `end_session` has marked it.
+        lost. Check this in the same operation. An expired session does not count as ended until `orphans` or
+        `end_session` has marked it as ended.
 
         **Limits.** Jobs with limits wait in lanes, one per set of keys. They must start as
-        `admission.KeyedClaim` specifies: either all keys of a job admit it, by the settings in the records of
-        the kind `limit`, or none of them is changed. If a queue has jobs with limits and jobs without, each
-        kind gets half of the claim; the part that one kind does not need goes to the other kind.
-        `next_claim_at` is the time at which a rate next admits a start, or now if some lanes were not
-        checked.
+        `admission.KeyedClaim` specifies: either all limits of a job allow it to start, according to the
+        settings in the records of the kind `limit`, or none of its keys is changed. If a queue has jobs with
+        limits and jobs without, each kind gets half of the claim; the part that one kind does not need goes
+        to the other kind. `next_claim_at` is the time at which a rate next allows a start, or now if some
+        lanes were not checked.
 
-        **Left-out tasks.** A claim with `left_out` must skip the jobs of these tasks, in lanes as well. These
-        jobs keep their places and do not use any key, and the order of the other jobs stays the same. Such a
-        claim checks at most 1,000 jobs without limits and 1,000 in lanes (with partitions: per partition),
-        divided equally among its queues. It may therefore return fewer jobs than it could claim.
-        `next_claim_at` is now if it left lanes unchecked, unless claims have checked all of them and found
-        nothing.
+        **Excluded tasks.** A claim with `left_out` must skip the jobs of these tasks, including those in
+        lanes. These jobs keep their places and do not use any key, and the order of the other jobs stays the
+        same. Such a claim checks at most 1,000 jobs without limits and 1,000 in lanes (with partitions: per
+        partition), divided equally among its queues. It may therefore return fewer jobs than it could claim.
+        If the claim left lanes unchecked, `next_claim_at` is now, unless successive claims have checked all
+        of them and found nothing.
         """
 
     @abstractmethod
@@ -247,15 +247,16 @@ class Storage(ABC):
         ended: for a processing job, the attempt with its `claimed_at`, `started_at` and server; for a
         scheduled job, its previous `due_at`.
 
-        **Sessions and tails.** A settle (`session` set) clears the session and keeps the fence. An operator's
-        change that takes a job out of processing must leave the session and the fence on the job as a tail.
-        The tail is cleared when the holder's settle is refused, or when the session ends. A job that is
-        requeued while it has a tail is enqueued, but must not be claimed until the tail is cleared. `ALREADY`
-        is returned only for a settle, and never for a job with a tail.
+        **Sessions and tails.** A settling transition (`session` set) clears the session and keeps the fence.
+        An operator's change that takes a job out of processing must keep the session and the fence as the
+        job's tail. The tail is cleared when a settling transition of this session is refused, or when the
+        session ends. A job that is requeued while it has a tail is enqueued, but must not be claimed until
+        the tail is cleared. `ALREADY` is returned only for a settling transition, and never for a job with a
+        tail.
 
-        **Unique keys and children.** A requeue from a final state takes the job's unique key again; if
-        another job has the key, the result is TAKEN. When a job with children ends, it must be put on the
-        releasing list in the same operation; `release` then moves its children.
+        **Unique keys and children.** When a job is requeued from a final state, it takes its unique key
+        again; if another job has the key, the result is TAKEN. When a job with children ends, it must be put
+        on the releasing list in the same operation; `release` then moves its children.
 
         **Suspensions.** A suspension to `awaiting` must check in the same operation whether the awaited event
         has already happened: whether the signal of that name is stored and completed, or whether all its
@@ -274,23 +275,24 @@ class Storage(ABC):
         lock each surrounding batch that fails fast, from the innermost outwards, fold its recorded changes
         into its counts, and clear `is_stopping`.
 
-        **Batches.** A batch is never enqueued: the result is REFUSED. Deleting a batch that is not deleted
-        cancels it. The batch becomes awaiting with the given reason, even if it had ended, and its hold ends;
-        `release` then cancels its members and ends it. A second delete changes nothing. A transition from
-        awaiting to awaiting writes only `due_at`, under the batch's lock. It is REFUSED if the batch is
-        cancelled, or if the job is not a batch.
+        **Batches.** A batch is never enqueued: such a transition is REFUSED. Deleting a batch that is not
+        deleted cancels it. The batch becomes awaiting with the given reason, even if it had ended, and its
+        hold ends; `release` then cancels its members and ends the batch. A second delete changes nothing. A
+        transition from awaiting to awaiting writes only `due_at`, under the batch's lock. This transition
+        is REFUSED if the batch is cancelled, or if the job is not a batch.
 
         **Order.** Several transitions of one job are applied in order. A refused transition must not affect
         others. For `within`, see `insert`.
 
-        **Locked rows.** A settle (`session` set, no `within`) must never wait for a row that another
-        transaction has locked. Its result is then BUSY: the job exists and keeps its state, session, fence,
-        keys and place, no part of the transition is written, and the caller sends it again. The other
-        transitions of the call are applied as if this one were not part of the call, except that a later
-        transition of the same job is BUSY too. A settle that needs further rows, for example a parent's list
-        of children, a batch or a unique key, may wait some milliseconds for them before it is BUSY. BUSY may
-        also be returned for a row that has just been changed rather than locked. Operators' changes and
-        changes `within` a transaction wait for locks. A storage without row locks never returns BUSY.
+        **Locked rows.** A settling transition (`session` set, no `within`) must never wait for a row that
+        another transaction has locked. If the row is locked, the result is BUSY: the job exists and keeps its
+        state, session, fence, keys and place, no part of the transition is written, and the caller sends the
+        transition again. The other transitions of the call are applied as if this one were not part of the
+        call, except that a later transition of the same job is also BUSY. A transition that needs other rows,
+        for example a parent's list of children, a batch or a unique key, may wait some milliseconds for them
+        before it is BUSY. BUSY may also be returned for a row that has just been changed rather than locked.
+        Operators' changes and changes `within` a transaction wait for locks. A storage without row locks
+        never returns BUSY.
 
         Raises:
             UnsupportedFeature: If `within` is given, but the storage does not offer it.
@@ -303,9 +305,9 @@ class Storage(ABC):
         The result is REFUSED for a job whose state is not in `from_states`, and for a batch. It is ALREADY
         for a job that already has this queue and priority; in that case, nothing is written.
 
-        Everything else must stay unchanged: state and reason, `changed_at`, `due_at`, `enqueued_at` and the
-        number in the order of insertion, and therefore the place among jobs of the same priority; also the
-        retries, tail, relations, memos, limits and unique key. The counts of both queues change in the same
+        Everything else must stay unchanged: state, reason, `changed_at`, `due_at`, `enqueued_at`, retries,
+        tail, relations, memos, limits and unique key. The number in the order of insertion also stays, so the
+        job keeps its place among jobs of the same priority. The counts of both queues change in the same
         operation, and servers that wait for the new queue are notified after the commit. One history entry is
         written, with the state, `at` and `rules.moved_reason`.
 
@@ -315,11 +317,11 @@ class Storage(ABC):
 
     @abstractmethod
     def exchange(self, transitions: Sequence[Transition], request: ClaimRequest) -> Exchange:
-        """Do `apply`, then `claim`, in one round trip or one transaction if the storage can do so.
+        """Call `apply` and then `claim`, in one round trip or one transaction if the storage can do so.
 
-        If one of the two is refused, the other may be refused as well. The caller then repeats each of them
-        separately, so that a settle is never lost because of a bad claim. A BUSY settle must affect neither
-        the claim nor other settles.
+        If one of the two is refused, the other may also be refused. The caller then repeats each of them
+        separately, so that no outcome is lost because of a bad claim. A BUSY transition must affect neither
+        the claim nor other transitions.
         """
 
     @abstractmethod
@@ -329,9 +331,10 @@ class Storage(ABC):
         The result is only a hint, because servers also poll. If a wait returns True although there is no
         work, the only cost is an empty claim.
 
-        A wake-up must not be lost between a claim that found nothing and the wait. Therefore a wake-up counts
-        from the later of two times: the beginning of this handle's last claim of the same queues, and the
-        return of its last wait for them. If the handle has done neither, it counts from this call.
+        A wake-up must not be lost between a claim that found nothing and the wait. Therefore, every wake-up
+        counts that occurs after the later of two times: when this handle's last claim of the same queues
+        began, and when its last wait for them returned. If the handle has done neither, wake-ups count from
+        this call on.
 
         The wait also returns True if the next due time has become earlier than the one that `claim` or
         `promote` returned last. Jobs that the last claim skipped because it left out their tasks do not count
@@ -383,8 +386,8 @@ class Storage(ABC):
     def append_stream(self, job_id: str, chunks: Sequence[Chunk], *, session: str, fence: int) -> int | None:
         """Store the chunks; chunks that are already stored stay unchanged.
 
-        Return the size of the largest stream in this call, as it is stored now, in bytes. Return None, and
-        store nothing, if the job is not processing for this session with this fence.
+        Return the current stored size, in bytes, of the largest stream in this call. If the job is not
+        processing for this session with this fence, store nothing and return None.
         """
 
     @abstractmethod
@@ -397,9 +400,9 @@ class Storage(ABC):
     def spend(self, key: str, *, cost: int = 0, until: int | None = None) -> int:
         """Use this many units of the key's rate, and block the key until this time.
 
-        Return the time from which a start of cost 1 is admitted; it is now or earlier if the key is open. A
-        negative cost gives units back, until none are used. If the key has no rate, a positive cost has no
-        effect, and a negative cost opens the key.
+        Return the time from which the key allows a start of cost 1; it is now or earlier if the key allows
+        one already. A negative cost returns units until none are used. If the key has no rate, a positive
+        cost has no effect, and a negative cost ends the key's block.
         """
 
     @abstractmethod
@@ -407,51 +410,51 @@ class Storage(ABC):
         """Block the key until this time, as `spend` does.
 
         If another transaction has locked the key, write nothing and return False. A server calls this verb
-        before it stores the end of a job that raised `RateLimited`, and it must not wait for such a lock.
+        before it stores the outcome of a job that raised `RateLimited`, and must not wait for such a lock.
         """
 
     @abstractmethod
     def find_keys(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[KeyState]:
-        """Return the limit keys with this prefix and above `after`, in order of key, by code points.
+        """Return the limit keys that have this prefix and are above `after`, sorted by code points.
 
-        These are the keys that a job holds or waits for, and those whose rate is not completely free again.
+        These are the keys that jobs use or wait for, and those whose rate has not completely recovered.
         """
 
     @abstractmethod
     def find_waiting(
         self, key: str, *, after: int = 0, limit: int = 100, job_id: str | None = None
     ) -> WaitingJobs:
-        """Return the ids of jobs that wait for a limit's key, in the order of their turns.
+        """Return the ids of jobs that wait for a limit key, in their order in the line for this key.
 
         These are the enqueued jobs without a tail whose limits contain the key. They wait in lanes, one per
-        queue and set of keys. First comes the first job of each lane, then the second of each, and so on. The
-        lanes have a fixed order; the jobs of a lane are in the order in which `claim` takes them. `after` is
-        the number of jobs to skip.
+        queue and set of keys. The line begins with the first job of each lane, then the second job of each,
+        and so on. The lanes have a fixed order; the jobs of a lane are in the order in which `claim` takes
+        them. `after` is the number of jobs to skip.
 
-        With `job_id`, the result also contains the place of that job, which is the number of jobs before it,
-        or None if it does not wait for the key. `limit=0` reads only the place.
+        With `job_id`, the result also contains the position of that job, which is the number of jobs before
+        it, or None if it does not wait for the key. With `limit=0`, only the position is read.
 
-        To bound the cost, a line has at most 10,000 places. It consists of the first 1,000 lanes with the key
-        and the lane of `job_id`. `is_cut` means that there are more lanes. The line may be read in more than
-        one operation.
+        To bound the cost, a line contains at most 10,000 jobs. They come from the first 1,000 lanes with the
+        key and from the lane of `job_id`. `is_cut` is true if there are more lanes. The line may be read in
+        more than one operation.
         """
 
     @abstractmethod
     def find_unique(self, prefix: str = "", *, after: str = "", limit: int = 100) -> list[UniqueState]:
-        """Return the unique keys with this prefix and above `after`, in order of key, by code points."""
+        """Return the unique keys that have this prefix and are above `after`, sorted by code points."""
 
     # ---- sessions ----------------------------------------------------------------------------------------
 
     @abstractmethod
     def begin_session(self, session: NewSession) -> None:
-        """Begin a session, which lives for its timeout from now, by the storage's clock.
+        """Create a session that lives for its timeout, starting now, by the storage's clock.
 
         A repeated call must change nothing.
         """
 
     @abstractmethod
     def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
-        """Renew each living session for its timeout from now; return for each session whether it is alive.
+        """Renew each living session, which then lives for its timeout; return whether each one is alive.
 
         A session that has ended or is unknown must not be revived, and its result is always False. A session
         that has expired but is not yet marked as ended is renewed.
@@ -468,12 +471,13 @@ class Storage(ABC):
         not. Each lost claim is returned with the stored values of its job: its state (None if no such job is
         stored), the fence of its latest claim, and whether it has a tail, regardless of the session. From
         these values, the worker process can distinguish a job that its own run ended, within a transaction of
-        the task, from one that was deleted, requeued or taken away. Read these values only for lost claims.
+        the task, from one that was deleted, requeued or claimed again. Read these values only for lost
+        claims.
 
         The unknown claims are the session's processing jobs and tails that the worker process did not list
-        with their current fence. It hands them back with `apply` itself, because only it can determine that
-        none of its own claims is still in progress. A session that has ended or is unknown is reported as
-        lost.
+        with their current fence. The worker process hands them back with `apply`, because only this process
+        can determine that none of its own claims is still in progress. A session that has ended or is unknown
+        is reported as lost.
         """
 
     @abstractmethod
@@ -481,20 +485,20 @@ class Storage(ABC):
         """End the session forever, and return its jobs to their queues.
 
         Each processing job whose id is in `running` gets crashes + 1, and the reason in its history. The
-        others get the reason `Moved.NOT_STARTED` and no history entry. All are enqueued at their old place,
-        and their attempt is given back. If `running` is None, it is unknown which jobs were running, so a
-        crash is counted for each of them. The session's tails are cleared. The call does nothing if the
-        session is unknown, or if it has ended and does not hold anything.
+        others get the reason `Moved.NOT_STARTED` and no history entry. All of them are enqueued at their
+        previous places, and their attempts are given back. If `running` is None, it is unknown which jobs
+        were running, so a crash is counted for each of them. The session's tails are cleared. The call does
+        nothing if the session is unknown, or if it has ended and has no jobs or tails.
 
         If other transactions can lock rows of a storage, it must end a session in two phases; a storage that
         divides long work may do so too. First, mark the session as ended, and store `running` and the reason
         with it. From then on, the session cannot claim jobs or be renewed. Then release its jobs and tails, a
         bounded number per transaction. Skip locked rows without waiting, and count them in `Taken.left`. The
-        session is closing (`SessionRecord.is_closing`) until it holds nothing. `orphans` and a further
-        `end_session` continue the work; both use the stored `running` and reason and ignore their own.
+        session is closing (`SessionRecord.is_closing`) until it has no jobs or tails. `orphans` and later
+        calls of `end_session` continue the work with the stored `running` and reason instead of their own.
 
-        Whether a settle is accepted depends only on the row of its job. A closing session can therefore still
-        store the end of a job that it holds, and that job then does not need to be released.
+        Whether a settling transition is accepted depends only on the row of its job. A closing session can
+        therefore still store the outcome of a job, which then does not need to be released.
         """
 
     @abstractmethod
@@ -507,11 +511,11 @@ class Storage(ABC):
         whose own record is locked is left to the next call, and must not prevent other sessions from being
         ended.
 
-        The call also continues to end closing sessions, at most `limit` of them per call, and all of them in
-        turn.
+        The call also continues to end closing sessions: at most `limit` per call, but all of them in
+        successive calls.
 
         Return a result for each session that was ended. Also return one for each closing session if a job or
-        a tail of the session was released, or if this call completed its end because the original caller
+        a tail of the session was released, or if this call finished ending it because the original caller
         could not.
 
         Args:
@@ -567,9 +571,10 @@ class Storage(ABC):
         `Moved.PARENT_ENDED`. A child that is deleted here puts its own children on the releasing list. Its
         retention is that of its parent (`expires_at` − `ended_at`; forever if the parent is kept forever). A
         child that is a batch is opened instead of being enqueued, and cancelled instead of being deleted. A
-        parent that was requeued before its turn leaves the list, and is put there again when it next ends.
+        parent that was requeued before it was processed leaves the list, and is added again when it next
+        ends.
 
-        **Batches** whose counts have changed are decided next. Lock the batch first, and skip it if another
+        **Batches** whose counts have changed are processed next. Lock the batch first, and skip it if another
         transaction has locked it. In a later statement, fold its recorded changes into its counts.
         `batches.end_of` then computes its state: a batch that is held or has not opened stays open, unless it
         is cancelled.
@@ -578,8 +583,8 @@ class Storage(ABC):
           `BatchRules.keeps`. Its reason is that of its cancellation, or `batch_failure_reason` if it failed.
         - A batch that had ended and is open again becomes awaiting with `Moved.REOPENED` and one history
           entry. This entry is written even if the batch immediately ends in another state.
-        - If the batch has `fails_fast`, a failure since the last fold sets `is_stopping`. It is cleared when
-          the batch ends.
+        - If the batch has `fails_fast`, a failure since the last fold sets `is_stopping`, which is cleared
+          when the batch ends.
 
         **Members** are moved last, under the lock of their batch, up to the limit:
 
@@ -589,15 +594,15 @@ class Storage(ABC):
         - If the batch has opened, members that waited for the opening are enqueued with `Moved.BATCH_OPENED`,
           or scheduled if their `nominal_at` is in the future.
 
-        The same call must also process further changes that these changes make possible, up to the limit: for
-        example, those of the children of a batch that has ended, and of its outer batches.
+        The same call must also make all changes that become possible because of these changes, up to the
+        limit: for example, those of the children of a batch that has ended, and of its outer batches.
         """
 
     @abstractmethod
     def prune(self, limit: int) -> int:
         """Delete up to `limit` jobs whose `expires_at` has passed, with all data that belongs to them.
 
-        Return how many were deleted. Fewer than `limit` means that there was nothing else to delete. Skip
+        Return how many were deleted; a number below `limit` means that there was nothing else to delete. Skip
         jobs that another transaction has locked.
 
         **Kept jobs.** A member is kept as long as its batch and all outer batches. A result is kept while a
@@ -609,10 +614,10 @@ class Storage(ABC):
         expiry that `release` would set. The waiting members of a pruned batch are deleted first in the same
         way.
 
-        **Other data.** Rollups older than 30 days are deleted too. Locks are deleted a day after their end,
+        **Other data.** Rollups older than 30 days are also deleted. Locks are deleted a day after they end,
         or up to an hour later. If a deleted lock is acquired again, its token must still be larger than all
         earlier ones. An ended session is deleted an hour after its end if another session of the same server
-        (`NewSession.server_id`) began after it, otherwise a day after its end. One call deletes a bounded
+        (`NewSession.server_id`) began after it; otherwise, a day after its end. One call deletes a bounded
         number of sessions.
         """
 
@@ -634,8 +639,8 @@ class Storage(ABC):
         that are due last come first. `since` and `until` apply to the same time. `tag` matches exactly, and
         `id_prefix` matches a prefix.
 
-        A cursor is opaque and belongs to one filter and direction. It must stay valid while jobs appear and
-        disappear; an invalid cursor raises `StorageError`. A storage may limit its search for rare jobs. A
+        A cursor is opaque and belongs to one filter and direction. It must stay valid while jobs are added
+        and removed; an invalid cursor raises `StorageError`. A storage may limit its search for rare jobs. A
         page can therefore be short or empty and still have a cursor: only a page without a cursor is the last
         one.
         """
@@ -650,7 +655,7 @@ class Storage(ABC):
 
     @abstractmethod
     def counts(self) -> Counts:
-        """Return the number of jobs in each state and queue; must be exact, and fast at any size."""
+        """Return the number of jobs in each state and queue. This must be exact, and fast at any size."""
 
     @abstractmethod
     def failure_groups(self, limit: int) -> list[FailureGroup]:
@@ -664,7 +669,7 @@ class Storage(ABC):
     def timeline(
         self, since: int, until: int, *, task: str | None = None, queue: str | None = None
     ) -> list[Rollup]:
-        """Return the rollups of minutes in [since, until), in order of minute."""
+        """Return the rollups of the minutes in [since, until), in order of time."""
 
     @abstractmethod
     def append_logs(
@@ -695,7 +700,7 @@ class Storage(ABC):
 
     @abstractmethod
     def renew_lock(self, name: str, owner: str, fence: int, ttl_seconds: float) -> bool:
-        """Extend the lock to the ttl from now; return False unless this owner holds it with this token."""
+        """Renew the lock for the ttl from now; return False unless this owner holds it with this token."""
 
     @abstractmethod
     def release_lock(self, name: str, owner: str, fence: int) -> bool:
@@ -715,7 +720,7 @@ class Storage(ABC):
 
         An expected version of 0 means that no record is stored; None accepts any version. The versions of a
         key must only grow, even after a delete. `due_at` replaces the previous due time. For the kind
-        `recurring` it is included in the next due time that `claim` and `promote` return, and servers that
+        `recurring`, it is considered in the next due time that `claim` and `promote` return, and servers that
         sleep until a later time are notified.
         """
 
@@ -725,7 +730,7 @@ class Storage(ABC):
 
     @abstractmethod
     def list_records(self, kind: str, *, after: str = "", limit: int = 100) -> list[Record]:
-        """Return records of a kind with a key above `after`, in order of key, by code points."""
+        """Return records of a kind whose keys are above `after`, sorted by key in code point order."""
 
     @abstractmethod
     def due_records(self, kind: str, limit: int) -> list[Record]:

@@ -105,7 +105,7 @@ class DerivedStorage(Storage):
     def _change_record(
         self, kind: str, key: str, change: Callable[[Record | None], tuple[str | None, _T]]
     ) -> _T:
-        """Change a record by compare-and-set; repeat this until no other change has intervened.
+        """Change a record by compare-and-set; repeat this until no other change interferes.
 
         If `change` returns None as the new value, the record stays unchanged.
         """
@@ -122,7 +122,7 @@ class DerivedStorage(Storage):
     def prune_derived(self, pruned: Sequence[str], now: int, limit: int) -> None:
         """Delete the records of pruned jobs, old rollups and old locks; called by a storage's `prune`.
 
-        Locks are checked at most once an hour; a call that checks them reads every lock.
+        Locks are checked at most once an hour, and a call that checks them reads every lock.
         """
         for job_id in pruned:
             self.delete_record("log", job_id)
@@ -219,10 +219,10 @@ class DerivedStorage(Storage):
     # ---- streams -----------------------------------------------------------------------------------------
 
     def append_stream(self, job_id: str, chunks: Sequence[Chunk], *, session: str, fence: int) -> int | None:
-        """See `Storage.append_stream`; each chunk is a record, and so are the sizes of a job's streams.
+        """See `Storage.append_stream`; each chunk is a record, and the sizes of a job's streams are another.
 
-        The holder is checked only once, before the chunks are stored. If a run loses its job after this
-        check, its chunks are stored with its own fence.
+        The session and the fence are checked only once, before the chunks are stored. If a run loses its job
+        after this check, its chunks are stored with its own fence.
         """
         (job,) = self.get([job_id])
         is_held = job is not None and (job.state, job.session, job.fence) == (
@@ -271,7 +271,7 @@ class DerivedStorage(Storage):
         raise self._without(Feature.LIMITS, key)
 
     def block(self, key: str, *, until: int) -> bool:
-        """See `Storage.block`; always blocks the key, because other transactions cannot lock rows."""
+        """See `Storage.block`; the key is always blocked, because other transactions cannot lock rows."""
         self.spend(key, until=until)
         return True
 
@@ -304,7 +304,7 @@ class DerivedStorage(Storage):
         """See `Storage.acquire_lock`.
 
         The token is the version of the record when the lock was acquired. Versions, and therefore tokens,
-        keep growing after the record was deleted.
+        also keep growing after the record was deleted.
         """
         for _ in range(_TRIES):
             record, now = self.get_record("lock", name), self.clock()
@@ -401,7 +401,7 @@ def _read_rollup(record: Record) -> Rollup:
 
 
 def _read_lock(record: Record | None) -> tuple[str | None, int, int]:
-    """Return the owner, the token and the end of the lock; the owner is None if the lock was released."""
+    """Return the lock's owner, token and expiry time; the owner is None if the lock was released."""
     if record is None:
         return None, 0, 0
     holder, fence, ends_at, *_ = json.loads(record.value)
@@ -414,12 +414,13 @@ def _is_held(record: Record | None, owner: str, fence: int, now: int) -> bool:
 
 
 def every_record(storage: Storage, kind: str, *, after: str = "") -> Iterator[Record]:
-    """Yield every record of a kind above `after`, in order of key.
+    """Yield every record of a kind whose key is above `after`, sorted by key.
 
-    The cost is one round trip per page, and one more if the last page is full.
+    This takes one round trip per page, and one more if the last page is full.
 
     Raises:
-        StorageError: If a page did not continue after the previous one, so the iteration would never end.
+        StorageError: If a page does not continue after the previous one, so that the iteration would never
+            end.
     """
     while page := storage.list_records(kind, after=after, limit=_PAGE):
         if page[-1].key <= after:

@@ -1,4 +1,4 @@
-"""Limits and unique keys on `Tables`: their part of the claims, inserts and requeues of `TableStorage`."""
+"""Limits and unique keys on `Tables`, as claims, inserts and requeues of `TableStorage` use them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def take_keyed(
 ) -> tuple[list[StoredJob], int | None]:
     """Return the jobs to claim from these queues, some of which have lanes, and the time of the next claim.
 
-    The queues are in the order in which they are served: one after another, or in turn.
+    The queues are in the order in which jobs are taken from them: one queue after another, or in turn.
     """
     share = examined_share(len(names))
     claim = KeyedClaim(_TableLanes(tables), cursors, now, freed=freed, left_out=request.left_out, share=share)
@@ -88,7 +88,7 @@ def take_keyed(
 def ready_of(
     tables: Tables, request: ClaimRequest, queue: str, limit: int, share: int
 ) -> Iterable[StoredJob]:
-    """Return the first jobs without limits that the claim may take from the queue, at most `limit`."""
+    """Return the first jobs without limits, at most `limit`, that the claim may take from the queue."""
     if not request.left_out:
         return tables.ready(queue, limit)
     near = tables.ready(queue, share)
@@ -96,7 +96,7 @@ def ready_of(
 
 
 def take_one(tables: Tables, row: StoredJob, *, now: int) -> StoredJob | None:
-    """Return this enqueued job out of turn if its keys admit it, and charge its start to the keys."""
+    """Return this enqueued job out of turn if its limits allow it, and charge its start to their keys."""
     claim = KeyedClaim(_JobLanes(tables, row), LaneCursors(), now, freed={})
     heads = claim.take(row.record.queue, 1)
     claim.finish()
@@ -167,7 +167,7 @@ class _TableLanes:
         return None if leaving_out is not None and not leaving_out.examine(row.record.task) else _head(row)
 
     def put_back(self, heads: Sequence[Head[StoredJob]]) -> None:
-        """See `KeyedLanes.put_back`; does nothing, because an unclaimed job keeps its place."""
+        """See `KeyedLanes.put_back`; this does nothing, because an unclaimed job keeps its place."""
 
     def store_rows(self, rows: Mapping[str, KeyRow]) -> None:
         """See `KeyedLanes.store_rows`."""
@@ -176,7 +176,7 @@ class _TableLanes:
 
 
 class _JobLanes(_TableLanes):
-    """The lanes of a queue in which only this job waits."""
+    """The lanes of a queue, as if only this job were waiting in them."""
 
     def __init__(self, tables: Tables, row: StoredJob) -> None:
         super().__init__(tables)
@@ -205,13 +205,13 @@ def _head(row: StoredJob) -> Head[StoredJob]:
 
 
 def held_jobs(tables: Tables) -> Iterable[StoredJob]:
-    """Yield the jobs with limits that any session holds, running or as tails."""
+    """Yield the jobs with limits that belong to a session because they are processing or have a tail."""
     for session in tables.sessions():
         yield from (row for row in tables.held(session.record.session.id) if row.lane is not None)
 
 
 def settings_of(tables: Tables, keys: Iterable[str]) -> dict[str, LimitSettings]:
-    """Return the settings that are stored for these keys and their names."""
+    """Return the stored settings for these keys and their names."""
     wanted = dict.fromkeys(one for key in keys for one in (key, name_of(key)))
     found = {one: record for one in wanted if (record := tables.record("limit", one)) is not None}
     return {one: read_settings(record.value) for one, record in found.items()}
@@ -231,7 +231,7 @@ def spend(tables: Tables, key: str, *, cost: int, until: int | None, now: int) -
 
 
 def find_keys(tables: Tables, prefix: str, after: str, limit: int, *, now: int) -> list[KeyState]:
-    """See `Storage.find_keys`; reads every lane and every job that a session holds."""
+    """See `Storage.find_keys`; this reads every lane and every job that belongs to a session."""
     waiting: dict[str, int] = {}
     others: dict[str, set[str]] = {}
     for lane, number in tables.lane_counts():
@@ -265,7 +265,7 @@ def find_keys(tables: Tables, prefix: str, after: str, limit: int, *, now: int) 
 
 
 def find_waiting(tables: Tables, key: str, after: int, limit: int, job_id: str | None) -> WaitingJobs:
-    """See `Storage.find_waiting`; reads every lane."""
+    """See `Storage.find_waiting`; this reads every lane."""
     lanes = list(islice(_lanes_with(tables, key), LINE_LANES + 1))
     is_cut, lanes = len(lanes) > LINE_LANES, lanes[:LINE_LANES]
     record = None if job_id is None else tables.job(job_id)
@@ -312,17 +312,17 @@ def _strict_holders(tables: Tables, row: KeyRow) -> Iterable[JobRecord]:
 
 
 def holder_facts(job: JobRecord) -> HolderFacts:
-    """Return the facts about a job that was claimed under a key, except the place where it waits."""
+    """Return the facts about a job that was claimed under a key, except the lane in which it waits."""
     return HolderFacts(job.session is not None, job.is_final)
 
 
 def forget_idle(
     tables: Tables, rows: Iterable[tuple[str, KeyRow]], after: str, limit: int, *, now: int
 ) -> str:
-    """Delete the rows of keys that no job holds and whose rate is free.
+    """Delete the rows of keys that no job uses and whose rate has fully recovered.
 
-    Examine at most `limit` of the rows after the key `after`. Return the key after which to continue, or ""
-    at the end.
+    Check at most `limit` of the rows after the key `after`. Return the key after which the next call must
+    continue, or "" if there are no more rows.
     """
     last, examined = "", 0
     for key, row in rows:
@@ -345,12 +345,12 @@ def forget_idle(
 
 
 def unique_use(job: JobRecord | NewJob) -> UniqueUse | None:
-    """Return the unique key of the job with its options; None if it has none."""
+    """Return the unique key of the job with its options; None if the job has no unique key."""
     return None if job.admission_json is None or job.admission is None else job.admission.unique
 
 
 class UniqueKeys:
-    """The unique keys of an insert, and the jobs that hold these keys; `store` writes the changes."""
+    """The unique keys of an insert, and the jobs that have these keys; `store` writes the changes."""
 
     def __init__(self, tables: Tables, now: int) -> None:
         self._tables, self._now = tables, now
@@ -358,7 +358,7 @@ class UniqueKeys:
         self.changed: dict[str, StoredJob] = {}
 
     def answer(self, job: NewJob, find: Mapping[str, StoredJob]) -> Duplicate | None:
-        """Return the duplicate for a new job; None if the job has the key now, or has no unique key.
+        """Return the duplicate for a new job; None if the job now has the key, or needs no unique key.
 
         Args:
             job: the new job.
@@ -403,7 +403,7 @@ class UniqueKeys:
             )
 
     def store(self) -> None:
-        """Store the keys, and the jobs that duplicate calls have changed."""
+        """Store the keys, and the jobs that were changed by duplicate calls."""
         for key, row in self._rows.items():
             self._tables.put_unique_row(key, row)
         for holder in self.changed.values():
@@ -411,7 +411,7 @@ class UniqueKeys:
 
 
 def facts_of(job: JobRecord) -> JobFacts:
-    """Return the fields of a job that determine whether it has its unique key."""
+    """Return the fields that determine whether a job has its unique key."""
     return JobFacts(
         job.state, job.attempt, job.crashes, job.session is not None, job.enqueued_at,
         job.admission or Admission(),
@@ -439,7 +439,7 @@ def take_again(tables: Tables, job: JobRecord) -> None:
 
 
 def forget_unique(tables: Tables, found: Sequence[tuple[str, UniqueRow]], limit: int, *, now: int) -> str:
-    """Delete the unique keys that are free and whose job was pruned; see `forget_idle`."""
+    """Delete free unique keys whose job was pruned; see `forget_idle`."""
     for key, row in found:
         if tables.job(row.job_id) is None and row.free_at <= now:
             tables.put_unique_row(key, None)

@@ -1,8 +1,8 @@
 """Distributed locks with fencing tokens, which are renewed while they are held.
 
 A lock that is based only on time makes it unlikely, but not impossible, that two processes hold the lock at
-the same time. The fence makes it possible to detect an old holder: pass `lock.fence` to every system that
-must reject one.
+the same time. The fence makes it possible to detect a previous holder: pass `lock.fence` to every system that
+must reject requests from a previous holder.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _NAMES_KEPT = 10_000
 
 
 class LockProvider(Protocol):
-    """A provider of locks. Every storage is a provider, and a plugin can supply others; see `Storage`."""
+    """A provider of locks. Every storage is a lock provider, and plugins can supply others; see `Storage`."""
 
     def acquire_lock(self, name: str, owner: str, ttl_seconds: float) -> int | None:
-        """Return a fencing token, or None while another owner holds the lock."""
+        """Return a fencing token; None if another owner holds the lock."""
 
     def renew_lock(self, name: str, owner: str, fence: int, ttl_seconds: float) -> bool:
         """Extend the lock; return False if it is lost."""
@@ -50,8 +50,8 @@ class Lock:
     is renewed each time a third of its `ttl` has passed. If the lock was lost, leaving the block raises
     `LockLost`, unless another exception is already being raised.
 
-    With `slots`, this number of holders can hold the lock at the same time. Each one holds a free lock among
-    `name#0`, `name#1` and so on. Fences of different slots must not be compared.
+    With `slots`, this number of holders can hold the lock at the same time. Each of them acquires one of the
+    locks `name#0`, `name#1` and so on. Fences of different slots must not be compared.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class Lock:
         self._names = _slot_names(name, slots)
         keeper.check_slots(name, slots)
         self.name = name
-        self.slot: int | None = None  # the number of the slot, from 0, while held; None without slots
-        self.fence = 0  # the token, while held
+        self.slot: int | None = None  # the number of the acquired slot, from 0; None without slots
+        self.fence = 0  # the token of the acquired lock
         self._is_first_try = True
-        self._next = random.randrange(len(self._names))  # the slot to try first  # noqa: S311 - to use all
+        self._next = random.randrange(len(self._names))  # the first slot to try  # noqa: S311 - to use all
         self._held_name = name
         self._provider = provider
         self._keeper = keeper
-        # This clock must include suspensions of the machine, as the storage's clock does.
+        # This clock must continue while the machine is suspended, as the storage's clock does.
         self._elapsed = elapsed
         self._timeout = timeout
         self._ttl = ttl
@@ -105,7 +105,7 @@ class Lock:
         return self
 
     async def __aenter__(self) -> Self:
-        """Acquire the lock. The wait does not occupy a thread, so that threads stay free for releases."""
+        """Acquire the lock. Waiting does not occupy a thread, so that threads stay free for releases."""
         import asyncio  # noqa: PLC0415 - loaded when first used
 
         deadline, waits = self._begin(), _waits()
@@ -114,7 +114,7 @@ class Lock:
         return self
 
     def _begin(self) -> float:
-        """Return the deadline of the wait, and let the first attempt try all slots."""
+        """Start a wait whose first attempt tries all slots; return the deadline of the wait."""
         self._is_first_try = True
         return time.monotonic() + self._timeout
 
@@ -136,7 +136,7 @@ class Lock:
         self._is_first_try = False
         for _ in range(tries):
             slot = self._next
-            self._next = (slot + 1) % count  # one slot after another, so that each wait tries all of them
+            self._next = (slot + 1) % count  # continue with the next slot, so that each wait tries all slots
             requested_at = self._elapsed()
             fence = self._provider.acquire_lock(self._names[slot], self._owner, self._ttl)
             if fence is not None:
@@ -185,7 +185,7 @@ class Lock:
         if not self.lost:
             self._ends_at = float("inf")  # the lock is no longer held, so it can no longer be lost
         try:
-            # The provider decides: either this token was valid until now, or the lock was lost.
+            # Only the provider can decide whether this token was valid until now or the lock was lost.
             released = self._provider.release_lock(self._held_name, self._owner, self.fence)
         except StorageError:
             if kind is None:
@@ -241,7 +241,7 @@ def _check_name(name: object) -> None:
 
 
 def _slot_names(name: str, slots: object) -> tuple[str, ...]:
-    """Return the names of the locks, one of which must be acquired."""
+    """Return the names of the locks of which one must be acquired."""
     if slots is None:
         return (name,)
     if not isinstance(slots, int) or isinstance(slots, bool) or not 1 <= slots <= _MOST_SLOTS:
@@ -270,7 +270,7 @@ def _is_between(value: object, least: float, most: float) -> bool:
 
 
 def _waits() -> Iterator[float]:
-    """Yield the pauses between attempts to acquire a taken lock, in seconds, with jitter."""
+    """Yield the pauses, in seconds and with jitter, between attempts to acquire a lock that is not free."""
     wait = _FIRST_WAIT
     while True:
         yield wait * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
@@ -281,14 +281,14 @@ class LockKeeper:
     """The thread of an app that renews its held locks; it runs while any lock is held."""
 
     def __init__(self) -> None:
-        self._slots: dict[str, int] = {}  # number of slots by name, for names that were used with slots
+        self._slots: dict[str, int] = {}  # number of slots of each name that was used with slots
         self._reset()
 
     def check_slots(self, name: str, slots: int | None) -> None:
         """Check that this app always uses the name with the same number of slots.
 
         Raises:
-            ConfigurationError: If the name was used with another number of slots before.
+            ConfigurationError: If the name was previously used with another number of slots.
         """
         previous = self._slots.get(name)
         if previous is not None and previous != slots:
@@ -319,7 +319,7 @@ class LockKeeper:
             self._condition.wait(seconds)
 
     def add(self, lock: Lock) -> None:
-        """Renew the lock from now on."""
+        """Start renewing the lock."""
         self._follow_fork()
         with self._condition:
             self._held[id(lock)] = (lock, time.monotonic() + lock.renews_every)

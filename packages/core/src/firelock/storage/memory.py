@@ -1,6 +1,6 @@
 """The storage in the memory of this process: the reference model, used by tests and demos.
 
-`TableStorage` implements the verbs, and this module contains the tables. They are in a `Store`, which all
+`TableStorage` implements the verbs, and this module contains the tables. They belong to a `Store`, which all
 handles with the same name share. A `Table` contains jobs, sessions and records, with one `Order` for each way
 to search for jobs.
 """
@@ -34,19 +34,19 @@ from firelock.storage.tables import MemoSum, StoredSession, Tables
 from firelock.storage.waiting import Waiting, is_of_taken, taken_from
 
 _WAITS_FOR_TIME = (State.SCHEDULED, State.AWAITING)
-_SPARE = 64  # number of dead entries in an order that are not worth removing
+_SPARE = 64  # up to this number of dead entries, removing them is not worthwhile
 
 _T = TypeVar("_T")
-_QUEUE_LISTS = 1_000  # maximum number of sets of queues whose last claim the handle remembers
+_QUEUE_LISTS = 1_000  # maximum number of sets of queues for which the last claim is remembered
 Key = tuple[int, ...]
 Entry = tuple[Key, str]
 
 
 class MemoryStorage(TableStorage):
-    """Jobs in the memory of this process. They are lost when it ends, and other processes cannot see them.
+    """A storage in the memory of this process. Its jobs are lost when the process ends.
 
-    Handles with the same name share a store as long as one of them is open. A handle without a name has its
-    own store. A lock makes each verb atomic.
+    Other processes cannot access the jobs. Handles with the same name share a store as long as one of them is
+    open. A handle without a name has its own store. A lock makes each verb atomic.
     """
 
     contract = 1
@@ -60,8 +60,8 @@ class MemoryStorage(TableStorage):
         self.clock_offset = 0  # in microseconds; changed by tests
         self._waiters = _Waiters(self._store.changed, self._may_work)
         self._lane_news: dict[frozenset[str] | None, int] = {}  # `lane_news` at the last claim, by queues
-        self._taken_seen: dict[str, int] = {}  # number at the last wait, by `taken_from` name
-        # The store's `ready_news` at the last claim, by queues, if that claim left out tasks.
+        self._taken_seen: dict[str, int] = {}  # `taken` number at the last wait, by `taken_from` name
+        # The store's `ready_news` at the last claim of these queues, if that claim excluded tasks.
         self._passed_over: dict[frozenset[str] | None, int] = {}
 
     # ---- handle ------------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ class MemoryStorage(TableStorage):
         if not self._is_closed:
             self._is_closed = True
             self._waiters.end()
-            self._store = Store()  # the shared store is deleted with its last handle
+            self._store = Store()  # the shared store is deleted after its last handle was closed
 
     def clock(self) -> int:
         """See `Storage.clock`."""
@@ -137,7 +137,7 @@ class MemoryStorage(TableStorage):
         self._waiters.interrupt()
 
     def _may_work(self, queues: Sequence[str] | None) -> bool:
-        """Return whether a claim of these queues would take a job or return an earlier due time."""
+        """Return whether a claim from these queues would take a job or return an earlier due time."""
         if self._is_closed:
             return False
         table = self._store.table
@@ -172,7 +172,7 @@ def _as_key(queues: Sequence[str] | None) -> frozenset[str] | None:
 
 
 class _Waiters(Waiting):
-    """The waits of one handle; every change of the store can end one of them."""
+    """The waits of a handle; any change of the store can end one of them."""
 
     def __init__(
         self, changed: threading.Condition, may_work: Callable[[Sequence[str] | None], bool]
@@ -190,7 +190,7 @@ class _Waiters(Waiting):
 
 
 class Store:
-    """The jobs, sessions and records of one name; hold `changed` to use them."""
+    """The jobs, sessions and records of one name; acquire `changed` before using them."""
 
     _named: ClassVar[WeakValueDictionary[str, Store]] = WeakValueDictionary()
     _naming: ClassVar[threading.Lock] = threading.Lock()
@@ -201,7 +201,7 @@ class Store:
 
     @classmethod
     def named(cls, name: str) -> Store:
-        """Return the store that all open handles with this name share; an empty name gets a new store."""
+        """Return the store that all open handles with this name share; for an empty name, a new store."""
         if not name:
             return cls()
         with cls._naming:
@@ -220,35 +220,35 @@ class Store:
 
 
 class Table(Tables):
-    """Jobs by id, with the orders that the verbs need; also sessions, and records by kind."""
+    """The jobs by id, with the orders that the verbs need, the sessions, and the records by kind."""
 
     def __init__(self) -> None:
         self.rows: dict[str, StoredJob] = {}
         self.by_time = Order()  # jobs by created_at
         self.by_state: dict[State, Order] = {state: Order() for state in State}  # jobs by changed_at
-        self._ready: dict[str, Order] = {}  # jobs without a lane, by queue; ordered by place
-        self._lanes: dict[str, dict[str, Order]] = {}  # jobs by queue and lane; ordered by place
+        self._ready: dict[str, Order] = {}  # jobs without a lane, by queue, in the order of their places
+        self._lanes: dict[str, dict[str, Order]] = {}  # jobs by queue and lane, in the order of places
         self._lane_names: dict[str, list[str]] = {}  # sorted lanes by queue
         self._key_rows: dict[str, KeyRow] = {}
         self._unique_rows: dict[str, UniqueRow] = {}
-        self.taken_number = 0  # how often a job was taken from a session by another caller
-        self.taken: dict[str, int] = {}  # this count when the session last lost a job, by `taken_from` name
-        self.ready_news = 0  # grows whenever a job without limits may have become able to start
-        self.lane_news = 0  # grows whenever a job in a lane may have become able to start
+        self.taken_number = 0  # how many jobs other callers have taken from sessions
+        self.taken: dict[str, int] = {}  # number when the session last lost a job, by `taken_from` name
+        self.ready_news = 0  # grows whenever a job without limits might be able to start
+        self.lane_news = 0  # grows whenever a job in a lane might be able to start
         self._due = Order()  # scheduled and awaiting jobs by due_at
         self._expiring = Order()  # jobs by expires_at
         self._held: defaultdict[str, dict[str, None]] = defaultdict(dict)  # jobs and tails by session
-        # The children by parent, including ended ones.
+        # All children, including ended ones, by parent.
         self._children: defaultdict[str, dict[str, None]] = defaultdict(dict)
-        # The children with undecided edges, by parent.
+        # Children with undecided edges, by parent.
         self._waiting: defaultdict[str, dict[str, None]] = defaultdict(dict)
-        self._releasing: dict[str, list[str]] = {}  # children to move, by ended parent; the last one first
+        self._releasing: dict[str, list[str]] = {}  # children to move, by ended parent, in reverse order
         self._members: defaultdict[str, Members] = defaultdict(Members)  # members by batch
         self._batch_counts: dict[str, BatchCounts] = {}  # counts by batch
-        self._changed: dict[str, None] = {}  # batches whose state might have to change
+        self._changed: dict[str, None] = {}  # batches whose state may need to change
         self._memos: dict[str, dict[tuple[MemoKind, str], Memo]] = {}  # by job
         self._memo_sums: dict[str, MemoSum] = {}
-        self._inserted = 0  # number of jobs ever inserted, which is the sequence of the next job
+        self._inserted = 0  # number of jobs inserted so far, which is the sequence number of the next job
         self._counts: dict[str, Counter[State]] = {}
         self._sessions: dict[str, StoredSession] = {}
         self._living = Order()  # sessions by started_at
@@ -291,7 +291,7 @@ class Table(Tables):
                 self._note_taken(record.session)
 
     def _note_taken(self, session: str) -> None:
-        """Record that another caller took a job from the session, which keeps only the job's tail."""
+        """Record that another caller took a job from the session, so that only the job's tail is left."""
         if len(self.taken) > _QUEUE_LISTS:
             self.taken.clear()
         self.taken_number += 1
@@ -299,7 +299,7 @@ class Table(Tables):
         self.has_news = True
 
     def _note_freed(self, before: StoredJob | None) -> None:
-        """Wake waiting servers if a session had the job, which then held limit keys."""
+        """Wake waiting servers if the job belonged to a session and therefore used limit keys."""
         if before is not None and before.record.session and before.lane is not None:
             self.lane_news += 1
             self.has_news = True
@@ -461,7 +461,7 @@ class Table(Tables):
     # ---- orders --------------------------------------------------------------------------------------------
 
     def has_ready(self, queues: Sequence[str] | None) -> bool:
-        """Return whether a claim of these queues would take a job without limits."""
+        """Return whether a claim from these queues would take a job without limits."""
         wanted = self._ready if queues is None else queues
         return any(queue in self._ready and not self.is_paused(queue) for queue in wanted)
 
@@ -515,7 +515,7 @@ class Table(Tables):
         return list(islice((job for job in jobs if rules.matches(job, where)), limit))
 
     def _in_order(self, where: JobFilter, start: Entry | None, *, oldest_first: bool) -> Iterator[Entry]:
-        """Yield the entries of the filter's time window after `start`; ignores the other fields."""
+        """Yield the entries after `start` in the filter's time window; other filter fields are ignored."""
         since, until = where.since, where.until
         of = self if where.batch_id is None else self._members.get(where.batch_id) or Members()
         order = of.by_time if where.state is None else of.by_state[where.state]
@@ -551,7 +551,7 @@ class Table(Tables):
             self._unfollowed[stored.server_id][id] = None
 
     def _unlist_session(self, id: str) -> None:
-        """Remove the session from all orders."""
+        """Remove the session from all orders in which it is listed."""
         before = self._sessions[id]
         if before.forget_at is None:
             self._living.drop(id)
@@ -664,7 +664,7 @@ class Table(Tables):
             self._members[batch].drop(row)
 
     def _line(self, row: StoredJob) -> Order:
-        """Return the order in which the ready job waits."""
+        """Return the `Order` in which the ready job waits."""
         queue, lane = row.record.queue, row.lane
         if lane is None:
             self.ready_news += 1
@@ -677,7 +677,7 @@ class Table(Tables):
         return lanes[lane]
 
     def _leave_line(self, row: StoredJob) -> None:
-        """Remove a job that was ready from its order, and delete the order if it is empty."""
+        """Remove a job that was ready from its `Order`, and delete the `Order` if it is empty."""
         queue, lane = row.record.queue, row.lane
         line = self._ready[queue] if lane is None else self._lanes[queue][lane]
         line.drop(row.record.id)
@@ -693,7 +693,7 @@ class Table(Tables):
 
 
 def _discard(groups: dict[str, dict[str, None]], name: str, id: str) -> None:
-    """Remove the id from the group, and delete the group if it is empty."""
+    """Remove the id from the group; if the group is then empty, delete it."""
     group = groups.get(name, {})
     group.pop(id, None)
     if not group:
@@ -701,13 +701,13 @@ def _discard(groups: dict[str, dict[str, None]], name: str, id: str) -> None:
 
 
 class Order:
-    """Ids sorted by key, then by id; each id occurs at most once.
+    """A list of ids, sorted by key and then by id, in which each id occurs at most once.
 
     A dropped id leaves a dead entry in the list. Dead entries are removed when they outnumber the living
-    ones. Therefore a drop costs almost nothing, and the first living entry is found quickly.
+    ones. Therefore, dropping an id costs almost nothing, and the first living entry is found quickly.
 
-    The entries before `_head` are all dead, in any order, and never read again. A new first entry replaces
-    the last dead entry, so that readers do not pass the others again.
+    All entries before `_head` are dead, in any order, and are never read again. A new first entry replaces
+    the last of these entries, so that readers do not have to skip the others.
     """
 
     def __init__(self) -> None:
@@ -720,7 +720,7 @@ class Order:
         return len(self._living)
 
     def put(self, id: str, *key: int) -> None:
-        """Put the id at this key; an id that already has a key is moved."""
+        """Add the id with this key; an id that already has a key is moved."""
         if id in self._living:
             self.drop(id)
         entry: Entry = (key, id)
@@ -728,7 +728,7 @@ class Order:
         if place < len(self._entries) and self._entries[place] == entry:
             entry = self._entries[
                 place
-            ]  # reuse the entry that was dropped here, instead of adding an equal one
+            ]  # reuse the dead entry with this key and id, instead of adding an equal one
         elif 0 < place == self._head:
             self._head -= 1
             self._entries[self._head] = entry
@@ -754,21 +754,21 @@ class Order:
         return None
 
     def after(self, start: Entry | None = None) -> Iterator[Entry]:
-        """Yield the entries after this one, ascending; the order must not change during the iteration."""
-        self.first()  # skip the dead entries at the head only once
+        """Yield the entries after this one, ascending; entries must not change during the iteration."""
+        self.first()  # skips the dead entries at the head only once
         entries = self._entries
         begin = self._head if start is None else bisect_right(entries, start, self._head)
         return (entry for place in range(begin, len(entries)) if self._is_living(entry := entries[place]))
 
     def before(self, start: Entry | None = None) -> Iterator[Entry]:
-        """Yield the entries before this one, descending; the order must not change during the iteration."""
+        """Yield the entries before this one, descending; entries must not change during the iteration."""
         entries = self._entries
         head = self._head
         end = len(entries) if start is None else bisect_left(entries, start, head)
         return (entry for place in range(end - 1, head - 1, -1) if self._is_living(entry := entries[place]))
 
     def up_to(self, limit: int) -> Iterator[str]:
-        """Yield the ids whose key begins with a number up to `limit`, ascending."""
+        """Yield, in ascending order, the ids whose key begins with a number up to `limit`."""
         for key, id in self.after():
             if key[0] > limit:
                 return

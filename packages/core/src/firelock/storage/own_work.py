@@ -19,7 +19,8 @@ _marks = _Marks()
 def server_work(*, has_own_connection: bool = False) -> Iterator[None]:
     """Mark the storage calls of this block, in this thread, as a server's own.
 
-    A server's own calls are its claims, ends, renewals and upkeep, not the calls of jobs and applications.
+    A server's own calls claim and settle jobs, renew sessions and do upkeep. Calls by jobs and applications
+    are not included.
 
     Args:
         has_own_connection: whether a storage with a pool must give this thread a connection that no other
@@ -36,7 +37,7 @@ def server_work(*, has_own_connection: bool = False) -> Iterator[None]:
 
 
 def is_server_work() -> bool:
-    """Return whether the storage is called for a server's own work.
+    """Return whether the current call is part of a server's own work.
 
     Applications can use up all connections, for example with calls that wait for a lock. A server must still
     be able to renew its sessions and to settle and claim jobs, so a storage with a pool keeps a few
@@ -46,5 +47,5 @@ def is_server_work() -> bool:
 
 
 def has_own_connection() -> bool:
-    """Return whether this work must never wait for a free connection of a pool."""
+    """Return whether this work must never wait for a free connection in a pool."""
     return _marks.has_own_connection

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _HOUR = 3_600 * SECOND
 _APPLIED = Applied.APPLIED
-_ENDED_UNWATCHED = (State.SUCCEEDED, State.DELETED)  # in these states a job accepts no memos from outside
+_ENDED_UNWATCHED = (State.SUCCEEDED, State.DELETED)  # in these states, a job accepts no memos from outside
 
 
 # ---- counting --------------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ def find_counts(tables: Tables, id: str) -> BatchCounts | None:
 
 
 def _around(tables: Tables, row: StoredJob) -> Iterator[StoredJob]:
-    """Yield the batches around the job, from the innermost outwards."""
+    """Yield the batches that contain the job, from the innermost outwards."""
     while row.batch_id is not None and (batch := tables.job(row.batch_id)) is not None:
         yield batch
         row = batch
@@ -132,12 +132,12 @@ def _around(tables: Tables, row: StoredJob) -> Iterator[StoredJob]:
 def in_batch(tables: Tables, job: NewJob, row: StoredJob, new: Mapping[str, StoredJob]) -> StoredJob:
     """Return a new job in the state that its batch requires.
 
-    The edges to its parents are already decided. `new` contains the earlier jobs of the same call.
+    The job's edges to its parents must already be decided. `new` contains the earlier jobs of the same call.
 
     Raises:
         JobNotFound: If the batch is not stored.
-        BatchFinished: If the batch no longer accepts members. If the batch is in the same call and was
-            cancelled because of its `after`, it still accepts members, and `release` deletes them.
+        BatchFinished: If the batch no longer accepts members. A batch of the same call that was cancelled
+            because of its `after` still accepts members, which `release` deletes.
     """
     batch_id = job.relations.batch_id if job.relations is not None else None
     batch = None if batch_id is None else new.get(batch_id) or tables.job(batch_id)
@@ -155,7 +155,7 @@ def in_batch(tables: Tables, job: NewJob, row: StoredJob, new: Mapping[str, Stor
 
 
 def _kept_out(row: StoredJob, batch: StoredJob | None) -> StoredJob:
-    """Return the member; it waits for the opening of its batch if nothing else delays it."""
+    """Return the member; if nothing else delays it, it waits until its batch opens."""
     is_free = not row.record.is_final and not row.pending and not row.is_cancelled
     return rules.waiting_for_batch(row) if batch is not None and batch.is_unopened and is_free else row
 
@@ -164,7 +164,7 @@ def _kept_out(row: StoredJob, batch: StoredJob | None) -> StoredJob:
 
 
 def changed(tables: Tables, row: StoredJob, transition: Transition, *, now: int) -> tuple[StoredJob, Applied]:
-    """Apply a suspension or an operator's change as `rules.applied` does, after checking related rows."""
+    """Apply a suspension or an operator's change like `rules.applied`, after checking related rows."""
     if transition.session is not None:
         return _suspended(tables, row, transition, now=now)
     if _is_refused(tables, row, transition):
@@ -193,7 +193,7 @@ def _is_refused(tables: Tables, row: StoredJob, transition: Transition) -> bool:
 
 
 def _is_requeue(row: StoredJob, transition: Transition) -> bool:
-    """Return whether an operator's change makes an ended or waiting job with relations run."""
+    """Return whether an operator's change lets an ended or waiting job with relations run."""
     if row.record.relations_json is None:
         return False
     return transition.to is State.ENQUEUED or (transition.to is State.SCHEDULED and row.record.is_final)
@@ -207,7 +207,7 @@ def _misses_input(tables: Tables, row: StoredJob) -> bool:
 
 
 def _clear_stopping(tables: Tables, member: StoredJob) -> None:
-    """Clear `is_stopping` of the batches around the member, so that earlier failures no longer stop it."""
+    """Clear `is_stopping` of the batches that contain the member, so that earlier failures do not stop it."""
     for batch in _around(tables, member):
         counts = tables.batch_counts(batch.record.id)
         if counts is not None and counts.is_stopping:
@@ -263,7 +263,7 @@ def _suspended(
 
 
 def decide_children(tables: Tables, parent: JobRecord, children: list[StoredJob], *, now: int) -> int:
-    """Move the children that wait for the parent as the parent's state requires; return their number."""
+    """Move the children that wait for this parent, depending on its state; return how many were moved."""
     for child in children:
         after = rules.followed(child, parent, at=now, now=now)
         if after is child:
@@ -279,7 +279,7 @@ def decide_children(tables: Tables, parent: JobRecord, children: list[StoredJob]
 
 
 def examine(tables: Tables, id: str, room: int, *, now: int) -> int:
-    """Set the batch's state from its counts and move some of its members; return how many were processed."""
+    """Update the batch's state from its counts and move some members; return how many were processed."""
     batch = tables.job(id)
     if batch is None or batch.record.state is State.DELETED:
         return 1
@@ -390,7 +390,7 @@ def stays_until(tables: Tables, row: StoredJob, *, now: int) -> int:
     """Return the time until which related jobs need the expired job; `now` if it can be deleted."""
     id, until = row.record.id, now
     relations = row.record.relations
-    for batch in _around(tables, row):  # members of an inner batch are also kept as long as the outer batches
+    for batch in _around(tables, row):  # members of an inner batch are kept as long as the outer batches, too
         is_open = not batch.record.is_final or tables.is_releasing(batch.record.id)
         until = max(until, (not is_open and batch.record.expires_at) or now + _HOUR)
     caller = None if relations is None or relations.caller_id is None else tables.job(relations.caller_id)
@@ -409,7 +409,7 @@ def _refers_to(child: StoredJob, id: str) -> bool:
 def prune(tables: Tables, row: StoredJob, *, now: int) -> bool:
     """Delete the expired job with all its data.
 
-    If the job must be kept, store its new expiry and return False.
+    If the job must be kept, store its new expiry time and return False.
     """
     until = stays_until(tables, row, now=now)
     if until > now:

@@ -7,7 +7,7 @@ stored in rows.
 Keys are strings of at most 500 bytes in UTF-8, without NUL. Names can be longer, so `ShortKeys` splits the
 keys that contain them. The value of a job contains its arguments, its result, up to 100 history entries and
 up to 20 tracebacks, so it can be as large as the limits in the settings allow. A transaction writes about ten
-rows for each job that it changes. These are the jobs that were passed to the verb, or the jobs that wait for
+rows for each job that it changes. It changes the jobs that were passed to the verb, or the jobs that wait for
 a pruned job.
 """
 
@@ -46,13 +46,13 @@ _LAYOUT_KEY = "layout"
 _DAY = 86_400 * SECOND
 _LONGEST_ID = 64
 _WAITS_FOR_TIME = (State.SCHEDULED, State.AWAITING)
-_PAGE = 200  # number of rows per read if the number of needed rows is unknown
+_PAGE = 200  # number of rows per read if it is unknown how many are needed
 
 _T = TypeVar("_T")
 
 
 class RowStorage(TableStorage):
-    """Every verb, including limits and unique keys, built from `transact`, `clock` and `close`.
+    """A storage whose verbs, including limits and unique keys, need only `transact`, `clock` and `close`.
 
     Servers find new work by polling, because `wait` lasts until its timeout. A storage that can notify
     servers of new work should override `wait`, and any other verb for which it has a faster implementation.
@@ -80,7 +80,7 @@ class RowStorage(TableStorage):
         """
 
     def transact_checked(self, body: Callable[[Rows], _T]) -> _T:
-        """Run `transact` on rows that have the layout of this code; for verbs that you override.
+        """Run `transact` on rows that have this code's layout; use it in verbs that you override.
 
         Your own rows must have keys that begin with `own/`. No other verb reads or writes such rows, and
         `clear` deletes them.
@@ -113,7 +113,7 @@ class RowStorage(TableStorage):
         return SchemaState(self.transact(lambda rows: int(rows.get(_LAYOUT_KEY) or 0)), _LAYOUT)
 
     def clear(self) -> None:
-        """See `Storage.clear`; one transaction, which reads every row."""
+        """See `Storage.clear`; this is one transaction, which reads every row."""
 
         def clear(rows: Rows) -> None:
             _lay_out(rows)  # raises an error instead of clearing rows of a newer layout
@@ -125,7 +125,7 @@ class RowStorage(TableStorage):
 
 
 def _lay_out(rows: Rows) -> bool:
-    """Mark the rows as having the layout of this code; return whether they had none before."""
+    """Mark the rows as having this code's layout; return whether they had no layout before."""
     found = rows.get(_LAYOUT_KEY)
     if found is None:
         rows.put(_LAYOUT_KEY, str(_LAYOUT))
@@ -172,7 +172,7 @@ class _Tables(Tables):
         return json.dumps(_merged(fields, self._more.get(key)), ensure_ascii=False)
 
     def scan(self, prefix: str) -> Iterator[tuple[str, str]]:
-        """Yield every row with this prefix, without the prefix in its key; no row may be added meanwhile."""
+        """Yield every row with this prefix, and its key without the prefix; do not add rows meanwhile."""
         start: str | None = None
         while page := self._page(prefix, start, reverse=False):
             yield from ((key.removeprefix(prefix), value) for key, value in page)
@@ -182,7 +182,7 @@ class _Tables(Tables):
         return scan_after(self.rows, prefix, start, reverse=reverse, limit=_PAGE)
 
     def _scan_named(self, prefix: str) -> Iterator[tuple[str, str]]:
-        """Yield every row whose key has a name and this prefix; no row may be added in the meantime."""
+        """Yield every row whose key has a name and this prefix; do not add rows meanwhile."""
         start: str | None = None
         while page := self._named.scan(prefix, start=start, limit=_PAGE):
             yield from page
@@ -199,7 +199,7 @@ class _Tables(Tables):
         return [row for id in ids if (row := self.job(id)) is not None]
 
     def put(self, row: StoredJob) -> None:
-        """Store the job, and index it in every order; see `Tables.put`."""
+        """Store the job and its rows in all orders; see `Tables.put`."""
         id, before = row.record.id, self.job(row.record.id)
         self._index(before, row)
         self._store(f"job/{id}", row)
@@ -226,7 +226,7 @@ class _Tables(Tables):
                 self.rows.put(key, str(int(self.rows.get(key) or 0) + number))
 
     def next_sequence(self) -> int:
-        """Return the number of the next job in the order of insertion."""
+        """Return the sequence number of the next inserted job."""
         number = int(self.rows.get("sequence") or 0)
         self.rows.put("sequence", str(number + 1))
         return number
@@ -278,7 +278,7 @@ class _Tables(Tables):
 
     def key_rows(self, prefix: str) -> Iterator[tuple[str, KeyRow]]:
         """See `Tables.key_rows`."""
-        # A scan does not return the row of its prefix.
+        # A scan does not return the row whose key is the prefix itself.
         if prefix and (row := self.key_row(prefix)) is not None:
             yield prefix, row
         for key, text in self._scan_named(f"limit-key/{prefix}"):
@@ -394,7 +394,7 @@ class _Tables(Tables):
         return self._up_to("expires/", now, limit, but="releasing/")
 
     def _up_to(self, prefix: str, at: int, limit: int, *, but: str | None = None) -> list[StoredJob]:
-        """Return the first jobs of a time order, up to this time, except those with a row under `but`."""
+        """Return the first jobs of a time order, up to this time, except jobs that have a row under `but`."""
         found: list[StoredJob] = []
         for place, _ in self.scan(prefix):
             time, _, id = place.partition("/")
@@ -417,11 +417,11 @@ class _Tables(Tables):
         )
 
     def held(self, session: str) -> list[StoredJob]:
-        """Return the jobs that the session holds, including its tails."""
+        """Return the jobs that belong to the session, including its tails."""
         return self._jobs([id for id, _ in self.scan(f"held/{session}/")])
 
     def waiting(self, parent: str) -> list[StoredJob]:
-        """Return the jobs whose edge to this parent is not decided."""
+        """Return the jobs that have an undecided edge to this parent."""
         return self._jobs([id for id, _ in self.scan(f"waiting/{parent}/")])
 
     def children(self, parent: str) -> list[StoredJob]:
@@ -450,7 +450,7 @@ class _Tables(Tables):
     def find(
         self, where: JobFilter, place: rules.Place | None, limit: int, *, oldest_first: bool
     ) -> list[JobRecord]:
-        """Return up to `limit` jobs after the place, in order of time."""
+        """Return up to `limit` jobs after this place in the list, in order of time."""
         of = "" if where.batch_id is None else f"member/{where.batch_id}/"
         prefix = f"{of}time/" if where.state is None else f"{of}state/{where.state}/"
         if where.by_due:
@@ -552,7 +552,7 @@ class _Tables(Tables):
         self.rows.put(f"gone/{record.kind}", str(max(record.version, self._last_gone(record.kind))))
 
     def put_record(self, change: RecordChange) -> int:
-        """Replace the record, which has the expected version; return its new version."""
+        """Replace a record that is known to have the expected version; return its new version."""
         kind, key, stored = change.kind, change.key, self.record(change.kind, change.key)
         version = 1 + (stored.version if stored else self._last_gone(kind))
         text = json.dumps([version, change.value, change.due_at], ensure_ascii=False)
@@ -567,7 +567,7 @@ class _Tables(Tables):
                 write(f"due-{_record_key(record.kind, '')}{record.due_at:016x}/{record.key}")
 
     def _last_gone(self, kind: str) -> int:
-        """Return the largest version of the deleted records of a kind, from which new records continue."""
+        """Return the largest version of the deleted records of a kind; new records get larger ones."""
         return int(self.rows.get(f"gone/{kind}") or 0)
 
 
@@ -576,7 +576,7 @@ def _may_be_id(text: str) -> bool:
 
 
 def _places(row: StoredJob | None) -> set[str]:
-    """Return the keys under which the job is indexed, one per order."""
+    """Return the keys under which the job is indexed, one for each order."""
     if row is None:
         return set()
     job, id = row.record, row.record.id
@@ -599,7 +599,7 @@ def _places(row: StoredJob | None) -> set[str]:
 
 
 def _session_places(session: StoredSession | None) -> set[str]:
-    """Return the keys under which the session is indexed, one per order."""
+    """Return the keys under which the session is indexed, one for each order."""
     if session is None:
         return set()
     id, server_id = session.record.session.id, session.record.session.server_id
@@ -625,7 +625,7 @@ def _memo_key(job: str, kind: MemoKind, name: str) -> str:
 
 
 def _digest(lane: str) -> str:
-    """Return the digest that represents a lane in a key, for which the lane may be too long."""
+    """Return the digest that represents a lane in a key, because the lane may be too long for a key."""
     return sha256(lane.encode()).hexdigest()[:32]
 
 
@@ -647,7 +647,7 @@ def _converter() -> cattrs.Converter:
 
 
 def _unknown_fields(value: object, kind: Any) -> dict[str, Any]:  # noqa: ANN401 - a class, or a type of one
-    """Return the unknown fields of a stored value, including those of values inside it."""
+    """Return the unknown fields of a stored value, including those of nested values."""
     if not (isinstance(value, dict) and attrs.has(kind)):
         return {}
     known = _kinds_of(kind)
@@ -665,7 +665,7 @@ def _kinds_of(kind: Any) -> Mapping[str, Any]:  # noqa: ANN401 - as above
 
 
 def _class_in(hint: Any) -> Any:  # noqa: ANN401 - as above
-    """Return the class of a field that may be None; otherwise its annotation."""
+    """Return the class of a field that may be None; for any other field, return its annotation."""
     found = [one for one in get_args(hint) if one is not type(None)]
     return found[0] if len(found) == 1 and len(get_args(hint)) == 2 else hint  # noqa: PLR2004 - "X | None"
 

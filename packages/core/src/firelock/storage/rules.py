@@ -1,8 +1,8 @@
 """The rules of the contract as pure functions of stored values, without a clock or I/O.
 
 They are for storages that read and write whole jobs, such as `MemoryStorage`. A storage that changes columns
-with its own statements uses only the functions for transitions, lists and queues. It implements the other
-rules itself, as the contract describes them.
+with its own statements uses only the functions for transitions, lists and queues, and implements the other
+rules itself, as described in the contract.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ class StoredJob:
     """The stored data of one job, except its log and its progress."""
 
     record: JobRecord
-    sequence: int  # number in the order of insertion, which decides between otherwise equal jobs of a queue
+    sequence: int  # number in the order of insertion; orders jobs of a queue that are otherwise equal
     pending: tuple[Edge, ...] = ()  # undecided edges to parents
     history: tuple[HistoryEntry, ...] = ()
     attempts: tuple[FailedAttempt, ...] = ()  # failed attempts, with their tracebacks
     has_memos: bool = False
-    waits_for_batch: bool = False  # whether the job only waits until its batch opens
-    is_cancelled: bool = False  # whether the job is a batch that was cancelled, which is final
+    waits_for_batch: bool = False  # whether the job waits only for its batch to open
+    is_cancelled: bool = False  # whether the job is a cancelled batch; a cancellation is final
 
     @property
     def batch_id(self) -> str | None:
@@ -87,7 +87,7 @@ class StoredJob:
 
     @property
     def is_unopened(self) -> bool:
-        """Whether the job is a batch that has not opened, so that its members wait."""
+        """Whether the job is a batch that has not opened, so that its members must wait."""
         return self.waits_for_batch or (self.record.state is State.AWAITING and bool(self.pending))
 
     @property
@@ -106,7 +106,7 @@ class StoredJob:
         return None if self.record.admission_json is None else lane_of(self.record.admission)
 
     def claimed(self) -> ClaimedJob:
-        """Return the claimed job as its session receives it."""
+        """Return the claimed job in the form in which its session receives it."""
         fields = {name: getattr(self.record, name) for name in _CLAIMED}
         return ClaimedJob(**fields, has_memos=self.has_memos)
 
@@ -115,7 +115,7 @@ _CLAIMED = [field.name for field in attrs.fields(ClaimedJob) if field.name != "h
 
 
 def _changed(row: StoredJob, entry: HistoryEntry | None = None, **fields: object) -> StoredJob:
-    """Return the job with these fields and the history entry; keep pending edges only if it is awaiting."""
+    """Return the job with these fields and this history entry; only awaiting jobs keep pending edges."""
     job = attrs.evolve(row.record, **fields)  # type: ignore[arg-type]  # only this module chooses the fields
     is_awaiting = job.state is State.AWAITING
     history = row.history if entry is None else tuple(bounded_history(row.history, entry))
@@ -151,7 +151,7 @@ _GIVEN = attrs.fields_dict(JobRecord).keys() & attrs.fields_dict(NewJob).keys()
 
 
 def stored(job: NewJob, parents: Iterable[JobRecord], *, sequence: int, now: int) -> StoredJob:
-    """Return a new job in the state that follows from its parents, with the first history entry."""
+    """Return a new job in the state that its parents require, with its first history entry."""
     new = StoredJob(
         JobRecord(
             **{name: getattr(job, name) for name in _GIVEN},
@@ -172,7 +172,7 @@ def followed(child: StoredJob, parent: JobRecord, *, at: int, now: int) -> Store
 
     The child is enqueued when its last edge is decided, or deleted as soon as an edge is decided whose target
     is deleted. If the child keeps waiting although the parent has ended, its reason explains why. If the
-    parent has not ended, the child stays unchanged. A child that is a batch is opened or cancelled instead.
+    parent has not ended, the child does not change. A child that is a batch is opened or cancelled instead.
     """
     for edge in [edge for edge in child.pending if edge.parent_id == parent.id]:
         target = continuation_target(edge.on, parent.state)
@@ -198,7 +198,7 @@ def _decided(child: StoredJob, edge: Edge, parent: JobRecord, *, at: int, now: i
 
 
 def resumed(row: StoredJob, reason: str, *, at: int, now: int) -> StoredJob:
-    """Return a waiting job as enqueued."""
+    """Return a waiting job after enqueueing it."""
     entry = HistoryEntry(State.ENQUEUED, at, reason)
     return _changed(
         row, entry, state=State.ENQUEUED, reason=reason, changed_at=at, due_at=None, waits_for=None,
@@ -207,7 +207,7 @@ def resumed(row: StoredJob, reason: str, *, at: int, now: int) -> StoredJob:
 
 
 def ended_with(child: StoredJob, parent: JobRecord, *, reason: str, at: int) -> StoredJob:
-    """Return a waiting child as deleted, with the same retention as its parent."""
+    """Return a waiting child after deleting it, with the same retention as its parent."""
     if child.record.is_batch:
         return cancelled(child, reason, at=at)
     expires_at = None
@@ -224,7 +224,7 @@ def _parent_ended(parent: JobRecord) -> str:
 
 
 def promoted(row: StoredJob, *, now: int) -> StoredJob:
-    """Return a due job as enqueued; a batch whose hold has ended is cancelled instead."""
+    """Return a due job after enqueueing it; a batch whose hold has ended is cancelled instead."""
     if row.record.is_batch:
         return cancelled(row, Moved.HOLD_EXPIRED.value, at=now)
     return resumed(row, Moved.DUE.value, at=now, now=now)
@@ -234,7 +234,7 @@ def promoted(row: StoredJob, *, now: int) -> StoredJob:
 
 
 def cancelled(row: StoredJob, reason: str | None, *, at: int) -> StoredJob:
-    """Return the batch as cancelled, without a hold; it stays open until no member runs or waits."""
+    """Return the batch, cancelled and without a hold; it stays open until no member runs or waits."""
     gone = _changed(
         row, HistoryEntry(State.AWAITING, at, reason), state=State.AWAITING, reason=reason, changed_at=at,
         due_at=None, ended_at=None, expires_at=None,
@@ -243,14 +243,14 @@ def cancelled(row: StoredJob, reason: str | None, *, at: int) -> StoredJob:
 
 
 def held(row: StoredJob, until: int | None) -> StoredJob:
-    """Return the batch with a hold until this time; None ends the hold."""
+    """Return the batch with a hold that lasts until this time; None ends the hold."""
     return _changed(row, due_at=until)
 
 
 def batch_ended(row: StoredJob, counts: BatchCounts, state: State, *, now: int) -> StoredJob:
     """Return the batch in the state that follows from its counts.
 
-    If the batch had ended in another state, its history also gets an entry for the reopening.
+    If the batch had ended in another state, an entry that it was reopened is also added to its history.
     """
     if row.record.is_final:
         row = _changed(
@@ -287,7 +287,7 @@ def waiting_for_batch(row: StoredJob) -> StoredJob:
 
 
 def resumed_member(row: StoredJob, *, now: int) -> StoredJob:
-    """Return a member that waited for its batch to open in its state after the opening."""
+    """Return a member that waited for its batch, in the state that it has after the batch has opened."""
     job, reason = row.record, Moved.BATCH_OPENED.value
     fields: dict[str, object] = {"state": State.ENQUEUED, "enqueued_at": now}
     if job.is_batch:
@@ -302,7 +302,7 @@ def resumed_member(row: StoredJob, *, now: int) -> StoredJob:
 
 
 def claimed_by(row: StoredJob, session: str, server: str, *, now: int) -> StoredJob:
-    """Return the job as claimed by this session."""
+    """Return the job after it was claimed by this session."""
     job = row.record
     return _changed(
         row, state=State.PROCESSING, reason=None, changed_at=now, attempt=job.attempt + 1,
@@ -328,7 +328,7 @@ def applied(row: StoredJob, transition: Transition, *, now: int) -> tuple[Stored
 
 
 def entry_of(transition: Transition, job: JobRecord) -> HistoryEntry:
-    """Return the history entry of the transition; an operator's entry also records the ended state."""
+    """Return the history entry of the transition; for operators, it also records the previous state."""
     entry = transition.entry()
     if transition.session is not None:
         return entry
@@ -344,12 +344,12 @@ def entry_of(transition: Transition, job: JobRecord) -> HistoryEntry:
 
 
 def is_holder(job: JobRecord, transition: Transition) -> bool:
-    """Return whether the transition comes from the holder of the job, or does not need a holder."""
+    """Return whether the job belongs to the transition's session, or the transition needs no session."""
     return transition.session is None or (transition.session, transition.fence) == (job.session, job.fence)
 
 
 def written(job: JobRecord, transition: Transition, now: int) -> dict[str, object]:
-    """Return the fields of the job that an applied transition writes."""
+    """Return the fields that an applied transition writes to the job."""
     is_success = transition.to is State.SUCCEEDED
     fields: dict[str, object] = {
         "state": transition.to,
@@ -380,8 +380,8 @@ def written(job: JobRecord, transition: Transition, now: int) -> dict[str, objec
 def moved(row: StoredJob, move: Move) -> tuple[StoredJob, Applied]:
     """Return the job in its new queue, and the result of the move: applied, already or refused.
 
-    The job keeps its `enqueued_at`, so it gets the place that it would have had if it had always been in the
-    new queue. A batch is never in a queue.
+    The job keeps its `enqueued_at`, so it gets the same place as if it had always been in the new queue. A
+    batch is never in a queue.
     """
     job = row.record
     if job.is_batch or job.state not in move.from_states:
@@ -406,10 +406,10 @@ def moved_reason(move: Move, queue: str, priority: int) -> str:
 
 
 def _refused(row: StoredJob, transition: Transition) -> tuple[StoredJob, Applied]:
-    """Return the result if the guards do not hold.
+    """Return the job and the result of a transition whose guards do not hold.
 
-    The result of a repeated transition is ALREADY, and that of any other transition is REFUSED. A late end
-    from the holder clears the job's tail.
+    The result of a repeated transition is ALREADY, and that of any other transition is REFUSED. A late
+    outcome from the tail's session clears the tail.
     """
     job = row.record
     if transition.session is None or job.fence != transition.fence:
@@ -422,9 +422,9 @@ def _refused(row: StoredJob, transition: Transition) -> tuple[StoredJob, Applied
 
 
 def taken_back(row: StoredJob, *, crash: str | None, now: int) -> StoredJob:
-    """Return the job without its ended session, at its old place in the queue.
+    """Return the job without its ended session, at its previous place in the queue.
 
-    If `crash` is given, it is the reason for a crash, which is counted. If a job is not processing, only its
+    If `crash` is given, a crash is counted, and `crash` is the reason. If a job is not processing, only its
     tail is removed.
     """
     job, entry = row.record, None
@@ -452,7 +452,7 @@ def reconciled(
     Args:
         rows: the session's processing jobs and tails, as stored.
         held: the claims that its worker process believes it holds.
-        find: a function that returns the stored job with an id; it is called only for lost claims.
+        find: a function that returns the stored job with this id; it is called only for lost claims.
         is_session_lost: whether the session has ended or is unknown.
     """
     left = {(row.record.id, row.record.fence): row for row in rows}
@@ -478,12 +478,12 @@ def _lost(held: HeldClaim, row: StoredJob | None) -> LostClaim:
 
 
 def begun(session: NewSession, *, now: int) -> SessionRecord:
-    """Return a new session, which lives for its timeout."""
+    """Return a new session, which expires after its timeout."""
     return SessionRecord(session, _lives_until(session, now), True, Renewal(session.id))
 
 
 def renewed(record: SessionRecord, renewal: Renewal, *, now: int) -> SessionRecord:
-    """Return the living session, renewed for its timeout, with the report of its worker process."""
+    """Return the living session after renewing it, with the report of its worker process."""
     return SessionRecord(record.session, _lives_until(record.session, now), True, renewal)
 
 
@@ -494,7 +494,7 @@ def has_expired(expires_at: int, timeout_seconds: float, *, now: int, as_of: int
 
 
 def clocks(now: int, as_of: int | None) -> tuple[int, int]:
-    """Return the storage's time and the caller's reading of it, the earlier one first."""
+    """Return the storage's time and the caller's last reading of it, with the earlier time first."""
     return (now, now) if as_of is None else (min(now, as_of), max(now, as_of))
 
 
@@ -511,7 +511,7 @@ def _lives_until(session: NewSession, now: int) -> int:
 
 
 def matches(job: JobRecord, where: JobFilter) -> bool:
-    """Return whether the job matches every field of the filter that is set, except its time window."""
+    """Return whether the job matches every filter field that is set, except the time window."""
     return (
         where.state in (None, job.state)
         and where.task in (None, job.task)
@@ -535,7 +535,7 @@ def is_in_window(job: JobRecord, where: JobFilter) -> bool:
 
 
 def listed_at(job: JobRecord, where: JobFilter) -> int:
-    """Return the time by which a job that matches the filter is ordered in the list."""
+    """Return the time that determines the position of a matching job in the list."""
     if where.by_due and job.due_at is not None:
         return job.due_at
     return job.created_at if where.state is None else job.changed_at
@@ -547,7 +547,7 @@ def write_cursor(place: Place, where: JobFilter, *, oldest_first: bool) -> str:
 
 
 def read_cursor(cursor: str, where: JobFilter, *, oldest_first: bool) -> Place:
-    """Return the place at which a page ended.
+    """Return the place in the list at which a page ended.
 
     Raises:
         StorageError: If the cursor does not belong to a page of this filter and direction.
@@ -569,7 +569,7 @@ def _seal(where: JobFilter, oldest_first: bool) -> str:
 def paged(
     jobs: Iterable[JobRecord], where: JobFilter, *, limit: int, cursor: str | None, oldest_first: bool
 ) -> FoundJobs:
-    """Return the page that `Storage.find` must return; the jobs can be in any order, and all are read."""
+    """Return the page that `Storage.find` must return; reads all jobs, which can be in any order."""
     after = None if cursor is None else read_cursor(cursor, where, oldest_first=oldest_first)
     wanted = (job for job in jobs if matches(job, where) and is_in_window(job, where))
     places = ((listed_at(job, where), job.id, job) for job in wanted)
@@ -619,7 +619,7 @@ def next_in_line(
         lines: the waiting items of each queue, in order; paused queues are omitted.
         queues: queues to take from, one after another; None takes one item of each queue in turn.
         limit: the maximum number of items.
-        served: if the queues take turns, the queue that had the last turn; the next turn begins after it.
+        served: if `queues` is None, the queue that was served last; the next queue comes first.
     """
     if queues is not None:
         return list(islice(chain.from_iterable(lines.get(name, ()) for name in dict.fromkeys(queues)), limit))
