@@ -356,7 +356,7 @@ class Firelock(ServedApp):
         """Return a batch to fill in a block: `with fire.batch("import") as batch: batch.add(load, 1)`.
 
         A batch is a job without a task. It ends when none of its members can continue. Up to 500 members are
-        stored together with it, atomically at the end of the block; if the block raises, nothing is stored.
+        stored together with the batch, atomically when the block ends; if it raises, nothing is stored.
         If there are more members, the first ones are stored, and run, before the block ends. If the block
         then raises, the batch is cancelled.
 
@@ -510,7 +510,8 @@ class Firelock(ServedApp):
         """Convert the strings of a form to typed arguments by name, as `fire.recurring.edit` accepts them.
 
         A parameter without a string keeps its default. An empty string is None for an optional parameter, and
-        an empty string for a parameter that accepts strings. For any other parameter, it is ignored.
+        an empty string for a parameter that accepts strings. For any other parameter, an empty string is
+        ignored.
 
         Raises:
             UnknownTask: No task with this name is registered in this app.
@@ -615,9 +616,9 @@ class Firelock(ServedApp):
     ) -> EmbeddedServer:
         """Return a server inside this process: `with fire.server(): …`, or `.start()`, `.stop()`, `.run()`.
 
-        Compared with `firelock server`, it has two drawbacks: a job that blocks the interpreter for longer
-        than the session timeout costs the server its session, and a job that kills its process kills this
-        process.
+        Compared with `firelock server`, an embedded server has two drawbacks: a job that blocks the
+        interpreter for longer than the session timeout costs the server its session, and a job that kills its
+        process kills this process.
 
         Args:
             queues: strict priority in the given order, or weights such as "critical:3,default:1"; all queues
@@ -648,9 +649,10 @@ class Firelock(ServedApp):
         """Find problems with the storage, servers, queues and recurring jobs, as `firelock doctor` does.
 
         The check costs a handful of round trips and reads samples of at most 2,000 jobs per state. An
-        unavailable storage is a finding. Pass `knows_tasks=True` if this app has registered all its tasks;
-        the check then also finds waiting jobs whose task is not registered. By default, this is assumed if
-        any task is registered. Commands in the advice contain the app's name if a module contains the app.
+        unavailable storage is reported as a finding. Pass `knows_tasks=True` if this app has registered all
+        its tasks; the check then also finds waiting jobs whose task is not registered. By default, this is
+        assumed if any task is registered. Commands in the advice contain the app's name if a module contains
+        the app.
         """
         from firelock.control.doctor import diagnose, with_app_name  # noqa: PLC0415 - rarely called
         from firelock.server.embedded import locate_app  # noqa: PLC0415

@@ -151,17 +151,17 @@ class JobContext:
 
     @property
     def created_at(self) -> datetime:
-        """When the job was stored, by the client's clock."""
+        """The time at which the job was stored, according to the client's clock."""
         return from_micros(self._job.created_at)
 
     @property
     def enqueued_at(self) -> datetime:
-        """When the job last entered its queue, by the storage's clock."""
+        """The time at which the job last entered its queue, according to the storage's clock."""
         return from_micros(self._job.enqueued_at)
 
     @property
     def claimed_at(self) -> datetime:
-        """When the server claimed the job for this run, by the storage's clock."""
+        """The time at which the server claimed the job for this run, according to the storage's clock."""
         return from_micros(self._job.claimed_at)
 
     @property
@@ -295,8 +295,8 @@ class JobContext:
     def step(self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function in the first run in which it succeeds, and return its stored value in later runs.
 
-        The value is stored before this method returns. The step's name identifies it within the job,
-        regardless of its place in the code. The value is converted like the result of a task: according to
+        The value is stored before this method returns. The name identifies the step within the job,
+        regardless of its position in the code. The value is converted like the result of a task: according to
         the return annotation, or as plain JSON without an annotation. The function runs at least once: if the
         process crashes after the function but before its value is stored, the function runs again. If a
         service must not do the same thing twice, pass `key(name)` to it. An exception is not stored, so the
@@ -335,8 +335,8 @@ class JobContext:
     def key(self, name: str, /) -> str:
         """Return a UUID string that is the same in every run of this job, and unique to this job and name.
 
-        Pass it as the idempotency key to a service: the service then performs two requests with the same key
-        only once.
+        Pass the string to a service as an idempotency key: the service then performs two requests with the
+        same key only once.
         """
         import uuid  # noqa: PLC0415 - loaded when first used
 
@@ -394,8 +394,8 @@ class JobContext:
         a new one when it reaches this call.
 
         Raises:
-            JobFailed: The called job failed after its retries. If this error leaves the task, this job fails
-                without a retry.
+            JobFailed: The called job failed after its retries. If the task does not catch this error, this
+                job fails without a retry.
             JobDeleted: The called job was deleted. The consequences are the same as for `JobFailed`.
             ResultUnavailable: The result of the called job was not stored. The consequences are the
                 same as for `JobFailed`.
@@ -666,7 +666,7 @@ def check_level(level: str) -> None:
 
 
 def check_progress(done: float, total: float) -> None:
-    """Raise ValueError unless both are finite numbers; the error fails the job that reported them."""
+    """Raise ValueError unless both values are finite numbers; the error fails the job that reported them."""
     if not _is_finite(done) or not _is_finite(total):
         raise ValueError(f"Progress must be two finite numbers, done and total, got ({done!r}, {total!r}).")
 

@@ -363,7 +363,7 @@ def _is_enum(annotation: object) -> bool:
 
 
 def _stored_members(kind: type[Enum]) -> dict[tuple[type, object], Enum]:
-    """Return the members, keyed by their stored form.
+    """Return the members of an enum, keyed by their stored form.
 
     The stored form is the member's value, or its name if a value is not a string, a number or a boolean.
     """

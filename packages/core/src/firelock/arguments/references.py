@@ -90,7 +90,7 @@ def source_of(placeholder: OutputPlaceholder) -> Any:  # noqa: ANN401 - a job's 
 
 @attrs.frozen
 class Reference:
-    """A place in a call's arguments where the output of another job is inserted."""
+    """A position in a call's arguments where the output of another job is inserted."""
 
     source: Any  # the handle of the other job
     path: tuple[str | int, ...]  # the parameter's name, then the keys and indexes within its JSON value
@@ -132,7 +132,7 @@ def encode_around(
     Args:
         value: the argument.
         annotation: the annotation of its parameter.
-        path: the place of the value.
+        path: the position of the value.
         encode: returns the stored form of a value, given an annotation and the value.
         found: receives a reference for each output.
 

@@ -27,7 +27,7 @@ _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 class Misfit(ArgumentError):
     """An error for a value that is not strict JSON, or does not match its annotation.
 
-    `path` is the place of the value, and `culprit` the value itself.
+    `path` is the position of the value, and `culprit` is the value itself.
     """
 
     def __init__(
@@ -288,7 +288,7 @@ def _write_strict(value: JsonValue) -> str:
 
 
 class _Unfit:
-    """A placeholder for an invalid part of a parsed value; `_check` finds it and reports its place."""
+    """A placeholder for an invalid part of a parsed value; `_check` finds it and reports its position."""
 
     __slots__ = ("problem",)
 

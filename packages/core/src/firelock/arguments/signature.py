@@ -226,7 +226,7 @@ _NO_TASKS: Final[tuple[tuple[Callable[[object], bool], str], ...]] = (
 
 
 class _Resolver:
-    """A resolver of the annotations of one function to types."""
+    """A resolver that converts the annotations of one function to types."""
 
     def __init__(
         self,

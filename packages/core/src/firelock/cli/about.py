@@ -17,7 +17,7 @@ _DISTRIBUTIONS = ("firelock", "firelock-sql", "firelock-redis", "firelock-dashbo
 
 
 def configure_plugins(parser: argparse.ArgumentParser) -> None:
-    """Make the parser's command list plugins."""
+    """Configure the parser's command to list plugins."""
     describe(
         parser, _plugins,
         more=(
@@ -29,12 +29,12 @@ def configure_plugins(parser: argparse.ArgumentParser) -> None:
 
 
 def configure_version(parser: argparse.ArgumentParser) -> None:
-    """Make the parser's command show versions."""
+    """Configure the parser's command to show versions."""
     describe(parser, _version)
 
 
 def configure_dashboard(parser: argparse.ArgumentParser) -> None:
-    """Make the command report that no plugin provides a dashboard, unless a plugin's command replaces it."""
+    """Configure the command to report that no plugin provides a dashboard, unless a plugin replaces it."""
     describe(parser, _no_dashboard)
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 

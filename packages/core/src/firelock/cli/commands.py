@@ -103,7 +103,7 @@ def add_command(
     commands: Commands, name: str, summary: str, run: Run | None = None, *,
     more: str = "", examples: Sequence[str] = (),
 ) -> argparse.ArgumentParser:  # fmt: skip
-    """Add a command; add its arguments to the returned parser."""
+    """Add a command and return its parser, to which arguments can be added."""
     parser = commands.add_parser(name, help=summary, description=summary)
     add_common(parser)
     if run is not None:
@@ -112,7 +112,7 @@ def add_command(
 
 
 def add_group(parser: argparse.ArgumentParser) -> Commands:
-    """Make the parser's command a group; add its commands to the returned object."""
+    """Make the parser's command a group and return the object to which its commands can be added."""
     return parser.add_subparsers(
         metavar="COMMAND", required=True, title="commands", parser_class=Parser
     )  # fmt: skip

@@ -99,7 +99,7 @@ def _require(options: argparse.Namespace) -> None:
     """Check that everything that the command needs is installed.
 
     Raises:
-        Problem: If something is missing. The hint describes how to install it, and how to do without it.
+        Problem: If something is missing. The hint describes how to install it or do without it.
     """
     if not options.no_reload and importlib.util.find_spec("watchfiles") is None:
         raise _not_installed("watchfiles, which reloads changed code, is not installed", "add --no-reload.")

@@ -144,7 +144,7 @@ def _arguments(text: str) -> JsonValue:
 
 
 def _task(app: Firelock, name: str) -> TaskVerbs[Any, Any]:
-    """Return the task as registered here, or otherwise as the catalogue describes it.
+    """Return the task if it is registered here, or otherwise as described in the catalogue.
 
     Raises:
         Problem: If the task is in neither place, or a server of an older release stored it in the catalogue.

@@ -27,7 +27,7 @@ def add_probe_options(parser: argparse.ArgumentParser) -> None:
 
 
 def probe_place(options: argparse.Namespace) -> tuple[str, int]:
-    """Return the host and port of the probes, from option, environment or project; port 0 if none is set."""
+    """Return the host and port of the probes from the options, environment or project; port 0 if unset."""
     from firelock.server.probes import LOOPBACK  # noqa: PLC0415 - only loaded for probes
     from firelock.settings import Settings  # noqa: PLC0415
 

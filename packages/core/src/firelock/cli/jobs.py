@@ -330,7 +330,7 @@ def _time_facts(record: JobRecord, now: int) -> list[tuple[str, Piece]]:
 def _end_facts(
     record: JobRecord, progress: Progress | None, children: Sequence[Job[object]], failed_attempt: int | None
 ) -> list[tuple[str, Piece]]:
-    """Return the job's progress and end; an error that did not end the job is labelled with its attempt."""
+    """Return the job's progress and outcome; an error that did not fail the job is labelled by attempt."""
     attempt = "" if failed_attempt is None else f" (attempt {failed_attempt})"
     error = "error" if record.state is State.FAILED else f"last error{attempt}"
     retries = number_of(record.retries, "retry", "retries")
@@ -505,7 +505,7 @@ def _show_results(
     screen: Screen, change: _Change, ids: Sequence[str], results: Sequence[Applied | None],
     reasons: Mapping[str, str],
 ) -> None:  # fmt: skip
-    """Print the result for each job; None means unknown."""
+    """Print the result for each job; None means that the result is unknown."""
     pairs = list(zip(ids, results, strict=True))
     if screen.is_json:
         screen.json({

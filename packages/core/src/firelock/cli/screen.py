@@ -93,7 +93,7 @@ class Screen:
             self.note(empty)
 
     def each(self, names: Sequence[str], done: str, act: Callable[[str], object]) -> None:
-        """Call `act` for each name, and print the word `done` after each."""
+        """Call `act` for each name, and print the word `done` after each call."""
         for name in names:
             act(name)
             if not self.is_json:

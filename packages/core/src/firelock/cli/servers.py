@@ -198,8 +198,8 @@ def _row(server: ServerView, now: int) -> list[Piece]:
 def _state(server: ServerView, now: int) -> str:
     """Return the `ServerState`, or one of two additional states.
 
-    "silent" means that its sessions have expired, but no server has ended them yet. "closing" means that its
-    sessions were ended, but other transactions still lock rows of its jobs.
+    "silent" means that the server's sessions have expired, but no server has ended them yet. "closing" means
+    that its sessions were ended, but other transactions still lock rows of its jobs.
     """
     if server.is_alive and not server.living(now):
         return "silent"

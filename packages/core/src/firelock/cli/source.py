@@ -28,7 +28,7 @@ DJANGO_APP = "firelock.integrations.django:fire"  # the app of the Django projec
 
 
 def project_table() -> dict[str, object]:
-    """Return `[tool.firelock]` of this folder's pyproject.toml; empty if it does not exist."""
+    """Return the table `[tool.firelock]` of this folder's pyproject.toml; empty if it does not exist."""
     if not _PROJECT.is_file():
         return {}
     import tomllib  # noqa: PLC0415 - only loaded if there is a file to read
@@ -157,7 +157,7 @@ def _load(spec: str, url: str | None, table: Mapping[str, object]) -> Firelock:
 
 
 def _own_lines(error: Exception) -> TracebackType | None:
-    """Return the traceback without its leading lines from outside the application's code."""
+    """Return the traceback without the leading lines that are outside the application's code."""
     lines = error.__traceback__
     other_code = (str(Path(__file__).parents[1]), "<frozen ", importlib.__path__[0])
     while lines is not None and lines.tb_frame.f_code.co_filename.startswith(other_code):

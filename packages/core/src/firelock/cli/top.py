@@ -84,7 +84,7 @@ def _watch(options: argparse.Namespace, screen: Screen) -> int:
 
 @attrs.frozen
 class Snapshot:
-    """The state of a storage at one time."""
+    """The state of a storage at one point in time."""
 
     now: int  # the storage's time; all times are in microseconds
     states: Mapping[State, int]
@@ -100,8 +100,8 @@ class Snapshot:
 def read_snapshot(app: Firelock) -> Snapshot:
     """Return the current state of the app's storage.
 
-    This takes seven round trips, and one more for each of up to twenty queues with jobs. If limits delay the
-    oldest job of a queue, `held_heads` takes more round trips.
+    This function needs seven round trips, and one more for each of up to twenty queues with jobs. If limits
+    delay the oldest job of a queue, `held_heads` needs more round trips.
     """
     now = app.client.clock.now()
     queues = app.queues.list()
@@ -300,7 +300,7 @@ class Choice:
     place: int = 0
 
     def among(self, keys: Sequence[str]) -> int | None:
-        """Update the selection for these rows and return its place; None if there are no rows."""
+        """Update the selection for these rows and return its position; None if there are no rows."""
         if not keys:
             self.key = None
             return None
@@ -309,7 +309,7 @@ class Choice:
         return self.place
 
     def move(self, keys: Sequence[str], places: int) -> None:
-        """Select the row this many places further down, within the list."""
+        """Move the selection down by this many rows, within the list."""
         place = self.among(keys)
         if place is not None:
             self.key = keys[min(max(0, place + places), len(keys) - 1)]

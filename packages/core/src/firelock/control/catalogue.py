@@ -94,7 +94,7 @@ class Catalogue:
     aget = twin(get)
 
     def unknown(self, names: Iterable[str]) -> Sequence[str]:
-        """Return, in order, the names that are not a task or an alias on any server or in this app."""
+        """Return, in order, the names that do not belong to a task or alias on any server or in this app."""
         known = {name for entry in self.list() for name in (entry.name, *entry.aliases)}
         return [name for name in dict.fromkeys(names) if name not in known]
 

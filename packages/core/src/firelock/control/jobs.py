@@ -192,7 +192,7 @@ class Jobs:
         """Return a page of the jobs that match all given conditions, newest first.
 
         `since` and `until` compare the time of the last change of state if `state` is given, otherwise the
-        time of creation. With `by_due`, only scheduled jobs are found, and the time is their due time; add
+        time of creation. With `by_due`, only scheduled jobs are found, and their due times are compared; add
         `oldest_first` to get the job that is due first.
 
         Raises:
@@ -262,7 +262,7 @@ class Jobs:
     def held_by(self, ids: Sequence[str]) -> list[list[KeyWait]]:
         """Return the limits that currently delay each job, as one list per id, which may be empty.
 
-        This takes three reads per key. `str()` of a KeyWait is "limit tenant:7 (4 of 4 running)".
+        This method takes three reads per key. `str()` of a KeyWait is "limit tenant:7 (4 of 4 running)".
         """
         return key_waits(self._client.storage, self._records(ids), self._client.clock.now())
 
@@ -321,8 +321,8 @@ class Jobs:
     def why_not_requeued(self, ids: Sequence[str]) -> list[str | None]:
         """Return why each job cannot be requeued now, as the end of a sentence; None if it can.
 
-        This takes one read, and one more for each member of a batch. It does not check whether another job
-        has the unique key; only `requeue` itself does.
+        This method takes one read, and one more for each member of a batch. It does not check whether another
+        job has the unique key; only `requeue` itself does.
         """
         storage = self._client.storage
         return [
@@ -349,7 +349,7 @@ class Jobs:
         """Return each deleted job to its previous state, such as enqueued; return one result per id.
 
         The result is `Applied.REFUSED` for a job for which `why_not_restored` returns a reason, and for a job
-        that changes in the meantime. This takes up to two reads per job.
+        that changes in the meantime. This method takes up to two reads per job.
         """
         records = self._records(ids)
         return self._apply(

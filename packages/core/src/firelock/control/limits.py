@@ -202,9 +202,9 @@ class Limits:
     def sync(self) -> list[str]:
         """Store the settings from the code, and return the names that were written.
 
-        A server does this when it starts. Settings that an operator has set stay until the settings in the
-        code change; a pause stays even then. If an operator set the settings before the code declared the
-        name, the first declaration does not replace them.
+        A server calls this method when it starts. Settings that an operator has set stay until the settings
+        in the code change; a pause stays even then. If an operator set the settings before the code declared
+        the name, the first declaration does not replace them.
         """
         written = [one.name for one in self._declared().values() if self._write_code(one)]
         if written:

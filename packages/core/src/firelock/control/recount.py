@@ -37,8 +37,8 @@ class StillBatch:
 def find_still(storage: Storage, now: int) -> list[StillBatch]:
     """Return those of the 20 oldest open batches that have a problem.
 
-    This takes some round trips per batch that has not changed for an hour. The counts of a batch with more
-    than 2,000 members are not checked.
+    The search takes some round trips per batch that has not changed for an hour. The counts of a batch with
+    more than 2,000 members are not checked.
     """
     where = JobFilter(state=State.AWAITING, task=BATCH_TASK, until=now - LONG_STILL)
     found = storage.find(where, limit=_BATCHES, oldest_first=True).jobs

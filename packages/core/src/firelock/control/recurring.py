@@ -442,7 +442,7 @@ class Recurring:
                 return RecurringJob(written)
 
     def remove(self, recurring_id: str) -> None:
-        """Remove the definition; the jobs that it created stay.
+        """Remove the definition; the jobs that it created are kept.
 
         Raises:
             JobNotFound: If no definition has this id.
@@ -581,7 +581,7 @@ def _with_tags(
 
 
 def _own_tags(client: Client, record: RecurringRecord) -> tuple[str, ...]:
-    """Return the tags that the task derives from the definition's arguments; none if it cannot."""
+    """Return the tags that the task derives from the definition's arguments; none if this is not possible."""
     info = client.registry.get(record.task)
     stored = _stored_arguments(client, record)
     if info is None or stored is None:

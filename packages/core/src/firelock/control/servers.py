@@ -60,7 +60,7 @@ class ServerState(StrEnum):
 
 
 def renewed_at(record: SessionRecord, now: int) -> int:
-    """Return when a session was last renewed: its expiry minus its timeout, but never after now."""
+    """Return when a session was last renewed: its expiry minus its timeout, but never in the future."""
     return min(now, record.expires_at - int(record.session.timeout_seconds * _MICROS))
 
 
@@ -198,7 +198,7 @@ def session_to_end(order: str) -> str | None:
 def forget_orders(storage: Storage) -> int:
     """Delete orders to servers without a living session; return their number.
 
-    A server deletes an order that it has carried out, so these orders came too late. A bounded number of
+    A server deletes an order that it has carried out, so these orders came too late. A limited number of
     orders is checked.
     """
     orders = storage.list_records(ORDERS, limit=_ORDERS_AT_ONCE)

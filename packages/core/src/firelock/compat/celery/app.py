@@ -149,7 +149,9 @@ class Celery(Refusing):
     # ---- tasks -------------------------------------------------------------------------------------------
 
     def task(self, function: Callable[..., Any] | None = None, /, **options: object) -> Any:  # noqa: ANN401
-        """Register a function as a task and return the CeleryTask; a decorator with or without options.
+        """Register a function as a task and return the CeleryTask.
+
+        This method can be used as a decorator with or without options.
 
         Raises:
             NotMapped: If an option has no counterpart.
@@ -485,7 +487,7 @@ class Control:
 
 @attrs.frozen
 class BeatCheck:
-    """A plugin of the app that logs the beat entries that a server cannot fire."""
+    """A plugin of the app that logs the beat entries that a server cannot run."""
 
     _app: Celery
 
@@ -522,7 +524,7 @@ class _Shared:
 
 
 def shared_task(function: Callable[..., Any] | None = None, /, **options: object) -> Any:  # noqa: ANN401
-    """Register a function as a task of every app, created earlier or later; return the CeleryTask."""
+    """Register a function as a task of all apps, including those created later; return the CeleryTask."""
     if function is None:
         return lambda target: shared_task(target, **options)
     task = CeleryTask(function, options, None)

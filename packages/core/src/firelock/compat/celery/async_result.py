@@ -74,7 +74,7 @@ running: ContextVar[TaskRequest] = ContextVar("celery_request", default=_NO_REQU
 
 
 class AsyncResult(Refusing):
-    """The result of a job, by its id."""
+    """The result of a job, which is found by the job's id."""
 
     def __init__(self, id: str, *, app: Celery | None = None, parent: AsyncResult | None = None) -> None:
         self.id = id

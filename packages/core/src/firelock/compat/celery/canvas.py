@@ -74,7 +74,7 @@ class CelerySignature(Refusing):
         return self.task.verbs.using(**given).call(*call.args, **call.kwargs)
 
     def continuation(self, on: str = "succeeded") -> Callable[[AsyncResult], AsyncResult]:
-        """Return a function that stores a job that runs after another job has ended in the state `on`.
+        """Return a function that stores a job to run after another job has ended in the state `on`.
 
         A mutable signature receives the result of the other job. All errors are raised here, before the other
         job is stored.

@@ -22,7 +22,7 @@ class CeleryError(Exception):
 
 
 class RetryRequested(CeleryError):
-    """A task's request for another run; programs use it by the name `Retry`."""
+    """A task's request for another run; programs refer to it as `Retry`."""
 
     def __init__(self, exc: BaseException | None, seconds: float) -> None:
         super().__init__(f"retry in {seconds:g} s" if exc is None else f"retry in {seconds:g} s: {exc!r}")
