@@ -568,7 +568,7 @@ class LimitTests(StorageFixtures):
     @pytest.mark.parametrize("wait", ["retry", "snooze", "crash", "immediate retry"])
     @pytest.mark.parametrize("final", ["succeeds", "fails", "is deleted"])
     def test_strict_job_keeps_its_key_until_its_end(self, scene: Scene, wait: str, final: str) -> None:
-        """A strict job keeps its key between attempts; when the job has ended in any way, the next one starts.
+        """A strict job keeps its key between attempts; when the job ends in any way, the next one starts.
 
         If this fails: jobs that must run one after another overlap when one is retried.
         """
