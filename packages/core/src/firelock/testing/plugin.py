@@ -27,7 +27,7 @@ class StartTester(Protocol):
 
 @pytest.fixture
 def firelock_tester() -> Iterator[StartTester]:
-    """Yield a function that returns a `firelock.testing.Tester` of your app and closes it after the test.
+    """Yield a function that returns a `firelock.testing.Tester` of your app, which is closed after the test.
 
     ::
 

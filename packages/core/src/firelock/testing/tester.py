@@ -173,7 +173,7 @@ class Tester:
                     self._note(await self._server.arun(job))
 
     def _ready(self, jobs: Sequence[str]) -> Iterator[ClaimedJob]:
-        """Claim those of these jobs that are ready, and the jobs that they release, one after another."""
+        """Claim, one after another, the given jobs that are ready and the jobs that they release."""
         while True:
             ids = list(jobs)
             ids += [child for job_id in ids for child in self._inside.followers(job_id)]

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _ONE = Text("one", is_required=True)
 _DRAWN = 2_000  # the maximum number of members in the graph
-_PAGE = 500  # the maximum number of members per read, for example of failed members to group by their errors
+_PAGE = 500  # the maximum number of members per read, for example of failed members that are grouped by error
 _LISTED = 20
 _MOST_PAGES = 5  # the maximum number of pages that are read for one list
 _WITHIN = 100  # the maximum number of nested batches whose counts are read

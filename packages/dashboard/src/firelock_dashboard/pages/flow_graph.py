@@ -51,7 +51,7 @@ class FlowNode:
     @property
     def length(self) -> int:
         """The approximate number of characters of the node's longer line."""
-        state = 12 if self.count == 1 else 0  # this includes the separator before the detail
+        state = 12 if self.count == 1 else 0  # the length of the state and the separator before the detail
         return max(len(self.label) + (7 if self.count > 1 else 0), len(self.detail) + state)
 
     @property

@@ -593,7 +593,7 @@ class JobView:
         if progress is None or started_at is None:
             return None
         seconds = (progress.at - started_at).total_seconds()
-        if seconds < 1:  # too short to measure the speed, so use the time since the start
+        if seconds < 1:  # too short a period to measure the speed, so use the time since the start
             seconds = (self.visit.now - started_at).total_seconds()
         return progress.done / seconds if seconds >= 1 and progress.done > 0 else None
 

@@ -33,7 +33,7 @@ _CALL = 200  # the maximum length of a call
 _AFTER, _PREFIX = Text("after", limit=400, default=""), Text("prefix", default="")
 _KEY = Text("key", is_required=True)
 _LEFT_OUT = Integer("after", least=0, most=LINE_LENGTH, default=0)  # number of jobs ahead of the shown jobs
-_HELD = Integer("held", least=0, most=LINE_LENGTH, default=0)  # number of these that other limits delay
+_HELD = Integer("held", least=0, most=LINE_LENGTH, default=0)  # number of jobs ahead that other limits delay
 _CONCURRENT, _RATE, _BURST = (Integer(name, least=0, most=10**12) for name in ("concurrent", "rate", "burst"))
 _PER = Number("per", most=10**9, default=1.0)  # seconds
 

@@ -123,7 +123,7 @@ class WorkerProcess:
 
     @property
     def may_be_ended(self) -> bool:
-        """Whether ordering the process to end has an effect, because neither it nor its server is ending."""
+        """Whether the process can be ordered to end; False if it or its server is already ending."""
         return self.state not in {ENDING, ServerState.STOPPING}
 
 
@@ -218,7 +218,7 @@ def _held(visit: Visit, servers: Sequence[ServerView], state: State) -> Iterator
 
 
 def deleted_running(visit: Visit, servers: Sequence[ServerView]) -> list[Job[Any]]:
-    """Return those newest deleted jobs that the servers still run, using at most one read."""
+    """Return the newest deleted jobs that the servers still run, using at most one read."""
     busy = [view for view in servers if view.busy]
     return [job for _, job in _held(visit, busy, State.DELETED)] if busy else []
 

@@ -59,7 +59,7 @@ class _TaskRow:
     entry: TaskEntry | None  # None if jobs of the task have ended, but it is not registered anywhere
     stats: TaskStats | None  # None if no job of the task has ended within the hours that are shown
     running: int  # the number of the task's jobs among the counted ones
-    is_cut: bool  # whether more jobs run than are counted, which may be jobs of this task
+    is_cut: bool  # whether more jobs run than are counted, which might include jobs of this task
     deleted: int  # the number of the task's deleted jobs that still run
     started_at: datetime | None  # the time when the newest running job was claimed
 

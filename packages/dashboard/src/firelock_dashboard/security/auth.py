@@ -140,7 +140,7 @@ def any_of(*auths: Auth) -> Auth:
         refusals: list[RequestProblem] = []
         for auth in auths:
             answer = _attempt(auth, request, refusals)
-            if inspect.isawaitable(answer):  # if so, call all auths asynchronously
+            if inspect.isawaitable(answer):  # an async auth: call all auths asynchronously
                 getattr(answer, "close", lambda: None)()
                 return _call_each(auths, request)
             if isinstance(answer, Access) and answer.permissions:

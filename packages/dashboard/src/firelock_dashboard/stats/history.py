@@ -51,7 +51,7 @@ _DEPTHS_EVERY, _DEPTHS_KEPT = 30.0, 120
 class _Span:
     length: int  # micros
     bucket: int  # the length of a bucket for all tasks, in micros
-    bucket_of_one: int  # the same for one task or queue, of which only whole hours are stored
+    bucket_of_one: int  # the length of a bucket for one task or queue, of which only whole hours are stored
 
 
 SPANS: Mapping[str, _Span] = {

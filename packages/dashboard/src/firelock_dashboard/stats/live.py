@@ -238,7 +238,7 @@ def _until_mid_second(at: float) -> float:
 TOPICS = ("jobs", "queues", "servers", "recurring", "operations", "ended")
 
 _GAP = 3  # rates are unknown after more missed readings, because they would be averages over a pause
-_SLOWLY, _SELDOM = 2, 5  # the numbers of readings after which rarely changed data is read
+_SLOWLY, _SELDOM = 2, 5  # the numbers of readings after which data that changes less often is read
 _PAGE = 500
 
 

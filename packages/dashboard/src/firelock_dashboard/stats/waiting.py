@@ -88,7 +88,7 @@ class Reason:
 
 
 def explain(at: JobWait) -> list[Reason]:
-    """Return the reasons, those that require a person first; empty for a job that runs or has ended."""
+    """Return the reasons, those that require human action first; empty for a job that runs or has ended."""
     match at.job.state:
         case State.AWAITING if at.job.waits_for is not None:
             reasons = [_of_wait(at, at.job.waits_for)]

@@ -46,7 +46,7 @@ class ConnectionGuard:
         self.request_seconds = request_seconds
         self.stalled_seconds = stalled_seconds
         self._open: set[GuardedConnection] = set()
-        self._waiting: dict[GuardedConnection, None] = {}  # ordered by the start of their wait for the client
+        self._waiting: dict[GuardedConnection, None] = {}  # in the order in which they began to wait
         self._logged_at = float("-inf")
 
     @classmethod
