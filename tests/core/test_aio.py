@@ -300,7 +300,7 @@ def test_call_fails_if_no_thread_can_be_started(monkeypatch):
     assert [0] * 3 == [future.result(20) for future in [calls.submit(int) for _ in range(3)]]
 
 
-def test_blocked_call_does_not_delay_the_end_of_the_interpreter():
+def test_blocked_call_does_not_delay_the_exit_of_the_interpreter():
     """The event loop stops and the interpreter exits, although the call never returns."""
     program = """
 import asyncio, threading

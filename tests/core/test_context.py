@@ -303,7 +303,7 @@ def test_lines_of_a_locked_job_are_not_sent_with_every_flush(console, storage, m
     assert [{"a"}, {"b"}] == sent
 
 
-def test_flush_waits_for_another_flush_with_a_timeout(console, storage, monkeypatch):
+def test_flush_waits_for_another_flush_until_a_timeout(console, storage, monkeypatch):
     """A flush that hangs in another thread must not delay the settling of jobs forever.
 
     The hanging flush keeps its lines.

@@ -38,8 +38,8 @@ with fire.lock("the parent's", ttl=3600):
 def test_forked_process_works_independently_of_its_parent():
     """Awaiting, locks, servers and results work after a fork.
 
-    Storage in memory is a copy that belongs to the child. The lock is held for an hour, so that it does not
-    expire on a busy machine. The name of the renewing thread shows that it belongs to the child.
+    Storage in memory is a copy that belongs to the child. The test holds the lock for an hour, so that it
+    does not expire on a busy machine. The name of the renewing thread shows that it belongs to the child.
     """
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=180, check=False

@@ -87,7 +87,7 @@ def test_seeded_jobs_match_their_tasks(jobs):
 
 
 def test_seeded_histories_are_valid_and_ordered(storage, jobs):
-    """A claim adds no entry to the history, so the end of a run follows "enqueued".
+    """A claim adds no entry to the history, so the entry after "enqueued" is the outcome of the run.
 
     Ended jobs are kept for years.
     """
@@ -120,7 +120,7 @@ def test_command_line_seeds_a_storage_only_once(tmp_path):
 
 
 def test_clock_of_a_slow_storage_never_goes_back(monkeypatch):
-    """Jobs that are claimed at the set time are not claimed before they were enqueued."""
+    """Otherwise, a job could be claimed at a time before it was enqueued."""
     seconds = count()
     monkeypatch.setattr("benchmarks.seed.stage.time.monotonic", lambda: next(seconds))
     with closing(open_storage("memory://")) as storage:

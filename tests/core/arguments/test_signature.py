@@ -294,7 +294,7 @@ def test_error_shows_that_an_argument_is_passed_by_name():
 # ---- size ------------------------------------------------------------------------------------------------
 
 
-def test_error_about_too_large_arguments_names_the_largest():
+def test_error_about_oversized_arguments_names_the_largest():
     """The message also contains the size, the limit and the fix."""
     with pytest.raises(ArgumentTooLarge) as caught:
         binder_of(send).encode_text(("ann", "x" * 40_000), {}, JSON)

@@ -44,9 +44,10 @@ def test_entry_is_stored_as_recorded(fire):
 
 
 def test_newest_entries_are_first(fire):
-    """Entries are ordered by time. If several entries have the same time, the last recorded entry is first.
+    """Entries are ordered by time.
 
-    Pages do not overlap and omit no entry.
+    If several entries have the same time, the last recorded entry is first. Pages neither overlap nor omit
+    entries.
     """
     for number in range(3):
         fire.audit.record("a", f"now {number}", by="ada", at=NOON)

@@ -92,7 +92,10 @@ def fails():
 
 
 def test_problems_with_limits_and_unique_keys_are_found(storage):
-    """The problems are costs above the limit, jobs without their task's limits, and unneeded unique keys."""
+    """The problems are costs above the limit and jobs without their task's limits.
+
+    Another problem is a unique key of a job that cannot run.
+    """
     stub = Firelock(storage)
     with Firelock(storage) as fire:
         parent = fire.task(name="parent", retry=Retry(attempts=0))(fails).enqueue()

@@ -416,7 +416,7 @@ def test_keys_in_different_partitions_are_reported_with_the_fix():
 # ---- the whole list --------------------------------------------------------------------------------------
 
 
-def test_failed_jobs_are_a_note_that_names_the_main_task():
+def test_failed_jobs_cause_a_note_that_names_the_main_task():
     """A storage with failed jobs never has the result "No problems found"."""
     groups = [
         FailureGroup("f1", "builtins.ValueError", "no", "send", 19, at(minutes=-3), "j1"),
@@ -430,7 +430,7 @@ def test_failed_jobs_are_a_note_that_names_the_main_task():
     assert "firelock jobs failures" in finding.advice
 
 
-def test_many_failed_jobs_are_a_warning_until_their_cause_is_muted():
+def test_many_failed_jobs_cause_a_warning_until_their_cause_is_muted():
     """The jobs failed hours ago, so no finding about a failure rate reports them."""
     group = FailureGroup("f1", "pay.ProviderDown", "503", "charge", 502, at(minutes=-390), "j1")
     other = FailureGroup("f2", "builtins.KeyError", "x", "pack", 40, at(minutes=-90), "j2")
@@ -504,7 +504,7 @@ def test_failures_of_one_burst_are_not_called_usual():
 
 @pytest.mark.parametrize(("hours", "is_reported"), [((1, 1, 1, 1), False), ((1, 2, 3), True)])
 def test_hours_in_which_a_task_ran_are_counted(hours, is_reported):
-    """The hours are derived from the per-minute statistics of the day, which are read for the rates."""
+    """The hours are derived from the per-minute statistics that are read for the failure rates."""
 
     class Still(FailingStorage):
         def clock(self):

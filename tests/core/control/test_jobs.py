@@ -547,7 +547,7 @@ def session(id, server_id="server-a", **fields):
 
 
 def test_server_counts_are_the_sum_of_its_live_sessions(fire):
-    """Workers and running jobs are added up. Dead sessions are shown, but not counted."""
+    """The numbers of workers and running jobs are added. Dead sessions are shown, but not counted."""
     for name in ("one", "two", "three"):
         fire.storage.begin_session(session(name))
     fire.storage.begin_session(session("other", "server-b"))

@@ -445,7 +445,7 @@ def test_newest_operations_are_first(fire):
 
 
 def test_stored_filter_is_restored(fire):
-    """A filter is unchanged by storage, so its cursors remain valid.
+    """Storing a filter does not change it, so its cursors remain valid.
 
     This includes states and strings with unusual characters.
     """

@@ -606,7 +606,7 @@ def test_definition_of_a_newer_version_is_not_run(fire, reporting, advance, writ
 
 @pytest.mark.parametrize("written", NEWER, ids=["value", "schedule"])
 def test_definition_of_a_newer_version_keeps_its_due_time(fire, reporting, advance, written):
-    """An older server delays the definition by seconds, and no due time is lost."""
+    """An older server delays the definition only by seconds, and no due time is lost."""
     reporting.recur("id", "* * * * *")
     stored = fire.storage.get_record("recurring", "id").value
     rewrite(fire, **written)
@@ -659,9 +659,9 @@ def test_definition_that_cannot_be_postponed_does_not_block_others(fire, reporti
 
 
 def test_definition_of_a_newer_version_cannot_be_changed(fire, reporting):
-    """An edit would lose unknown values of the definition.
+    """An edit would lose values that are unknown here.
 
-    Code does not change it, operators get an error, and it can be removed.
+    The code does not change the definition, operators get an error, and the definition can be removed.
     """
     reporting.recur("id", "* * * * *")
     rewrite(fire, tags={"eu": 1})
@@ -844,7 +844,7 @@ def test_second_outage_in_a_row_ends_the_call(fire, reporting, storage, advance)
 
 @pytest.mark.parametrize("verb", ["get", "trigger", "pause", "resume", "remove"])
 def test_unknown_definition_is_not_found(fire, verb):
-    """All methods raise this error, including the async ones."""
+    """All methods raise the same error, including the async ones."""
     with pytest.raises(JobNotFound, match="Recurring job 'nobody' was not found"):
         getattr(fire.recurring, verb)("nobody")
     with pytest.raises(JobNotFound):

@@ -84,7 +84,7 @@ def test_edit_changes_only_the_passed_fields(declared):
 
 
 def test_edit_without_a_change_writes_nothing(declared, storage):
-    """A form that is submitted unchanged leaves the code as the definition's origin."""
+    """If a form is submitted unchanged, the definition's origin is still the code."""
     written = len(storage.called["put_record"])
 
     same = declared.recurring.edit(
@@ -383,7 +383,7 @@ def test_reset_of_an_unedited_definition_changes_nothing(declared, storage):
 # ---- upcoming and past runs ------------------------------------------------------------------------------
 
 
-def test_upcoming_times_of_a_definition_and_of_a_schedule(declared):
+def test_upcoming_times_are_listed_for_a_definition_or_a_schedule(declared):
     """The times start at the storage's current time or at a given time."""
     days = [datetime(2030, 1, day, 2, tzinfo=UTC) for day in (1, 2, 3)]
 

@@ -168,7 +168,10 @@ def test_fixed_deadline_of_a_recurring_job_is_refused(fire, report):
 
 
 def test_definition_without_keys_is_stored_without_key_fields(fire, storage):
-    """A server of a previous version can use it, and the digest of its code does not change."""
+    """A server of a previous version can use the definition.
+
+    The digest of the definition's code does not change.
+    """
 
     @fire.task(name="plain")
     def plain() -> None: ...

@@ -641,7 +641,7 @@ def test_async_block_that_raises_stores_nothing(fire, storage, load):
 
 
 def test_batch_in_an_async_session_is_stored_in_its_greenlet(fire, storage, load):
-    """An async session works as for awaited enqueues."""
+    """Async sessions work in the same way as for single jobs."""
 
     class Session:
         def __init__(self):
@@ -691,7 +691,7 @@ def test_failed_batch_counts_its_failed_members(mixed, fire):
         asyncio.run(mixed.aresult(1))
 
 
-def test_members_are_paged_in_the_order_of_adding(mixed):
+def test_members_are_paged_in_the_order_in_which_they_were_added(mixed):
     """The `state` parameter restricts the page to members in this state."""
     first = mixed.members(limit=3)
     second = mixed.members(limit=3, cursor=first.cursor)
@@ -704,7 +704,7 @@ def test_members_are_paged_in_the_order_of_adding(mixed):
         mixed.members(limit=0)
 
 
-def test_results_of_one_task_are_returned_in_the_order_of_adding(mixed, load, report):
+def test_results_of_one_task_are_in_the_order_in_which_members_were_added(mixed, load, report):
     """Only results of succeeded members are returned. With `after`, they start after that member."""
     members = mixed.members()
 

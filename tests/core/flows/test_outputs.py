@@ -17,7 +17,7 @@ class Day:
     rows: int
 
 
-def test_pipeline_whose_number_of_members_is_known_only_at_run_time(fire, tester):
+def test_pipeline_can_determine_its_members_at_run_time(fire, tester):
     """The first member determines the number of days and adds a member for each day to its own batch.
 
     The callback reads all results.

@@ -210,7 +210,7 @@ def test_invalid_signal_raises_a_clear_error(fire, approval, order):
     assert "<Signal 'approval' of Approval>" == repr(approval)
 
 
-def test_signal_to_a_job_with_the_maximum_of_memos_raises(fire, storage, approval, order):
+def test_signal_to_a_job_with_the_maximum_number_of_memos_raises(fire, storage, approval, order):
     job = order.enqueue()
     memos = [NewMemo(job.id, Memo(MemoKind.SIGNAL, f"s{number}", "1", True, 1)) for number in range(1_000)]
     storage.remember(memos)
@@ -249,7 +249,7 @@ def remember(fire, claimed, worker, *memos):
     return fire.storage.remember([NewMemo(claimed.id, memo, session, claimed.fence) for memo in memos])
 
 
-def test_steps_are_ordered_by_their_start(fire, approval, order, worker):
+def test_steps_are_ordered_by_their_start_time(fire, approval, order, worker):
     """Each step contains its duration if it was measured."""
     job = order.enqueue()
     (claimed,) = worker.claim()

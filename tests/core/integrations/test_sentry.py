@@ -385,7 +385,7 @@ def test_recurring_job_checks_in_with_its_schedule(sent, make):
     } == begin["monitor_config"]  # fmt: skip
 
 
-def test_monitor_receives_only_the_end_of_the_last_attempt(sent, make):
+def test_monitor_receives_only_the_outcome_of_the_last_attempt(sent, make):
     """For the monitor, retries belong to the same run. This run fails only when the job has failed."""
     app = make(monitors=["nightly"])
     task = failing(app)

@@ -338,8 +338,8 @@ def test_search_for_a_delayed_job_stops_after_100_blocked_jobs(shop):
     assert "queue_latency" not in dict(app.check(7_200))
 
 
-def test_job_with_a_limit_is_reported_if_two_checks_find_it_free(shop):
-    """A limit key is always free for a moment between two jobs, which is not a delay."""
+def test_job_with_a_limit_is_reported_if_two_checks_find_it_unblocked(shop):
+    """Between two jobs, a limit key is always below its limit for a moment, which is not a delay."""
     app = shop(latency=TEN)
     begin_session(app.storage, "serves", timeout=1e9)
     app.check()
@@ -411,7 +411,7 @@ def test_lost_server_is_reported_once(shop):
     assert [] == app.check()
 
 
-def test_other_findings_and_their_end_are_each_reported_once(shop):
+def test_start_and_end_of_other_findings_are_each_reported_once(shop):
     """A finding that persists for two checks is reported with its code and advice.
 
     When the finding ends, this is reported as well.

@@ -440,7 +440,7 @@ def test_awaited_enqueue_does_not_block_the_event_loop(mail, storage):
     ],
 )  # fmt: skip
 def test_continuation_waits_for_its_parent(mail, on, words):
-    """The dependency and the reason of the continuation both contain the required end of the parent."""
+    """The dependency and the reason of the continuation both contain the required outcome of the parent."""
     parent = mail.enqueue("a")
 
     stored = record(parent.then(mail.using(on=on), "b"))
@@ -530,8 +530,8 @@ def test_meta_of_the_caller_is_copied(mail):
         ),
     ],
 )
-def test_meta_must_be_short_strings_by_name(mail, fire, meta, words):
-    """Invalid metadata raises when it is passed. The message contains the invalid part."""
+def test_meta_must_map_names_to_short_strings(mail, fire, meta, words):
+    """Invalid metadata raises an error when it is passed. The message contains the invalid part."""
     with pytest.raises(ConfigurationError, match=words):
         mail.using(meta=meta)
 

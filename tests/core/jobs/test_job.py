@@ -181,7 +181,7 @@ def test_reading_a_result_refreshes_the_handle(adding, worker):
 
 
 def test_result_timeout_refreshes_the_handle(adding, worker):
-    """Here the job is still running when the timeout ends."""
+    """The job is still running when the timeout ends."""
     job = adding.enqueue(1)
     worker.claim()
 
@@ -246,7 +246,7 @@ def test_late_reply_does_not_overwrite_newer_state_of_a_handle(verb, state):
 
 
 def test_job_has_history_attempts_log_and_progress(fire, worker):
-    """All their times are aware datetimes."""
+    """All times in these values are aware datetimes."""
 
     def talk(job):
         job.log("half way", level="warning")

@@ -174,8 +174,8 @@ def test_limits_without_parameters_come_first():
     assert ["z", "y", "b:1", "a:1"] == [use.key for use in keys_of({"x": 1}, limits=limits).admission.limits]
 
 
-def test_limits_with_the_same_key_become_one_use():
-    """The cost of the use is the sum of both costs."""
+def test_limits_with_the_same_key_are_combined():
+    """The cost of the combined limit is the sum of both costs."""
     limits = [Limit("k:{x}", rate=1, cost=2), Limit("k:{y}", rate=1, cost="{z}")]
 
     assert (LimitUse("k:1", 5),) == keys_of({"x": 1, "y": 1, "z": 3}, limits=limits).admission.limits
@@ -232,7 +232,7 @@ def test_unique_key_defaults_to_all_arguments():
 
 
 def test_deadline_is_a_time_or_a_duration():
-    """A time or a duration is stored in microseconds."""
+    """The deadline is stored in microseconds."""
     assert Admission(start_within=60_000_000) == keys_of({}, start_before=timedelta(minutes=1)).admission
     assert (
         Admission(start_before=1_000_000)

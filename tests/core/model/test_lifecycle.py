@@ -92,7 +92,7 @@ def test_only_runs_and_batches_succeed_or_fail():
 
 @every_end
 @pytest.mark.parametrize("crashes", range(CRASH_LIMIT + 1))
-def test_every_end_of_an_attempt_is_an_allowed_change(end, crashes):
+def test_every_outcome_of_an_attempt_is_an_allowed_change(end, crashes):
     transition = end_of(claimed(crashes=crashes), end)
 
     assert all(lifecycle.is_legal(before, transition.to) for before in transition.from_states)
@@ -102,7 +102,7 @@ def test_every_end_of_an_attempt_is_an_allowed_change(end, crashes):
 
 
 @every_end
-def test_history_entry_of_an_end_describes_the_attempt(end):
+def test_history_entry_of_an_outcome_describes_the_attempt(end):
     """The entry contains the attempt's number, times and server.
 
     An attempt that never ran has no start time.
@@ -289,7 +289,10 @@ def grown(number):
 
 @given(number=st.integers(min_value=0, max_value=4 * HISTORY_LIMIT))
 def test_history_is_bounded_and_counts_removed_entries(number):
-    """An entry with their count replaces the removed entries. Up to the limit, no entry is removed."""
+    """A single entry replaces the removed entries and contains their number.
+
+    Up to the limit, no entry is removed.
+    """
     history = grown(number)
 
     assert min(number, HISTORY_LIMIT) == len(history)

@@ -136,7 +136,7 @@ def test_requeue_after_the_commit_cancels_the_run(bench):
     assert [(2, State.SUCCEEDED, "2")] == [one for one in bench.settled if one[1] is State.SUCCEEDED]
 
 
-def test_delete_after_the_commit_leaves_the_run(bench):
+def test_delete_after_the_commit_does_not_affect_the_run(bench):
     """The job had succeeded before it was deleted, so it is counted as succeeded."""
     job = bench.commit()
 

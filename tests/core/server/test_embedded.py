@@ -361,7 +361,7 @@ def test_run_outside_of_the_main_thread_is_refused(fire):
 # ---- sessions --------------------------------------------------------------------------------------------
 
 
-def test_loss_that_is_reported_twice_begins_one_session(fire, our_threads):
+def test_loss_that_is_reported_twice_leads_to_one_new_session(fire, our_threads):
     """Both a claim and a renewal can detect that the session was lost."""
     with fire.server(workers=1, async_workers=1):
         (view,) = fire.servers.list()
@@ -383,7 +383,7 @@ def test_failed_wait_for_work_is_repeated(fire):
         assert "y" == fire.echo.enqueue("y").result(timeout=10)
 
 
-def test_stop_logs_outcomes_that_could_not_be_stored(make_app, caplog, monkeypatch, our_threads):
+def test_stopping_server_logs_outcomes_that_could_not_be_stored(make_app, caplog, monkeypatch, our_threads):
     """The server does not wait forever for a storage that hangs."""
     monkeypatch.setattr("firelock.server.worker_process._SETTLE_GRACE", 0.05)
     monkeypatch.setattr("firelock.server.worker_process._CANCEL_GRACE", 0.05)
@@ -457,7 +457,7 @@ def test_stopping_server_lets_its_jobs_end_and_ignores_resume(make_app):
 
 @pytest.mark.parametrize("name", ["sessions", "worker-1", "upkeep", "waker"])
 def test_failed_start_cleans_up_threads_and_session(fire, monkeypatch, name):
-    """If the system cannot start a thread, the threads that have already started and the session end."""
+    """If the system cannot start a thread, the server ends its session and the threads that already run."""
     start = threading.Thread.start
 
     def refuse(thread):

@@ -644,8 +644,8 @@ def never() -> None: ...
 """
 
 
-def test_server_notices_a_deletion_while_the_process_loads(tmp_path, monkeypatch):
-    """The server notices the deletion within a second, as for a running job.
+def test_server_detects_a_deletion_while_the_process_loads(tmp_path, monkeypatch):
+    """The server detects the deletion within a second, as for a running job.
 
     It does not wait for its next heartbeat. It then kills the process, and the cancelled batch ends, because
     this job was its last member.

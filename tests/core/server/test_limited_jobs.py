@@ -131,8 +131,8 @@ def test_repeated_empty_claims_do_not_cause_a_busy_loop():
     assert 0.08 < claimed_at[109] - claimed_at[104]
 
 
-def test_limit_holds_across_servers(fire, serve):
-    """The limit of a key holds for all servers together. Whenever a job ends, the next one starts."""
+def test_limit_applies_across_servers(fire, serve):
+    """The limit of a key applies to all servers together. Whenever a job ends, the next one starts."""
     running, most, lock = 0, 0, threading.Lock()
 
     @fire.task(name="task")

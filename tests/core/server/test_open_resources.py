@@ -116,7 +116,7 @@ def test_async_resource_is_opened_on_the_event_loop(fire, takes):
     assert kept.closed_by is not None
 
 
-def test_timed_out_job_does_not_cancel_the_opening(fire):
+def test_timed_out_job_does_not_cancel_the_opening_of_its_resource(fire):
     """The timeout affects only the waiting job.
 
     The next job uses the resource, which has been opened by then.
@@ -143,8 +143,8 @@ def test_timed_out_job_does_not_cancel_the_opening(fire):
     assert [1] == opened
 
 
-def test_opening_that_never_ends_does_not_block_the_stop(fire):
-    """When the server stops, it cancels the opening and hands the job back."""
+def test_resource_that_never_opens_does_not_block_the_stop(fire):
+    """When the server stops, it cancels the opening of the resource and hands the job back."""
     came = threading.Event()
 
     @fire.resource
@@ -273,7 +273,7 @@ def test_async_jobs_run_on_the_event_loop_of_the_host(fire, our_threads):
     assert "firelock-loop" not in our_threads()
 
 
-def test_stop_cancels_jobs_on_the_event_loop_of_the_host(fire):
+def test_jobs_on_the_event_loop_of_the_host_are_cancelled_at_the_stop(fire):
     """When the server stops, it cancels jobs that do not end in time, and hands them back."""
 
     @fire.task(name="wait")

@@ -221,7 +221,7 @@ def test_parked_ends_of_a_lost_session_are_discarded(shop):
     assert record.crashes == 1
 
 
-def test_stop_waits_for_a_parked_end(shop):
+def test_stopping_server_waits_for_a_parked_end(shop):
     """A lock that is released within the grace time does not cause a second run."""
     job = shop.note.enqueue()
     shop.lock(job)
@@ -239,7 +239,7 @@ def test_stop_waits_for_a_parked_end(shop):
     assert shop.ran.count(job.id) == 1
 
 
-def test_stop_names_the_jobs_whose_ends_are_not_stored(shop, caplog):
+def test_stopping_server_names_the_jobs_whose_ends_are_not_stored(shop, caplog):
     """After the grace time, only the locked job runs again."""
     job, other = shop.note.enqueue_many([()] * 2)
     shop.lock(job)

@@ -135,7 +135,7 @@ def test_killed_guard_is_replaced(start, guard):
         guard.kill(process.pid)
 
 
-def test_guard_ignores_the_signals_of_a_stop(start, guard):
+def test_guard_ignores_stop_signals(start, guard):
     """A service manager may signal all processes of a server, which then stops in its own order."""
     first, second = start(), start()
     guard.add(first.pid)

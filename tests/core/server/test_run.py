@@ -104,7 +104,10 @@ def test_job_of_an_unknown_task_waits_for_another_server(make_app, is_remote):
     ],
 )
 def test_unreadable_job_fails_without_a_retry(make_app, changes, words):
-    """The failure's reason includes the cause. A row with invalid contents does not stop the dispatcher."""
+    """The reason states why the arguments cannot be read.
+
+    A row with invalid contents does not stop the dispatcher.
+    """
     fire, worker = make_app()
 
     @fire.task(name="task")

@@ -163,7 +163,7 @@ def test_job_is_settled_without_waiting_for_the_poll(crew, is_async):
     assert State.PROCESSING is busy.refresh().state
 
 
-def test_no_more_is_claimed_than_there_are_workers(make_crew):
+def test_no_more_jobs_are_claimed_than_there_are_workers(make_crew):
     """Long jobs stay in the queue until a worker is free, so that other servers can take them."""
     crew = make_crew(settings=Settings(poll=60, claim_ahead=0))
     crew.gated().enqueue_many([()] * 10)
@@ -175,7 +175,7 @@ def test_no_more_is_claimed_than_there_are_workers(make_crew):
 
 
 def test_jobs_waiting_for_a_long_job_are_handed_back(make_crew):
-    """Jobs that have waited for 50 ms return to their places, as if they had never been claimed."""
+    """Jobs that have waited for 50 ms return to their places in the queue, as if they were never claimed."""
     crew = make_crew(workers=1)
     task, gated = crew.task(), crew.gated()
     task.enqueue_many([()] * 3_000)
@@ -600,7 +600,7 @@ def test_coroutine_can_clean_up_after_a_step_reports_the_loss(lost):
 
 
 def test_timeout_ends_a_coroutine_that_ignores_the_loss_of_its_job(lost):
-    """The coroutine has already received the exception of the loss, so only the timeout cancels it."""
+    """The coroutine has already received the exception about the loss, so only the timeout cancels it."""
 
     async def nothing(): ...
 
@@ -780,7 +780,7 @@ class SlowClaims(FailingStorage):
         return answer
 
 
-def test_stop_waits_for_a_claim_in_progress(make_crew):
+def test_stopping_server_waits_for_a_claim_in_progress(make_crew):
     """The claimed jobs are handed back properly, because the server was not lost."""
     crew = make_crew(storage=SlowClaims())
 

@@ -224,7 +224,7 @@ def test_session_removed_during_its_renewal_gets_no_right_to_run(scene):
     [(StorageUnavailable("down"), 1), (StorageError("refused"), 2), (RuntimeError("a bug"), 2)],
 )
 def test_failed_renewal_is_retried(scene, error, logged, caplog):
-    """The thread continues, the session stays, and no loss is reported.
+    """The thread continues, the session is kept, and no loss is reported.
 
     The beginning and the end of an outage are logged.
     """

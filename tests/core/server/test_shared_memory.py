@@ -26,7 +26,7 @@ def board():
     board.close()
 
 
-def test_right_to_run_holds_until_its_expiry_time(board):
+def test_right_to_run_is_valid_until_its_expiry_time(board):
     """A job may be started before the time up to which the right was granted, but not after it."""
     board.grant(elapsed_seconds() + 3_600)
     before = board.may_start()

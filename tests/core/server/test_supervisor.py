@@ -785,10 +785,7 @@ def test_stopping_server_begins_no_session(bench):
     ids=["no hope", "no time"],
 )
 def test_session_that_cannot_be_ended_waits_for_its_timeout(bench, caplog, error, is_stopping):
-    """The session waits for its timeout if a retry would fail too or the server is ending.
-
-    The log reports it.
-    """
+    """The session waits for its timeout if a retry would fail too or the server is ending. This is logged."""
     child = bench.with_session("input()")
     if is_stopping:
         bench.supervisor._stop()

@@ -172,7 +172,7 @@ def test_only_the_oldest_server_checks_due_times_immediately():
 
 
 def test_full_batch_of_due_jobs_continues_immediately(seldom):
-    """The next call moves the remaining jobs, without waiting for the sweep."""
+    """The next call enqueues the remaining jobs without waiting for the sweep."""
     moved = []
 
     def promote(limit):
@@ -623,7 +623,7 @@ def test_failed_routine_does_not_block_the_others(scene, caplog):
     assert "Upkeep routine due: storage unavailable: down" in caplog.text
 
 
-def test_stop_writes_the_last_logs_and_statistics(seldom, our_threads):
+def test_last_logs_and_statistics_are_written_at_the_stop(seldom, our_threads):
     """The last logs and statistics are stored, and no thread remains."""
     (ended,) = seldom.task.enqueue() and seldom.worker.run()
     seldom.upkeep.start()
@@ -638,8 +638,8 @@ def test_stop_writes_the_last_logs_and_statistics(seldom, our_threads):
     assert [] == our_threads("firelock-upkeep")
 
 
-def test_stop_during_an_outage_logs_the_loss(seldom, caplog):
-    """The log reports the loss, and the stop continues."""
+def test_loss_during_an_outage_is_logged_at_the_stop(seldom, caplog):
+    """The server logs the loss and continues to stop."""
     (ended,) = seldom.task.enqueue() and seldom.worker.run()
     seldom.upkeep.start()
     seldom.metrics.add([(ended.job, "succeeded", 0, 5)])

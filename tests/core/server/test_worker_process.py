@@ -193,7 +193,7 @@ def test_worker_process_stopped_before_it_has_a_session_ends_properly(child):
     assert EXIT_OK == child.process.wait(20)
 
 
-def test_worker_process_that_cannot_read_orders_ends(child):
+def test_worker_process_ends_if_it_cannot_read_orders(child):
     """A process that cannot read an order could not read the order to stop either."""
     child.send_order("{")
 
@@ -525,7 +525,7 @@ def test_worker_process_ends_if_its_supervisor_has_died(child, fire):
     assert EXIT_FAILED == child.process.wait(20)
 
 
-def test_worker_process_that_cannot_report_ends(child, fire):
+def test_worker_process_ends_if_it_cannot_report(child, fire):
     """A process that cannot report the loss of its session would not get another one."""
     child.grant()
     name = session(fire)

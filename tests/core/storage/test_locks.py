@@ -464,7 +464,7 @@ def test_waiter_checks_every_slot(locks, make):
 
 
 def test_coroutines_share_slots():
-    """Coroutines share slots like threads."""
+    """Coroutines share slots in the same way as threads."""
 
     async def run():
         running, most = 0, 0

@@ -60,7 +60,7 @@ def test_failures_of_a_method_are_raised_in_order(storage):
 
 
 def test_unreachable_storage_does_nothing(storage):
-    """Within the block every method raises. After the block, the storage is unchanged."""
+    """Within the block, every method raises an error. After the block, the storage is unchanged."""
     with storage.away():
         with pytest.raises(StorageUnavailable, match="is unreachable within away"):
             storage.insert([job()])
@@ -95,7 +95,7 @@ def test_wrapper_has_the_clock_and_features_of_the_storage(storage):
 
 
 def test_failures_are_shared_by_threads(storage):
-    """Exactly the requested number of the concurrent calls fails."""
+    """Exactly the requested number of concurrent calls fail, whichever threads make them."""
     storage.fail_next("counts", times=7)
     failed = []
 

@@ -344,7 +344,7 @@ def test_job_with_two_limits_is_counted_once(client, fire):
     assert (9, 1) == (scale["held_by_limits"], scale["wanted_workers"])
 
 
-def test_paused_or_unknown_queue_wants_no_workers(client, fire, send):
+def test_no_workers_are_wanted_for_a_paused_or_unknown_queue(client, fire, send):
     """No worker could run a job in such a queue."""
     send.enqueue(1)
     fire.queues.pause("mail")

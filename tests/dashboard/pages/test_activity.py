@@ -161,7 +161,7 @@ def test_audit_shows_limit_settings_before_and_after_a_change(fire, client):
 
 
 def test_audit_shows_a_signal_answer_only_with_view_args(fire, client, jobs):
-    """The entry contains the answer, redacted, and the task of its job.
+    """The entry contains the redacted answer and the task of its job.
 
     Visitors who may not see arguments see only that the signal was answered; this also applies to the API.
     """

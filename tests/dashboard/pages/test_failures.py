@@ -111,7 +111,7 @@ def test_page_without_failures_shows_the_number_of_succeeded_jobs(fire, client):
     assert "3 stored jobs have succeeded." in page
 
 
-def test_equal_failures_are_one_row(fire, client, failing):
+def test_equal_failures_are_shown_in_one_row(fire, client, failing):
     """The most frequent cause is first, with its number of jobs, its share, and its error."""
     rare = failing(1, "missing", "build")
     often = failing(3)

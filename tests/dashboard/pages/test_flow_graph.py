@@ -29,7 +29,7 @@ def test_members_are_in_layers_after_their_dependencies():
     assert graph.is_flow
 
 
-def test_fan_out_of_a_thousand_jobs_is_one_node():
+def test_fan_out_of_a_thousand_jobs_is_drawn_as_one_node():
     loads = [job(f"l{number}", parents=["list"]) for number in range(998)]
     loads[7] = job("l7", parents=["list"], state=State.FAILED)
     graph = draw_flow(
@@ -49,7 +49,7 @@ def test_few_members_of_one_task_are_drawn_separately():
     assert all(node.job_id for node in graph.nodes)
 
 
-def test_jobs_of_each_task_are_one_node_in_a_large_layer():
+def test_jobs_of_each_task_are_drawn_as_one_node_in_a_large_layer():
     jobs = [job(f"{task}-{number}", f"shop.t{task}", ["a"]) for task in range(30) for number in range(3)]
     graph = draw_flow([job("a"), *jobs])
     assert [len(column) for column in columns(graph)] == [1, 30]

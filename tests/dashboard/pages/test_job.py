@@ -360,7 +360,7 @@ def test_button_that_ends_a_process_is_hidden_for_half_a_minute(client, fire, se
 
 
 def test_process_past_its_grace_time_is_about_to_be_replaced(client, fire, send):
-    """After the grace time, a sentence about it would be wrong."""
+    """After the grace time has passed, the page no longer mentions it."""
     worker, job = Worker(fire, timeout=600.0), send.enqueue(1)
     worker.claim()
     job.delete()
@@ -373,7 +373,7 @@ def test_process_past_its_grace_time_is_about_to_be_replaced(client, fire, send)
 
 
 def test_deleted_job_that_has_stopped_has_no_warning(client, fire, send):
-    """The job has stopped when its outcome is sent, although the storage refuses the outcome."""
+    """The job has stopped when its outcome is sent, even though the storage refuses the outcome."""
     worker = Worker(fire)
     job = send.enqueue(1)
     claimed = worker.claim()

@@ -100,9 +100,9 @@ def test_failure_to_create_the_app_is_an_error(check, block, expected):
 
 @pytest.mark.heavy("starts Django processes")
 def test_risky_settings_are_warnings(check):
-    """The warnings cover persistent connections, transactions on SQLite and a missing plugin.
+    """The warnings are about persistent connections without health checks and about a missing plugin.
 
-    The connections do not have health checks. SQLite would refuse transactions that read before they write.
+    Another warning is about SQLite, which would refuse transactions that read before they write.
     """
     output = check({"database": "default"}, CONN_MAX_AGE=60)
     own = check({"app": "shop.own:fire"}, **IMMEDIATE)
