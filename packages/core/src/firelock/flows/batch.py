@@ -280,12 +280,12 @@ class Batch(PendingJob[BatchCounts]):
         The batch's own members are counted at one point in time, in one round trip. A nested batch counts as
         one member, regardless of its content; `batches` is the number of such members.
 
-        With `deep=True`, the jobs of the batch and of all batches within it are counted instead, and the
-        batches themselves are not. The batches are read one after another; each batch that contains others
-        requires two round trips per 500 of them.
+        With `deep=True`, the jobs of the batch and of all nested batches are counted instead, but the batches
+        themselves are not. The batches are read one after another; each batch that contains others requires
+        two round trips per 500 nested batches.
 
         Args:
-            deep: whether jobs of batches within it are counted.
+            deep: whether the jobs of nested batches are counted.
             limit: with `deep=True`, the maximum number of batches to read; `is_cut` is True if there are
                 more.
 
@@ -312,7 +312,7 @@ class Batch(PendingJob[BatchCounts]):
         """Return a page of the batch's own members in the order they were added; a nested batch is a `Batch`.
 
         The members of a nested batch are read through its own handle. If a state is given, the members are in
-        the order in which they entered it.
+        the order in which they entered that state.
 
         Raises:
             ConfigurationError: If the state is unknown, or the limit is not from 1 to 500.
@@ -338,14 +338,14 @@ class Batch(PendingJob[BatchCounts]):
         Members that have not succeeded are skipped. Members are read 500 at a time, when they are needed.
 
         If the batch contains other batches, `deep` must be given. `deep=True` includes the results of all
-        their members, `deep=False` only those of the batch's own members. With `deep=True`, the batch's own
-        members come first, then those of each batch within it, in the order in which these batches were
-        added.
+        members of these batches, `deep=False` only those of the batch's own members. With `deep=True`, the
+        batch's own members come first, followed by those of each nested batch, in the order in which these
+        batches were added.
 
         Args:
             task: the task whose results are returned; it determines their type.
             after: a member, or its id; only the results of later members are returned.
-            deep: whether members of batches within it are included.
+            deep: whether members of nested batches are included.
 
         Raises:
             ConfigurationError: If the batch contains others, and `deep` is not given; or `after` is neither a
@@ -435,10 +435,10 @@ class Batch(PendingJob[BatchCounts]):
     def requeue(self, *, from_step: str | None = None, reason: str = "requeued with its batch") -> Batch:
         """Requeue the batch's failed members, including those of nested batches, and reopen the batch.
 
-        The members are enqueued 500 at a time, and the batch is open after the first 500. If an exception is
-        raised before the last 500 members are requeued, the remaining members stay failed and can be requeued
-        later. Jobs that wait for the success of these members can then run. Deleted members stay deleted. The
-        members' histories show `reason`.
+        The members are enqueued 500 at a time, and the batch is open again after the first 500. If an
+        exception is raised before the last 500 members are requeued, the remaining members stay failed and
+        can be requeued later. Jobs that wait for the success of these members can then run. Deleted members
+        stay deleted. The members' histories show `reason`.
 
         Raises:
             JobConflict: If no member has failed, or the batch was cancelled.

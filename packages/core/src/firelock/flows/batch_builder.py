@@ -54,8 +54,8 @@ _MOVED_ON = 4  # a hold is extended when a quarter of its time has passed
 class PendingJob(Job[R]):
     """A job that was added in the block of a batch.
 
-    The job is stored at the end of the block, or earlier if the block has many jobs. If another job has its
-    unique key by then, the handle switches to that job.
+    The job is stored at the end of the block, or earlier if the block has many jobs. If another job has taken
+    the unique key by then, the handle switches to that job.
     """
 
     __slots__ = ("_block",)
@@ -149,7 +149,7 @@ class BatchBlock:
     _sources: list[Job[Any]] = attrs.Factory(list)  # the jobs that the batch and its continuations wait for
     _waiting: list[_Pair] = attrs.Factory(list)
     _unstored: set[str] = attrs.Factory(set)  # ids of the waiting jobs, and of jobs that will never be stored
-    _dropped: set[str] = attrs.Factory(set)  # the subset whose inner blocks raised an exception
+    _dropped: set[str] = attrs.Factory(set)  # ids of unstored jobs whose inner blocks raised an exception
     _open: dict[str, None] = attrs.Factory(dict)  # ids of batches with open blocks, outer ones first
     _empty: set[str] = attrs.Factory(set)  # ids of batches without members
     _held: set[str] = attrs.Factory(set)  # ids of stored batches to which members are still added
@@ -415,7 +415,7 @@ class BatchBlock:
                 )
 
     def _cancel(self, batch_id: str, transaction: object | None) -> None:
-        """Cancel the batch; if this fails, it is cancelled at the end of its hold."""
+        """Cancel the batch; if this fails, it is cancelled when its hold expires."""
         try:
             now = self.client.clock.now()
             change = lifecycle.delete(

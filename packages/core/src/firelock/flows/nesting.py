@@ -1,4 +1,4 @@
-"""Read a batch together with the batches within it, one batch after another and in bounded pages."""
+"""Read a batch and its nested batches, one after another and in bounded pages."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _add(sums: Counter[str], counts: BatchCounts, sign: int) -> None:
 
 
 def _as_member(inner: JobRecord, counts: BatchCounts) -> BatchCounts:
-    """Return the counts that an inner batch, as one member, adds to the batch around it."""
+    """Return the counts that an inner batch, as one member, adds to the enclosing batch."""
     state = inner.state
     if inner.is_final:
         return BatchCounts(

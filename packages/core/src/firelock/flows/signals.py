@@ -127,9 +127,9 @@ class Signal(Generic[T]):
         """Send this answer to the job, which uses it now if it is waiting, or else when it reaches the wait.
 
         Return True if the job keeps this answer, even if the same answer was sent before. Return False if
-        another answer or the timeout came first. A failed job keeps the answer for its requeue. The answer
-        joins the caller's transaction, as an enqueued job does: the job continues after the commit. The job's
-        row is locked until then.
+        another answer or the timeout came first. A failed job keeps the answer and uses it after a requeue.
+        The answer joins the caller's transaction, as an enqueued job does: the job continues after the
+        commit. The job's row is locked until then.
 
         Args:
             job: a handle or an id.
@@ -266,7 +266,7 @@ class Signal(Generic[T]):
 
 
 def answer(job_id: str, name: str, value: str, *, at: int, author: str) -> NewMemo:
-    """Return the argument of `Storage.remember` for a signal's answer from outside of its job.
+    """Return the argument of `Storage.remember` for an answer that comes from outside the job.
 
     Args:
         job_id: the job that receives the signal.
@@ -281,14 +281,14 @@ def answer(job_id: str, name: str, value: str, *, at: int, author: str) -> NewMe
 def why_not_answered(
     job: JobRecord | None, name: str, value: str, signal: Signal[Any] | None, *, is_early: bool = False
 ) -> str | None:
-    """Return why an answer from outside is not accepted, as a sentence; None if it may be sent.
+    """Return why an answer from outside the job is not accepted, as a sentence; None if it may be sent.
 
     Args:
         job: the stored job; None if it was not found, because the storage reports this itself.
         name: the name of the signal, including its key if it has one.
         value: JSON of the signal's type.
         signal: the signal of that name in an app that has the tasks, from `Firelock.signal_named`.
-        is_early: whether to accept the answer although the job waits for another signal now.
+        is_early: whether to accept the answer even if the job is waiting for another signal.
     """
     if signal is not None:
         try:

@@ -2,7 +2,7 @@
 
 Each protocol is written once, as a generator (`_Flow`) that yields a request for each round trip; a thread or
 a coroutine runs the generator. A wait that has not ended is stored in `JobSteps.wait` and raises
-`JobSuspended`. Only `JobSteps.wait` decides whether a run is suspended, because code of the task can swallow
+`JobSuspended`. Only `JobSteps.wait` decides whether a run is suspended, because the task's code can swallow
 or wrap the exception.
 """
 
@@ -85,8 +85,8 @@ CALLS_LIMIT = 500  # maximum number of jobs in one call of `gather`
 IN_PLACE = 2 * SECOND  # during a shorter sleep, the job keeps its worker
 _LONGEST_NAME = 200
 _LONGEST = timedelta(days=3_650)
-_NEARLY = 50_000  # micros; the run waits in place for a deadline that is nearer than this
-# A resumed wait with less than this left, by the estimated time, reads the storage's clock.
+_NEARLY = 50_000  # micros; if a deadline is nearer than this, the run waits without being suspended
+# If less than this is left of a resumed wait, by the estimated time, the storage's clock is read.
 _LATE_READ = 60 * SECOND
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 _SLICE = 0.05  # seconds between two checks for a cancellation while a job waits in place
@@ -120,7 +120,7 @@ class JobSteps:
         run: the run to which they belong.
         memos: stores the memos.
         flusher: stores the emitted output.
-        in_place: a sleep shorter than this, in micros, keeps its worker.
+        in_place: during a sleep that is shorter than this, in micros, the job keeps its worker.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class JobSteps:
         self._condition = threading.Condition()
         self._memos: dict[tuple[MemoKind, str], Memo] | None = None if job.has_memos else {}
         self._used: set[tuple[MemoKind, str]] = set()  # names that this run has completed or begun
-        self._tried: set[str] = set()  # steps of this run in transactions that may not have committed
+        self._tried: set[str] = set()  # steps of this run in transactions that might not have committed
         self._running = 0
         self._tasks: set[object] = set()  # the asyncio tasks of asynchronous steps
         self._total = 0  # total size of the values of `_memos`, in bytes
@@ -864,7 +864,7 @@ class JobSteps:
             pause = min(_LONGEST_PAUSE, pause * 2)
 
     def _check_may_continue(self, cause: Exception | None) -> None:
-        """Return if a wait may continue.
+        """Return normally if a wait may continue.
 
         Raises:
             JobCancelled: If the job must stop.

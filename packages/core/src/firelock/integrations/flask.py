@@ -66,8 +66,9 @@ class FlaskJobs(RequestMeta):
         """Use `fire` for the application's jobs, and add the command `flask firelock …`.
 
         The application's configuration can contain `FIRELOCK_STORAGE`, a URL that replaces the app's own
-        storage; call this method before any job is created. It can also contain `FIRELOCK_REQUEST_ID_HEADER`,
-        which is "X-Request-ID" by default; if it is None, ids are neither read nor sent.
+        storage; call this method before any job is created. The configuration can also contain
+        `FIRELOCK_REQUEST_ID_HEADER`, which is "X-Request-ID" by default; if it is None, ids are neither read
+        nor sent.
         """
         application.config.setdefault("FIRELOCK_REQUEST_ID_HEADER", HEADER)
         application.extensions["firelock"] = fire

@@ -71,7 +71,7 @@ class OpenTelemetry:
     """A plugin: `Firelock(url, plugins=[OpenTelemetry()])`.
 
     The trace context of the enqueuing code is stored in the job's `meta`. The process's own propagator writes
-    and reads it: `traceparent`, `tracestate` and, if it fits, `baggage`.
+    and reads this context: `traceparent`, `tracestate` and, if it fits, `baggage`.
 
     Args:
         correlation: "parent" makes a run a child of the span that sent its job. "link" starts a separate
@@ -252,9 +252,9 @@ _sending: ContextVar[_SendSpan] = ContextVar("firelock_opentelemetry_sending")
 
 @attrs.define(eq=False)
 class _SendSpan:
-    """The span of a call that stores jobs. `with` begins and ends it, even if nothing is stored."""
+    """The span of a call that stores jobs. A `with` block begins and ends it, even if nothing is stored."""
 
-    plugin: OpenTelemetry  # the plugin that created this span: an app may have two, for two providers
+    plugin: OpenTelemetry  # the plugin that created this span: an app can have two, for two providers
     _tracer: trace.Tracer
     _seconds: metrics.Histogram
     _ambient: Context
@@ -293,7 +293,7 @@ class _SendSpan:
         return trace.set_span_in_context(span, self._ambient)
 
     def stored(self, jobs: Sequence[NewJob]) -> None:
-        """Add the jobs that have just been stored, in the order of their calls, to the span."""
+        """Add the jobs that have just been stored to the span, in the order of their calls."""
         queues, tasks = {job.queue for job in jobs}, {job.task for job in jobs}
         if len(queues) == 1 and self._queue not in queues:
             (self._queue,) = queues
@@ -332,7 +332,7 @@ class _SendSpan:
 
 @attrs.define(eq=False)
 class _ProcessSpan:
-    """The span of a run, which is active only in the job's own context. `with` begins and ends it."""
+    """The span of a run, which is active only in the job's own context. A `with` block begins and ends it."""
 
     _tracer: trace.Tracer
     job: JobContext

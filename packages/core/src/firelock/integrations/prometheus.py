@@ -46,7 +46,7 @@ class Prometheus:
     apps have this plugin, and a registry shows this set once.
 
     If `PROMETHEUS_MULTIPROC_DIR` is set and no registry is given, as for a web server with several processes,
-    the counters are metrics of prometheus-client itself, which adds up the processes.
+    the counters are metrics of prometheus-client itself, which adds up the values of all processes.
 
     Args:
         registry: the registry of the counters; by default that of prometheus-client.
@@ -59,7 +59,7 @@ class Prometheus:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self._counters: Callable[[], JobCounters | _LibraryCounters] = process_counters
         if registry is None and is_read_by_others():
-            process_counters()  # create them now, so that the supervisor knows that jobs are counted
+            process_counters()  # create the counters now, to show the supervisor that jobs are counted
         elif registry is None and _FOLDER in os.environ:
             library = _library_counters()
             self._counters = lambda: library
@@ -103,7 +103,7 @@ def _metrics(counted: Counted) -> Iterable[Metric]:
 
 
 class _LibraryCounters:
-    """Counts in metrics of prometheus-client, whose multiprocess mode adds up the processes."""
+    """Counts in metrics of prometheus-client, whose multiprocess mode adds up the values of all processes."""
 
     def __init__(self) -> None:
         from prometheus_client import Counter, Histogram  # noqa: PLC0415 - loaded when used

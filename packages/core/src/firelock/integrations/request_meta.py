@@ -24,7 +24,8 @@ class RequestMeta:
 
     The `meta` of each job contains the request's id, as `request_id`, and the value that each additional
     source has when the job is enqueued. If a source returns None, its value is taken from the meta of the
-    running job, so that jobs created by a job have it as well. `using(meta=…)` takes precedence.
+    running job, so that a job passes the value on to the jobs that it creates. `using(meta=…)` takes
+    precedence.
 
     Args:
         sources: for each key of the meta, a context variable or a function without parameters. The value None

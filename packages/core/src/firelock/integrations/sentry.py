@@ -255,7 +255,7 @@ def _minutes(name: str, span: timedelta) -> int:
 
 
 def _interval(span: timedelta) -> tuple[int, Any]:
-    """Return the duration in Sentry's form: a number, and the largest unit that divides it.
+    """Return the duration in Sentry's format: a number, and the largest unit that divides it.
 
     The unit is None if no unit divides it.
     """
@@ -297,7 +297,7 @@ _publishing: ContextVar[Span] = ContextVar("firelock_sentry_publishing")
 
 @attrs.define(eq=False)
 class _PublishSpan:
-    """The span of a call that stores jobs. `with` begins and ends it."""
+    """The span of a call that stores jobs. A `with` block begins and ends it."""
 
     _name: str
     _created: Sequence[NewJob]  # jobs that the caller stores later
@@ -333,7 +333,7 @@ _ended: ContextVar[_EndedRun] = ContextVar("firelock_sentry_ended")
 
 @attrs.define(eq=False)
 class _ProcessScope:
-    """The scope and the transaction of a run. `with` or `async with` begins and ends them."""
+    """The scope and the transaction of a run. A `with` or `async with` block begins and ends them."""
 
     _plugin: Sentry
     _job: JobContext

@@ -127,8 +127,8 @@ def _is_in_cancelled_batch(storage: Storage, record: JobRecord) -> bool:
 def restoration(client: Client, record: JobRecord, *, reason: str) -> Transition | str:
     """Return the change that undoes the job's delete, or why it is impossible, as part of a sentence.
 
-    This function reads the job's history, and whether it had continuations. The result might describe a later
-    delete, so apply the change with `apply_unless_changed`.
+    This function reads the job's history, and checks whether the job had continuations. The result might
+    describe a later delete, so apply the change with `apply_unless_changed`.
     """
     storage = client.storage
     if record.state is not State.DELETED:
@@ -151,7 +151,7 @@ def restoration(client: Client, record: JobRecord, *, reason: str) -> Transition
 
 def _had_continuations(storage: Storage, job_id: str) -> bool:
     page = storage.find(JobFilter(parent_id=job_id), limit=1)
-    while not page.jobs and page.cursor is not None:  # a page can be empty although it is not the last
+    while not page.jobs and page.cursor is not None:  # a page can be empty even if it is not the last
         page = storage.find(JobFilter(parent_id=job_id), limit=1, cursor=page.cursor)
     return bool(page.jobs)
 

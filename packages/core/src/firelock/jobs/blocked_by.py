@@ -114,7 +114,7 @@ class Lasting:
 
 @attrs.frozen
 class KeyReads:
-    """The states of keys at one time; each key is read once."""
+    """The states of keys at one point in time; each key is read once."""
 
     storage: Storage
     now: int

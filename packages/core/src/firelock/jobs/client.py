@@ -464,7 +464,7 @@ class Client:
             self.plugins.jobs_created(stored)
 
     def _name_holder(self, error: DuplicateJob, jobs: Sequence[NewJob]) -> None:
-        """Add a handle of the job that has the key to the error; for a single call, it shows the call."""
+        """Add a handle of the job that has the key to the error; after a single call, it shows that call."""
         shows: NewJob | JobRecord | None = jobs[0]
         if len(jobs) > 1:
             with suppress(StorageError):

@@ -73,7 +73,7 @@ class GroupCommit:
                 self._thread = threading.Thread(target=self._run, name="firelock-enqueue", daemon=True)
                 self._thread.start()
             self._waiting.append((job, future))
-            if loop not in self._notifying:  # notify after this turn of the loop, to store its jobs together
+            if loop not in self._notifying:  # notify after this loop iteration, to store its jobs together
                 self._notifying.add(loop)
                 loop.call_soon(self._notify, loop)
         return await future

@@ -172,7 +172,7 @@ class Job(Generic[R]):
 
     @property
     def reason(self) -> str | None:
-        """The readable reason for its state, as last read."""
+        """The human-readable reason for the job's state, as last read."""
         return self._record.reason
 
     @property
@@ -183,7 +183,7 @@ class Job(Generic[R]):
 
     @property
     def unique_key(self) -> str | None:
-        """The key that no other job of its task can have at the same time; None if it has none."""
+        """The key that no other job of its task can have at the same time; None if the job has no key."""
         admission = self._record.admission
         if admission is None or admission.unique is None:
             return None
@@ -191,7 +191,7 @@ class Job(Generic[R]):
 
     @property
     def start_before(self) -> datetime | None:
-        """The deadline for its first start; if the job has not started by then, it is deleted.
+        """The deadline for the job's first start; if the job has not started by then, it is deleted.
 
         It is None if the job has no deadline, or if it runs again.
 
@@ -210,7 +210,7 @@ class Job(Generic[R]):
 
     @property
     def batch_id(self) -> str | None:
-        """The id of the batch of which it is a member; None if it is not a member. It never changes."""
+        """The id of the batch of which the job is a member; None if it is not a member. It never changes."""
         relations = self._record.relations
         return None if relations is None else relations.batch_id
 
@@ -231,7 +231,7 @@ class Job(Generic[R]):
 
     @property
     def output(self) -> R:
-        """The placeholder for its result in the arguments of a job that waits for it; typed as the result.
+        """The placeholder for this job's result in another job's arguments; its type is that of the result.
 
         Pass the whole placeholder, or lists, tuples and dicts that contain it. The job that receives it runs
         after this one has succeeded. Every other use raises an ArgumentError, which is a TypeError, because
@@ -325,7 +325,7 @@ class Job(Generic[R]):
     def refresh(self) -> Job[R]:
         """Read the job, show it in this handle, and return the handle.
 
-        For an enqueued job with limits, three more reads per key find what it `waits_for`.
+        For an enqueued job with limits, three more reads per key determine its `waits_for`.
 
         Raises:
             JobNotFound: If the job no longer exists.
@@ -375,7 +375,7 @@ class Job(Generic[R]):
         return self._result_of(read)
 
     def _ended_at_last(self, timeout: float | None, cause: Exception) -> Observation:
-        """Read the job once more after a timeout, which can be 0; return this read if the job has ended."""
+        """Read the job once more after a timeout of 0 or more; return this read if the job has ended."""
         read = Observation(next(reads), self._client.storage.get((self.id,))[0])
         if read.record is None or read.record.is_final:
             return read
@@ -511,7 +511,7 @@ class Job(Generic[R]):
             JobConflict: If the job is enqueued or processing; another job has its unique key now; it waits
                 for the output of another job; or it is a member of a cancelled batch.
             StepError: If the job has no memo of this name. A failed step has no memo, so a requeue without
-                `from_step` continues there.
+                `from_step` continues at that step.
             JobNotFound: If the job is not stored.
         """
         self._require_committed()
@@ -780,11 +780,11 @@ class JobHistoryEntry(_View):
     state: State
     at: datetime
     reason: str | None
-    attempt: int | None  # set if the entry ends an attempt, like the next three fields
+    attempt: int | None  # set if the entry ends an attempt, as are the next three fields
     claimed_at: datetime | None
     started_at: datetime | None
     server: str | None
-    elided: int  # if above 0, this entry replaces this number of omitted entries
+    elided: int  # number of omitted entries that this entry replaces
     due_at: datetime | None  # the previous due time, if an operator changed a scheduled job
 
 
@@ -801,7 +801,7 @@ class FailedAttempt(_View):
 class JobLogLine(_View):
     """One line of a job's log."""
 
-    number: int  # a number that increases within the job; the cursor of pages
+    number: int  # a number that increases within the job; used as the cursor of a page
     at: datetime
     level: str
     text: str
@@ -824,7 +824,7 @@ class Step:
 
     kind: MemoKind
     name: str
-    is_done: bool  # False if it has begun but may not have ended, or if the job waits for it
+    is_done: bool  # False if it has begun but might not have ended, or if the job waits for it
     at: datetime  # when it was written
     took: timedelta | None  # the duration of its function; None if it was not measured
     attempt: int  # the attempt that wrote it; 0 if it was written from outside the job

@@ -1,4 +1,4 @@
-"""The jobs that wait for a limit's key: their order, the reasons, and their estimated starts."""
+"""The jobs that wait for a limit's key: their order, why they wait, and their estimated start times."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class KeyPlace:
     is_least: bool  # whether more jobs might come before it than were counted
     wait: KeyWait | None  # why the key does not allow it to start now; None if it does
     starts_at: datetime | None  # the estimated time at which the key allows it to start; None if unknown
-    starts_by: datetime | None  # the same, if all jobs in front time out; set only if `starts_at` is unknown
+    starts_by: datetime | None  # the time if all jobs in front time out; set only if `starts_at` is unknown
 
 
 @attrs.frozen(kw_only=True)
@@ -52,9 +52,9 @@ class WaitingJob:
     waits: tuple[KeyWait, ...]  # the keys that do not allow it to start now
     # Other keys that do not allow a job to start now, so this job cannot start next.
     blocked_by: tuple[str, ...]
-    is_read: bool  # whether all its keys were read; otherwise there may be more `waits`
+    is_read: bool  # whether all its keys were read; otherwise there might be more `waits`
     starts_at: datetime | None  # the estimated time at which all its keys allow it to start; None if unknown
-    starts_by: datetime | None  # the same, if all jobs in front time out; set only if `starts_at` is unknown
+    starts_by: datetime | None  # the time if all jobs in front time out; set only if `starts_at` is unknown
 
 
 @attrs.frozen(kw_only=True)
@@ -72,9 +72,9 @@ def read_line(
 ) -> WaitingLine:
     """Return a page of the jobs that wait for a key.
 
-    The number of reads is bounded. They return the waiting line, its jobs, ten keys, the run times of the
-    last hour and, in three reads, the positions of the jobs for each key that all jobs of the page share. If
-    no job of these tasks has ended in the last hour, the jobs that hold these keys are read as well.
+    The number of reads is bounded. The reads return the waiting line, its jobs, ten keys, the run times of
+    the last hour and, in three reads, the positions of the jobs for each key that all jobs of the page share.
+    If no job of these tasks has ended in the last hour, the jobs that hold these keys are read as well.
     """
     found = storage.find_waiting(key, after=after, limit=limit + 1)
     has_more = len(found.ids) > limit and after + limit < LINE_LENGTH
@@ -94,8 +94,8 @@ def read_line(
 def read_places(storage: Storage, record: JobRecord, now: int, timeout: TimeoutOf) -> list[KeyPlace]:
     """Return the position of an enqueued job for each of its keys; an empty list for any other job.
 
-    This costs four reads per key, and one more. If no job of the task has ended in the last hour, this
-    requires one more read per key, and two more reads for up to 200 jobs in front.
+    This costs four reads per key, plus one. If no job of the task has ended in the last hour, this requires
+    one more read per key, and two more reads for up to 200 jobs in front.
     """
     if record.state is not State.ENQUEUED or Feature.LIMITS not in storage.features:
         return []
@@ -159,8 +159,8 @@ def _front(storage: Storage, key: str, count: int) -> list[JobRecord]:
 class _Bounds:
     """The start times of the jobs of a line if all jobs in front run until their timeouts.
 
-    A job starts only after the runs before it under each of its keys. One of these runs might be late because
-    of a key that the two jobs do not share, so the bounds of the jobs in front are kept.
+    Under each of its keys, a job starts only after the runs before it. One of these runs might be late
+    because of a key that the two jobs do not share, so the bounds of the jobs in front are kept.
     """
 
     def __init__(self, keys: KeyReads, records: Sequence[JobRecord], timeout: TimeoutOf) -> None:
@@ -195,7 +195,7 @@ class _Bounds:
         return None if at == NEVER else at
 
     def pass_all(self, records: Iterable[JobRecord], among: Collection[str]) -> None:
-        """Add these jobs as the first ones of the line; `among` are the keys that count."""
+        """Add these jobs at the front of the line; `among` contains the keys that are relevant."""
         seen: Counter[str] = Counter()
         for record in records:
             uses = [use for use in _uses(record) if use.key in among]

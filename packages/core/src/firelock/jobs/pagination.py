@@ -33,7 +33,7 @@ class Paged(Generic[_Item]):
 
 
 def check_limit(limit: int, nouns: str) -> int:
-    """Return the limit of a page, after a check of its value.
+    """Return the limit of a page after checking its value.
 
     Raises:
         ConfigurationError: If the limit is not from 1 to 500.

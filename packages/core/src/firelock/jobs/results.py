@@ -53,7 +53,7 @@ class _Wait:
     """A job that callers wait for, and the time at which it is read next."""
 
     read_at: float  # time by the clock of `Results`
-    interval: float = _FIRST_INTERVAL  # seconds until the read after that
+    interval: float = _FIRST_INTERVAL  # seconds from that read to the next one
     futures: list[Future[Observation]] = attrs.Factory(list)
 
     def postpone(self, now: float) -> None:

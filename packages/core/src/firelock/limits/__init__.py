@@ -1,8 +1,8 @@
 """Limits and unique jobs: the declarations of users, and the rules that a storage applies.
 
 Users declare limits (`limit`) and unique keys (`unique`); `keys` builds the keys that are stored with a job.
-The settings of a limit are not part of a job. Servers store them when they start, and operators can change
-them (`control/limits.py`).
+The settings of a limit are not part of a job. Servers store the settings when they start, and operators can
+change them (`control/limits.py`).
 
 The other modules are for authors of storages, and this package exports their names: `admission` chooses the
 jobs with limits that may start, `line` computes the order in which they wait, `settings` defines the settings

@@ -18,8 +18,8 @@ of jobs, which it chooses from the lanes of a queue (`KeyedClaim.take`). A claim
 4. Repeat. If a lane has fewer jobs than planned, the other open lanes share its unused starts (2). If a job
    costs too much to start, the claim first searches the lanes that it has not checked yet (1).
 
-A list of holders contains every job that holds the key, but it can also contain jobs that no longer do. The
-jobs are therefore read only if the list would prevent a start, or if it has become long.
+A list of holders contains every job that holds the key, but it can also contain jobs that no longer hold it.
+The jobs are therefore read only if the list would prevent a start, or if it has become long.
 
 The module contains pure functions and the class `KeyedClaim`, which reads and writes only through the
 `KeyedLanes` of a storage. Every storage in Python runs this code; the Redis storage implements the same rules
@@ -213,7 +213,7 @@ class LeavingOut:
     remaining: int
 
     def depth(self, parts: int) -> int:
-        """Return the number of candidates that the claim may check in each of these equal parts."""
+        """Return the number of candidates that the claim may check in each of this many equal parts."""
         return max(0, self.remaining // parts)
 
     def examine(self, task: str) -> bool:
@@ -800,7 +800,7 @@ def keyed_room(cursors: LaneCursors, room: int, plain: int) -> int:
 
 
 def take_shares(queues: Sequence[str], room: int, take: Callable[[str, int], Sequence[T]]) -> list[T]:
-    """Call `take` for each queue with an equal share and return all results; unused shares are passed on."""
+    """Call `take` for each queue with an equal share, redistribute unused shares, and return all results."""
     taken: dict[str, list[T]] = {queue: [] for queue in queues}
     hungry = list(queues)
     while hungry and room > 0:

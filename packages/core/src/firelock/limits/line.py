@@ -176,7 +176,8 @@ def room_after(ends: Sequence[float], concurrent: int | None) -> float:
     """Return the time when a key allows one more job to start if earlier jobs end by these times.
 
     Args:
-        ends: the latest end of each run that holds the key or comes before the job, in microseconds.
+        ends: the latest possible end time of each run that holds the key or comes before the job, in
+            microseconds.
         concurrent: the number of jobs that may hold the key; None for any number.
     """
     if concurrent is None or len(ends) < concurrent:

@@ -31,8 +31,8 @@ class BlockingCalls:
     that wait for Firelock, which would be a deadlock. The threads of this pool are daemons, so they do not
     delay the exit of the interpreter.
 
-    Calls that wait for each other do not deadlock either, because the pool starts one more thread if none of
-    the waiting calls could start for a moment.
+    Calls that wait for each other do not deadlock, because the pool starts one more thread if none of the
+    waiting calls could start for a moment.
 
     Args:
         threads: the number of threads; more are started only if all of them are blocked.
@@ -52,7 +52,7 @@ class BlockingCalls:
         self._waiting: deque[_Call] = deque()
         self._idle: list[_Thread] = []  # the most recently used thread is last, so that the others can end
         self._count = 0  # number of threads
-        self._started = 0  # number of calls that had to wait and were then started
+        self._started = 0  # number of calls that were started after a wait
         self._watcher: threading.Thread | None = None  # set while calls wait
 
     def submit(self, function: Callable[[], R]) -> Future[R]:

@@ -263,7 +263,7 @@ class _ClockReading:
     base: int  # the storage's time, without the offset of a test
     took: float  # duration of the reading, in seconds
     until: float  # elapsed seconds
-    wall_least: float  # seconds by which the wall clock is ahead of elapsed seconds, until it is set
+    wall_least: float  # seconds by which the wall clock is ahead of elapsed seconds, until that clock is set
     wall_most: float
 
 

@@ -288,9 +288,9 @@ class JobRecord(Standing):
 class Transition:
     """One guarded change of one job; the fields after `fence` are written if the guards hold.
 
-    The guards are: the job is in one of `from_states`; and, if `session` is set, that session holds the job
-    with exactly this `fence`. A change without a session comes from an operator. If such a change moves a job
-    out of `processing`, the session and fence remain on the job as its tail.
+    The guards require that the job is in one of `from_states` and, if `session` is set, that this session
+    holds the job with exactly this `fence`. A change without a session comes from an operator. If such a
+    change moves a job out of `processing`, the session and fence remain on the job as its tail.
 
     A suspension has a session. Its target is `awaiting`, or `scheduled` for a sleep. It does not count as an
     attempt. `waits_for` is the memo, and `parents` are the jobs, for which the job waits.

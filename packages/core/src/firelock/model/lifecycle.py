@@ -143,7 +143,7 @@ def retried(
     reason: str,
     error: ErrorInfo,
 ) -> Transition:
-    """Return the retry of a job whose task raised: to `scheduled`, or to `enqueued` if there is no wait."""
+    """Return the retry of a job whose task raised an exception: `scheduled`, or `enqueued` without a wait."""
     to, due_at = (State.SCHEDULED, at + wait) if wait > 0 else (State.ENQUEUED, None)
     return _end(
         job, holder, to, at, started_at, reason=reason, retries=job.retries + 1, due_at=due_at, error=error
@@ -160,7 +160,7 @@ def failed(
     error: ErrorInfo,
     expires_at: int | None,
 ) -> Transition:
-    """Return the failure of a job whose task raised and that has no retries left."""
+    """Return the failure of a job whose task raised an exception and that has no retries left."""
     return _end(job, holder, State.FAILED, at, started_at, reason=reason, error=error, expires_at=expires_at)
 
 

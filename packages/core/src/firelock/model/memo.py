@@ -54,7 +54,7 @@ class NewMemo:
     memo: Memo  # its `place` is ignored
     session: str | None = None
     fence: int | None = None
-    replaces: bool = True  # whether it replaces an unfinished memo; if not, that memo is final too
+    replaces: bool = True  # whether it replaces an unfinished memo; if not, that memo is also final
 
 
 @attrs.frozen

@@ -66,7 +66,7 @@ class Thresholds:
     """The longest delay of a recurring job."""
 
     def latency_of(self, queue: str) -> int | None:
-        """Return the longest wait of the first job of a queue, in microseconds; None for any duration."""
+        """Return the longest acceptable wait of a queue's first job, in micros; None for any duration."""
         allowed = self.latency.get(queue, self.latency.get("*"))
         return None if allowed is None else allowed // timedelta(microseconds=1)
 

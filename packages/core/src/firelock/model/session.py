@@ -108,7 +108,7 @@ class HeldClaim:
 
     job_id: str
     fence: int
-    started_at: int | None = None  # set when the job has run for a while; it is then stored with the job
+    started_at: int | None = None  # set and stored with the job when the job has run for a while
 
 
 @attrs.frozen

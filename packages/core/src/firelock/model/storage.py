@@ -14,7 +14,7 @@ class Feature(StrEnum):
     NOTIFY = "notify"  # `wait` returns as soon as there is work; without it, `wait` lasts until its timeout
     TRANSACTIONAL_ENQUEUE = "transactional enqueue"  # `insert(within=…)` joins the caller's transaction
     SHARED = "shared"  # several processes can open it at the same time
-    DURABLE = "durable"  # stored data still exists after all handles were closed
+    DURABLE = "durable"  # stored data still exists after all handles have been closed
     LIMITS = "limits"  # jobs with limits: concurrency, rates and turns
     UNIQUE = "unique"  # jobs with a unique key, including debounced ones
 

@@ -81,7 +81,7 @@ def register_hookspecs() -> object:
     Called once per app, after all plugins have loaded and before their hooks are checked.
 
     The implementation must return a module or an object; its functions marked `@hookspec` are the new hooks.
-    An exception stops the start of the app.
+    An exception prevents the app from starting.
 
     Example:
         @hookimpl
@@ -96,9 +96,9 @@ def register_storages() -> Mapping[str, Callable[[str], Storage]]:  # type: igno
 
     Called once, when plugins load.
 
-    The implementation must return a mapping from scheme to factory. A factory receives the whole URL. It must
-    not do any I/O, and it must import its driver itself. If two plugins offer the same scheme, startup stops
-    with a `PluginError`. An exception raised by the implementation also stops it.
+    The implementation must return a mapping from scheme to factory. A factory receives the whole URL. The
+    factory must not do any I/O, and it must import its driver itself. If two plugins offer the same scheme,
+    startup stops with a `PluginError`. An exception raised by the implementation also stops startup.
 
     Example:
         @hookimpl
@@ -114,7 +114,7 @@ def register_serializers() -> Mapping[str, Serializer]:  # type: ignore[empty-bo
     Called once, when plugins load.
 
     The implementation must return a mapping from name to serializer. If two plugins offer the same name,
-    startup stops with a `PluginError`. An exception raised by the implementation also stops it. The name
+    startup stops with a `PluginError`. An exception raised by the implementation also stops startup. The name
     `json` is reserved.
 
     Example:
@@ -131,7 +131,7 @@ def register_lock_providers() -> Mapping[str, Callable[[str], LockProvider]]:  #
     Called once, when plugins load. An app without a lock provider keeps its locks in its storage.
 
     The implementation must return a mapping from scheme to factory. A factory receives the URL and must
-    return a `LockProvider`. An exception stops the start.
+    return a `LockProvider`. An exception prevents the app from starting.
 
     Example:
         @hookimpl
@@ -165,7 +165,7 @@ def configure_app(app: object) -> None:
 
     Called once per app, at the end of `Firelock(…)` and before any other code can use the app, which is
     passed as `app`. The app is not connected yet, so the implementation must not call any method that reads
-    or stores something. An exception stops the start of the app.
+    or stores something. An exception prevents the app from starting.
 
     Example:
         @hookimpl
@@ -384,9 +384,9 @@ def jobs_settled(settled: Sequence[Settled]) -> None:
     order. The attempts wait in a queue. If the hook is slower than the jobs, or if the process is killed, the
     hook misses some of them.
 
-    Snoozes, `RateLimited` errors and jobs that did not start in time are included; `transition.reason` has
-    the reason. Runs that end in a wait are included too; their `transition.waits_for` is set. An exception is
-    logged and does not affect any job.
+    Snoozes, `RateLimited` errors and jobs that did not start in time are included; `transition.reason`
+    contains the reason. Runs that end in a wait are included too; their `transition.waits_for` is set. An
+    exception is logged and does not affect any job.
 
     Example:
         @hookimpl

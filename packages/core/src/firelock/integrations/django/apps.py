@@ -70,8 +70,8 @@ class FirelockConfig(AppConfig):  # type: ignore[misc]  # Django has no types
 def import_tasks(names: Sequence[str]) -> None:
     """Import the modules with these names from every installed app.
 
-    With `manage.py check`, report all of Firelock's errors from these imports, then exit. Otherwise raise the
-    first one.
+    With `manage.py check`, report all of Firelock's errors from these imports, then exit. Otherwise, raise
+    the first of these errors.
     """
     errors: list[Error] = []
     for config in apps.get_app_configs():

@@ -35,7 +35,7 @@ class Block:
     """The project's settings for its jobs. Settings that are not set are None or empty."""
 
     storage: str | None = None  # a storage's URL
-    database: str | None = None  # an alias of DATABASES: jobs are stored there and join its transactions
+    database: str | None = None  # an alias in DATABASES: jobs are stored there and join its transactions
     app: str | None = None  # the name of an app that the project creates itself, such as "shop.jobs:fire"
     plugins: tuple[object, ...] = ()  # plugin objects, or their dotted paths
     serializer: str = "json"

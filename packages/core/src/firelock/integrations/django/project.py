@@ -214,7 +214,7 @@ def empty_test_storage(using: str) -> None:
 
 
 def _make_copiable(alias: str) -> None:
-    """Disable the write-ahead log of an SQLite database, as `test --parallel` copies only its main file."""
+    """Disable the write-ahead log of an SQLite database; `test --parallel` copies only the main file."""
     if connections[alias].vendor == "sqlite":
         with connections[alias].cursor() as cursor:
             cursor.execute("PRAGMA journal_mode = DELETE")
@@ -303,7 +303,7 @@ def _find_app(block: Block) -> Firelock:
 
 
 def _attribute(key: str, place: str) -> object:
-    """Return the object at a place such as "shop.jobs:fire", "shop.celery:app.fire" or "shop.jobs.fire"."""
+    """Return the object at a path such as "shop.jobs:fire", "shop.celery:app.fire" or "shop.jobs.fire"."""
     module, _, name = place.rpartition(":" if ":" in place else ".")
     try:
         return attrgetter(name)(import_module(module))

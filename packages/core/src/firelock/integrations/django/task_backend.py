@@ -1,8 +1,8 @@
 """Django's tasks on Firelock: the backend that enqueues them and reads their results.
 
 A declared task is registered with the app under its path, such as `shop.tasks.send_receipt`. A server runs
-the tasks that its own code has declared, which autodiscovery imports. It never imports a path because of a
-name in the storage.
+the tasks that its own code has declared, which autodiscovery imports. A server never imports a path because a
+stored job contains it.
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ class FirelockTask(Task):  # type: ignore[misc]  # Any: Django has no types
 class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django has no types
     """`TASKS = {"default": {"BACKEND": "firelock.integrations.django.TaskBackend", "QUEUES": […]}}`.
 
-    `OPTIONS` can contain `max_attempts`, `backoff`, `timeout` and other options for all tasks. It can also
-    contain the same options for single queues in `queues` and for single tasks, by path, in `tasks`, and an
-    app other than the project's own in `app`.
+    `OPTIONS` can contain `max_attempts`, `backoff`, `timeout` and other options for all tasks. `OPTIONS` can
+    also contain the same options for single queues in `queues` and for single tasks, by path, in `tasks`, and
+    an app other than the project's own in `app`.
 
     Signals are sent with `send_robust`, so an error of a receiver is logged and does not affect the job.
     """
@@ -159,7 +159,7 @@ class TaskBackend(BaseTaskBackend):  # type: ignore[misc]  # Any: Django has no 
         path, queue, own = task.module_path, queue or task.queue_name, own_options(task)
         try:
             found = self._options.get((path, queue, own))
-        except TypeError:  # every valid option is hashable; an invalid one raises below
+        except TypeError:  # every valid option is hashable; an invalid one raises an error below
             found = None
         if found is None:
             found = self._read.of(path, queue, TaskOptions(**dict(zip(FIELDS, own, strict=True))))

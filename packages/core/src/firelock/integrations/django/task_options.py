@@ -66,7 +66,7 @@ def to_executor(value: str) -> Executor:
 
 @attrs.frozen
 class TaskOptions:
-    """The options of a task that are set in one place. If an option is None, the next place determines it."""
+    """The options of a task that are set in one place. Options that are None come from the next place."""
 
     max_attempts: int | None = attrs.field(default=None, converter=_to_max_attempts)
     backoff: Backoff | timedelta | str | None = attrs.field(default=None, converter=_to_backoff)
@@ -129,14 +129,14 @@ def own_options(task: object) -> tuple[Any, ...]:
 class BackendOptions:
     """The options of a backend. Invalid values are described in `mistakes`, and left out of other fields."""
 
-    app: object = None  # a Firelock or its place, "shop.jobs:fire"; None for the project's own app
+    app: object = None  # a Firelock app or its path, "shop.jobs:fire"; None for the project's own app
     all_tasks: TaskOptions = TaskOptions()
     queues: Mapping[str, TaskOptions] = attrs.Factory(dict)
     tasks: Mapping[str, TaskOptions] = attrs.Factory(dict)
     mistakes: tuple[str, ...] = ()
 
     def of(self, path: str, queue: str, own: TaskOptions) -> TaskOptions:
-        """Return the options of a task with this path in this queue; its own options take precedence."""
+        """Return the options of a task with this path in this queue; options of the task take precedence."""
         found = own
         for place in (self.tasks.get(path), self.queues.get(queue), self.all_tasks):
             found = found if place is None else found.over(place)

@@ -129,8 +129,8 @@ def _errors(record: JobRecord, history: JobHistory | None) -> list[AttemptError]
 def read_result(app: Firelock, record: JobRecord, task: Task, backend: str) -> FirelockTaskResult:
     """Return a stored job as a TaskResult.
 
-    If the job has failed or has had several attempts, this also reads its history, which has the tracebacks,
-    the earlier workers and the first start.
+    If the job has failed or has had several attempts, this also reads its history, which contains the
+    tracebacks, the earlier workers and the first start.
     """
     history = None
     if record.attempt > 1 or record.error is not None:

@@ -129,7 +129,7 @@ class TaskRunner:
         """Check that the task was declared with the same options as this runner's task.
 
         Raises:
-            InvalidTask: If the options differ, because it would not be defined which of them apply to a job.
+            InvalidTask: If the options differ, because it would be unclear which of them apply to a job.
         """
         given, declared = own_options(task), own_options(self.task)
         if given == declared:

@@ -203,7 +203,7 @@ class _Watch:
         )  # fmt: skip
 
     def _failed_batches(self, subject: str, count: int, jobs: Sequence[str]) -> dict[str, JsonValue]:
-        """Return the event for failed batches of one name.
+        """Return the event for failed batches with the same name.
 
         The event for a single batch contains the number of its failed members.
         """
@@ -211,7 +211,7 @@ class _Watch:
         fields: dict[str, JsonValue] = {"batch": name, "count": count, "jobs": [*jobs]}
         text = f"{count:,} batches named {name!r} failed."
         if count == 1:
-            counts = self.app.storage.batch_counts(jobs)[0]  # current; None if the batch was removed
+            counts = self.app.storage.batch_counts(jobs)[0]  # current counts; None if the batch was removed
             of = f": {counts.failed:,} of {counts.total:,}" if counts is not None and counts.failed else ""
             text = f"Batch {name!r} failed{of}."
             if counts is not None:

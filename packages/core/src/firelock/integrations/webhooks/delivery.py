@@ -37,7 +37,7 @@ _TRY_AGAIN = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_M
 
 
 class DeliveryFailed(FirelockError):
-    """The delivery of a webhook failed; another try might succeed."""
+    """The delivery of a webhook failed; another attempt might succeed."""
 
 
 class DeliveryRefused(FirelockError):
@@ -143,7 +143,7 @@ def deliver(
     """Send the event, or only its text in the chat field; return the status of the response.
 
     Raises:
-        DeliveryFailed: If the receiver did not respond in time, or requested another try.
+        DeliveryFailed: If the receiver did not respond in time, or requested another attempt.
         DeliveryRefused: If the receiver returned any other status, such as a redirect, or its address is not
             allowed.
     """
@@ -188,7 +188,7 @@ def _text_of(event: Mapping[str, JsonValue]) -> str:
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection to exactly the address that was checked, so that DNS cannot change it in between."""
+    """A connection to exactly the address that was checked, so that DNS cannot change it in the meantime."""
 
     def __init__(self, parts: SplitResult, networks: Sequence[Network], name: str) -> None:
         self._is_secure = parts.scheme == "https"
@@ -228,7 +228,7 @@ class _Connection(http.client.HTTPConnection):
         return may_be_reached(address, self.host, self._networks)
 
     def _secure(self, plain: socket.socket) -> None:
-        """Do the TLS handshake, which `give_up` can interrupt as well."""
+        """Do the TLS handshake, which `give_up` can interrupt."""
         context = ssl.create_default_context()
         secured = context.wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
         self.sock = secured

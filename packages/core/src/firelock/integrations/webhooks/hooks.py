@@ -210,7 +210,7 @@ class Webhooks:
         """Check for events; enqueue a job for each new event and each webhook subscribed to it.
 
         Servers call this method themselves. Return the events, or an empty list if another server has checked
-        within the last half interval.
+        less than half an interval ago.
         """
         app, task = self._app, self._deliver
         if app is None or task is None:
