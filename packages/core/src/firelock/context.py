@@ -450,7 +450,7 @@ class JobContext:
         """Append the string to a stream of this job, which others can read with `Job.stream()` as it grows.
 
         The string is stored within 100 ms, and before the run ends. Later runs, including those after a wait,
-        continue with higher offsets. They emit the output of repeated code again, but not the output of
+        continue with higher offsets. The output of repeated code is emitted again, but not the output of
         stored steps.
 
         Raises:

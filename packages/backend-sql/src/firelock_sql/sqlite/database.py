@@ -577,7 +577,7 @@ def is_written_here(path: Path) -> bool | None:
 def is_alone() -> bool:
     """Return whether nothing else in this process could end a transaction while this thread waits.
 
-    Any other thread could end a transaction, regardless of how the thread was started. So could a greenlet to
-    which a patched `time.sleep` switches.
+    Any other thread could end a transaction, regardless of how the thread was started. A greenlet to which a
+    patched `time.sleep` switches could do so as well.
     """
     return len(sys._current_frames()) == 1 and isbuiltin(time.sleep)  # noqa: SLF001 - documented

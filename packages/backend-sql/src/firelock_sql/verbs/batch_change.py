@@ -102,7 +102,7 @@ def lock_around(tx: Transaction, transitions: Sequence[Transition]) -> BatchesAr
 
 
 def is_forbidden(tx: Transaction, row: JobRow, transition: Transition, around: BatchesAround) -> bool:
-    """Return whether the job's relations forbid an operator to restart it."""
+    """Return whether the job's relations prevent an operator from restarting it."""
     if not lets_run(row, transition):
         return False
     return any(batch.is_cancelled for batch in around.of(row.id)) or _misses_input(tx, row)

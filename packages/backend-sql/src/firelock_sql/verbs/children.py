@@ -228,8 +228,8 @@ def _decide_edges(
 ) -> dict[str, list[int]]:
     """Mark the edges of ended parents as decided, or store in the child the reason why it still waits.
 
-    A child moves when its last edge is decided. Return, by parent, the edges whose children other
-    transactions have locked.
+    The state of a child changes when its last edge is decided. Return, by parent, the edges whose children
+    other transactions have locked.
     """
     ended = {id: some for id, some in edges.items() if rows[id].is_final}
     wanted = {child for some in ended.values() for _, child, _ in some}

@@ -1,7 +1,7 @@
 """Small versioned records. The definitions of recurring jobs change often, so they are in a separate table.
 
-For each kind with deleted records, one row remains, with the kind as its key. It stores the highest version
-of the deleted records, so that later records have higher versions.
+For each kind with deleted records, one row remains, with the kind as its key. This row stores the highest
+version of the deleted records, so that later records have higher versions.
 """
 
 from __future__ import annotations

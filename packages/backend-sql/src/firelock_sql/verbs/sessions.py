@@ -151,8 +151,9 @@ class SqlSessionVerbs(SqlVerbs):
     def end_session(self, session: str, running: Collection[str] | None, *, reason: str) -> Taken:
         """See `Storage.end_session`. This verb waits for an uncommitted claim of the session.
 
-        If rows are locked, retry them once after 50 ms. By then, a short transaction, for example the last
-        memo of a dead process, has ended, and its job does not have to wait for the next sweep.
+        If rows are locked, retry them once after 50 ms. By then, a short transaction, for example one that
+        stores the last memo of a dead process, has ended, so its job does not have to wait for the next
+        sweep.
         """
         blame = _Blame(reason, None if running is None else frozenset(running))
         taken = self._end(lambda tx: _mark_dead(tx, session, blame))

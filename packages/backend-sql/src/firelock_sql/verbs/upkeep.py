@@ -266,7 +266,7 @@ class SqlUpkeepVerbs(SqlVerbs):
         """Delete up to `limit` expired jobs, at most 500 per transaction.
 
         A call reads the expired jobs in order, and continues where the previous call ended. Otherwise each
-        call would again read the jobs that must stay, and the deleted rows that an open snapshot can still
+        call would again read the jobs that must be kept, and the deleted rows that an open snapshot can still
         see. Only a pass through all expired jobs can show that none is left to delete.
         """
         pruned = 0

@@ -381,7 +381,7 @@ _MOST = 500
 
 @attrs.frozen
 class Act:
-    """One feature that the demo shows: its name, and the jobs that show it."""
+    """One feature that the demo shows, with its name and the jobs that show it."""
 
     kind: str
     task: str

@@ -208,7 +208,7 @@ class Jobs:
     def iterate(self, *, oldest_first: bool = False, **where: Unpack[Where]) -> Iterator[Job[Any]]:
         """Iterate over all jobs that match all given conditions, as in `find`, newest first.
 
-        Jobs are read 500 at a time, when they are needed. They can change during the iteration, so each
+        Jobs are read 500 at a time, when they are needed. Jobs can change during the iteration, so each
         handle shows its job as it was when its page was read. Each job is returned at most once. A job that
         matched at the beginning is returned unless it changed before its page was read. Jobs that begin to
         match later are left out, so that the iterator ends. You may change the returned jobs during the
@@ -420,10 +420,10 @@ class Jobs:
         """Move waiting jobs to another queue, or change their priority; return one result per id.
 
         Awaiting, scheduled and enqueued jobs can be moved, including those that a limit delays. They keep
-        their id, age, history, retries, limits, unique key, batch and continuations. Among jobs of the same
-        priority, the oldest still comes first. Processing jobs, ended jobs and batches are not changed
-        (`Applied.REFUSED`); `why_not_moved` returns the reason. `Applied.ALREADY` means that the job already
-        has this queue and this priority.
+        their id, age, history, retries, limits, unique key, batch and continuations. Of several jobs with the
+        same priority, the oldest is still claimed first. Processing jobs, ended jobs and batches are not
+        changed (`Applied.REFUSED`); `why_not_moved` returns the reason. `Applied.ALREADY` means that the job
+        already has this queue and this priority.
 
         The jobs are sent to the storage 500 at a time. `fire.operations.start("move", …)` moves all jobs that
         match a filter.
@@ -465,7 +465,7 @@ class Jobs:
     awhy_not_moved = twin(why_not_moved)
 
     def copy(self, job_id: str, *, reason: str | None = None, within: object | None = None) -> Job[Any]:
-        """Enqueue a new job like this one and return its handle. Its task need not be registered here.
+        """Enqueue a new job like this one and return its handle. The task need not be registered here.
 
         The copy joins the caller's transaction, in the same way as an enqueue. The copied job must be
         committed.

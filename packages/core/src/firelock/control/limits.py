@@ -392,7 +392,8 @@ class Limits:
         """Change settings of a limit on every server; omitted settings stay unchanged.
 
         The settings of a name apply to all its keys; a key's own settings have precedence over those of its
-        name. They stay until `reset`, or until the settings in the code change. Running jobs are not stopped.
+        name. The settings apply until `reset`, or until the settings in the code change. Running jobs are not
+        stopped.
 
         Args:
             name_or_key: for example "tenant", or "tenant:7" for one key.
