@@ -71,12 +71,12 @@ def test_jitter_spreads_a_wait_by_ten_percent(drawn, share):
     assert timedelta(seconds=100) * share == Retry.fixed(100).wait(1, lambda: drawn)
 
 
-def test_listed_repeats_its_last_wait():
-    """The waits are used in the order listed, and the last one repeats."""
+def test_listed_waits_repeat_the_last_one():
+    """The waits are used in the order listed."""
     assert [1, 0, 2.5, 2.5] == seconds(Retry.listed([1, timedelta(0), 2.5]), 4)
 
 
-def test_exponential_doubles_up_to_the_longest():
+def test_exponential_wait_doubles_up_to_the_longest_wait():
     """Each wait is twice the previous one, up to a day by default."""
     assert [1, 2, 4, 8, 16] == seconds(Retry.exponential(1), 5)
     assert [10, 30, 60, 60] == seconds(Retry.exponential(10, factor=3, longest=MINUTE), 4)

@@ -162,7 +162,7 @@ def test_check_json_agrees_with_unicode(text):
 
 @pytest.mark.parametrize("name", ["", "JSON", "a b", "x" * 33, "a/b", "json\n", 7])
 def test_serializer_name_that_cannot_be_stored_is_refused(name):
-    """Names must be short and in lower case, because they are stored in every row."""
+    """Names must be short, lowercase and simple, because they are stored in every row."""
     with pytest.raises(ConfigurationError, match="must be 1 to 32 characters from a-z 0-9"):
         type("Custom", (Serializer,), {"name": name})
 

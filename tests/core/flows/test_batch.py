@@ -491,7 +491,7 @@ def test_members_can_be_added_to_a_stored_batch_until_it_ends(fire, load, worker
 
 
 def test_batch_must_be_entered_once_before_members_are_added(fire, load):
-    """A stored batch cannot be entered, and a new one must be."""
+    """A stored batch cannot be entered, but a new one must be."""
     batch = fire.batch("import")
 
     with pytest.raises(ConfigurationError, match="the block of its batch was not entered; use with"):
@@ -550,7 +550,7 @@ def test_members_start_when_the_dependency_of_their_batch_has_ended(fire, load, 
 
 
 def test_job_outside_cannot_depend_on_an_unstored_member(fire, load, report):
-    """A member is not stored before the end of its batch's block."""
+    """A member is not stored before the block of its batch ends."""
     with fire.batch("import") as batch:
         job = batch.add(load, 1)
         with pytest.raises(JobNotCommitted, match="it is stored at the end of the block of its batch"):

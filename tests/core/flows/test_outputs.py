@@ -56,7 +56,10 @@ def test_pipeline_can_determine_its_members_at_run_time(fire, tester):
 
 
 def test_failed_flow_continues_after_requeue_when_the_cause_is_fixed(fire, tester):
-    """The batch fails with a reason instead of waiting forever. Its requeue runs the remaining members."""
+    """The batch fails with a reason instead of waiting forever.
+
+    A requeue of the batch runs the remaining members.
+    """
     broken = {2}
     done = []
 

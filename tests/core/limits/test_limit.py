@@ -90,7 +90,7 @@ def test_limit_name_is_the_key_without_its_values(key, name):
 
 
 def test_limits_with_equal_settings_are_equal():
-    """A number of seconds equals a timedelta. The cost and the strictness are not settings of the name."""
+    """A number of seconds equals a timedelta. The cost and the strictness do not belong to these settings."""
     assert Limit("x", rate=1, per=60) == Limit("x", rate=1, per=timedelta(minutes=1))
     assert Limit("x", rate=1, cost=2).settings == Limit("x", rate=1).settings
     assert Limit("x", concurrent=1, strict=True).settings == Limit("x", concurrent=1).settings

@@ -614,7 +614,10 @@ def test_retry_decision_of_the_first_plugin_takes_precedence(make_app):
 
 
 def test_elect_transition_replaces_the_outcome(make_app):
-    """The job gets the state that the plugin has chosen, under the conditions of the proposed transition."""
+    """The job gets the state that the plugin has chosen.
+
+    The conditions of the proposed transition still apply.
+    """
     proposals = []
 
     def vanish(job, proposed):

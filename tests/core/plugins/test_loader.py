@@ -457,7 +457,7 @@ def offering(hook, **offers):
 
 
 def test_names_of_the_core_cannot_be_replaced():
-    """These are the scheme memory:// and the serializer json."""
+    """The names of the core are the scheme memory:// and the serializer json."""
     with pytest.raises(
         PluginError,
         match="'Offersmemory#0' of app offers the storage scheme 'memory', which plugin 'core' also offers",

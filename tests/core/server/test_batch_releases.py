@@ -88,7 +88,7 @@ def test_pause_is_short_if_a_release_may_start_other_jobs(released, ended, have_
 
 
 def test_remaining_members_of_a_new_batch_are_not_counted():
-    """A series of small batches costs only their releases."""
+    """For small batches, the storage is called only for their releases."""
     storage = Batches({"a": 5, "b": 5})
 
     _rests(storage, {"a"}, {"b"}, {"a"}, {"b"})

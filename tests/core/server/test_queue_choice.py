@@ -20,8 +20,8 @@ def test_listed_queues_are_checked_in_order(queues):
 
 
 @pytest.mark.parametrize("queues", ["critical:3,default:1", ["critical:3", "default:1"]])
-def test_weight_is_a_share_of_first_places(queues):
-    """The weight of a queue determines how often it is checked first. Every claim checks all queues."""
+def test_weight_determines_how_often_a_queue_is_checked_first(queues):
+    """Every claim checks all queues, whatever their weights are."""
     choice = parse_queues(queues)
 
     orders = [tuple(choice.order()) for _ in range(4_000)]

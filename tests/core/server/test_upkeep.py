@@ -570,7 +570,7 @@ def test_process_is_replaced_once_for_several_jobs_that_do_not_stop(seldom, capl
 
 
 @pytest.mark.parametrize("started", [0.0, 1.0])
-def test_job_without_a_timeout_or_a_start_is_not_stuck(seldom, started):
+def test_job_without_a_timeout_or_a_start_does_not_count_as_stuck(seldom, started):
     """Nothing determines when such a job should have ended."""
     run = seldom.run(started=started, timeout_seconds=None if started else 5.0)
     run.cancel(CancelKind.LOST, "notified")

@@ -187,7 +187,7 @@ def walked(storage, seed):
 
 @pytest.mark.parametrize("seed", range(40))
 def test_every_batch_counts_its_members_and_ends(seed):
-    """At the end, a batch is open only if it waits for an event that never happens."""
+    """At the end of each walk, a batch is open only if it waits for an event that never happens."""
     walk = walked(MemoryStorage(), seed)
 
     for batch in walk.batches:

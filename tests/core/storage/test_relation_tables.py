@@ -310,11 +310,8 @@ def test_signal_wakes_the_waiting_job(scene, is_early):
     assert [('"yes"', "ann")] == [(memo.value, memo.author) for memo in scene.storage.recall(job.id)]
 
 
-def test_end_of_the_last_called_job_wakes_the_caller(scene):
-    """The last of the called jobs to end wakes the caller.
-
-    The caller does not wait for a job that had already ended.
-    """
+def test_last_called_job_that_ends_wakes_the_caller(scene):
+    """The caller does not wait for a called job that had already ended."""
     caller, *children = scene.job(), scene.job(), scene.job(), scene.job()
     scene.put(caller, *children)
     runs = scene.claim()

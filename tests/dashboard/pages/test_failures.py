@@ -487,7 +487,7 @@ def test_cause_page_has_a_mute_form(fire, client, failing):
 def test_muted_cause_is_not_counted_in_banners(fire, failing, dashboard):
     """Muted failures are subtracted from the task's failure rate.
 
-    If all failures of a task are muted, the task has no problem.
+    If all failures of a task are muted, none of them counts.
     """
     now = datetime.now(UTC)
     muted, shown = failing(3), failing(1, "another bank")

@@ -130,7 +130,7 @@ def test_jobs_can_be_created_after_django_setup(project):
 @pytest.mark.heavy("starts Django processes")
 @pytest.mark.parametrize("words", [["server"], ["jobs", "list"]])
 def test_commands_with_wrong_settings_fail_and_list_all_mistakes(project, words):
-    """This applies to `manage.py firelock` and `firelock`. Neither shows a traceback."""
+    """This applies to `manage.py firelock` and `firelock`. Neither command shows a traceback."""
     wrong = attrs.evolve(project, block={"database": "defualt", "workres": 3})
 
     for output in (wrong("firelock", *words, code=2), wrong.firelock(*words, code=2)):

@@ -42,7 +42,7 @@ def test_time_zone_can_be_an_object(zone, name):
 
 
 def test_crons_with_equal_options_are_equal():
-    """They have equal hashes, can be pickled and are immutable."""
+    """Equal crons have equal hashes. Crons can be pickled and are immutable."""
     one, other = Cron("0 2 * * *", tz="Europe/Berlin"), Cron("0 2  * * *", tz="Europe/Berlin")
 
     assert one == other
