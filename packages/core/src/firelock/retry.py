@@ -40,8 +40,8 @@ class DecisionKind(StrEnum):
     """What happens to a job after a failed attempt."""
 
     RETRY = "retry"  # the job runs again, and the retry is counted
-    FAIL = "fail"  # the job becomes failed
-    DELETE = "delete"  # the job becomes deleted
+    FAIL = "fail"  # the job is marked as failed
+    DELETE = "delete"  # the job is deleted
     SNOOZE = "snooze"  # the job runs again, and the attempt is not counted
 
 

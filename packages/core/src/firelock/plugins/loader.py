@@ -452,7 +452,8 @@ class Plugins:
             taken: names that no plugin may use.
 
         Raises:
-            PluginError: If a plugin returns something other than commands, or a command with a used name.
+            PluginError: If a plugin returns something other than commands, or a command whose name is already
+                in use.
         """
         found: dict[str, Command] = {}
         for implementation in self._implementations("register_commands"):

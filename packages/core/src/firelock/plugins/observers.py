@@ -110,7 +110,7 @@ class _EndQueue:
         self._thread.start()
 
     def put(self, settled: Sequence[Settled]) -> None:
-        """Add as many ends as fit into the queue, and count the rest as dropped; this never waits."""
+        """Add as many attempts as fit into the queue, and count the others as dropped; this never waits."""
         with self._changed:
             room = 0 if self._is_closed else QUEUE_LIMIT - self._held
             taken = settled if len(settled) <= room else settled[:room]
@@ -127,11 +127,11 @@ class _EndQueue:
 
     @property
     def is_empty(self) -> bool:
-        """Whether every end that was added has been reported."""
+        """Whether all attempts that were added have been reported."""
         return not self._held
 
     def close(self, deadline: float) -> None:
-        """Report the waiting ends until the deadline, then discard the rest and log their number."""
+        """Report the waiting attempts until the deadline; then discard the others and log their number."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()

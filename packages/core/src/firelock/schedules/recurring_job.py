@@ -76,7 +76,7 @@ class RecurringRecord:
     updated_at: int = 0
     version: int = 0  # version of the definition; 0 if it is not stored yet
     timed_at: int = 0  # time when the current due times took effect; earlier due times do not count
-    # The progress is written when the definition fires, and kept when it is updated.
+    # The progress is written when the definition fires, and kept when the definition is updated.
     next_at: int | None = None  # None if the definition never fires again
     last_at: int | None = None  # the last due time that fired
     last_job_id: str | None = None

@@ -64,7 +64,7 @@ _MUCH_LONGER, _TIMES_LONGER = 0.020, 3  # a slow exchange takes this many second
 _STALL = 0.2  # if no worker becomes free in this many seconds after a hand-back, the jobs are long
 _CLOCK_SLACK = 0.0005  # seconds to wait after a due time, so that the storage's clock has also reached it
 _SENDER_GRACE = 2.0  # seconds for which the current attempt to store a parked end may continue
-_IMMEDIATE_CLAIMS, _CLAIM_PAUSE = 100, 0.020  # enough for about 25,000 lanes; beyond that, rows are locked
+_IMMEDIATE_CLAIMS, _CLAIM_PAUSE = 100, 0.020  # enough for about 25,000 lanes; if not, rows are locked
 _REFUSED = (
     "Job %s was deleted, or given to another server, while it ran; dropping its end, which was refused."
 )
@@ -509,7 +509,7 @@ class Dispatcher:
 
 
 def _is_uncertain(run: Run) -> bool:
-    """Return whether the run may have ended the job in its own transaction and this was not checked yet."""
+    """Return whether the run may have ended the job in its own transaction, which was not checked yet."""
     completion = run.completion
     return completion is not None and completion.is_due and not completion.is_counted
 

@@ -174,7 +174,7 @@ class EmbeddedServer:
         """Run the server until SIGINT or SIGTERM; after a second signal, it stops without waiting for jobs.
 
         Raises:
-            ConfigurationError: If this is not the main thread; otherwise as for `start`.
+            ConfigurationError: If this is not the main thread, or for the same reasons as in `start`.
         """
         if threading.current_thread() is not threading.main_thread():
             raise ConfigurationError(

@@ -124,6 +124,6 @@ def _own_top(trace: traceback.TracebackException) -> str:
 
 
 def _fingerprint(kind: str, message: str, place: str) -> str:
-    """Return a hash that is equal for failures of one kind at one place; numbers and quotes do not count."""
+    """Return the same hash for all failures of a kind at a place; numbers and quoted strings are ignored."""
     normal = _VARYING.sub("#", message)[:200]
     return hashlib.sha256(f"{kind}\x1f{normal}\x1f{place}".encode()).hexdigest()[:16]

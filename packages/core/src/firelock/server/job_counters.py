@@ -357,7 +357,7 @@ class JobCounting:
 
 
 def count_jobs(*, is_wanted: bool) -> None:
-    """Count the jobs of this server process if `is_wanted`, otherwise when an app with a probe port loads."""
+    """Count the jobs of this server process if `is_wanted`; otherwise, when an app has a probe port."""
     if is_wanted:
         count_all_jobs()
     else:

@@ -36,7 +36,7 @@ class LogFormat(StrEnum):
 
 
 def job_fields() -> dict[str, str | int]:
-    """Return `job_id`, `task`, `queue` and `attempt` of the job that runs here; an empty dict without one.
+    """Return `job_id`, `task`, `queue` and `attempt` of the job that runs here; empty if no job runs.
 
     "Here" means this thread, this asyncio task, or code that runs in a copy of their context.
     """

@@ -15,7 +15,7 @@ _HEAVIEST = 1_000  # the largest weight of a queue
 
 @attrs.frozen
 class QueueChoice:
-    """All queues, a strict order, or a weighted order that is drawn again for each claim."""
+    """All queues, a strict order, or a weighted order that is drawn at random for each claim."""
 
     names: tuple[str, ...] | None
     weights: tuple[int, ...] | None = None

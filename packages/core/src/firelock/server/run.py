@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from firelock.runtime import Runtime
 
 log = logging.getLogger(__name__)
-failures = logging.getLogger("firelock.jobs")  # has another name, so that it can be configured separately
+failures = logging.getLogger("firelock.jobs")  # another logger, so that it can be configured separately
 
 _JSON = "json"
 _REMEMBERED = 10_000  # maximum number of remembered jobs that were postponed

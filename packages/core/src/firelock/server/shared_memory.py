@@ -129,7 +129,7 @@ class SharedMemory:
 
     @classmethod
     def allocate(cls, descriptor: int, workers: int) -> SharedMemory:
-        """Set the size of a descriptor's memory and return it, all zeros; the worker process calls this.
+        """Allocate memory, all zeros, for a descriptor without a size; the worker process calls this.
 
         The memory is reserved immediately, so that no later write can fail for lack of memory.
 

@@ -132,7 +132,7 @@ class _KnownProcess:
     session: str | None = None
     memory: SharedMemory | None = None  # set when it has imported the app and its workers are known
     workers: int = 0
-    replaces: _KnownProcess | None = None  # the process that drains when this one works; then None
+    replaces: _KnownProcess | None = None  # the process that drains when this one works; None after that
     is_retired: bool = False  # whether it drains because it has been replaced
     ends_by: float = _NEVER  # monotonic time at which it is killed
     is_slow: bool = False  # whether its slow start was logged
@@ -588,7 +588,7 @@ class Supervisor:
             self._sessions.mark_leaving(process.session, RETIRED if process.ends_by == _NEVER else ENDING)
 
     def _end_process(self, session: str) -> None:
-        """Replace and end the worker process of a session for an operator, after a grace period for its jobs.
+        """Replace and end the worker process of a session for an operator; its jobs get the grace period.
 
         The process does not wait for its successor, which might be unable to start.
         """

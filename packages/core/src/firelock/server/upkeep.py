@@ -467,6 +467,6 @@ class Upkeep:
 
 
 def _ignores_timeout(run: Run, now: float) -> bool:
-    """Return whether the run continues although it has timed out some seconds ago."""
+    """Return whether the run continues although it timed out some seconds ago."""
     timeout = run.timeout_seconds
     return bool(run.started) and timeout is not None and now - run.started > timeout + _IGNORED

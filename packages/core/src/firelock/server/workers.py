@@ -199,7 +199,7 @@ class Workers:
         self._on_loop = frozenset(on_loop)
         self._in_threads = frozenset(info.name for info in tasks.runnable()) - on_loop
         self._has_sync = not on_loop or bool(self._in_threads)
-        self._window = 1 if self._has_sync else coroutines  # for the loop, in claims for both kinds
+        self._window = 1 if self._has_sync else coroutines  # maximum for the loop in claims for both kinds
         self.threads = ThreadWorkers(context, threads)
         places = [*range(threads, threads + coroutines)]
         self.coroutines = AsyncWorkers(context, coroutines, places, host=loop) if on_loop else None
@@ -211,7 +211,7 @@ class Workers:
         self._apart_until = 0.0  # monotonic; until then, each kind of worker claims separately
         self._rests_until = 0.0  # monotonic
         self._claiming_since = 0.0
-        self._idle_until: dict[bool, float] = {}  # next claim (monotonic); True: threads
+        self._idle_until: dict[bool, float] = {}  # monotonic time of the next claim (True: for threads)
         self._suspected: set[str] = set()  # tasks of suspects for which no thread was free
         self._is_mixture_logged = False
         self._both = [each for each in (self.threads, self.coroutines) if each is not None]
@@ -225,7 +225,7 @@ class Workers:
         return [run for each in self._both for run in list(each.running.values())]
 
     def counts(self) -> WorkerCounts:
-        """Return how many workers of each kind there are, run a job, and are stuck after a timeout."""
+        """Return the numbers of all workers, of busy ones, and of those stuck after a timeout, by kind."""
         threads, coroutines = self.threads, self.coroutines
         in_threads = list(threads.running.values())
         on_loop = [] if coroutines is None else list(coroutines.running.values())

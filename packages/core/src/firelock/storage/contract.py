@@ -306,10 +306,10 @@ class Storage(ABC):
         for a job that already has this queue and priority; in that case, nothing is written.
 
         Everything else must stay unchanged: state, reason, `changed_at`, `due_at`, `enqueued_at`, retries,
-        tail, relations, memos, limits and unique key. The number in the order of insertion also stays, so the
-        job keeps its place among jobs of the same priority. The counts of both queues change in the same
-        operation, and servers that wait for the new queue are notified after the commit. One history entry is
-        written, with the state, `at` and `rules.moved_reason`.
+        tail, relations, memos, limits and unique key. The job also keeps its number in the order of
+        insertion, and therefore its place among jobs of the same priority. The counts of both queues change
+        in the same operation, and servers that wait for the new queue are notified after the commit. One
+        history entry is written, with the state, `at` and `rules.moved_reason`.
 
         Several moves of one job are applied in order. As with operators' changes in `apply`, the call waits
         for rows that another transaction has locked.

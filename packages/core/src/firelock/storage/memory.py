@@ -232,7 +232,7 @@ class Table(Tables):
         self._key_rows: dict[str, KeyRow] = {}
         self._unique_rows: dict[str, UniqueRow] = {}
         self.taken_number = 0  # how many jobs other callers have taken from sessions
-        self.taken: dict[str, int] = {}  # number when the session last lost a job, by `taken_from` name
+        self.taken: dict[str, int] = {}  # `taken_number` at the last loss of a session, by `taken_from` name
         self.ready_news = 0  # grows whenever a job without limits might be able to start
         self.lane_news = 0  # grows whenever a job in a lane might be able to start
         self._due = Order()  # scheduled and awaiting jobs by due_at

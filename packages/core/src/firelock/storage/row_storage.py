@@ -172,7 +172,7 @@ class _Tables(Tables):
         return json.dumps(_merged(fields, self._more.get(key)), ensure_ascii=False)
 
     def scan(self, prefix: str) -> Iterator[tuple[str, str]]:
-        """Yield every row with this prefix, and its key without the prefix; do not add rows meanwhile."""
+        """Yield every row with this prefix, without the prefix in its key; do not add rows meanwhile."""
         start: str | None = None
         while page := self._page(prefix, start, reverse=False):
             yield from ((key.removeprefix(prefix), value) for key, value in page)
