@@ -1,4 +1,4 @@
-"""`RedisStorage`: the verbs that run for every job, with one script each. Base classes contain the others.
+"""`RedisStorage`: the verbs that run for every job, with one script each. Base classes contain other verbs.
 
 To settle a succeeded job without special features, this process sends two strings: the first line of the
 job's record, as the claim returned it, and the new record. If the stored first line is unchanged, the session
@@ -140,7 +140,7 @@ class RedisStorage(
     def apply(self, transitions: Sequence[Transition], *, within: object | None = None) -> list[Applied]:
         """See `Storage.apply`. This takes one round trip per partition.
 
-        An unreachable partition does not stop the changes in the others.
+        An unreachable partition does not prevent changes in the other partitions.
         """
         self.refuse_within(within)
         if self._partitions.number == 1:
@@ -235,9 +235,9 @@ class RedisStorage(
     ) -> tuple[list[Applied], Claim]:
         """Send changes and a claim in one script.
 
-        More round trips are needed if the changes exceed the limit of a script, or if the record of a job has
-        changed since its claim. `freed` contains the lanes in which jobs of earlier changes have ended; the
-        lanes of these changes are added.
+        More round trips are needed if there are too many changes for one script, or if the record of a job
+        has changed since its claim. `freed` contains the lanes in which jobs of earlier changes have ended;
+        the lanes of these changes are added.
         """
         arguments: list[Any] = [*_NO_CLAIM]
         if asked is not None:
@@ -344,7 +344,7 @@ class RedisStorage(
     def forget_held(self, session: str | None = None) -> None:
         """Forget the claimed jobs of a session that has ended, or of all sessions.
 
-        Changes of these jobs are sent field by field from now on.
+        From now on, changes to these jobs are sent field by field.
         """
         if session is None:
             self._claimed_jobs.clear()

@@ -18,7 +18,7 @@ _MYSQL = ("mysql", "mariadb", "mysql+pymysql", "mariadb+pymysql", "mysql+mysqldb
 
 @hookimpl
 def register_storages() -> Mapping[str, Callable[[str], Storage]]:
-    """Register SQLite, PostgreSQL, MySQL and MariaDB; a driver is loaded when its first URL is opened."""
+    """Register SQLite, PostgreSQL, MySQL and MariaDB; each driver is loaded when its first URL is opened."""
     return {
         **dict.fromkeys(("sqlite", "sqlite+pysqlite"), _open_sqlite),
         **dict.fromkeys(_POSTGRESQL, _open_postgresql),

@@ -149,7 +149,7 @@ class RedisConnections:
             _drop(connection)
 
     def listener(self) -> AbstractConnection:
-        """Return a connection that the caller must close; it connects when it is first used."""
+        """Return a connection that the caller must close. It is not connected until it is first used."""
         url = self._url
         options = {**_options_of(url), "db": url.database, "command_packer": _packer}
         if url.path:
@@ -183,9 +183,9 @@ class RedisConnections:
 
 
 class ClusterConnections:
-    """The connections to the nodes of a cluster; a command is sent to the node that has its key.
+    """The connections to the nodes of a cluster. Each command is sent to the node that has its key.
 
-    The driver stores the node of each slot, and updates it when the slot moves.
+    The driver keeps track of the node of each slot, including when slots move.
     """
 
     def __init__(self, url: RedisUrl) -> None:
@@ -214,7 +214,7 @@ class ClusterConnections:
             return {str(node.name): client.execute_command(*words, target_nodes=node) for node in nodes}
 
     def listener(self) -> AbstractConnection:
-        """Return a separate connection to a random node, because published messages reach every node."""
+        """Return a separate connection to a random node; published messages reach every node."""
         with self._translating():
             client = self._opened()
             pool = client.get_redis_connection(client.get_random_node()).connection_pool

@@ -17,7 +17,7 @@ from firelock_redis.scripts import script
 LAYOUT = 3
 OLDEST = 3
 """The oldest layout that this code supports. Development versions used layouts 1 and 2."""
-KEEPING = "noeviction"  # the maxmemory-policy that does not evict keys
+KEEPING = "noeviction"  # the only maxmemory-policy that does not evict keys
 
 _OLDEST = {"Redis": (6, 2), "Valkey": (7, 2)}
 _WAIT_MILLISECONDS = 1_000
@@ -58,14 +58,15 @@ class RedisDatabase:
         return self._run(name, partition, arguments)
 
     def run_everywhere(self, name: str, *arguments: object) -> list[Reply]:
-        """Run a script in every partition, with one round trip each; return the replies in order."""
+        """Run a script in every partition, with one round trip per partition; return the replies in order."""
         return [self.run(name, partition, *arguments) for partition in range(self.partitions.number)]
 
     def run_replicated(self, name: str, partition: int, *arguments: object) -> Reply:
         """Run a script like `run`, and wait for the number of replicas that the URL sets, if any.
 
         Raises:
-            StorageUnavailable: If too few replicas confirmed the write in time; a failover might lose it.
+            StorageUnavailable: If too few replicas confirmed the write in time, so that a failover might lose
+            it.
         """
         wanted = self.url.replicas
         if not wanted:
@@ -136,7 +137,7 @@ class RedisDatabase:
         self.prepare()
 
     def layout(self, *, is_written: bool) -> tuple[int, int]:
-        """Return the stored layout version and number of partitions; 0 and 0 if none are stored.
+        """Return the stored layout version and number of partitions; both are 0 if none are stored.
 
         Args:
             is_written: whether to first store this code's version and the URL's number if none are stored.
@@ -194,7 +195,7 @@ class RedisDatabase:
 
 
 class RedisVerbs(DerivedStorage):
-    """The base class of the groups of verbs; each group is a class in a separate file."""
+    """The base class for groups of verbs; each group is a class in a separate file."""
 
     def __init__(self, database: RedisDatabase) -> None:
         super().__init__()

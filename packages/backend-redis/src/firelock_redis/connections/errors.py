@@ -1,6 +1,6 @@
 """Translation of Redis's errors into one-line storage errors without secrets.
 
-The class of the error shows whether a retry might succeed.
+The class of a storage error shows whether a retry might succeed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PERMANENT = {
     "CROSSSLOT": "it is a node of a cluster; use redis+cluster://",
     "WRONGTYPE": "a key with this prefix was not written by Firelock; use another ?prefix=",
 }
-_UNSENT, _PARTLY = "firelock_unsent", "firelock_partly"  # attributes that are set on a driver's error
+_UNSENT, _PARTLY = "firelock_unsent", "firelock_partly"  # attributes that Firelock sets on a driver's error
 _TOO_MANY_CLIENTS = "max number of clients"
 _LOST_ROLE = frozenset({"READONLY", "MASTERDOWN", "CLUSTERDOWN"})
 
@@ -109,7 +109,7 @@ def _translated(error: Exception, url: RedisUrl) -> StorageError:
 
 
 def _mistake_in_url(error: Exception, text: str, url: RedisUrl) -> str:
-    """Return the reason why the URL does not fit the server; an empty string if the URL is not the cause."""
+    """Return why the URL does not fit the server; an empty string if the URL did not cause the error."""
     if isinstance(error, driver.AuthenticationError):
         return f"{_PERMANENT['NOAUTH' if _code(error) == 'NOAUTH' else 'WRONGPASS']} ({text})"
     if any(words in text for words in _NOT_ALLOWED_IN_A_SCRIPT):

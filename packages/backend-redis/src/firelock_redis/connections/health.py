@@ -1,4 +1,4 @@
-"""The durability of jobs in this Redis, and findings about problems of the server."""
+"""The durability of jobs in this Redis server, and findings about problems with the server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Primary:
     """The information that one primary reports about itself."""
 
     where: str
-    information: Mapping[str, Any]  # the reply to INFO
+    information: Mapping[str, Any]  # the server's reply to INFO
     save: str | None  # the setting for snapshots; empty if none are taken; None if CONFIG GET is not allowed
     appendfsync: str | None  # None if CONFIG GET is not allowed
 
@@ -34,7 +34,7 @@ def _primaries(database: RedisDatabase) -> list[_Primary]:
 
 
 def _setting(database: RedisDatabase, name: str) -> Mapping[str, str]:
-    """Return the value of a setting by primary; empty if CONFIG GET is not allowed or does not exist."""
+    """Return the values of a setting by primary; empty if CONFIG GET is not allowed or does not exist."""
     try:
         replies = database.connections.call_primaries("CONFIG", "GET", name)
     except StorageUnavailable:

@@ -1,8 +1,8 @@
 """Notifications, which are published when a queue gets its first job.
 
 Each process receives them over one connection. Notifications are only hints: if one is lost, the next poll
-finds the work. A caller of `wait` has subscribed before its last claim. So no message is lost between the
-claim that found nothing and the wait.
+finds the work. A caller of `wait` has subscribed before its last claim. So no message is lost between that
+claim and the wait.
 """
 
 from __future__ import annotations

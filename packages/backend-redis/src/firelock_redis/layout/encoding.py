@@ -1,8 +1,8 @@
-"""The format of a job in Redis: two strings, its payload and its record, and the meaning of their fields.
+"""The format of a job in Redis: its two strings, the payload and the record, and the meaning of their fields.
 
 The payload is written once; the record is written again at each change. Python and the scripts read and write
-both, so each format is declared only here: see `PAYLOAD` and `RECORD`. Strings within a record are JSON, so
-they do not contain tabs or line ends.
+both, so each format is declared only here: see `PAYLOAD` and `RECORD`. Strings within a record are written as
+JSON, so they do not contain tabs or line ends.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def text_word(text: str | None) -> str:
 
 
 def state_of(letter: str) -> State:
-    """Return the state that this letter stands for."""
+    """Return the state for which this letter stands."""
     return _STATES[letter]
 
 
@@ -414,7 +414,7 @@ class PlainEnd(NamedTuple):
     """
 
     id: str
-    first_line: str  # the first line of the record, as the claim wrote it
+    first_line: str  # the first line of the record as written by the claim
     at: int
     record: str  # the new record
 
@@ -522,7 +522,7 @@ STORED_MEMO = Text(
     (
         Field("place", "%d+", " "),  # the position in the order in which the names were first used
         Field("bytes", "%d+", " "),  # the size of the value
-        Field("done", "%d", " "),  # 1 if the memo is complete, 0 if it has only begun
+        Field("done", "%d", " "),  # 1 if the memo is complete, 0 if it has only been begun
         Field("memo", ".*", "$"),  # a `MEMO`
     )
 )
@@ -557,6 +557,6 @@ ADMISSION = Array("uses", "unique", "before", "within")  # see `write_admission`
 USE = Array("key", "cost", "strict")  # the use of a limit by a job
 UNIQUE = Array("key", "kept_until", "at_least", "keeps_last", "raises", "wait", "max_wait")
 RELATIONS = Array("batch", "caller", "inputs", "rules")  # see `write_relations`
-INPUT = Array("job")  # followed by the path
+INPUT = Array("job")  # the rest of the array is the path
 # The rules of a batch; the last three fields are its retention per final state.
 RULES = Array("name", "fast", "succeeded", "failed", "deleted")

@@ -1,8 +1,8 @@
 """The partitions of the keys: the partition of each job, and the order in which claims visit the partitions.
 
-All keys of a partition have the same hash tag, so each verb runs there as one script on one node. The last
-two digits of a job's id contain its partition. The jobs that recurring jobs create have derived ids. These
-ids belong to the first partition, which also contains the definitions.
+All keys of a partition have the same hash tag, so each verb runs in a partition as one script on one node.
+The last two digits of a job's id contain its partition. The jobs that recurring jobs create have derived ids.
+These ids belong to the first partition, which also contains the definitions.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _DERIVED = "5"  # the UUID version of ids that are derived from a definition and
 def tag_of(partition: int, partitions: int) -> str:
     """Return the hash tag of a partition: the string between the braces of its keys.
 
-    The tag is chosen by its slot, so that the partitions are evenly distributed among the slots, and
-    therefore among the nodes.
+    The tag is chosen by its slot, so that the partitions are distributed evenly among the slots and therefore
+    among the nodes.
     """
     first, end = partition * SLOTS // partitions, (partition + 1) * SLOTS // partitions
     tags = (f"{partition}" if number == 0 else f"{partition}.{number}" for number in count())
@@ -46,7 +46,7 @@ class Partitions:
         self.begin_anywhere()
 
     def begin_anywhere(self) -> None:
-        """Continue at a random partition, because the next one is often on the same node."""
+        """Continue at a random partition, because the next partition is often on the same node."""
         self._created = SystemRandom().randrange(self.number) * _TOGETHER
 
     def of(self, id: str) -> int:
@@ -78,8 +78,8 @@ class Partitions:
     def new_ids(self, count: int, colocate_with: str | Sequence[str | None] | None) -> list[str]:
         """Return the given number of new ids in ascending order.
 
-        With `colocate_with`, the ids belong to the partition of that parent or key. Otherwise the
-        partitions take turns, and each gets 500 consecutive ids.
+        With `colocate_with`, the ids belong to the partition of that parent or key. Otherwise, the partitions
+        take turns, and each gets 500 consecutive ids.
         """
         ids = [new_id()] if count == 1 else new_ids(count)
         if self.number == 1:
@@ -132,7 +132,7 @@ class PartitionTurns:
         self._number = partitions
         self._lock = threading.Lock()
         self._next = 0
-        # The partitions that might have work, by queue; None stands for claims from every queue.
+        # The partitions that might have work, by queue; the key None stands for claims from every queue.
         self._candidates: dict[str | None, set[int]] = {}
         # Queues for which the last claim visited every partition and found nothing.
         self._empty: set[str | None] = set()
@@ -214,9 +214,9 @@ class PartitionTurns:
         """Yield the partitions to claim from; partitions that might have work come first.
 
         These are ordered by the first queue for which they might have work. Partitions with the same queue
-        take turns. If they had no jobs, other partitions follow. The first time, these are all other
-        partitions, because a notification might be late; afterwards, only the next one in turn. A yielded
-        partition does not count as having work until `found` notes more jobs.
+        take turns. If these partitions had no jobs, other partitions follow. The first time, all other
+        partitions follow, because a notification might be late; afterwards, only the next one in turn
+        follows. A yielded partition does not count as having work until `found` notes more jobs.
 
         Args:
             queues: the queues of the claim, None for all.

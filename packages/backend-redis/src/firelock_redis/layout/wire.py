@@ -1,9 +1,9 @@
-"""Declarations of wire formats, which list the fields of a format once for Python and the scripts.
+"""Declarations of wire formats. Each lists the fields of a format once for Python and the scripts.
 
 A `Text` declares the fields of a string and their separators, and an `Array` the fields of a JSON array. A
 NamedTuple declares consecutive values, such as the arguments and replies of scripts. `encoding` declares the
-stored formats, `words` the arguments and replies. Scripts use the names of the fields, and `placed` replaces
-them with positions.
+stored formats, and `words` declares the arguments and replies. Scripts use the names of the fields, and
+`placed` replaces them with positions.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 class Array(Words):
     """A JSON array.
 
-    A release may append fields; an older release ignores them.
+    A release may append fields; older releases ignore them.
     """
 
     def __init__(self, *fields: str, nothing: str = "[]") -> None:

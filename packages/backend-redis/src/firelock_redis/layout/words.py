@@ -71,8 +71,8 @@ class NewBatch(NamedTuple):
     lowest: int
     due: Word  # the time at which its hold ends
     reason: str  # JSON
-    fast: str  # 1 if it fails fast
-    keeps: str  # retention in microseconds per final state, separated by blanks; - to keep it forever
+    fast: str  # 1 if the batch fails fast
+    keeps: str  # retention in microseconds per final state, separated by blanks; - to keep the batch forever
     tags: int
 
 
@@ -115,7 +115,7 @@ class ExchangeClaim(NamedTuple):
 class Group(NamedTuple):
     """The kind and number of the items that follow, and their common values.
 
-    The kind determines each item. Values that a kind does not use are empty.
+    The kind determines the type of each item. Values that a kind does not use are empty.
 
     - `lanes`: a `LaneEnds` for a lane whose jobs end.
     - `left_out`: the first characters in the payloads of a task's jobs, which the claim skips.

@@ -1,5 +1,5 @@
--- Verbs of sessions that do not need jobs. Included after library.lua only: these are the most frequent calls of idle
--- servers, and each included function makes the calls of a script slower. The keys are those of sessions.lua.
+-- Verbs of sessions that do not need jobs. Included after library.lua only, because these are the most frequent calls
+-- of idle servers, and each included function makes the calls of a script slower. The keys are those of sessions.lua.
 
 local verbs = {}
 

@@ -9,8 +9,9 @@ local verbs = {}
 
 local APPLIED, ALREADY, REFUSED, MISSING, TAKEN = '0', '2', '3', '4', '5'
 
--- Return the job if it is stored and the caller may write to it. With a session, the session must hold the job with
--- this fence; without one, the job must not have succeeded or been deleted. Otherwise return nil and the result.
+-- Return the job if it is stored and the caller may write to it. If a session is given, it must hold the job with this
+-- fence; otherwise, the job must not have succeeded or been deleted. If these conditions are not met, return nil and
+-- the result.
 local function writable(id, session, fence)
   local text = call('HGET', base .. 'jobs', id)
   if not text then return nil, MISSING end

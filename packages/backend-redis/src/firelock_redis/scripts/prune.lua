@@ -1,9 +1,9 @@
 -- Delete up to `limit` expired jobs with all their data, and up to `limit` minutes of statistics that are older than
 -- thirty days. Included after library.lua, batches.lua, jobs.lua and children.lua.
 --
--- x:<minute> lists the jobs that should expire in that minute; their records determine whether they have expired. A
--- job of the current minute that has some seconds left waits in `soon`, so that it is not checked twice. A job on the
--- releasing list is skipped: `release` lists it again.
+-- x:<minute> lists the jobs that should expire in that minute; their records determine whether they have expired. A job
+-- that expires later in the current minute waits in `soon`, so that it is not checked twice. A job on the releasing
+-- list is skipped: `release` lists it again.
 --
 -- If other jobs need a job, it is kept for another hour, or as long as its batch and its outer batches. This applies to
 -- a member if one of these batches has not ended, to a called job if its caller has not ended, and to a job whose
@@ -19,7 +19,7 @@ local BATCH, LOOKS, BYTES, CHILDREN = 25, 500, 1048576, 250
 local SECONDS = 0.002
 
 -- Return a time in seconds that advances while the script runs. From Redis 7.2 on, TIME does not advance during a
--- script, and os.clock exists from 7.4 on. In versions between these, only the other bounds apply.
+-- script, and os.clock exists from 7.4 on. In the versions between these, only the other bounds apply.
 local library = rawget(_G, 'os')
 local function stopwatch()
   if library then return library.clock() end

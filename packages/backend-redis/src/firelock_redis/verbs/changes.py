@@ -40,7 +40,7 @@ def write_changes(
     held: Sequence[ClaimedRecord | None],
     partitions: Partitions,
 ) -> tuple[list[int], list[list[int]]]:
-    """Append changes to the arguments in groups; return their positions in the order of the groups.
+    """Append changes to the arguments in groups; return the changes' positions in the order of the groups.
 
     If there are too many changes for one script, also return the positions of the changes to send before it.
 
@@ -73,7 +73,7 @@ def write_changes(
         ends, here = plain[key][batch]
         ends += words
         here.append(place)
-    for (session, queue, minute), by_batch in plain.items():  # members of batches first
+    for (session, queue, minute), by_batch in plain.items():  # members of batches come first
         of_none = by_batch.pop("", ([], []))
         batches = "".join(f" {batch} {len(here)}" for batch, (_, here) in by_batch.items())
         places = [place for _, here in (*by_batch.values(), of_none) for place in here]

@@ -104,12 +104,12 @@ class _ListWalk:
     )
     reached: rules.Place | None = None
     is_done: bool = False
-    places: list[rules.Place] = attrs.field(factory=list)  # found, but not yet returned
+    places: list[rules.Place] = attrs.field(factory=list)  # places that were found but not yet returned
 
     def read(self, database: RedisDatabase, query: Query, wanted: int, cost: int) -> bool:
-        """Read up to `wanted` more places; return whether the search stopped because of its cost.
+        """Read up to `wanted` more places; return whether the search stopped at its maximum cost.
 
-        If the lists are in another order than the page, read all places.
+        If the order of the lists differs from that of the page, read all places.
         """
         if self.time_kind != "score":
             self._read_whole(database, query)
@@ -184,7 +184,7 @@ def _micros(score: str) -> int:
 
 
 def _walks(database: RedisDatabase, where: JobFilter) -> Iterator[_ListWalk]:
-    """Yield searches that together find every job that matches the filter, each job once."""
+    """Yield searches that together find every job that matches the filter exactly once."""
     relative = where.parent_id if where.batch_id is None else where.batch_id
     if relative is not None:  # children are in their parent's partition, members in their batch's partition
         yield from _walks_in(database, database.partitions.of(relative), where)

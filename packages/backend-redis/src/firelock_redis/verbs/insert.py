@@ -1,4 +1,4 @@
-"""Storing jobs: plain jobs with a fast script, others with a script for jobs of every kind."""
+"""Storing jobs: plain jobs with a fast script, and other jobs with a script for jobs of every kind."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _rules() -> str:
     }
     for name in ("waits_for_batch", "batch_opened", "swept", "stopped", "reopened"):
         rules[name] = quoted(Moved[name.upper()].value)
-    for name in ("batch_ended", "batch_stuck"):  # the scripts replace %s with the numbers, in this order
+    for name in ("batch_ended", "batch_stuck"):  # the scripts replace each %s with a number, in this order
         rules[name] = quoted(re.sub(r"{(failed|total|waiting):,}", "%s", Moved[name.upper()].value))
     for on, letter in ON_LETTERS.items():
         for state in FINAL_STATES:

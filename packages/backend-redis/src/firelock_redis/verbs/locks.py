@@ -1,4 +1,4 @@
-"""Locks: each is a key that is deleted soon after the lock ends; one counter provides the fences."""
+"""Locks, each of which is a key that is deleted soon after the lock ends. One counter provides the fences."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class LogVerbs(RedisVerbs):
     def append_logs(
         self, lines: Mapping[str, Sequence[LogLine]], progress: Mapping[str, Progress]
     ) -> Collection[str]:
-        """See `Storage.append_logs`. This takes one round trip per partition, and more for large logs."""
+        """See `Storage.append_logs`. This takes one round trip per partition, or more for large logs."""
         for partition, ids in self._partitions.by_partition(sorted({*lines, *progress})).items():
             words: list[object] = []
             size = 0

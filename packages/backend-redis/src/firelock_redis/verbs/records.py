@@ -33,7 +33,7 @@ class RecordVerbs(RedisVerbs):
     ) -> int | None:
         """See `Storage.put_record`.
 
-        A pause and the settings of a limit are then copied to the other partitions.
+        After that, a pause or the settings of a limit are copied to the other partitions.
         """
         change = (
             kind,
@@ -146,7 +146,7 @@ def _read(kind: str, key: str, text: str) -> Record:
 
 
 def repair_pauses(database: RedisDatabase) -> None:
-    """Copy the pauses and limit settings of the first partition to the others, if there are any.
+    """Copy the pauses and limit settings of the first partition to the other partitions, if there are any.
 
     Raises:
         StorageError: If a partition could not be updated. All other partitions were updated.

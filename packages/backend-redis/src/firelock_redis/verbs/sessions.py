@@ -1,6 +1,6 @@
 """The start, renewal, reconciliation and end of sessions.
 
-The first partition stores a session and decides whether it is alive. The other partitions store the data that
+The first partition stores a session, including whether it is alive. The other partitions store the data that
 claims need: whether the session is alive, and the name of its server. A session is first marked as dead in
 the first partition, permanently. The script that returns the jobs of another partition to their queues also
 marks the session as dead there. If a process dies while it is ending a session, a sweep completes this work.
@@ -45,7 +45,7 @@ _SECOND = 1_000_000
 _JOBS_AT_ONCE = 400  # maximum number of jobs that one script call returns to their queues
 # A process that needs more than this many microseconds to end a session is considered dead.
 _GIVEN_UP = 10 * _SECOND
-_MARK_MILLISECONDS = 2 * 86_400_000  # one day longer than the first partition keeps any dead session
+_MARK_MILLISECONDS = 2 * 86_400_000  # one day longer than the first partition keeps a dead session
 _EXPIRED = 1  # only the clock of Redis decides whether a session has expired
 _NOT_STARTED = quoted(Moved.NOT_STARTED.value)
 

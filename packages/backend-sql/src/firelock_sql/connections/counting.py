@@ -63,7 +63,7 @@ def counted(tx: Transaction) -> Sequence[tuple[Any, ...]]:
 
 
 def known_queues(tx: Transaction) -> list[str]:
-    """Return every queue that has or had jobs."""
+    """Return every queue that has or has had jobs."""
     return [str(row[0]) for row in tx.all(_ALL_QUEUES if tx.adds_deltas else _QUEUES)]
 
 
@@ -102,7 +102,7 @@ class Folding:
         self._next_full_at = clock()
 
     def run(self, database: Database, folds: int = _FOLDS_A_RUN) -> None:
-        """Fold differences until few are left or the run has reached one of its limits.
+        """Fold differences until only a few are left or the run has reached one of its limits.
 
         Args:
             database: the database with the differences.

@@ -1,4 +1,4 @@
-"""The layer between the verbs and one kind of database: connections, transactions, time, the schema.
+"""The layer between the verbs and one kind of database: connections, transactions, time and the schema.
 
 The verbs are written once for all databases, and use a `Transaction`. `Database` contains everything that
 differs between databases: how a transaction begins and is retried, how counts are stored, and which callers'
@@ -57,7 +57,7 @@ class Database(ABC):
     dialect: Dialect
     name: str  # for display
     connect_url: str  # the URL with its password; empty if only the caller's engine connects to it
-    raw_kind: str  # the type that `raw_transaction` accepts, for messages
+    raw_kind: str  # the type that `raw_transaction` accepts, as shown in messages
     locks_rows: bool = True  # False: a writer locks the whole database instead of single rows
     clock_offset: int = 0
 
@@ -146,7 +146,7 @@ class Database(ABC):
         return self.read(work)
 
     def _run_work(self, tx: Transaction, work: Callable[[Transaction], _T]) -> tuple[_T, set[str]]:
-        """Run the work, then store the counts; return its result, and the queues to notify."""
+        """Run the work and store the counts; return the work's result, and the queues with new work."""
         result = work(tx)
         if tx.freed_keys:
             tx.woken.add(ANY_QUEUE)  # jobs of other queues may wait for the keys
@@ -282,12 +282,12 @@ class Database(ABC):
         """Return the transaction of an SQLAlchemy connection; begin a transaction if none is open.
 
         Raises:
-            ConfigurationError: If the connection is to another database, or commits each statement by itself.
+            ConfigurationError: If the connection uses another database, or commits each statement separately.
         """
 
     @abstractmethod
     def borrowed(self, driver: Any) -> AbstractContextManager[None]:  # noqa: ANN401 - any driver's connection
-        """Lend a caller's connection to Firelock; restore it afterwards and translate the driver's errors."""
+        """Lend a caller's connection to Firelock and restore it afterwards; translate the driver's errors."""
 
     @abstractmethod
     def begin_joined(self, callers: Joined, cursor: Cursor) -> Transaction:

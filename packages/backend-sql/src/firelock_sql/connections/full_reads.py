@@ -50,7 +50,7 @@ class FullReadSchedule:
         return self.clock() >= self._next_full_at
 
     def record(self, seconds: float) -> None:
-        """Record how long a full read took."""
+        """Record the duration of a full read."""
         if seconds <= self._long_seconds:
             self._slow_reads = 0
             return
@@ -73,7 +73,7 @@ class HeldReadSchedule(FullReadSchedule):
 
 
 class DueFloor:
-    """The due time at which reads of due jobs start, because all jobs due earlier have been enqueued.
+    """The due time at which reads of due jobs start, because all jobs with earlier due times were enqueued.
 
     `promote` advances it. A job that is stored later but has an earlier due time waits for the next full read
     by `promote`. Threads may share it: claims read `start`, and one thread calls `promote`.
@@ -93,7 +93,7 @@ class DueFloor:
         return EARLIEST if self._schedule.is_due else self.start
 
     def record(self, begin: int, seconds: float) -> None:
-        """Record how long a read from a start time took."""
+        """Record the duration of a read from a start time."""
         if begin == EARLIEST:
             self._schedule.record(seconds)
 

@@ -39,11 +39,11 @@ class Mailbox(Protocol):
         ...
 
     def open(self) -> None:
-        """Start to receive messages; if this fails, `describe` returns the reason."""
+        """Start receiving messages; if this fails, `describe` returns the reason."""
         ...
 
     def listen(self, seconds: float) -> None:
-        """Wait until a message may have arrived, until a nudge, or until the timeout."""
+        """Wait until a message may have arrived, a nudge occurs, or the timeout expires."""
         ...
 
     def take(self) -> list[bytes]:
@@ -81,7 +81,7 @@ class Wake(Waiting):
 
     def _make_mailbox(self) -> None:
         self._mailbox = self._open_mailbox() if self._open_mailbox is not None else None
-        self._is_listening = False  # whether one of the waiting threads listens on behalf of all
+        self._is_listening = False  # True if one of the waiting threads is listening on behalf of all
 
     @override
     def leave_behind(self) -> None:
@@ -194,7 +194,7 @@ class SocketMailbox:
     # ---- receiving ---------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Start to receive datagrams; if the folder is unusable, `describe` returns the reason."""
+        """Start receiving datagrams; if the folder is unusable, `describe` returns the reason."""
         if self._socket is not None or self._trouble is not None or self._is_closed:
             return
         bound = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -213,7 +213,7 @@ class SocketMailbox:
         self._socket, self._address = bound, address
 
     def take(self) -> list[bytes]:
-        """Return the datagrams that have arrived; the first call starts to receive them."""
+        """Return the datagrams that have arrived; the first call starts receiving them."""
         if self._socket is None:
             # a claim calls this first, so that datagrams between the claim and the following wait are not
             # lost
@@ -226,7 +226,7 @@ class SocketMailbox:
         return arrived
 
     def listen(self, seconds: float) -> None:
-        """Wait until a datagram has arrived, until a `nudge`, or until the timeout."""
+        """Wait until a datagram has arrived, `nudge` is called, or the timeout expires."""
         with self._sending:
             if self._socket is None or self._nudge is None:
                 return

@@ -1,4 +1,4 @@
-"""Connections of one SQLAlchemy engine, each checked out for one transaction.
+"""Connections of one SQLAlchemy engine, each of which is checked out for one transaction.
 
 The engine is either our own, created from a URL, or the caller's. Transactions are started and ended by
 statements, so a connection is in the driver's autocommit mode while it is checked out.
@@ -63,7 +63,7 @@ class EnginePool:
 
     @property
     def engine(self) -> Engine:
-        """The engine, which opens no connection before the first checkout.
+        """The engine, which does not open a connection before the first checkout.
 
         Raises:
             StorageError: If the storage is closed.

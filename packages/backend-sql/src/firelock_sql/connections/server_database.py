@@ -54,7 +54,7 @@ class Meaning(Enum):
 
 @attrs.frozen
 class Failure:
-    """An error of a database: its meaning and a one-line message, without values or passwords."""
+    """An error of a database: its meaning, and a one-line message without values or passwords."""
 
     meaning: Meaning
     text: str
@@ -169,7 +169,7 @@ class ServerDatabase(Database):
 
     @abstractmethod
     def is_in_autocommit(self, driver: object) -> bool:
-        """Return whether a caller's connection commits each statement by itself."""
+        """Return whether a caller's connection commits each statement separately."""
 
     # ---- transactions ------------------------------------------------------------------------------------
 
@@ -392,7 +392,7 @@ class ServerDatabase(Database):
 
     @contextmanager
     def translated(self) -> Iterator[None]:
-        """Translate the driver's exceptions to storage exceptions, whose messages contain no parameters.
+        """Translate the driver's exceptions to storage exceptions, whose messages do not contain parameters.
 
         Raises:
             StorageUnavailable: If the error may be temporary.

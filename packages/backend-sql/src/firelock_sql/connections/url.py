@@ -110,10 +110,10 @@ class ServerUrl:
     url: URL  # the URL without Firelock's options
     names: Names
     pool_size: int
-    options: Mapping[str, str]  # all options of this backend
+    options: Mapping[str, str]  # the values of all options of this backend
 
     def __str__(self) -> str:
-        """Return the URL for display: no password, and only options that differ from the defaults."""
+        """Return the URL for display, without the password and without options that have their defaults."""
         shown = self.url.set(
             query={name: value for name, value in self.url.query.items() if name not in _SECRET}
         )

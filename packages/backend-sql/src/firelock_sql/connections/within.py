@@ -71,7 +71,7 @@ def notify_on_commit(transaction: OpenTransaction) -> NotifyLater:
 
 
 def skip_notification(_teller: Notifier, _queues: set[str]) -> None:
-    """Do nothing, because a raw connection does not report its commit."""
+    """Do nothing, because a raw connection does not report commits."""
 
 
 # keys in the `info` of a session or a pooled connection

@@ -20,7 +20,7 @@ from firelock.storage import StorageError
 from firelock_sql.connections.server_database import Failure, Meaning
 from firelock_sql.schema.names import Names, set_names
 
-# The versions with SKIP LOCKED, without which concurrent claims block each other.
+# The first versions with SKIP LOCKED, without which concurrent claims block each other.
 _OLDEST = {"MySQL": (8, 0, 1), "MariaDB": (10, 6, 0)}
 _SINCE = {"MySQL": "8.0.1", "MariaDB": "10.6"}
 # These products use MySQL's protocol, but they lock rows differently or not at all. Claims require MySQL's
@@ -82,14 +82,14 @@ def read_product(version: str, comment: str) -> Product:
 
 _SEVERAL = 1 << 16  # CLIENT_MULTI_STATEMENTS
 _ASKED = "SELECT VERSION(), @@version_comment, @@SESSION.sql_mode, @@SESSION.character_set_client"
-# Transactions are retried for longer than this. MySQL cannot shorten the wait of a single statement.
+# Transactions are retried for longer than this. MySQL cannot shorten the timeout for a single statement.
 _LOCK_SECONDS = {"MariaDB": 2, "MySQL": 1}
 _SESSION = "SET SESSION time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'"
 # This is a separate statement, because the variable's name differs between the products.
 _LEVEL = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
-# Ends transactions of processes that hang or are disconnected, because others need the locked rows. MySQL has
-# no timeout that applies only to transactions, so idle connections are also closed. They are reopened when
-# they are needed.
+# This setting ends transactions of processes that hang or are disconnected, because others need the locked
+# rows. MySQL has no timeout that applies only to transactions, so idle connections are also closed. They are
+# reopened when they are needed.
 _IDLE = {"MariaDB": "idle_transaction_timeout = 10", "MySQL": "wait_timeout = 60"}
 
 
@@ -137,7 +137,8 @@ def runs_several(driver: Any) -> bool:  # noqa: ANN401 - any driver's connection
 # Errors for a deadlock, a lock timeout, a key that another transaction has written, or a row or a table that
 # has changed since the snapshot. Galera also reports conflicts of a commit as deadlocks.
 _LOCK_TIMEOUT = 1205
-# The error for a savepoint after a deadlock, which has rolled back the transaction with all its savepoints.
+# The error when a savepoint is used after a deadlock, which has rolled back the transaction and all its
+# savepoints.
 _DOES_NOT_EXIST, _SAVEPOINT = 1305, "SAVEPOINT"
 _LOCKED = frozenset({_LOCK_TIMEOUT, 3572})
 _CONFLICTS = frozenset({1213, _LOCK_TIMEOUT, 1062, 1020, 1412, 3572})

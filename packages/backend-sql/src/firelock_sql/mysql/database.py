@@ -46,14 +46,15 @@ _HAS_TABLE = (
     "SELECT 1 FROM information_schema.tables"
     " WHERE table_schema = COALESCE(%s, DATABASE()) AND table_name = %s"
 )
-# The name contains database and prefix, because such locks belong to the whole server. It may have 64
+# The name contains the database and the prefix, because such locks belong to the whole server. It may have 64
 # characters. It uses SHA2, because MySQL 9.6 removed MD5 and SHA1.
 _LOCK_NAME = "LEFT(CONCAT('firelock/', LEFT(SHA2(COALESCE(%s, DATABASE()), 256), 32), '/', %s), 64)"
 _LOCK = f"SELECT GET_LOCK({_LOCK_NAME}, %s)"
 _UNLOCK = f"SELECT RELEASE_LOCK({_LOCK_NAME})"
 _MIGRATION_SECONDS = 30
 # Creating an index of ten million rows takes minutes. All other transactions queue behind a statement that
-# waits for a table, so it gives up after two seconds instead of a day, and the migration is retried.
+# waits for a table. So such a statement gives up after two seconds instead of a day, and the migration is
+# retried.
 _MIGRATING = {
     "MariaDB": "SET SESSION lock_wait_timeout = 2, max_statement_time = 0",
     "MySQL": "SET SESSION lock_wait_timeout = 2",
@@ -100,7 +101,7 @@ class MysqlDatabase(ServerDatabase):
     def has_brief_updates(self) -> bool:
         """Whether an UPDATE of a locked row fails soon: on MariaDB immediately, on MySQL after a second.
 
-        On a caller's connection to MySQL, the UPDATE waits for as long as the caller's settings allow.
+        On a caller's connection to MySQL, the UPDATE waits as long as the caller's settings allow.
         """
         return self._is_own or self.product.name == "MariaDB"
 

@@ -71,7 +71,7 @@ SELECT named.lane, (
 
 _KNOWN_AT_ONCE = 256
 _FEWEST_READS, _MOST_READS = 4, 64  # minimum and maximum number of reads of unknown lanes in one round trip
-_REMEMBERED = 20_000  # lanes of all queues
+_REMEMBERED = 20_000  # maximum number of known lanes in all queues
 
 
 def _read_settings(rows: Sequence[Row]) -> dict[str, LimitSettings]:

@@ -1,9 +1,9 @@
-"""A MySQL or MariaDB storage: the verbs that run for every job, in few round trips.
+"""A MySQL or MariaDB storage: the verbs that run for every job, with few round trips.
 
-A claim reads everything that it needs in one round trip. A server that serves every queue must first find the
-queues with work, which are nearly always the same as for the last claim. So one round trip checks the list of
-these queues: for each queue, it queries the next queue with work. If the result is the same list, no more
-queries are needed.
+A claim reads all the data that it needs in one round trip. A server that serves every queue must first find
+the queues with work, which are nearly always the same as for the last claim. So one round trip checks the
+list of these queues: for each queue, it queries the next queue with work. If the result is the same list, no
+more queries are needed.
 """
 
 from __future__ import annotations
@@ -603,7 +603,7 @@ class MysqlStorage(SqlStorage):
             return self._database.write_briefly(
                 lambda tx: suspend_in_one_round_trip(tx, cursor_of(tx), suspensions)
             )
-        except RowLocked:  # the general path determines which ones are busy
+        except RowLocked:  # the general path determines which jobs are busy
             return ()
 
     # ---- exchange ----------------------------------------------------------------------------------------
@@ -621,7 +621,7 @@ class MysqlStorage(SqlStorage):
 
     @override
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
-        """Store the memos, in one round trip unless the caller passes a transaction."""
+        """Store the memos; this takes one round trip unless the caller passes a transaction."""
         if within is not None or not memos or not can_remember_in_one_round_trip(memos):
             return super().remember(memos, within=within)
         database, long = self._database, list[str]()

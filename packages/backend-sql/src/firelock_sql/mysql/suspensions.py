@@ -121,7 +121,7 @@ def suspend_in_one_round_trip(
 
 
 def _put_some(tx: Transaction, cursor: MultiStatementCursor, suspensions: Sequence[Suspension]) -> Answer:
-    """Add the statements; return the future reply, a number with a bit for each job that now waits."""
+    """Add the statements; return the future reply, a number with a bit for each job that is waiting now."""
     runs: list[Any] = []
     waits: list[Any] = []
     relations: list[Any] = []

@@ -1,6 +1,6 @@
 """PostgreSQL, through psycopg 3.
 
-Read `storage` first, and `statements`, whose SQL runs each verb in one round trip. Then read `database`
+First read `storage`, and `statements`, whose SQL runs each verb in one round trip. Then read `database`
 (transactions), `pipeline` (statements that share round trips), `connect` (errors and poolers), `listener`
 (LISTEN and NOTIFY), `claim_start` (the start positions of claims while a snapshot is open) and `health`. Some
 parts have a special form for PostgreSQL: `lanes`, in which jobs wait for their limit keys, `tags`,

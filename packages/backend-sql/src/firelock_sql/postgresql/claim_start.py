@@ -29,7 +29,7 @@ _REST = 20  # pause after a slow full read, as a multiple of its duration
 _LATE = 5_000_000  # microseconds; jobs from transactions that are open longer wait for a full read
 _MOST_LEVELS = 1_000
 _BEFORE_ALL = (-1, -1)
-_LOWEST, _HIGHEST = -(1 << 31) - 1, 1 << 31  # lower and higher than any priority
+_LOWEST, _HIGHEST = -(1 << 31) - 1, 1 << 31  # numbers that are lower and higher than any priority
 
 Level = tuple[str, int]  # queue, priority
 Place = tuple[int, int]  # time at which the job was enqueued, its number

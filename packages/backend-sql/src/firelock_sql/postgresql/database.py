@@ -60,7 +60,7 @@ def _limits(lock_timeout: str) -> str:
 # Our own connections have the same settings permanently, because no other client uses them. Statements
 # outside transactions are the hot path. They are planned only once, because planning takes longer than
 # claiming a job. The plan must stay good regardless of the size of the tables, so it must use their indexes
-# and the order of these indexes. JIT compilation is never worth its cost here.
+# and the order of these indexes. JIT compilation is never worth its cost for these statements.
 _PLANNING = {"plan_cache_mode": "force_generic_plan"} | dict.fromkeys(
     ("enable_seqscan", "enable_bitmapscan", "enable_sort"), "off"
 )
@@ -120,7 +120,7 @@ class PostgresqlDatabase(ServerDatabase):
         return self._connections.is_own and self.connection_path.is_pooled is False
 
     def in_one_round_trip(self, work: Callable[[Any], _T], *, lock_seconds: float | None = None) -> _T:
-        """Run the work, a single statement, as a separate transaction in one round trip.
+        """Run the work, which is a single statement, as a separate transaction in one round trip.
 
         The work receives a cursor. This requires that `is_direct` is true.
 

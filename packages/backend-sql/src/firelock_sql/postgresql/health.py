@@ -21,9 +21,9 @@ class HealthBounds:
     old_seconds: int = 300  # age of a transaction; upkeep's own transactions take a few seconds
     idle_seconds: int = 60
     dead_rows: int = 50_000
-    dead_share: float = 0.2  # share of the live rows
+    dead_share: float = 0.2  # dead rows, as a share of the live rows
     crowded: float = 0.8  # share of max_connections
-    full_queue: float = 0.1  # share of the server's queue of unread notifications
+    full_queue: float = 0.1  # used share of the server's queue of unread notifications
 
 
 _SETTINGS = (

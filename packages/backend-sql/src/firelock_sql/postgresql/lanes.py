@@ -275,7 +275,7 @@ class KnownQueuesClaim(MixedClaim):
 
 
 class PostgresqlLanes(SqlLanes):
-    """The lanes within one transaction; `TAKE` stores the changes of keys."""
+    """The lanes within one transaction; `TAKE` stores the changes to keys."""
 
     def __init__(self, tx: Transaction, floors: LaneFloors | None = None) -> None:
         super().__init__(tx)

@@ -2,8 +2,8 @@
 
 While a transaction with a notification commits, the server blocks the commits of other such transactions. If
 each enqueue sent a notification in its transaction, all enqueues would be serialized. So a thread sends the
-notifications after the commits, in separate transactions. It sends the name of a queue at most once per five
-milliseconds: immediately if the name was not sent shortly before, and once more at the end of a burst.
+notifications after the commits, in separate transactions. It sends the name of a queue at most once every
+five milliseconds: immediately if the name was not sent shortly before, and once more at the end of a burst.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ log = logging.getLogger(__name__)
 
 GAP_SECONDS = 0.005
 _SIZE = 7_900  # maximum size of a message in bytes; the server accepts fewer than 8,000
-_IDLE_SECONDS = 30.0  # the thread ends after this time without messages
+_IDLE_SECONDS = 30.0  # the thread ends after this many seconds without messages
 _LAST_SECONDS = 2.0  # time to send the remaining messages when the process exits
 
 _living: weakref.WeakSet[Sender] = weakref.WeakSet()
@@ -298,7 +298,7 @@ class ChannelMailbox:
     # ---- receiving ---------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Allow a connection, which is opened when a thread listens."""
+        """Allow a connection, which will be opened when a thread listens."""
         if self._nudge is None and not self._is_over:
             self._nudge = socket.socketpair()
             for end in self._nudge:
@@ -330,7 +330,7 @@ class ChannelMailbox:
             self._lose(error)
 
     def listen(self, seconds: float) -> None:
-        """Wait until a message has arrived, until a `nudge`, or until the timeout."""
+        """Wait until a message has arrived, `nudge` is called, or the timeout expires."""
         with self._lock:
             if self._nudge is None:
                 return

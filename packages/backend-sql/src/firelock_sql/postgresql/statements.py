@@ -106,8 +106,8 @@ WITH RECURSIVE turn AS (
 def _first_plain(queue: str) -> str:
     """Return a query for the first job of a queue that is not in a lane.
 
-    This query and the next one have an order that only one index provides. Otherwise the planner would choose
-    another index while the table is empty.
+    This query and the next one have an order that only one index provides. Otherwise, the planner would
+    choose another index while the table is empty.
     """
     return f"{_OF_JOBS} {_READY} AND queue = {queue} ORDER BY priority DESC, enqueued_at, seq LIMIT 1"
 
@@ -151,7 +151,7 @@ least(
 
 @attrs.frozen
 class _Ends:
-    """The parts of a statement that settle plain ends; with `:batches`, also the ends of members.
+    """The parts of a statement that settle plain ends, including those of members if `:batches` is used.
 
     An element of `:batches` is NULL for a job that is not a member. The changes to the counts are inserted as
     one row per batch, so no batch is locked.

@@ -193,8 +193,8 @@ class PostgresqlStorage(SqlStorage):
     def _insert(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
         """Store the jobs as new ones, and check for existing jobs only if this fails.
 
-        This takes one round trip if all jobs are of the same kind, and all are plain, members of one batch,
-        or called by one job.
+        This takes one round trip if all jobs are of the same kind: plain, members of one batch, or called by
+        one job.
         """
         if not all(job.is_plain for job in jobs) and not _are_alike(jobs):
             return self._insert_filled(jobs)
@@ -614,7 +614,7 @@ class PostgresqlStorage(SqlStorage):
                 lambda cursor: suspend_in_one_round_trip(cursor, database.dialect, suspensions),
                 lock_seconds=BRIEF_SECONDS,
             )
-        except RowLocked:  # the general path determines which ones are busy
+        except RowLocked:  # the general path determines which jobs are busy
             return ()
         if any(keys.values()):
             database.wake.notify({ANY_QUEUE})
@@ -664,7 +664,7 @@ class PostgresqlStorage(SqlStorage):
 
     @override
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
-        """Store the memos, in one round trip unless the caller passes a transaction."""
+        """Store the memos; this takes one round trip unless the caller passes a transaction."""
         database = self._database
         if within is not None or not memos or not database.is_direct or not can_remember_in_one_round_trip():
             return super().remember(memos, within=within)

@@ -157,7 +157,7 @@ def put_batches(tx: Transaction, new: Sequence[BatchRow]) -> None:
 
 
 def save_batch(tx: Transaction, batch: BatchRow) -> None:
-    """Write the flags of the batch; the counts are written by the transactions that change them."""
+    """Write the flags of the batch; its counts are written by the transactions that change them."""
     tx.run_many(_SAVE, [{"id": batch.id, **{name: getattr(batch, name) for name in _FLAGS}}])
 
 

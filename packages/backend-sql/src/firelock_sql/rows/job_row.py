@@ -1,11 +1,11 @@
 """A job as a row: reading columns, changing a row in memory, and writing it back.
 
-An unreadable value is read as a missing one. Therefore, a value that was changed by hand does not prevent the
-job from being displayed or other jobs from being claimed.
+An unreadable value is treated as a missing one. Therefore, a value that was changed by hand does not prevent
+the job from being displayed or other jobs from being claimed.
 
 No other transaction can change a row between the read and the write, because the transaction has locked the
 row (on SQLite, the whole database). Rows are locked in the order of their ids. Two transactions with the same
-jobs may therefore wait for each other, but never deadlock.
+jobs may therefore wait for each other, but they never deadlock.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def _read_history(
 
 
 def _written_history(history: Iterable[HistoryEntry], stored: _Stored) -> str:
-    """Return a history as lines; lines that were read stay unchanged, with fields of a newer release."""
+    """Return a history as lines; lines that were read stay unchanged, including fields of a newer release."""
     return "".join(stored[id(entry)][1] if id(entry) in stored else entry_line(entry) for entry in history)
 
 
@@ -314,7 +314,7 @@ class JobRow(Standing):
 
     @property
     def has_children(self) -> bool:
-        """Whether undecided edges of the job's children may exist."""
+        """Whether there may be undecided edges of the job's children."""
         return bool(self.marks & HAS_CHILDREN)
 
     def move(self, tx: Transaction, to: State, **fields: object) -> None:
@@ -384,7 +384,7 @@ def load_rows(tx: Transaction, ids: Iterable[str], *, is_patient: bool = True) -
 
 
 def load_briefly(tx: Transaction, ids: Iterable[str]) -> dict[str, JobRow]:
-    """Do the same as `load_rows` in a brief transaction, which fails if a row stays locked."""
+    """Do the same as `load_rows`, in a brief transaction that fails if a row stays locked."""
     return {row.id: row for row in itertools.starmap(JobRow, tx.all(_LOAD_BRIEFLY, ids=list(ids)))}
 
 

@@ -37,7 +37,7 @@ class MemoTotal:
 
     count: int
     size: int  # the size of the values in bytes of UTF-8
-    last: int  # the largest place; -1 if there are no memos
+    last: int  # the largest place of a memo; -1 if there are no memos
 
 
 def memo_of(row: Sequence[Any]) -> Memo:

@@ -28,8 +28,8 @@ def tables_of(dialect: str, *, schema: str | None = None, prefix: str = PREFIX) 
 
     Args:
         dialect: SQLAlchemy's name of the dialect: sqlite, postgresql, mysql or mariadb.
-        schema: as in the storage's URL.
-        prefix: as in the storage's URL.
+        schema: the schema, as in the storage's URL.
+        prefix: the prefix of the tables, as in the storage's URL.
 
     Raises:
         ConfigurationError: If the schema or the prefix is not a valid name.

@@ -287,7 +287,7 @@ releasing = Table(
 batches = Table(
     PREFIX + "batches",
     METADATA,
-    Column("id", _NAME, primary_key=True),  # the id of its job
+    Column("id", _NAME, primary_key=True),  # the id of the batch's job
     _count("total"),
     _count("active"),
     _count("waiting"),
@@ -295,7 +295,7 @@ batches = Table(
     _count("failed"),
     _count("deleted"),
     _count("batches"),
-    _count("failures"),  # new failures since the last check, if they are not stored as deltas
+    _count("failures"),  # new failures since the last check if they are not stored as deltas
     _count("is_unopened"),
     _count("is_cancelled"),
     _count("is_stopping"),
@@ -356,7 +356,7 @@ memos = Table(
     Column("started_at", BigInteger),
     Column("attempt", Integer, nullable=False),
     Column("author", _TEXT, nullable=False),
-    Column("bytes", Integer, nullable=False),  # size of the value in UTF-8
+    Column("bytes", Integer, nullable=False),  # size of the value in bytes of UTF-8
 )
 
 # The output of a job: see `Chunk`.
@@ -367,7 +367,7 @@ stream_chunks = Table(
     Column("stream", _NAME, primary_key=True),
     Column("place", BigInteger, primary_key=True),  # the chunk's offset; -1 for the row that counts the bytes
     Column("data", _TEXT, nullable=False),
-    Column("bytes", Integer, nullable=False),  # size of the data in UTF-8
+    Column("bytes", Integer, nullable=False),  # size of the data in bytes of UTF-8
 )
 
 attempt_errors = Table(
@@ -577,7 +577,7 @@ def _tables(dialect: Dialect) -> Iterator[str]:
     """Yield statements that create missing tables and indexes, even after an interrupted migration."""
     for table in METADATA.sorted_tables:
         yield str(CreateTable(table, if_not_exists=True).compile(dialect=dialect)).strip()
-        if table.info and dialect.name == "postgresql":  # SQLAlchemy 2.0 cannot create a table with them
+        if table.info and dialect.name == "postgresql":  # SQLAlchemy 2.0 cannot set parameters at creation
             parameters = ", ".join(f"{name} = {value}" for name, value in table.info[_STORED].items())
             yield f"ALTER TABLE {table_name(dialect, table.name)} SET ({parameters})"
         if getattr(dialect, "makes_indexes_with_tables", False):

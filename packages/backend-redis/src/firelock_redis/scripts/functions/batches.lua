@@ -20,9 +20,9 @@ local function batches()
   local NUMBERS = { 'total', 'active', 'waiting', 'succeeded', 'failed', 'deleted', 'batches' }
   -- Flags are empty if they are not set; the last three fields are not flags:
   --   unopened: the batch has not opened, because it waits for its parents or for its outer batch
-  --   cancelled: it is cancelled
-  --   stopping: a failure stops it
-  --   fast: it fails fast
+  --   cancelled: the batch is cancelled
+  --   stopping: a failure stops the batch
+  --   fast: the batch fails fast
   --   outer: the outer batch
   --   keeps: the retention in microseconds for each final state, - to keep the batch forever
   --   walk: the place in bm: up to which members have been swept or resumed, empty if no member must be swept or resumed

@@ -15,8 +15,9 @@
 
 local rules
 
--- Read the effects of a parent's end, which `lifecycle` defines. By on and state: the target state, or an empty string
--- and the reason to keep waiting. By state: the reason for the change of a job. Reasons are JSON.
+-- Read the effects of a parent's end, which `lifecycle` defines. For each condition (`on`) and state, they contain the
+-- target state, or an empty string and the reason to keep waiting. For each state, they contain the reason for the
+-- change of a job. Reasons are JSON.
 local function read_rules(text)
   rules = cjson.decode(text)
 end

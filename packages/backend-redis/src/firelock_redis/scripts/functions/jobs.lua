@@ -135,7 +135,7 @@ local function parse_admission(text)
 end
 
 -- Return the admission of a job; it is empty if the string cannot be read. Its fields:
---   lane: the lane of the job, empty for none
+--   lane: the lane of the job, empty if it has none
 --   uses: the uses of limits, each a USE
 --   has_details: whether a claim must check more than the lane, because the cost is not 1, the job keeps its key between
 --     attempts, or the job has a latest start
@@ -227,7 +227,7 @@ local function standing(job)
   return name, admission.has_details and job.id .. '\n' or job.id
 end
 
-local freed = {}  -- lanes of jobs that no longer hold their keys, or might not hold them
+local freed = {}  -- lanes of jobs that no longer hold their keys, or might no longer hold them
 
 local function leave(job)
   local state, queue, id = job.state, job.queue, job.id
@@ -307,9 +307,9 @@ local function number_places()
   end
 end
 
--- Notify waiting servers if claims were refused because of keys that jobs no longer hold. This is not needed for a
--- queue if this script's own claim has requested jobs from it and could have taken more. `is_seen` returns whether a
--- queue meets this condition; it is nil if the script does not claim.
+-- Notify waiting servers if jobs no longer hold keys that have delayed claims. This is not needed for a queue if this
+-- script's own claim has requested jobs from it and could have taken more. `is_seen` returns whether a queue meets this
+-- condition; it is nil if the script does not claim.
 local function notify_freed(is_seen)
   local keys, notified = {}, {}
   if call('EXISTS', base .. 'short') == 0 then freed = {} end
@@ -443,8 +443,7 @@ local function clear_tail(job)
   save(job)
 end
 
--- Return a line of the history for an operator's change, with the attempt or the due time that the change has
--- cancelled.
+-- Return a history line for an operator's change, with the attempt or the due time that the change has cancelled.
 local function taken_away(job, to, at, reason)
   if job.state == 'P' then return entry_line(to, at, reason, job.attempt, job.claimed, job.started, job.server) end
   if job.state == 'C' then

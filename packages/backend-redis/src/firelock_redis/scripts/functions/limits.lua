@@ -5,8 +5,8 @@
 -- Each limit key has a list of jobs, and the records of these jobs determine whether they hold the key. So a job that
 -- ends does not need to release the key.
 --   slots:<key> SET: the jobs that were claimed with a key while it limited concurrent jobs; ! follows the id of a job
---     that keeps the key between its attempts. Jobs that no longer hold the key are removed as soon as the list
---     refuses a start.
+--     that keeps the key between its attempts. Jobs that no longer hold the key are removed as soon as the list delays
+--     a start.
 --   arrivals HASH: key -> next_arrival_at: the time up to which the key's rate is used, or until which the key is
 --     blocked
 --   limits HASH: key or name of keys -> "concurrent rate per burst paused", - for a missing setting; a copy of the
@@ -448,8 +448,8 @@ local function limits()
     return keys
   end
 
-  -- Request another check now, because this claim stopped before it reached all lanes. Do not request one if claims
-  -- have checked all of them without success.
+  -- Request another check now, because this claim stopped before it reached all lanes. Do not request a check if claims
+  -- have already checked all lanes without success.
   local function note_cut(queue, examined, has_found)
     if has_found then
       call('HDEL', base .. 'cut', queue)
@@ -461,8 +461,8 @@ local function limits()
   end
 
   -- Return up to `room` jobs of the queue's lanes: one job from each lane whose keys allow one, in turn, then one more
-  -- from each, and so on. Lanes in which jobs have just ended come last; if they came first, they would starve the
-  -- others.
+  -- from each, and so on. Lanes in which jobs have just ended come last, because they would starve the other lanes if
+  -- they came first.
   local function take(queue, room, freed_lanes)
     local ring = base .. 'ring:' .. queue
     local open, given, examined, seen, is_all = {}, {}, {}, {}, false

@@ -72,8 +72,8 @@ local function list_present(changed)
   end)
 end
 
--- Return whether holders of keys that were not listed before might be listed from now on. The arguments are settings
--- from `limits`, or empty strings.
+-- Return whether the holders of keys might have to be listed from now on although they were not listed before. The
+-- arguments are settings from `limits`, or empty strings.
 local function begins_to_list(before, after)
   local counted, had_any = match(before, '^%d') ~= nil, match(before, '^[^-]') or match(before, '^- [^-]')
   if match(after, '^%d') then return not counted end

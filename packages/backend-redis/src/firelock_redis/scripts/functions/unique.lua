@@ -4,7 +4,7 @@
 -- A key refers to a job, and the job's record determines whether it still has the key. unique HASH key -> UNIQUE_OWNER;
 -- uz ZSET: the keys, in order of name. A UNIQUE describes how a job uses its key.
 
--- Return functions that read and change the rows of keys. `job_at` returns the job with an id, false if it is not
+-- Return functions that read and change the rows of keys. `job_at` returns the job with this id, false if it is not
 -- stored.
 local function unique_keys(now, job_at)
   local rows, news = {}, {}
