@@ -134,7 +134,7 @@ class PartitionTurns:
         self._next = 0
         # The partitions that might have work, by queue; the key None stands for claims from every queue.
         self._candidates: dict[str | None, set[int]] = {}
-        # Queues for which the last claim visited every partition and found nothing.
+        # Queues for which the last claim visited every partition and found no jobs.
         self._empty: set[str | None] = set()
         self._due: dict[int, int | None] = {}
         # The time of the next check by the storage's clock and by the local clock, by partition.
@@ -213,10 +213,10 @@ class PartitionTurns:
     ) -> Iterator[int]:
         """Yield the partitions to claim from; partitions that might have work come first.
 
-        These are ordered by the first queue for which they might have work. Partitions with the same queue
-        take turns. If these partitions had no jobs, other partitions follow. The first time, all other
-        partitions follow, because a notification might be late; afterwards, only the next one in turn
-        follows. A yielded partition does not count as having work until `found` notes more jobs.
+        These are ordered by the first queue for which they might have work. Partitions with the same first
+        queue are visited in turn. If these partitions had no jobs, other partitions follow. The first time,
+        all other partitions follow, because a notification might be late; afterwards, only the next one in
+        turn follows. A yielded partition does not count as having work until `found` notes more jobs.
 
         Args:
             queues: the queues of the claim, None for all.

@@ -139,7 +139,7 @@ function verbs.ready(first)
 end
 
 -- Return the reply of a claim that finds no jobs: an empty string, the next due time or an empty string, and 1 if the
--- session is lost. Return an empty list if a claim might find a job. ARGV from 4: the queues, none for all.
+-- session is lost. Return an empty list if a claim might find a job. ARGV from 4: the queues, none for all queues.
 function verbs.idle(session, first)
   local is_lost = call('HGET', base .. 's:' .. session, 'alive') ~= '1'
   if not is_lost and is_any_ready(first and words_from(4) or every_queue()) then return {} end

@@ -224,7 +224,7 @@ class _Mode:
     def changed(driver: Any) -> _Mode:  # noqa: ANN401 - any driver's connection
         """Switch a caller's connection to autocommit; return its original mode.
 
-        In this mode the driver does not start transactions by itself.
+        In this mode, the driver does not start transactions by itself.
         """
         # in PyMySQL and mysqlclient, the method `autocommit` sets the mode, and another method reads it
         is_method = callable(driver.autocommit)

@@ -351,7 +351,7 @@ _ADD_BATCH_CHANGE = insert_into("firelock_batch_deltas", "batch_id", "total", "a
 
 
 def _batch_of_all(jobs: Sequence[NewJob]) -> str | None:
-    """Return the batch if all jobs are its members and use no other features than limits, else None."""
+    """Return the batch if all jobs are its members and use no features except limits; otherwise None."""
     relations = jobs[0].relations_json
     if relations is None or any(
         job.relations_json != relations or further(job) != NO_FURTHER for job in jobs

@@ -57,8 +57,8 @@ _NOISE = (
     re.compile(r"^connection (failed|is bad): "),
     re.compile(r"^connection to server .* failed: FATAL: +"),  # our message starts with the URL
 )
-# Messages for refused connections that cannot succeed until a person changes something. Messages in other
-# languages than English do not match, so these connections are retried.
+# Messages for refused connections that cannot succeed until a person changes something. Messages in languages
+# other than English do not match, so these connections are retried.
 _REFUSALS = (
     ("password authentication failed|SASL authentication failed", _HINTS["28P01"]),
     ("no password supplied", "add one to the URL or to a password file"),

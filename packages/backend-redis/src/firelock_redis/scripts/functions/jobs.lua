@@ -17,7 +17,7 @@
 --   r:<queue> ZSET: the jobs that can be claimed, by place
 --   work SET: the queues with claimable jobs
 --   running HASH: the number of processing jobs, by queue
---   due ZSET: scheduled jobs, and awaiting jobs that wait until a time at the latest, by that time
+--   due ZSET: scheduled jobs, by due time, and awaiting jobs with a maximum wait, by the time at which it ends
 --   x:<minute> LIST: the jobs that expire in that minute
 --   xs ZSET: these minutes
 --   tails:<session> SET: the tails of a session
