@@ -6,7 +6,7 @@ import pytest
 
 from tests.mutating import run_changed
 
-_LAST = "    relations_json: str | None = None  # as `write_relations` returns it; None for most jobs\n"
+_LAST = "    relations_json: str | None = None  # the result of `write_relations`; None for most jobs\n"
 # Each new job gets a different number, except a job with the number of the first job of its call.
 _APPENDED = f"{_LAST}    number: int = attrs.field(factory=__import__('itertools').count().__next__)\n"
 _SCRIPT = """

@@ -8,7 +8,7 @@ import pytest
 from firelock.model.job import PLAIN_FIELDS, NewJob, State, further_fields
 from tests.mutating import run_changed
 
-_NEW_JOB = "    relations_json: str | None = None  # as `write_relations` returns it; None for most jobs\n"
+_NEW_JOB = "    relations_json: str | None = None  # the result of `write_relations`; None for most jobs\n"
 _TRANSITION = "  # this memo and all later memos are deleted\n"
 _NOTE = "    note: str | None = None\n"
 

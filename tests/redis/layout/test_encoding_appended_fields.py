@@ -6,7 +6,7 @@ import pytest
 
 from tests.mutating import run_changed
 
-_NEW_JOB = "    relations_json: str | None = None  # as `write_relations` returns it; None for most jobs\n"
+_NEW_JOB = "    relations_json: str | None = None  # the result of `write_relations`; None for most jobs\n"
 _LAST_FIELD = "    relations_json: str | None = None\n\n\n_ALWAYS"
 _NOTE = "    note: str | None = None\n"
 

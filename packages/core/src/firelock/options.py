@@ -297,7 +297,7 @@ class TaskInfo:
     retry: RetryPolicy = attrs.field(factory=Retry, converter=check_retry)
     timeout_seconds: float | None = attrs.field(default=None, converter=to_timeout_seconds)
     keep_seconds: float | None = attrs.field(default=None, converter=to_keep_seconds)  # of succeeded jobs
-    tags: tuple[str, ...] = attrs.field(default=(), converter=to_tags)  # tags may contain {parameter}
+    tags: tuple[str, ...] = attrs.field(default=(), converter=to_tags)  # tags that may contain {parameter}
     aliases: tuple[str, ...] = attrs.field(default=(), converter=to_aliases)
     executor: Executor = attrs.field(default=Executor.AUTO, converter=_to_executor)
     on_risk: OnRisk = attrs.field(default=OnRisk.CONTINUE, converter=_to_on_risk)

@@ -46,7 +46,7 @@ R2 = TypeVar("R2")
 
 log = logging.getLogger(__name__)
 
-CHUNK = 500  # members that one block stores with the batch in one atomic operation
+CHUNK = 500  # number of members that a block stores with the batch in one atomic operation
 DEEPEST = 8  # maximum depth of nested batches
 _MOVED_ON = 4  # a hold is extended when a quarter of its time has passed
 
@@ -137,7 +137,7 @@ _Pair: TypeAlias = tuple[NewJob, PendingJob[Any]]
 
 @attrs.define(eq=False)
 class BatchBlock:
-    """The block of a batch, with the jobs that are not stored yet, including those of batches within it."""
+    """The block of a batch, with the jobs that are not stored yet, including those of nested batches."""
 
     client: Client
     root: str  # the id of the batch of the block
@@ -169,7 +169,7 @@ class BatchBlock:
         self._empty.add(batch.id)
 
     def takes(self, batch_id: str) -> bool:
-        """Return whether this block collects members of that batch, which are then not stored immediately."""
+        """Return whether this block collects members of that batch instead of storing them immediately."""
         return self.is_open and (
             batch_id in self._open or batch_id in self._unstored or batch_id in self._held
         )

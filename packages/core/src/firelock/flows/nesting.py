@@ -62,7 +62,7 @@ def _place(job: JobRecord) -> tuple[int, str]:
 def deep_counts(
     storage: Storage, batch_id: str, counts: BatchCounts, limit: int | None = None
 ) -> DeepBatchCounts:
-    """Return the counts of a batch and of all batches within it; see `Batch.counts`.
+    """Return the counts of a batch and of all nested batches; see `Batch.counts`.
 
     Args:
         storage: the storage of the batches.
@@ -124,7 +124,7 @@ def path_to(storage: Storage, batch_id: str, job_id: str, *, is_deep: bool) -> l
         storage: the storage of the jobs.
         batch_id: the outer batch.
         job_id: the job.
-        is_deep: whether the job may be in a batch within the batch.
+        is_deep: whether the job may be in a nested batch.
     """
     path: list[JobRecord] = []
     wanted: str | None = job_id
@@ -140,7 +140,7 @@ def path_to(storage: Storage, batch_id: str, job_id: str, *, is_deep: bool) -> l
 def walk_members(
     storage: Storage, batch_id: str, task: str | None, path: Sequence[JobRecord], batches: int
 ) -> Iterator[list[JobRecord]]:
-    """Yield the members of a batch page by page, then those of each batch within it, in order.
+    """Yield the members of a batch page by page, then those of each nested batch, in order.
 
     Args:
         storage: the storage of the jobs.

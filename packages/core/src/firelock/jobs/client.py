@@ -78,7 +78,7 @@ _is_awaited = ContextVar(
     "firelock_is_awaited", default=False
 )  # whether this thread works for an async method
 
-CHUNK = 500  # jobs of one call that are stored in one atomic operation
+CHUNK = 500  # number of jobs of one call that are stored in one atomic operation
 _NO_KEYWORDS: Mapping[str, object] = {}
 
 # Calls that differ only in their arguments become jobs that share all fields after the first three. If the

@@ -695,8 +695,9 @@ class Job(Generic[R]):
     def require_visible(self, transaction: Callable[[], object | None]) -> None:
         """Check that a job stored in that transaction can refer to this job; None means no transaction.
 
-        Within a transaction, nothing is read here, because only the transaction itself sees the jobs that it
-        has stored. Instead, the storage looks up this job when it stores the other job. See `explain`.
+        Within a transaction, nothing is read here, because the jobs that the transaction has stored are
+        visible only inside it. Instead, the storage looks up this job when it stores the other job. See
+        `explain`.
 
         Raises:
             JobNotCommitted: If this job is not stored, and the other job is not in a transaction.
@@ -825,7 +826,7 @@ class Step:
     kind: MemoKind
     name: str
     is_done: bool  # False if it has begun but might not have ended, or if the job waits for it
-    at: datetime  # when it was written
+    at: datetime  # time at which it was written
     took: timedelta | None  # the duration of its function; None if it was not measured
     attempt: int  # the attempt that wrote it; 0 if it was written from outside the job
     author: str  # the sender of a signal; "timeout" if the wait timed out; empty if unknown

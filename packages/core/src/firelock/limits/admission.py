@@ -14,7 +14,7 @@ of jobs, which it chooses from the lanes of a queue (`KeyedClaim.take`). A claim
    come first.
 3. Take the planned jobs. Read as many jobs of each lane as planned. If every job costs one unit of its keys
    and is not late, the plan is kept. Otherwise the plan is undone, and the real cost of each job is charged,
-   one job after another. Jobs that are blocked by a key stay in their lane.
+   one job after another. Jobs that a key blocks stay in their lane.
 4. Repeat. If a lane has fewer jobs than planned, the other open lanes share its unused starts (2). If a job
    costs too much to start, the claim first searches the lanes that it has not checked yet (1).
 
@@ -125,7 +125,7 @@ class KeyRow:
 class HolderFacts:
     """The relevant fields of a job that was claimed under a key."""
 
-    is_held: bool  # whether a session holds it, running or as a tail
+    is_held: bool  # whether a session holds the job, running or as a tail
     is_final: bool
     ready_in: tuple[str, str] | None = None  # the queue and lane in which it waits to be claimed again
 
@@ -281,11 +281,11 @@ class KeyUsage:
 
     key: str
     settings: LimitSettings
-    listed: list[str]  # the holders in its row
-    running: int  # the maximum number of jobs that hold it, including planned starts
-    next_arrival_at: float  # the time up to which its rate is used, including planned starts
+    listed: list[str]  # the holders that the key's row lists
+    running: int  # the maximum number of jobs that hold the key, including planned starts
+    next_arrival_at: float  # the time up to which the key's rate is used, including planned starts
     recheck_above: int  # if more holders are listed, the jobs are read, because the list is probably outdated
-    returning: str | None = None  # the strict holder if it waits to be claimed again
+    returning: str | None = None  # the strict holder, if it waits to be claimed again
     returning_in: tuple[str, str] | None = None
     new_holders: list[str] = attrs.Factory(list)  # the jobs that this claim starts
     has_stored_list: bool = False  # whether its stored row lists holders

@@ -100,7 +100,7 @@ def partition_key_of(admission: Admission) -> str | None:
 class CallAdmission:
     """The limits, unique key and start deadline of one call."""
 
-    text: str | None  # as `write_admission` returns it; None for a call without limits, key or deadline
+    text: str | None  # the result of `write_admission`; None for a call without limits, key or deadline
     # The key whose partition contains the job, on storages with partitions; see `partition_key_of`.
     colocated_with: str | None
     first_wait: int | None = None  # the delay of a debounced job, in microseconds; None for other jobs

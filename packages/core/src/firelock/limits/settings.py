@@ -30,8 +30,8 @@ def name_of(key: str) -> str:
 class LimitSettings:
     """The settings of a limit: the maximum number of jobs that hold a key, and the rate of their starts."""
 
-    concurrent: int | None = None  # None for any number
-    rate: int | None = None  # units of cost per `per`; None for any number
+    concurrent: int | None = None  # maximum number of jobs that hold a key; None for no limit
+    rate: int | None = None  # units of cost per period `per`; None for no limit
     per: int = SECOND  # microseconds
     # The units that can be used at the same moment; None for the units of a second, at least 1.
     burst: int | None = None

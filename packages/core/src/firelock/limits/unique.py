@@ -67,7 +67,7 @@ class Unique:
         at_least: the minimum duration for which a job has the key, even if the job ends earlier; a timedelta
             or seconds.
         keep: "first" leaves the job that has the key unchanged. "last" replaces its arguments, tags, priority
-            and limits by those of the call, and requires until="started" without `at_least`.
+            and limits with those of the call, and requires until="started" without `at_least`.
         conflict: "return" returns the handle of the job that has the key; "raise" raises `DuplicateJob`.
 
     Raises:

@@ -22,7 +22,7 @@ class UniqueRow:
 
     job_id: str
     mark: int  # the job's `starts_of` when it took the key
-    free_at: int = 0  # the key is taken until this time, regardless of the job
+    free_at: int = 0  # time until which the key is taken, regardless of the job
 
 
 @attrs.frozen
@@ -32,7 +32,7 @@ class JobFacts:
     state: State
     attempt: int
     crashes: int
-    is_held: bool  # whether a session has it, running or as a tail
+    is_held: bool  # whether a session holds the job, running or as a tail
     enqueued_at: int | None
     admission: Admission
 

@@ -19,7 +19,7 @@ S = TypeVar("S")
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_THREADS = 16  # for all calls together; about the size of a connection pool
+_THREADS = 16  # number of threads for all calls; about the size of a connection pool
 _IDLE = 10.0  # seconds after which an idle thread ends
 _STALL = 0.1  # one more thread starts if no waiting call has started for this number of seconds
 
@@ -53,7 +53,7 @@ class BlockingCalls:
         self._idle: list[_Thread] = []  # the most recently used thread is last, so that the others can end
         self._count = 0  # number of threads
         self._started = 0  # number of calls that were started after a wait
-        self._watcher: threading.Thread | None = None  # set while calls wait
+        self._watcher: threading.Thread | None = None  # thread that runs while calls wait
 
     def submit(self, function: Callable[[], R]) -> Future[R]:
         """Call the function in a thread and return its future.

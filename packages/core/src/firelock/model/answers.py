@@ -62,7 +62,7 @@ class Duplicate:
 class Inserted:
     """The results of an insert for each job, and for the record on which the insert depended."""
 
-    is_new: Sequence[bool | Duplicate]  # per job; False if it was already stored, or if nothing was stored
+    is_new: Sequence[bool | Duplicate]  # one result per job; False if the call did not store the job
     record: Applied = (
         Applied.APPLIED
     )  # ALREADY: it already has the new value and the next version; or REFUSED

@@ -37,7 +37,7 @@ class BatchCounts:
     """The counts of a batch's own members at one point in time, without the members of inner batches."""
 
     total: int = 0  # number of members; an inner batch counts as one
-    active: int = 0  # members that can still change state on their own, or still run although deleted
+    active: int = 0  # members that can still change state on their own, or were deleted but are still running
     waiting: int = 0  # members that wait for another member
     succeeded: int = 0
     failed: int = 0
@@ -68,7 +68,7 @@ class DeepBatchCounts:
     """
 
     total: int  # number of jobs
-    active: int  # jobs that can still change state on their own, or still run although deleted
+    active: int  # jobs that can still change state on their own, or were deleted but are still running
     waiting: int  # jobs that wait for another member
     succeeded: int
     failed: int

@@ -87,7 +87,7 @@ class HostClocks:
 
     wall: Callable[[], float] = time.time
     elapsed: Callable[[], float] = elapsed_seconds
-    awake: Callable[[], float] = time.monotonic  # stops while the machine is suspended
+    awake: Callable[[], float] = time.monotonic  # a clock that stops while the machine is suspended
 
 
 HOST_CLOCKS = HostClocks()
@@ -276,7 +276,7 @@ class StorageClockCheck:
     cause: Jump  # the changes of this host's clocks
     awake_before: float
     awake_after: float
-    uncertainty: float  # maximum number of seconds by which it is behind
+    uncertainty: float  # maximum number of seconds by which the clock is behind
 
     def __str__(self) -> str:
         """Return a description of the jump."""

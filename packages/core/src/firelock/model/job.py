@@ -24,9 +24,9 @@ class NewJob:
     serializer: str
     queue: str
     priority: int
-    state: State  # awaiting, scheduled or enqueued
+    state: State  # the initial state: awaiting, scheduled or enqueued
     created_at: int
-    due_at: int | None = None  # when a scheduled job becomes enqueued
+    due_at: int | None = None  # time at which a scheduled job becomes enqueued
     nominal_at: int | None = None  # the time for which a recurring or delayed job was created; never changes
     reason: str | None = None
     tags: tuple[str, ...] = ()
@@ -35,9 +35,9 @@ class NewJob:
     recurring_id: str | None = None
     # The metadata stored with the job, as `meta.write_meta` returns it; storages do not interpret it.
     meta_json: str | None = None
-    admission_json: str | None = None  # as `write_admission` returns it; None for most jobs
+    admission_json: str | None = None  # the result of `write_admission`; None for most jobs
     parents: tuple[Edge, ...] = ()
-    relations_json: str | None = None  # as `write_relations` returns it; None for most jobs
+    relations_json: str | None = None  # the result of `write_relations`; None for most jobs
 
     @property
     def meta(self) -> Mapping[str, str]:
@@ -101,7 +101,7 @@ class ClaimedJob:
     crashes: int  # runs that ended because their process died
     fence: int  # a number that grows with each claim of this job
     created_at: int
-    enqueued_at: int  # when it last became enqueued, by the storage's clock
+    enqueued_at: int  # time at which it last became enqueued, by the storage's clock
     claimed_at: int
     nominal_at: int | None = None
     tags: tuple[str, ...] = ()
@@ -241,9 +241,9 @@ class JobRecord(Standing):
     server: str | None = None  # name of the server that holds the job or held it last
     claimed_at: int | None = None
     started_at: int | None = None  # None while the job is claimed and has not started
-    ended_at: int | None = None  # set in a final state
-    changed_at: int = 0  # when it entered its state; lists use this order
-    expires_at: int | None = None  # when it may be pruned; set in a final state
+    ended_at: int | None = None  # time at which the job ended; set only in a final state
+    changed_at: int = 0  # time at which it entered its state; lists are ordered by this time
+    expires_at: int | None = None  # time from which it may be pruned; set only in a final state
     timeout_seconds: float | None = None
     retry: str | None = None
     recurring_id: str | None = None
@@ -252,7 +252,7 @@ class JobRecord(Standing):
     result: str | None = None  # the serialized result; None until the job has succeeded
     result_absent: str | None = None  # the reason why a succeeded job has no result
     parents: tuple[Edge, ...] = ()
-    progress: Progress | None = None  # as last reported; stored separately, so `find` may omit it
+    progress: Progress | None = None  # the last report; stored separately, so `find` may omit it
     admission_json: str | None = None
     relations_json: str | None = None
     # The kind and name of the memo for which a suspended job waits; see `memo_words`.
@@ -311,14 +311,14 @@ class Transition:
     retries: int | None = None  # the new value; None if it does not change
     crashes: int | None = None  # the new value; None if it does not change
     due_at: int | None = None  # due time of a scheduled job
-    error: ErrorInfo | None = None  # replaces the last error; its traceback is kept under `attempt`
+    error: ErrorInfo | None = None  # the new last error; its traceback is kept under `attempt`
     result: str | None = None
     result_absent: str | None = None
     expires_at: int | None = None
     is_silent: bool = (
         False  # whether no history entry is written, as for a hand-back before the start or a repeated wait
     )
-    waits_for: str | None = None  # replaces what the job waited for before; see `memo_words`
+    waits_for: str | None = None  # the new description of the job's wait; see `memo_words`
     parents: tuple[Edge, ...] = ()  # a suspended job waits until all of these have ended
     forget_from: tuple[MemoKind, str] | None = None  # this memo and all later memos are deleted
 
@@ -392,12 +392,12 @@ class JobFilter:
     fingerprint: str | None = None
     recurring_id: str | None = None
     id_prefix: str | None = None
-    parent_id: str | None = None  # the continuations of a job
-    since: int | None = None  # inclusive; refers to the time by which the list is ordered: see `Storage.find`
-    until: int | None = None  # exclusive
+    parent_id: str | None = None  # id of a job whose continuations match
+    since: int | None = None  # inclusive bound for the time by which the list is ordered: see `Storage.find`
+    until: int | None = None  # exclusive bound for the same time
     is_retrying: bool | None = None
-    by_due: bool | None = None  # if True, only scheduled jobs, ordered by `due_at`
-    batch_id: str | None = None  # the members of a batch
+    by_due: bool | None = None  # if True, the filter matches only scheduled jobs, ordered by `due_at`
+    batch_id: str | None = None  # id of a batch whose members match
 
 
 @attrs.frozen

@@ -279,8 +279,8 @@ def unknown_task(job: ClaimedJob, holder: ClaimHolder, *, at: int) -> Transition
     """Return the postponement of a job whose task is not registered here, until another server can run it.
 
     The attempt is given back. The wait grows with the job's age, from 15 s to 5 min. Only the first wait is
-    written to the history. If the job has run before, each wait is written, unless the caller knows of an
-    earlier wait and makes the transition silent.
+    written to the history. If the job has run before, each wait is written, unless the caller makes the
+    transition silent because of an earlier wait.
     """
     reason = (
         f"task {job.task!r} is not registered on server {holder.server}; waiting for a server that has it"
@@ -457,8 +457,8 @@ def restore(
 ) -> Transition:
     """Return the restoration of a deleted job to its earlier state, at the end of its queue.
 
-    The numbers of retries and crashes do not change. `expires_at` is used only if the job becomes failed
-    again.
+    The numbers of retries and crashes do not change. `expires_at` is used only if the previous state was
+    `failed`.
 
     Raises:
         ValueError: The earlier state is not in `RESTORABLE`; see `PreviousState.refusal`.

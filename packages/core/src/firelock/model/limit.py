@@ -19,7 +19,7 @@ class LimitUse:
 
     key: str
     cost: int = 1  # units of the key's rate, at least 0
-    is_strict: bool = False  # the job keeps the key from its first start to its end, including retries
+    is_strict: bool = False  # whether the job keeps the key from its first start to its end, across retries
     more: str | None = None  # fields of a newer release, as JSON; they are written back unchanged
 
 
@@ -40,8 +40,8 @@ class UniqueUse:
     until: Until = Until.ENDED
     at_least: int = 0  # minimum duration for which the key is taken after the job took it, in microseconds
     keeps_last: bool = False  # whether the call's arguments, tags, priority and limits replace the job's
-    raises: bool = False  # the call raises `DuplicateJob`; otherwise it returns the job that has the key
-    wait: int | None = None  # set for a debounced job: microseconds by which each call delays it
+    raises: bool = False  # whether the call raises `DuplicateJob` instead of returning the other job
+    wait: int | None = None  # microseconds by which each call delays a debounced job; None for other jobs
     max_wait: int | None = None  # the longest delay since the first call, in microseconds
     # Fields of a newer release, as JSON; written back unchanged. The other fields are read by position.
     more: str | None = attrs.field(default=None, kw_only=True)
@@ -51,12 +51,12 @@ class UniqueUse:
 class Admission:
     """The limits, the unique key and the start deadline of a job; most jobs have none of them."""
 
-    limits: tuple[LimitUse, ...] = ()  # the job's lane, in this order
+    limits: tuple[LimitUse, ...] = ()  # the limits whose keys, in this order, form the job's lane
     unique: UniqueUse | None = None
     start_before: int | None = (
-        None  # a time; a job that has not been claimed by then is deleted without a run
+        None  # deadline; a job that has not been claimed by then is deleted without a run
     )
-    start_within: int | None = None  # the same, as microseconds since the job first became enqueued
+    start_within: int | None = None  # deadline in microseconds after the job first became enqueued
     more: str | None = None  # fields of a newer release, as JSON; written back unchanged
     # The stored string, if this release cannot read all of it: see `read_admission`.
     unread: str | None = None
@@ -68,8 +68,8 @@ class KeyState:
 
     key: str
     holders: tuple[str, ...]  # ids of jobs, at most 100, oldest first
-    running: int  # jobs that hold the key, including strict ones between two attempts
-    waiting: int  # enqueued jobs with this key, at most 10,000
+    running: int  # number of jobs that hold the key, including strict jobs between two attempts
+    waiting: int  # number of enqueued jobs with this key, at most 10,000
     next_arrival_at: int
     """The time up to which its rate is used, or the key is blocked: see `LimitSettings.opens_at`."""
     others: tuple[str, ...] = ()  # other keys of the jobs that wait for it, in order, at most 10
@@ -90,7 +90,7 @@ class UniqueState:
 
     key: str
     job_id: str
-    free_at: int  # the key is taken until this time, regardless of the job; 0 if there is no such time
+    free_at: int  # time until which the key is taken, regardless of the job; 0 if there is none
 
 
 def write_admission(admission: Admission) -> str | None:

@@ -32,14 +32,14 @@ class Memo:
     """A value that a job keeps under a kind and a name."""
 
     kind: MemoKind
-    name: str  # 1 to 200 characters
+    name: str  # a string of 1 to 200 characters
     value: str | None  # the value of a finished memo; the writer's note for an unfinished memo
     is_done: bool  # whether the memo is finished; a finished memo is final unless a requeue deletes it
-    at: int  # when it was written
-    started_at: int | None = None  # when its function began
+    at: int  # time at which it was written
+    started_at: int | None = None  # time at which its function began
     attempt: int = 0  # the attempt that wrote it; 0 if it was written from outside the job
     author: str = ""  # the author of a memo from outside the job, for display
-    place: int = 0  # ascends in the order in which names were first recorded; assigned by the storage
+    place: int = 0  # position in the order in which names were first recorded; set by the storage
 
 
 @attrs.frozen

@@ -19,7 +19,7 @@ _HELP_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n"})
 class MetricSample:
     """One value of a metric family."""
 
-    suffix: str  # appended to the family's name: "" or, for a histogram, "_bucket", "_sum", "_count"
+    suffix: str  # the suffix of the family's name: "" or, for a histogram, "_bucket", "_sum" or "_count"
     labels: tuple[tuple[str, str], ...]
     value: float
 
@@ -29,7 +29,7 @@ class MetricFamily:
     """A metric with its samples. Names of counters end in `_total`; units are seconds and bytes."""
 
     name: str
-    kind: str  # counter, gauge or histogram
+    kind: str  # one of: counter, gauge or histogram
     help: str
     samples: list[MetricSample] = attrs.Factory(list)
 

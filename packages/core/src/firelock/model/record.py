@@ -13,7 +13,7 @@ class Record:
     key: str
     value: str  # a JSON string
     version: int  # starts at 1 and increases by 1 with each change; it never decreases, even after a delete
-    due_at: int | None = None  # `due_records` returns it from this time on; None for never
+    due_at: int | None = None  # time from which `due_records` returns it; None for never
 
 
 @attrs.frozen

@@ -29,7 +29,7 @@ class Rollup:
     minute: int  # start of the minute, in microseconds
     task: str
     queue: str
-    outcome: str  # succeeded, failed, deleted, retried or crashed
+    outcome: str  # one of: succeeded, failed, deleted, retried or crashed
     count: int
     duration: int  # total duration, in microseconds
     histogram: tuple[int, ...]  # one count per bucket of DURATION_BUCKETS, and one for longer durations
@@ -77,7 +77,7 @@ class Finding:
 
     severity: Severity
     code: str  # code of the rule that found the problem; docs/findings.md lists all codes
-    what: str  # one or two sentences
+    what: str  # the problem, in one or two sentences
     advice: str
     subject: str = "storage"  # the subject of the finding: "queue mail", "server web-1"
     values: Mapping[str, object] = attrs.Factory(dict)  # the names and numbers in the sentences

@@ -73,7 +73,7 @@ class NewSession:
     started_at: int
     timeout_seconds: float
     workers: int = 0
-    queues: str = "*"  # as passed to the server, for display
+    queues: str = "*"  # the queues as passed to the server, for display
     version: str = ""
 
 
@@ -96,7 +96,7 @@ class SessionRecord:
     """A session as it is stored."""
 
     session: NewSession
-    expires_at: int  # by the storage's clock
+    expires_at: int  # time at which the session expires, by the storage's clock
     is_alive: bool  # False permanently after the session was marked as ended
     renewal: Renewal
     is_closing: bool = False  # whether it has ended but may still hold jobs: see `Storage.end_session`
@@ -115,7 +115,7 @@ class HeldClaim:
 class LostClaim:
     """A claim that a worker process believed it held, and the stored values of its job."""
 
-    held: HeldClaim  # as the worker process reported it
+    held: HeldClaim  # the claim as the worker process reported it
     state: State | None = None  # None if the job is not stored
     fence: int = 0  # the fence of the job's latest claim
     has_tail: bool = False  # whether a session may still be running it: see `Standing.is_stopping`

@@ -23,7 +23,7 @@ class Feature(StrEnum):
 class OpenTransaction:
     """A caller's transaction on a driver's connection, with a function that registers commit callbacks."""
 
-    connection: object  # as `within=` accepts it; the transaction has begun, or begins automatically
+    connection: object  # a valid value of `within=`; its transaction has begun, or begins automatically
     # This function registers a callback that is called only after the commit.
     on_commit: Callable[[Callable[[], None]], object]
     # This function returns whether the transaction is still open; only `Tester` uses it.

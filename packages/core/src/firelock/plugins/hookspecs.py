@@ -215,8 +215,8 @@ def enqueue_context(
 ) -> AbstractContextManager[object] | None:
     """Wrap the creation of jobs, from the choice of their options until they are stored or refused.
 
-    Called in the client's process, once per method that creates jobs: with one call, or with all calls of an
-    `enqueue_many`. In the block of a batch, called once per member, or per up to 500 members of an
+    Called in the client's process, each time a method creates jobs: with one call, or with all calls of an
+    `enqueue_many`. In the block of a batch, called once per member, or once per up to 500 members of an
     `add_many`; in this case, the context is left when these members have been collected. Not called for the
     definition of a recurring job.
 
@@ -226,7 +226,7 @@ def enqueue_context(
 
     The implementation must return a context manager or None. If not all jobs were stored, the context
     is left with the error. For an async method, the context is entered in the asyncio task that
-    awaits the method, so it must not block. An exception of the hook or of its context manager is raised in
+    awaits the method, so it must not block. An exception from the hook or its context manager is raised in
     the caller.
 
     Example:
@@ -256,7 +256,7 @@ def batch_meta(name: str) -> Mapping[str, str] | None:
 def job_transaction(storage: Storage, within: object | None) -> OpenTransaction | None:
     """Choose the transaction in which new jobs are stored, or in which a job ends.
 
-    Called in the client's process, once per method that stores jobs or sends a signal, and once more for each
+    Called in the client's process, each time a method stores jobs or sends a signal, and once more for each
     uncommitted job that a new job waits for. Also called by `complete_within`. `within` is the caller's
     `using(within=...)`, or None if the caller passed none. Async methods call the hook only if the caller
     passed a transaction.
@@ -275,7 +275,7 @@ def job_transaction(storage: Storage, within: object | None) -> OpenTransaction 
 
 @hookspec
 def jobs_created(jobs: Sequence[NewJob]) -> None:
-    """Observe jobs after they were stored.
+    """Observe jobs after they have been stored.
 
     Called in the client's process, once per stored group of jobs. In a caller's transaction, the commit can
     still fail. A duplicate is not included, because it was not stored: another job has its unique key. A
@@ -306,8 +306,8 @@ def job_context(
     context manager has `__aenter__`.
 
     A run that ends in a wait, for example with `job.sleep`, leaves the context without an exception, and
-    `job.suspended` is true. The next run enters it again. If the process is killed, the context is not left.
-    An exception of the hook or of its context manager fails the attempt.
+    `job.suspended` is true. The next run enters the context again. If the process is killed, the context is
+    not left. An exception from the hook or its context manager causes the attempt to fail.
 
     Example:
         @hookimpl

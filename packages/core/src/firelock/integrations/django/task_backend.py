@@ -73,8 +73,8 @@ class FirelockTask(Task):  # type: ignore[misc]  # Any: Django has no types
     backoff: Backoff | timedelta | float | str | None = None
     timeout: timedelta | float | None = None  # maximum duration of each run
     keep: timedelta | float | None = None  # how long succeeded jobs and their results are kept
-    tags: Sequence[str] | None = None  # tags can contain parameters: "order:{order_id}"
-    executor: str | None = None  # "process" runs the task in a separate process
+    tags: Sequence[str] | None = None  # tags that can contain parameters: "order:{order_id}"
+    executor: str | None = None  # "process" to run the task in a separate process
     limits: Sequence[Limit | Turns] | None = None
     unique: Unique | Debounce | Literal[False] | None = None
     start_before: timedelta | datetime | None = None

@@ -98,7 +98,7 @@ def task_as_enqueued(
 
 
 def error_of_exception(error: BaseException) -> AttemptError:
-    """Return a failure in the form of Django's own backends."""
+    """Return a failure in the format of Django's own backends."""
     kind = type(error)
     return AttemptError(
         exception_class_path=f"{kind.__module__}.{kind.__qualname__}",

@@ -78,7 +78,7 @@ class Memory:
     failures_until: int = 0
     seen: dict[str, str] = attrs.Factory(dict)  # late jobs with limits that the last check found, by queue
     pending: list[str] = attrs.Factory(list)  # subjects of findings that are reported if they persist
-    open: dict[str, Open] = attrs.Factory(dict)  # keyed by event and subject, such as "failed shop.charge"
+    open: dict[str, Open] = attrs.Factory(dict)  # problems by event and subject, such as "failed shop.charge"
     more: dict[str, Any] = attrs.Factory(dict)  # fields of a newer release, which are stored again unchanged
 
     @classmethod
