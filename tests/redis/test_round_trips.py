@@ -68,9 +68,9 @@ def test_five_hundred_jobs_take_one_round_trip(counted, proxy):
 
 
 def test_saturated_server_shares_round_trips_between_jobs(counted, observer, proxy):
-    """Twenty jobs take at most one round trip.
+    """Twenty jobs take at most one round trip, and each job takes at most 600 bytes.
 
-    A job takes at most 600 bytes, including the server's start and end.
+    Both figures include the start and the end of the server.
     """
     observer.noop.enqueue_many([(number,) for number in range(MANY)])
 
@@ -82,7 +82,7 @@ def test_saturated_server_shares_round_trips_between_jobs(counted, observer, pro
 
 
 def test_single_jobs_take_at_most_three_round_trips_of_a_server(counted, observer, proxy):
-    """A job takes at most three: its claim, its end, and a notification that arrives after the claim."""
+    """The three are the job's claim, its result, and a notification that arrives after the claim."""
     with counted.fire.server(workers=1), proxy.measure() as measure:
         for number in range(1, FEW + 1):
             observer.noop.enqueue(number)
@@ -95,7 +95,7 @@ def test_single_jobs_take_at_most_three_round_trips_of_a_server(counted, observe
 
 
 def test_idle_server_sends_two_commands_per_second(counted, proxy):
-    """With the default settings, the number of commands per group of calls is divided by its period."""
+    """The number of commands of each group of calls is divided by the default period of the group."""
     storage, settings = counted.fire.storage, Settings()
     storage.begin_session(NewSession("session", "server", "name", "host", 7, 0, 30.0))
     calls_by_period = {

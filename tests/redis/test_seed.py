@@ -49,14 +49,14 @@ def assert_is_seeded(url):
 
 @pytest.mark.parametrize("options", ["", "partitions=4"], ids=["alone", "parted"])
 def test_seed_fills_redis(server, options):
-    """The counts match the jobs, the times are in order, and no job is due to be pruned."""
+    """The counts match the jobs, the times are in order, and no job is due for pruning."""
     server.empty()
 
     assert_is_seeded(server.socket_url(options))
 
 
 def test_seed_fills_a_cluster(cluster):
-    """Continuations are in their parents' partitions, and claims take jobs from all nodes."""
+    """Continuations are in the partitions of their parents, and claims take jobs from all nodes."""
     cluster.empty()
 
     assert_is_seeded(cluster.url())

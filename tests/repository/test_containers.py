@@ -66,14 +66,14 @@ def container(deployment):
 @pytest.mark.parametrize("version", ["1.31", kubernetes_validate.latest_version()])
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
 def test_manifest_follows_the_schema(path, version):
-    """Kubernetes' own schemas are applied strictly, so an unknown field is refused."""
+    """The schemas are those of Kubernetes. They are applied strictly, so an unknown field is refused."""
     for document in documents(path):
         kubernetes_validate.validate(document, version, strict=True)
 
 
 @pytest.mark.parametrize("deployment", ["firelock-server", "firelock-dashboard"])
 def test_deployment_selects_its_own_pods_and_probes_its_own_ports(deployment):
-    """A deployment also runs as an unprivileged user on a read-only root."""
+    """A deployment also runs as an unprivileged user with a read-only root file system."""
     spec, its = named("Deployment", deployment)["spec"], container(deployment)
     ports = {port["name"] for port in its["ports"]}
 
@@ -86,7 +86,10 @@ def test_deployment_selects_its_own_pods_and_probes_its_own_ports(deployment):
 
 
 def test_pod_of_a_server_waits_for_its_jobs():
-    """The pod waits longer than the grace time and the supervisor's margin. Its port is the server's."""
+    """The pod waits longer than the grace time plus the supervisor's margin.
+
+    Its port is that of the server.
+    """
     pod, its = (
         named("Deployment", "firelock-server")["spec"]["template"]["spec"],
         container("firelock-server"),
@@ -103,7 +106,7 @@ def test_pod_of_a_server_waits_for_its_jobs():
 
 
 def test_references_between_manifests_are_valid():
-    """The budget finds its pods, the service its dashboard, and the autoscaler its deployment and secret."""
+    """The budget names its pods, the service its dashboard, and the autoscaler its deployment and secret."""
     budget, service = named("PodDisruptionBudget", "firelock-server"), named("Service", "firelock-dashboard")
     scaled = named("ScaledObject", "firelock-server")
     (trigger,) = scaled["spec"]["triggers"]
@@ -125,7 +128,7 @@ def test_references_between_manifests_are_valid():
 
 
 def test_autoscaler_reads_the_dashboard_api():
-    """The autoscaler uses the dashboard's path, parameters and field name."""
+    """The autoscaler uses the path, the parameters and the field name of the API."""
     (trigger,) = named("ScaledObject", "firelock-server")["spec"]["triggers"]
     url = urlsplit(trigger["metadata"]["url"])
     (route,) = [route for route in ROUTES if route.path == url.path]
@@ -141,7 +144,7 @@ def test_autoscaler_reads_the_dashboard_api():
 
 @pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
 def test_compose_file_is_consistent(path):
-    """The commands exist, each awaited service has a health check, and all volumes are declared."""
+    """All commands exist, each awaited service has a health check, and all volumes are declared."""
     (file,) = documents(path)
     services = file["services"]
 
@@ -175,7 +178,7 @@ def unit():
 def test_unit_uses_notifications_of_the_server():
     """The unit uses notify, a watchdog slower than the server's notifications, and a sufficient stop timeout.
 
-    A stop thus waits for the jobs.
+    A stop therefore waits for the jobs.
     """
     service = unit()["Service"]
     program, *words = shlex.split(service["ExecStart"])
@@ -190,7 +193,7 @@ def test_unit_uses_notifications_of_the_server():
 @pytest.mark.heavy("systemd-analyze")
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_accepts_the_unit(tmp_path):
-    """An existing program replaces the one in the unit."""
+    """For the check, the program in the unit is replaced with one that exists."""
     program = unit()["Service"]["ExecStart"].split()[0]
     here = f'"{sys.executable}"'  # the path is quoted, because its folder might have a space in its name
     (tmp_path / UNIT.name).write_text(UNIT.read_text(encoding="utf-8").replace(program, here))
@@ -219,7 +222,7 @@ def instruction(name, *, of=""):
 
 
 def test_image_has_an_entry_point_and_a_health_check():
-    """The entry point and the health check are commands of firelock, and the user is not root."""
+    """Both are commands of firelock, and the user is not root."""
     health = json.loads(instruction("HEALTHCHECK").partition("CMD ")[2])
 
     assert json.loads(instruction("ENTRYPOINT")) == ["firelock"] == health[:1]
@@ -229,7 +232,7 @@ def test_image_has_an_entry_point_and_a_health_check():
 
 
 def test_files_copied_into_the_image_exist():
-    """All copied files exist, except for the wheels, which `make wheels` builds."""
+    """The only exception is the wheels, which `make wheels` builds."""
     sources = [rest.split()[0] for name, rest in instructions() if name == "COPY"]
 
     assert "dist/" in sources
@@ -237,7 +240,7 @@ def test_files_copied_into_the_image_exist():
 
 
 def test_image_installs_the_built_packages():
-    """pip gets the files; by name, it would install any newer version from an index."""
+    """pip gets the paths of the files. With names, it would install any newer version from an index."""
     assert "/wheels/*.whl" in shlex.split(instruction("RUN", of="pip install"))
 
 
@@ -245,7 +248,7 @@ def test_image_installs_the_built_packages():
 def test_steps_of_the_image_result_in_a_healthy_server(tmp_path):
     """The steps run one by one: wheels, an empty environment, RUN, files and ENV, then CMD and HEALTHCHECK.
 
-    Only the steps of an engine are omitted: the base image, the user, the layers.
+    Only the steps that need a container engine are omitted: the base image, the user and the layers.
     """
     wheels, environment, app = tmp_path / "wheels", tmp_path / "venv", tmp_path / "app"
     _run(

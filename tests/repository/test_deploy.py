@@ -81,7 +81,7 @@ def board_panels():
 
 
 def test_unit_does_not_restart_after_a_permanent_error():
-    """A usage error and an unsupported layout have the same exit code, which prevents a restart."""
+    """A usage error and an unsupported layout both cause the exit code that prevents a restart."""
     unit = (DEPLOY / "systemd" / "firelock.service").read_text(encoding="utf-8")
     settings = dict(line.split("=", 1) for line in unit.splitlines() if "=" in line and line[0] != "#")
 
@@ -101,7 +101,7 @@ EXPRESSIONS = [
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_metrics_in_expressions_exist(pages, expression):
-    """Each metric in an alert or a panel is on a page, with the labels that the expression uses."""
+    """Each metric in an alert or a panel is documented with the labels that the expression uses."""
     names = set(METRIC.findall(expression))
 
     assert names - set(pages) == set()
@@ -122,9 +122,9 @@ def test_page_lists_exactly_the_existing_metrics(pages):
 
 
 def test_limits_are_on_the_board_and_in_the_alerts(pages):
-    """Each metric of limits is on the board.
+    """All metrics of limits are on the board.
 
-    Alerts cover waiting jobs, which the latency of a queue does not show.
+    The alerts cover waiting jobs, which the latency of a queue does not show.
     """
     limits = {name for name in pages if name.startswith("firelock_limit_")} | {"firelock_queue_held"}
     drawn = {
@@ -144,7 +144,7 @@ def test_page_lists_every_alert():
 
 
 def test_alert_describes_problem_and_fix():
-    """An alert also has a severity and a unique name."""
+    """Each alert also has a severity and a unique name."""
     rules = alert_rules()
 
     assert len(rules) == len({rule["alert"] for rule in rules})
@@ -193,7 +193,7 @@ class TestPromtool:
         self.run("check", "rules", ALERTS.name, cwd=ALERTS.parent)
 
     def test_each_alert_fires_only_for_its_problem(self):
-        """The series are in the file next to the alerts, which covers every alert."""
+        """The test series are in the file next to the alerts, which covers every alert."""
         tests = ALERTS.parent / "firelock-alerts-test.yml"
 
         assert {rule["alert"] for rule in alert_rules()} <= set(
@@ -202,7 +202,7 @@ class TestPromtool:
         self.run("test", "rules", tests.name, cwd=ALERTS.parent)
 
     def test_expressions_of_the_board_are_valid_promql(self, tmp_path):
-        """Grafana's variables are replaced first."""
+        """Before the check, Grafana's variables are replaced."""
         expressions = [target["expr"] for panel in board_panels() for target in panel["targets"]]
         rules = [
             {"record": f"panel{number}", "expr": re.sub(r"\$__rate_interval", "5m", expression)}

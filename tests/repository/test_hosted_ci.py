@@ -31,7 +31,7 @@ def job(workflow):
 
 @pytest.mark.parametrize("project", PROJECTS, ids=lambda path: path.parent.name)
 def test_ci_runs_on_supported_pythons_and_the_next_one(job, project):
-    """The oldest Python is taken from requires-python, and the others from the classifiers."""
+    """The oldest Python version is taken from requires-python, and the others from the classifiers."""
     metadata = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
     supported = [found[1] for line in metadata["classifiers"] if (found := CLASSIFIER.search(line))]
 
@@ -42,13 +42,13 @@ def test_ci_runs_on_supported_pythons_and_the_next_one(job, project):
 
 
 def test_only_the_next_python_may_fail(job):
-    """A failure of another Python fails the workflow but does not end the other runs."""
+    """If another Python version fails, the workflow fails, but the other runs continue."""
     assert job["continue-on-error"] == f"${{{{ matrix.python == '{NEXT}' }}}}"
     assert job["strategy"]["fail-fast"] is False
 
 
 def test_ci_run_gets_the_python_of_the_matrix(job):
-    """`.ci/run` takes its interpreter from PYTHON, and not the first interpreter on the path."""
+    """`.ci/run` uses the interpreter in PYTHON instead of the first one on the path."""
     (python,) = [step for step in job["steps"] if step.get("id") == "python"]
     (run,) = [step for step in job["steps"] if step.get("run") == ".ci/run"]
 
@@ -57,7 +57,7 @@ def test_ci_run_gets_the_python_of_the_matrix(job):
 
 
 def test_workflow_runs_on_push_and_pull_request_and_only_reads(workflow, job):
-    """The workflow runs code by unknown people, so it has no rights to misuse, and it has a timeout."""
+    """The workflow runs code by unknown people, so it has only the right to read. It also has a timeout."""
     triggers = workflow[True]  # YAML 1.1 reads the key `on` as true
 
     assert set(triggers) == {"push", "pull_request"}
@@ -69,7 +69,7 @@ def test_workflow_runs_on_push_and_pull_request_and_only_reads(workflow, job):
 def test_run_of_a_push_to_main_is_not_cancelled(workflow):
     """Each push to main has its own group, because only the newest waiting run of a group is executed.
 
-    This is enough for a pull request.
+    For a pull request, this is sufficient.
     """
     pull_request = "github.event_name == 'pull_request'"
 
@@ -80,7 +80,7 @@ def test_run_of_a_push_to_main_is_not_cancelled(workflow):
 
 
 def test_actions_are_pinned_to_commits(job):
-    """A tag can be moved to other code. The comment names the version of the commit."""
+    """A tag can be moved to other code. A comment contains the version that belongs to the commit."""
     lines = [line.strip() for line in WORKFLOW.read_text(encoding="utf-8").splitlines() if "uses:" in line]
 
     assert len(lines) == len([step for step in job["steps"] if "uses" in step])
@@ -89,7 +89,10 @@ def test_actions_are_pinned_to_commits(job):
 
 
 def test_workflow_follows_the_schema(tmp_path):
-    """The schema that GitHub's editors use rejects unknown keys, so a wrong key is found."""
+    """The schema is the one that GitHub's editors use.
+
+    It rejects unknown keys, so a misspelled key is found.
+    """
     broken = tmp_path / "ci.yml"
     broken.write_text(WORKFLOW.read_text(encoding="utf-8").replace("fail-fast:", "fail-fest:"))
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]

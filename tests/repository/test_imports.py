@@ -76,7 +76,7 @@ def is_pure(module):
 
 
 def test_import_contracts_are_kept():
-    """Every contract of [tool.importlinter] is kept.
+    """These are the contracts of [tool.importlinter].
 
     The check runs in a subprocess, because it silences loggers.
     """
@@ -90,7 +90,10 @@ def test_import_contracts_are_kept():
 
 
 def test_other_packages_import_public_paths():
-    """The other packages only use what a third party can use. Each path and each exception is in use."""
+    """The other packages use only what a third party can use.
+
+    Each listed path and each exception is in use.
+    """
     used, others = set(), []
     for source in package_sources():
         package = source.module.partition(".")[0]
@@ -115,7 +118,7 @@ def test_paths_of_other_packages_are_public():
 
 
 def test_distributions_of_third_parties_import_public_paths():
-    """The examples of third-party storages and plugins need only public paths."""
+    """The example storages and plugins of third parties need only public paths."""
     sources = [source for source in sources_of_tests() if source.name.startswith(THIRD_PARTIES)]
     used = {
         name.rpartition(".")[0] or name
@@ -128,7 +131,10 @@ def test_distributions_of_third_parties_import_public_paths():
 
 
 def test_decision_modules_read_no_clock():
-    """The modules that make decisions receive the time. They never read the clock or open files."""
+    """The modules that make decisions get the time as an argument.
+
+    They never read the clock or open files.
+    """
     pure = [source for source in package_sources() if is_pure(source.module)]
 
     reads = [
@@ -143,7 +149,7 @@ def test_decision_modules_read_no_clock():
 
 
 def test_only_arguments_and_rows_load_cattrs():
-    """Other modules that use converters receive one as an argument."""
+    """Other modules that use a converter get it as an argument."""
     importers = {
         source.module
         for source in package_sources()
@@ -155,7 +161,7 @@ def test_only_arguments_and_rows_load_cattrs():
 
 
 def test_import_of_firelock_loads_few_modules():
-    """`import firelock` loads no driver and no module that only some programs use."""
+    """`import firelock` does not load a driver or a module that only some programs use."""
     program = "import sys, firelock; print(*sorted(sys.modules))"
 
     loaded = subprocess.run(

@@ -49,7 +49,7 @@ def mirroring():
 
 
 def test_path_of_a_test_mirrors_its_module():
-    """A file without a module has the marker, so that a reader can find its subject."""
+    """If no module has the path of a file, the file has the marker, so that a reader can find its subject."""
     astray = []
     for source in mirroring():
         module, has_marker = module_of(source.name), ast.get_docstring(source.tree).startswith(MARKER)
@@ -81,6 +81,6 @@ def test_path_of_a_test_mirrors_its_module():
 def test_module_is_found_by_the_path_of_its_test(name, module):
     """The longest matching name of a module is used.
 
-    A folder elsewhere or a part of a word does not match.
+    A folder in another place or a part of a word does not match.
     """
     assert module_of(name) == module

@@ -52,7 +52,7 @@ def environment(tmp_path_factory):
 
 
 def test_demo_runs_with_the_oldest_dependencies(environment, tmp_path):
-    """The demonstration creates a SQLite storage and runs every kind of job."""
+    """The demo creates a SQLite storage and runs every kind of job."""
     command = [environment / "bin" / "firelock", "demo", "--seconds", "3", "--json"]
 
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
@@ -63,7 +63,7 @@ def test_demo_runs_with_the_oldest_dependencies(environment, tmp_path):
 
 @pytest.mark.parametrize("module", ["firelock_redis.storage", "firelock_dashboard.app", "firelock.testing"])
 def test_module_is_imported_with_the_oldest_dependencies(environment, module):
-    """The import fails if a dependency is too old for a name that the module needs."""
+    """The import fails if a dependency is too old to provide a name that the module needs."""
     subprocess.run(
         [environment / "bin" / "python", "-W", "error", "-c", f"import {module}"], check=True, timeout=60
     )

@@ -25,7 +25,7 @@ def api():
 
 
 def test_public_api_matches_the_list(api):
-    """A change of a public name, a signature or a default changes the list, so a reviewer sees it."""
+    """A change of a public name, a signature or a default changes the list, so a reviewer notices it."""
     listed = FILE.read_text(encoding="utf-8")
     changes = difflib.unified_diff(listed.splitlines(), text(api).splitlines(), n=0, lineterm="")
 
@@ -36,7 +36,7 @@ def test_public_api_matches_the_list(api):
 
 
 def test_records_of_a_storage_are_exported_to_its_authors(api):
-    """Each class in a contract's signature, or in a field of such a class, is exported."""
+    """If a class is used in a contract's signature, or in a field of such a class, it is exported."""
     exported = {line.partition(": ")[0].partition(" = ")[0] for line in api.lines}
     open_ = [api.modules[contract] for contract in CONTRACTS]
     seen, missing = set(), set()

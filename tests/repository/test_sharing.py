@@ -30,7 +30,7 @@ from tests.sharing import together
     ],
 )
 def test_tests_that_share_something_run_in_one_worker(one, other):
-    """Tests share a test worker if they share the browser, syntax trees, a module's fixtures or a server."""
+    """These tests share the browser, syntax trees, the fixtures of a module, or a server."""
     assert together(one) == together(other)
 
 
@@ -50,5 +50,5 @@ def test_tests_that_share_something_run_in_one_worker(one, other):
     ],
 )
 def test_independent_tests_are_distributed_to_workers(one, other):
-    """Modules, classes, programs and long tests can each go to any free test worker."""
+    """Each module, class, program and long test can run in any free test worker."""
     assert together(one) != together(other)

@@ -86,7 +86,7 @@ def interpolated_statements(tree):
 
 
 def test_stored_data_never_becomes_code():
-    """No module unpickles, evaluates or imports by name, unless it is listed with its reason."""
+    """No module unpickles, evaluates or imports by name, unless it is listed with a reason."""
     used = {(source.name, name): line for source in package_sources() for line, name in dangers(source.tree)}
 
     assert {place: line for place, line in used.items() if place not in ALLOWED} == {}
@@ -95,7 +95,7 @@ def test_stored_data_never_becomes_code():
 
 
 def test_dangerous_calls_are_reported():
-    """The search above finds each way to turn a string into code."""
+    """The search finds every way to turn a string into code."""
     program = (
         "import pickle\nfrom marshal import loads\neval('1')\nimportlib.import_module('x')\nyaml.load(f)\n"
     )
@@ -108,7 +108,7 @@ def test_dangerous_calls_are_reported():
 def test_no_sql_statement_is_built_from_strings():
     """Values and names are passed to SQL as parameters and constructs, never with an f-string, % or +.
 
-    The dashboard is not checked: it has no SQL, and its `text` is human-readable.
+    The dashboard is not checked, because it does not use SQL, and its `text` is text for people.
     """
     interpolated = [
         f"{source.name}:{line}"
@@ -121,7 +121,7 @@ def test_no_sql_statement_is_built_from_strings():
 
 
 def test_interpolated_statements_are_reported():
-    """The search above finds each way to build a statement, and ignores a plain one."""
+    """The search finds every way to build a statement from strings, and ignores plain statements."""
     program = (
         "text('select 1')\n"
         "text(f'select {name}')\n"
@@ -136,7 +136,7 @@ def test_interpolated_statements_are_reported():
 
 
 def test_pages_contain_no_inline_script_or_style():
-    """The dashboard's assets need nothing that its content security policy refuses."""
+    """The dashboard's assets do not need anything that its content security policy forbids."""
     files = [path for path in ROOT.glob("packages/*/src/**/*") if path.suffix in ASSET_SUFFIXES]
     assets = [path for path in files if not OF_OTHERS & set(path.parts)]
 
@@ -151,7 +151,7 @@ def test_pages_contain_no_inline_script_or_style():
 
 
 def test_every_source_can_be_parsed():
-    """Each of the four packages has modules with code, and all of these modules can be parsed."""
+    """Each of the four packages contains modules with code, and all of these modules can be parsed."""
     packages = {source.module.split(".")[0] for source in package_sources() if source.tree.body}
 
     assert packages == {"firelock", "firelock_sql", "firelock_redis", "firelock_dashboard"}

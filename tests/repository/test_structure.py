@@ -72,12 +72,15 @@ def is_module_or_folder(path):
 
 
 def test_run_time_imports_have_no_cycles():
-    """Imports inside functions count; imports only for type checkers may lead upwards."""
+    """Imports inside functions are included.
+
+    Imports that are used only for type checking may refer to higher layers.
+    """
     assert set() == in_a_circle(arrows(trees(package_sources())))
 
 
 def test_docstring_of_a_folder_names_its_files():
-    """The docstring names each file and folder, and everything that it calls a module exists."""
+    """The docstring names each file and folder. Everything that it calls a module exists."""
     astray = []
     for source in package_sources():
         if source.path.name == "__init__.py":
@@ -91,7 +94,7 @@ def test_docstring_of_a_folder_names_its_files():
 
 
 def test_map_shows_the_layers():
-    """Each module of the core is listed once in docs/how-it-works.md, from the lowest layer up."""
+    """The map in docs/how-it-works.md lists each module of the core once, from the lowest layer upwards."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"][
         "contracts"
     ]

@@ -32,7 +32,7 @@ def has_reason(call, position):
 
 
 def test_skipped_tests_have_a_reason():
-    """Every skipped test and every expected failure has a reason."""
+    """Expected failures need a reason too."""
     silent = [f"{source.name}:{line}" for source in sources_of_tests() for line in unreasoned(source.tree)]
 
     assert silent == []
@@ -48,12 +48,12 @@ def test_skipped_tests_have_a_reason():
     ],
 )
 def test_missing_reason_is_reported(program):
-    """The search above finds each way to skip a test."""
+    """The search finds every way to skip a test."""
     assert list(unreasoned(ast.parse(program))) != []
 
 
 def test_given_reason_is_not_reported():
-    """A mark or a call can contain the reason."""
+    """The reason can be part of a mark or a call."""
     program = (
         "@pytest.mark.skipif(old, reason='3.12 brought it')\ndef test_a():\n    pytest.skip('no server')"
     )
@@ -62,7 +62,10 @@ def test_given_reason_is_not_reported():
 
 
 def test_no_test_sleeps():
-    """Tests move the clock. Only tests with real processes wait, for a condition with a deadline."""
+    """Tests set the clock forward instead.
+
+    Only tests with real processes wait for a condition, with a deadline.
+    """
     sleeping = [
         f"{source.name}:{call.lineno}"
         for source in sources_of_tests()
@@ -75,7 +78,7 @@ def test_no_test_sleeps():
 
 
 def test_own_code_is_not_mocked():
-    """Tests use fakes that keep the contract; a mock only behaves as its test assumes."""
+    """Tests use fakes that fulfil the contract. A mock only does what its test assumes."""
     mocked = [
         f"{source.name}:{line}"
         for source in sources_of_tests()

@@ -84,7 +84,7 @@ def description(folder):
 
 
 def test_wheel_has_complete_metadata(folder):
-    """Complete means a summary, a description, keywords, and valid classifiers."""
+    """The metadata is complete if it contains a summary, a description, keywords and valid classifiers."""
     declared = metadata(folder)
     classified = set(declared.get_all("Classifier", []))
 
@@ -97,7 +97,7 @@ def test_wheel_has_complete_metadata(folder):
 
 
 def test_wheel_declares_its_python_versions(folder):
-    """The first classifier is the oldest Python that can install the wheel."""
+    """The first classifier is that of the oldest Python version that can install the wheel."""
     declared = metadata(folder)
     pythons = re.findall(r"Python :: (3\.\d+)$", "\n".join(declared.get_all("Classifier", [])), re.MULTILINE)
 
@@ -105,7 +105,10 @@ def test_wheel_declares_its_python_versions(folder):
 
 
 def test_wheel_contains_its_licence(folder):
-    """The licence is an expression without a classifier, and the wheel contains the required text."""
+    """The licence is declared as an expression, without a classifier.
+
+    The wheel contains the required text.
+    """
     declared = metadata(folder)
 
     assert "MIT" in declared["License-Expression"].split(" AND ")
@@ -115,7 +118,7 @@ def test_wheel_contains_its_licence(folder):
 
 
 def test_description_has_no_relative_links(folder):
-    """An index has no other files, so the description has no relative links and no pictures."""
+    """An index has no other files, so the description must not contain relative links or pictures."""
     text = description(folder)
 
     assert [] == [link for link in links(text) if not str(link).startswith("https://")]
@@ -124,7 +127,7 @@ def test_description_has_no_relative_links(folder):
 
 
 def test_description_of_the_core_has_the_readme_example():
-    """The example in the README itself is run by other tests."""
+    """Other tests run this example in the README."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     first, *_ = python_blocks(text)
 
@@ -190,9 +193,9 @@ def declared_entries():
 
 
 def test_wheel_has_every_file_of_its_package(folder, built):
-    """A wheel has all modules, scripts, templates, static files, texts, icons and py.typed of its package.
+    """These are all modules, scripts, templates, static files, texts, icons and py.typed.
 
-    Apart from these, it contains only metadata.
+    The only other files are metadata.
     """
     inside = {name for name in built.names[folder.name] if ".dist-info/" not in name}
 
@@ -201,7 +204,7 @@ def test_wheel_has_every_file_of_its_package(folder, built):
 
 
 def test_every_entry_point_loads_from_its_wheel(built, loaded):
-    """The entry points are Firelock's plugins, the pytest plugin and the program."""
+    """The entry points are those of Firelock's plugins, the pytest plugin and the program."""
     elsewhere = [file for file in loaded["entries"].values() if not file.startswith(str(built.folder))]
 
     assert {"console_scripts: firelock", "pytest11: firelock"} < set(loaded["entries"])
@@ -210,7 +213,7 @@ def test_every_entry_point_loads_from_its_wheel(built, loaded):
 
 
 def test_every_data_file_loads_from_its_wheel(loaded):
-    """Lua scripts, templates, static files, texts and icons all load, and a page is shown."""
+    """Lua scripts, templates, static files, texts and icons can be loaded, and a page is shown."""
     texts = {f"{path.stem}.{key}" for path in DASHBOARD.glob("texts/en/*.toml") for key in texts_of(path)}
     static = files_of(DASHBOARD / "static")
 

@@ -58,7 +58,7 @@ def lines_with(pattern):
 
 
 def test_names_are_meaningful():
-    """No class is a manager, no module is a collection of utilities, and no function is only called `do`."""
+    """No class is called a manager, no module collects utilities, and no function is only called `do`."""
     empty = []
     for source in package_sources():
         if source.path.stem in EMPTY_MODULE_NAMES:
@@ -76,14 +76,14 @@ def test_names_are_meaningful():
 
 
 def test_job_states_match_the_glossary():
-    """A job has the seven states of the glossary, in the order of its life."""
+    """A job has the seven states in the glossary, in the order in which it passes through them."""
     from firelock.model.state import State
 
     assert [str(state) for state in State] == STATES
 
 
 def test_every_host_in_a_text_is_permitted():
-    """Links lead to known hosts, examples use reserved names, and no text states where packages come from."""
+    """Links lead to known hosts, examples use reserved names, and no text names a source of packages."""
     unpermitted = [
         f"{name}: {url}" for name, text in texts() for url in URL.findall(text) if not is_ours_to_name(url)
     ]
@@ -92,7 +92,10 @@ def test_every_host_in_a_text_is_permitted():
 
 
 def test_lock_file_contains_no_package_source():
-    """The lock file has versions and hashes; the person who installs the packages chooses their source."""
+    """The lock file contains versions and hashes.
+
+    The person who installs the packages chooses their source.
+    """
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 
     assert re.findall(r"\w+://\S+|--(?:extra-)?index-url\S*|--find-links\S*", lock) == []
@@ -100,10 +103,10 @@ def test_lock_file_contains_no_package_source():
 
 
 def test_no_text_mentions_a_local_folder():
-    """Nothing in the project depends on, or mentions, the machine that it was written on."""
+    """Nothing in the project depends on the machine on which it was written, or mentions it."""
     assert lines_with(HOME_OF_SOMEBODY) == []
 
 
 def test_no_text_refers_to_an_issue_tracker():
-    """A comment states its reason itself, because the number of an issue is not a reason."""
+    """A comment must contain the reason itself, because the number of an issue is not a reason."""
     assert lines_with(NUMBER_OF_AN_ISSUE) == []

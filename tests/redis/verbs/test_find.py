@@ -101,7 +101,7 @@ def drawn(chance, jobs):
 @alone_and_parted
 @pytest.mark.parametrize("seed", range(3))
 def test_pages_contain_exactly_the_matching_jobs(scene, seed):
-    """For every filter, the pages contain the same jobs, in the same order, as if each job were checked."""
+    """For every filter, the pages contain the same jobs in the same order as a check of every single job."""
     chance = random.Random(seed)
     jobs = [scene.record(id) for id in live(scene, chance)]
 
@@ -114,7 +114,7 @@ def test_pages_contain_exactly_the_matching_jobs(scene, seed):
 @alone_and_parted
 @pytest.mark.parametrize("oldest_first", [False, True])
 def test_jobs_of_one_time_are_paged_by_id(scene, oldest_first):
-    """Any number of jobs with the same time are sorted by id across pages, queues and partitions."""
+    """All jobs with the same time are sorted by id across pages, queues and partitions."""
     known = [
         id for queue in QUEUES for _ in range(5)
         for id in scene.add_many(400, queue=queue, created_at=STAMP)
@@ -126,7 +126,7 @@ def test_jobs_of_one_time_are_paged_by_id(scene, oldest_first):
 
 
 def test_jobs_of_one_time_are_ordered_by_bytes_of_their_ids(scene):
-    """Neither the case of letters nor a server's language matters, within one queue and across several."""
+    """In one queue or several, the order depends on neither the case of letters nor the server's language."""
     unsorted = ["B-1", "a-1", "a_1", "A", "a", "é", "z", "\U0001f525", "aa", "12345678x", "12345678"]
     for place, id in enumerate(unsorted):
         scene.add(id=id, queue=QUEUES[place % 3], created_at=STAMP)
@@ -138,7 +138,7 @@ def test_jobs_of_one_time_are_ordered_by_bytes_of_their_ids(scene):
 
 @alone_and_parted
 def test_pages_merge_jobs_of_many_queues(scene):
-    """The jobs of more queues than one script reads are still merged."""
+    """This is true even if there are more queues than one script reads."""
     known = [scene.add(queue=f"queue{place % 70}", created_at=STAMP + place // 3) for place in range(140)]
     jobs = scene.storage.get(known)
 
@@ -181,7 +181,7 @@ def test_search_for_a_page_is_bounded(crowd, where):
 
 
 def test_scripts_of_a_page_are_short(crowd, crowded):
-    """A page that finds nothing takes about fifteen scripts, each of which reads some thousand jobs."""
+    """If a page finds no jobs, about fifteen scripts run, each of which reads some thousand jobs."""
     before = calls(crowded)
 
     crowd.storage.find(JobFilter(task="nobody's"), limit=10)
@@ -198,7 +198,7 @@ def calls(server):
 
 
 def test_rare_tags_and_definitions_are_found_with_one_page(crowd):
-    """One page contains the jobs of a rare tag or recurring definition, and it is the last."""
+    """A single page contains all jobs of a rare tag or recurring definition, so it has no next page."""
     for where in (
         JobFilter(tag="odd"),
         JobFilter(recurring_id="nightly"),
@@ -210,7 +210,7 @@ def test_rare_tags_and_definitions_are_found_with_one_page(crowd):
 
 
 def test_common_tag_is_read_in_the_list_of_the_state(crowd):
-    """If more jobs have a tag than can be sorted, the list of the state is read instead.
+    """If too many jobs have a tag to sort them, the list of the state is read instead.
 
     The order is the same.
     """
@@ -221,7 +221,10 @@ def test_common_tag_is_read_in_the_list_of_the_state(crowd):
 
 
 def test_large_page_is_returned_whole(crowd):
-    """A limit of thousands takes as many round trips as necessary, and a limit of 0 returns an empty page."""
+    """A limit of several thousand takes as many round trips as necessary.
+
+    A limit of 0 returns an empty page.
+    """
     page = crowd.storage.find(JobFilter(tag="common"), limit=RARE + 400)
     nothing = crowd.storage.find(JobFilter(), limit=0)
 
@@ -235,7 +238,10 @@ def test_large_page_is_returned_whole(crowd):
 
 @alone_and_parted
 def test_failure_groups_count_all_queues(scene):
-    """Groups are complete even with more failed jobs than one script reads, and show their newest failure."""
+    """The groups are complete even if more jobs have failed than one script reads.
+
+    Each group shows its newest failure.
+    """
     holder = scene.begin()
     scene.storage.insert([scene.new_job(queue=QUEUES[place % 3]) for place in range(1_200)])
     claimed = [job for _ in range(20) for job in scene.claim(holder, 200, QUEUES)]
@@ -260,7 +266,7 @@ def test_failure_groups_count_all_queues(scene):
 
 
 def test_counts_include_a_thousand_queues(scene):
-    """More queues than one script counts are still counted."""
+    """The counts are complete even if there are more queues than one script counts."""
     names = [f"queue{place}" for place in range(1_000)]
     scene.storage.insert([scene.new_job(queue=queue) for queue in names])
     scene.claim(scene.begin(), 1, ["queue7"])
@@ -310,9 +316,9 @@ def overwrite(server, kind, id, change, text=""):
     ],
 )
 def test_unreadable_job_is_shown_without_affecting_others(scene, server, kind, change):
-    """The job keeps its place in the lists and shows the problem.
+    """The job keeps its position in the lists and shows the problem.
 
-    The other jobs of the lists are complete.
+    The other jobs in the lists are complete.
     """
     before, bad, behind = (scene.add(tags=("one",)) for _ in range(3))
     overwrite(server, kind, bad, change, "garbage")
@@ -326,7 +332,7 @@ def test_unreadable_job_is_shown_without_affecting_others(scene, server, kind, c
 
 
 def test_unreadable_failed_job_is_in_no_failure_group(scene, server):
-    """The groups contain only the other jobs."""
+    """The failure groups contain only the other jobs."""
     holder = scene.begin()
     bad, good = (scene.settle(fails(scene.run(holder))) for _ in range(2))
     overwrite(server, "jobs", bad, ('"]', '"'))
@@ -335,7 +341,7 @@ def test_unreadable_failed_job_is_in_no_failure_group(scene, server):
 
 
 def test_unreadable_history_lines_are_skipped(scene, server):
-    """The other entries and attempts are shown."""
+    """The remaining entries and attempts are shown."""
     holder = scene.begin()
     job_id = scene.settle(retries(scene.run(holder)))
     scene.settle(fails(scene.run(holder, job_id)))
@@ -354,7 +360,7 @@ def test_unreadable_history_lines_are_skipped(scene, server):
 def test_new_fields_of_a_newer_release_are_ignored(scene, server):
     """Payloads, errors, history entries, attempts and sessions may have new fields.
 
-    The known fields are read as before.
+    The known fields are still read.
     """
     holder = scene.begin()
     parent = scene.settle(fails(scene.run(holder, scene.add(tags=("one",)))))
@@ -377,7 +383,7 @@ def test_new_fields_of_a_newer_release_are_ignored(scene, server):
 
 
 def test_member_with_damaged_relations_does_not_affect_others(scene, server):
-    """The member is claimed, ends and is pruned like its neighbours."""
+    """The member is claimed, settled and pruned like the other members."""
     flow = FlowScene(scene.handles)
     batch = flow.batch()
     bad, good = flow.member(batch), flow.member(batch)
@@ -394,7 +400,7 @@ def test_member_with_damaged_relations_does_not_affect_others(scene, server):
 
 
 def test_job_without_a_record_is_skipped(scene, server):
-    """A job without a record is in no list and cannot be found in any other way."""
+    """No list contains the job, and it cannot be found in any other way."""
     broken, good = scene.add(), scene.add()
     server.client().hdel("firelock:{0}:jobs", broken)
 

@@ -46,7 +46,7 @@ def paused(storage):
 
 
 def test_repeated_put_writes_again(database):
-    """A repeated call writes again, so a following WAIT also covers the first write, whose reply was lost."""
+    """The reply to the first write may be lost. A WAIT after the repeated write covers both writes."""
     change, call = RecordChange("kind", "key", "value", 0), database.database.connections.call
 
     def written():
@@ -75,7 +75,7 @@ def test_record_versions_of_different_kinds_are_independent(database):
 
 
 def test_long_list_of_records_is_read_in_pages(database):
-    """A list is complete and in order, even if it takes many commands."""
+    """The list is complete and in order, even if reading it takes many commands."""
     keys = [f"{number:05}" for number in range(1_203)]
     for key in keys:
         put(database, key, key, "kind")
@@ -92,7 +92,10 @@ def test_long_list_of_records_is_read_in_pages(database):
 
 
 def test_pause_reaches_every_partition(parted):
-    """A queue's record pauses and resumes it in every partition; its deletion resumes the queue too."""
+    """Changing the record of a queue pauses and resumes the queue in every partition.
+
+    Deleting the record resumes the queue too.
+    """
     put(parted, "mail", PAUSED)
     put(parted, "bulk", PAUSED)
     both = paused(parted)
@@ -107,7 +110,7 @@ def test_pause_reaches_every_partition(parted):
 
 @pytest.mark.parametrize("value", ["", "[]", "1", '{"paused": 1}', '{"paused": "true"}', "{"])
 def test_only_a_valid_pause_record_pauses_a_queue(parted, value):
-    """A queue is paused by no other value of the record, no other kind of record and no unstored record."""
+    """Other values, other kinds of records, and records that could not be stored do not pause a queue."""
     put(parted, "mail", value)
     put(parted, "mail", PAUSED, "server_order")
     parted.put_record("queue", "bulk", PAUSED, expected_version=3)
@@ -116,7 +119,7 @@ def test_only_a_valid_pause_record_pauses_a_queue(parted, value):
 
 
 def test_partition_that_missed_a_pause_is_repaired(parted, server):
-    """A partition that has lost or missed a pause gets it with the next `promote`."""
+    """If a partition has lost or missed a pause, the next `promote` stores the pause there."""
     bases = parted.database.partitions.bases
     parted.database.run(
         "records.put", 0, "queue", "mail", PAUSED, "", "", 1
@@ -132,7 +135,7 @@ def test_partition_that_missed_a_pause_is_repaired(parted, server):
 
 
 def test_late_pause_does_not_undo_a_newer_change(parted):
-    """A pause that reaches a partition after a newer change is ignored."""
+    """If a pause reaches a partition after a newer change, the pause is ignored."""
     put(parted, "mail", PAUSED)
     late = parted.database.run("records.pauses", 0, 0)
     put(parted, "mail", RESUMED)
@@ -144,7 +147,7 @@ def test_late_pause_does_not_undo_a_newer_change(parted):
 
 
 def test_partitions_agree_after_concurrent_pauses(parted):
-    """After concurrent pauses and resumptions, every partition agrees with the first one."""
+    """After concurrent pauses and resumptions, every partition has the state of the first one."""
 
     def toggle(queue: str) -> None:
         for value in (PAUSED, RESUMED, PAUSED) * 10:
@@ -156,7 +159,10 @@ def test_partitions_agree_after_concurrent_pauses(parted):
 
 
 def test_pause_lost_by_the_first_partition_is_removed_everywhere(parted, server):
-    """A failover that loses a pause in the first partition removes it from all. The next pause is kept."""
+    """If a failover loses a pause in the first partition, the pause is removed from all partitions.
+
+    The next pause is kept.
+    """
     first = parted.database.partitions.bases[0]
     put(parted, "mail", PAUSED)
     server.client().delete(f"{first}:paused", f"{first}:pausing", f"{first}:k:queue", f"{first}:kz:queue")
@@ -170,7 +176,7 @@ def test_pause_lost_by_the_first_partition_is_removed_everywhere(parted, server)
 
 
 def test_change_after_a_failover_reaches_every_partition(parted, server):
-    """If the first partition has lost a change, the next change does not count as a repeat of it."""
+    """If the first partition has lost a change, the next change must not count as a repetition of it."""
     first, client = parted.database.partitions.bases[0], server.client()
     put(parted, "mail", PAUSED)
     stamp = client.get(f"{first}:pausing")
@@ -184,7 +190,7 @@ def test_change_after_a_failover_reaches_every_partition(parted, server):
 
 
 def test_failing_partition_does_not_prevent_a_pause_elsewhere(parted, server):
-    """The error is raised after all other partitions were updated. The record is stored."""
+    """The error is raised after all other partitions have been updated. The record is stored."""
     server.client().set(f"{parted.database.partitions.bases[1]}:pausing", "no number")
 
     with pytest.raises(StorageError, match="number"):
@@ -195,7 +201,7 @@ def test_failing_partition_does_not_prevent_a_pause_elsewhere(parted, server):
 
 
 def test_resumed_queue_wakes_waiting_servers(parted, server):
-    """Each partition publishes a message when a queue is resumed in it, but not when a queue is paused."""
+    """Each partition publishes a message when a queue is resumed there, but not when a queue is paused."""
     with server.client().pubsub(ignore_subscribe_messages=True) as listener:
         listener.subscribe(*(f"{base}:wake" for base in parted.database.partitions.bases))
         for _ in range(PARTITIONS):
@@ -220,7 +226,10 @@ def test_single_partition_pauses_with_one_call(database, server):
 
 
 def test_queue_is_resumed_while_memory_is_full(parted, server):
-    """A full server refuses new records, but it resumes a queue, because that drains the server."""
+    """A server whose memory is full refuses new records.
+
+    Resuming a queue is allowed, because running its jobs frees memory.
+    """
     put(parted, "mail", PAUSED)
     client = server.client()
     client.config_set("maxmemory", "1kb")

@@ -102,7 +102,7 @@ def all_claimed(scene):
 
 
 def test_late_begin_does_not_revive_an_ended_session(database, storage):
-    """A begin that arrives in a partition after the session's end there does not revive the session."""
+    """The session does not become alive if its begin arrives in a partition after its end."""
     storage.begin_session(session())
     storage.end_session("a", None, reason="killed")
 
@@ -113,7 +113,7 @@ def test_late_begin_does_not_revive_an_ended_session(database, storage):
 
 
 def test_marks_of_dead_sessions_expire(database, storage):
-    """The mark of a dead session in other partitions expires a day after the first one deletes its own."""
+    """The mark in other partitions expires a day after the first partition has deleted its own mark."""
     storage.begin_session(session())
 
     storage.end_session("a", None, reason="killed")
@@ -127,9 +127,9 @@ def test_marks_of_dead_sessions_expire(database, storage):
 
 
 def test_unfinished_end_is_finished_by_a_sweep(database, scene, server, storage):
-    """After an interrupted end the session is dead.
+    """If ending a session is interrupted, the session is dead.
 
-    A later sweep returns the remaining jobs with its reason.
+    A later sweep returns the remaining jobs with the same reason.
     """
     ids = a_job_in_each_partition(scene)
     holder = scene.begin()
@@ -163,7 +163,7 @@ def test_unfinished_end_is_finished_by_a_sweep(database, scene, server, storage)
 
 
 def test_repeated_end_continues_an_interrupted_one(database, storage):
-    """A second call finishes the end, even with a different blame. A third call has nothing to do."""
+    """A second call ends the session completely, even if it blames other jobs. A third call does nothing."""
     storage.begin_session(session())
     database.first_away = 1
     with pytest.raises(StorageUnavailable):
@@ -178,9 +178,9 @@ def test_repeated_end_continues_an_interrupted_one(database, storage):
 
 
 def test_sweep_ends_other_sessions_if_one_fails(database, storage):
-    """A sweep ends as many sessions as it can.
+    """A sweep ends as many sessions as possible, and fails if it cannot end any.
 
-    If it cannot end any, it fails. All of the sessions are dead in either case.
+    In either case, all of the sessions are dead.
     """
     for name in "ab":
         storage.begin_session(session(name))
@@ -198,7 +198,7 @@ def test_sweep_ends_other_sessions_if_one_fails(database, storage):
 
 
 def test_session_renewed_during_a_sweep_is_not_ended(database, storage):
-    """A session that is renewed between the sweep's read and the end remains alive."""
+    """A session stays alive if it is renewed after the sweep has read it and before the sweep ends it."""
     storage.begin_session(session("a"))
     storage.begin_session(session("b"))
     database.clock_offset = 4_000 * SECOND
@@ -244,7 +244,7 @@ def test_living_sessions_are_not_ended_as_strays(database, storage):
 
 @alone_and_parted
 def test_session_with_many_jobs_is_ended_in_several_script_calls(scene, server):
-    """One call returns more jobs than one script call takes, and nothing is left to finish."""
+    """One call returns more jobs than a script call can take, and nothing remains to be done."""
     number = 2 * AT_ONCE + 50
     ids = scene.add_many(number)
     holder = scene.begin()
@@ -264,7 +264,7 @@ def test_session_with_many_jobs_is_ended_in_several_script_calls(scene, server):
 
 @alone_and_parted
 def test_all_sessions_are_listed_across_pages(scene):
-    """More sessions than one call returns are all listed, oldest first."""
+    """The list contains more sessions than one call returns, oldest first."""
     names = [f"{number:04}" for number in range(1_020)]
     for name in names:
         scene.begin(name)
@@ -276,7 +276,7 @@ def test_all_sessions_are_listed_across_pages(scene):
 
 @alone
 def test_special_characters_of_a_session_are_read_back_unchanged(scene):
-    """Ids, names and reasons with quotes, tabs and line ends are read back unchanged."""
+    """Ids, names and reasons may contain quotes, tabs and line ends."""
     special = 'a"\\\t\né'
     scene.storage.begin_session(NewSession("a", special, special, special, 1, 5, 60.0, 1, special, special))
     job = scene.new_job(id=special)

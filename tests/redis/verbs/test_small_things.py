@@ -50,7 +50,7 @@ def parted(server):
 
 
 def test_key_of_a_lock_expires(database, server):
-    """The key of a lock that was not released expires a minute after the lock."""
+    """If a lock is not released, its key expires a minute after the lock."""
     fence = database.acquire_lock("lock", "ada", 30.0)
     lives = server.client().pttl("firelock:{0}:lock:lock")
     database.renew_lock("lock", "ada", fence, 600.0)
@@ -69,7 +69,7 @@ def test_key_of_a_lock_expires(database, server):
     ],
 )
 def test_unsupported_layout_is_refused_with_its_version(database, server, version, message):
-    """A client, a migration and the doctor's check report the layout and change nothing."""
+    """A client, a migration and the doctor report the version of the layout and do not change anything."""
     client = server.client()
     client.hset("firelock:{0}:layout", "version", version)
 
@@ -83,7 +83,7 @@ def test_unsupported_layout_is_refused_with_its_version(database, server, versio
 
 
 def test_released_lock_leaves_no_key(database, server):
-    """The fences of all names share one counter, so a released lock leaves no key."""
+    """The key can be deleted because all locks share one counter of fences."""
     for name in ("a", "b"):
         fence = database.acquire_lock(name, "ada", 30.0)
         assert fence is not None
@@ -93,7 +93,7 @@ def test_released_lock_leaves_no_key(database, server):
 
 
 def test_fences_grow_after_the_last_ones_are_lost(database, server):
-    """After a failover that loses a lock and its fence, the next lock gets a larger fence."""
+    """If a failover loses a lock and its fence, the next lock still gets a larger fence."""
     first = database.acquire_lock("lock", "ada", 30.0)
     server.client().delete("firelock:{0}:lock:lock", "firelock:{0}:fences")
 
@@ -113,7 +113,7 @@ def test_fences_grow_after_the_clock_is_set_back(database, server):
 
 @pytest.mark.parametrize(("seconds", "is_held"), [(0.0, False), (-1e9, False), (1e-6, False), (1e30, True)])
 def test_lock_can_have_any_duration(database, seconds, is_held):
-    """A lock with no duration ends immediately, and an endless one lasts for decades."""
+    """A lock with a duration of zero expires immediately. An infinite duration lasts for decades."""
     fence = database.acquire_lock("lock", "ada", seconds)
 
     assert fence is not None
@@ -125,14 +125,14 @@ def test_lock_can_have_any_duration(database, seconds, is_held):
 
 @pytest.mark.parametrize("due_at", [1, 2**53 + 1, LAST_INSTANT, None])
 def test_due_times_of_records_are_exact(database, due_at):
-    """A time is sent as a string, so no digit is lost."""
+    """A time is sent as a string, so no digits are lost."""
     database.put_record("kind", "key", "a value, with spaces", due_at=due_at)
 
     assert Record("kind", "key", "a value, with spaces", 1, due_at) == database.get_record("kind", "key")
 
 
 def test_deleted_records_leave_one_key_per_kind(database, server):
-    """Only the largest version is kept."""
+    """This key stores only the largest version."""
     for key in ("a", "b"):
         database.put_record("recurring", key, "{}", due_at=1)
 
@@ -143,7 +143,7 @@ def test_deleted_records_leave_one_key_per_kind(database, server):
 
 
 def test_due_records_are_read_in_several_script_calls(database):
-    """The due records are complete and in order, even if reading them takes many script calls."""
+    """The list of due records is complete and in order, even if reading it takes many script calls."""
     names = [f"{number:04}" for number in range(1_200)]
     for number, name in enumerate(names):
         database.put_record("recurring", name, "{}", due_at=1 + number // 2)
@@ -171,7 +171,7 @@ def test_large_records_are_read_in_bounded_replies(database):
 
 
 def test_earlier_due_time_wakes_waiting_servers(database, server):
-    """A server that sleeps until the next due time is notified only of an earlier one."""
+    """A server that waits until the next due time is notified only of an earlier one."""
     puts = [("b", 5), ("c", 9), ("a", 3), ("d", None)]
     with server.client().pubsub(ignore_subscribe_messages=True) as listener:
         listener.subscribe("firelock:{0}:wake")
@@ -185,7 +185,7 @@ def test_earlier_due_time_wakes_waiting_servers(database, server):
 
 
 def test_jobs_outside_the_records_partition_are_refused(parted):
-    """No script can access both partitions, so neither the jobs nor the record are stored."""
+    """No script can access both partitions, so neither the jobs nor the record is stored."""
     jobs = [NewJob(f"{number:036x}", "t", "[]", "json", "q", 0, State.ENQUEUED, BASE) for number in (0, 1)]
     change = RecordChange("recurring", "nightly", "{}", 0)
 
@@ -206,7 +206,7 @@ def rollup(minute=BASE, task="send", queue="mail", outcome="succeeded", count=1)
 
 
 def test_statistics_add_up_exactly(database):
-    """Sums are exact as long as Lua's numbers are."""
+    """Sums are exact up to the limits of Lua's numbers."""
     large = rollup(count=1 << 50)
 
     database.record_metrics([large, rollup()])
@@ -229,7 +229,7 @@ def test_statistics_with_different_bucket_counts_are_added(database):
 
 
 def test_long_timeline_is_complete(database):
-    """A timeline of thousands of rollups is read in parts of whole minutes, and in order."""
+    """A timeline of thousands of rollups is read in order, in parts that contain whole minutes."""
     rollups = [
         rollup(BASE + minute * MINUTE, task=f"task{number:02}")
         for minute in range(700)
@@ -250,7 +250,7 @@ def test_long_timeline_is_complete(database):
 
 @pytest.mark.parametrize("name", ['a","b', ',"mail",', '"', "[", "\\", ",", "", "東京\n"])
 def test_timeline_is_filtered_by_exact_names(database, name):
-    """A name that looks like its stored form is still filtered as a name."""
+    """A name is found even if it looks like the stored form of a name."""
     kept = [rollup(task=name), rollup(task=name, queue="bulk")]
     database.record_metrics([*kept, rollup(), rollup(task=name + "x"), rollup(task="x", queue=name + ",")])
 
@@ -262,7 +262,7 @@ def test_timeline_is_filtered_by_exact_names(database, name):
 
 
 def test_old_statistics_are_pruned_up_to_the_limit(database, server):
-    """Minutes older than thirty days are deleted, with a limit per call, and leave no key."""
+    """Each call deletes a limited number of minutes that are older than thirty days. No key remains."""
     now = (
         database.database.run("records.put", 0, "kind", "key", "", "", "", "")
         and int(server.client().time()[0]) * SECOND
@@ -303,7 +303,10 @@ def texts(log):
 
 
 def test_long_log_keeps_its_newest_thousand_lines(database):
-    """Numbers have no gaps, and the newest thousand lines are kept, even if many lines arrive together."""
+    """Only the newest thousand lines are kept, even if many lines arrive together.
+
+    Their numbers have no gaps.
+    """
     (id,) = known(database, 1)
     results = []
     for start, count in ((0, 3), (3, 1_000), (1_003, 2_777), (3_780, 1)):
@@ -318,7 +321,10 @@ def test_long_log_keeps_its_newest_thousand_lines(database):
 
 
 def test_log_is_read_from_any_line_number(database):
-    """A reader behind the oldest line continues with that line. A reader ahead of the log finds nothing."""
+    """If the given line no longer exists, reading continues with the oldest line.
+
+    After the last line, nothing is found.
+    """
     (id,) = known(database, 1)
     database.append_logs({id: lines(*range(1_300))}, {})
 
@@ -330,7 +336,7 @@ def test_log_is_read_from_any_line_number(database):
 
 
 def test_omitted_log_lines_leave_no_gap(database):
-    """If the first of several script calls omits lines, the lines before them are deleted too."""
+    """If the first of several script calls omits lines, the lines before them are deleted as well."""
     (id,) = known(database, 1)
     database.append_logs({id: lines(0, 1, 2)}, {})
 
@@ -365,7 +371,7 @@ def test_long_log_lines_are_sent_in_several_script_calls(database, server):
 def test_queue_name_with_white_space_is_refused(database, queue):
     """White space separates the words of a record.
 
-    Such a name is therefore refused, together with everything else in the same call.
+    Such a name is therefore refused, and so is everything else in the same call.
     """
     names = ("default", queue)
     jobs = [NewJob(name or "-", "t", "{}", "json", name, 0, State.ENQUEUED, BASE) for name in names]

@@ -108,7 +108,7 @@ def live_through_everything(scene):
 
 @alone_and_parted
 def test_pruned_jobs_and_sessions_leave_only_counters(scene, server):
-    """After every job and session was pruned, only counters are left that must never repeat a value."""
+    """After all jobs and sessions were pruned, only counters whose values must never repeat are left."""
     number = live_through_everything(scene)
     # children are kept as long as their parents, whose ends have times from callers' clocks
     scene.advance(100 * 365 * DAY / SECOND)
@@ -120,7 +120,7 @@ def test_pruned_jobs_and_sessions_leave_only_counters(scene, server):
 
 
 def test_queue_without_jobs_is_forgotten(scene, server):
-    """A queue is counted as long as it has a job, but not after its last job was deleted."""
+    """A queue is counted as long as it has a job, and no longer after its last job was deleted."""
     at = scene.now()
     pruned, kept = scene.add(queue="mail"), [scene.add(queue="default") for _ in range(2)]
     scene.storage.apply([deletes(id, expires_at=at) for id in (pruned, kept[0])])
@@ -132,7 +132,7 @@ def test_queue_without_jobs_is_forgotten(scene, server):
 
 
 def test_tail_is_deleted_with_its_pruned_job(scene, server):
-    """A job that is pruned while its holder still runs it leaves no tail."""
+    """No tail remains even if the job is pruned while its session still runs it."""
     running = scene.run(scene.begin())
     scene.settle(deletes(running.id, expires_at=scene.now()))
 
@@ -146,7 +146,7 @@ def test_tail_is_deleted_with_its_pruned_job(scene, server):
 
 
 def test_last_expiry_of_a_job_applies(scene):
-    """A job that ended again expires at the time of its last end, not of an earlier one."""
+    """If a job has ended more than once, it expires at the time that its last result determines."""
     at = scene.now()
     later = scene.settle(deletes(scene.add(), expires_at=at + HOUR))
     never = scene.settle(deletes(scene.add(), expires_at=at + HOUR))
@@ -163,7 +163,7 @@ def test_last_expiry_of_a_job_applies(scene):
 
 
 def test_job_that_ended_twice_is_pruned_once(scene):
-    """Two entries of one job, in the same minute or in two, count as one job."""
+    """Two entries for one job, in the same minute or in different ones, are counted as one job."""
     at = scene.now()
     ids = scene.add_many(2)
     for job_id, expiries in ((ids[0], (at, at)), (ids[1], (at - HOUR, at))):
@@ -174,7 +174,7 @@ def test_job_that_ended_twice_is_pruned_once(scene):
 
 
 def test_job_that_expires_later_this_minute_is_checked_once(scene, server):
-    """Jobs that expire in the current minute are listed separately until their time, and are pruned then."""
+    """Jobs that expire in the current minute are listed separately and are pruned when they expire."""
     now = scene.now()
     scene.advance((now // MINUTE * MINUTE + MINUTE - now) / SECOND)  # so that a minute begins now
     at = scene.now()
@@ -191,7 +191,7 @@ def test_job_that_expires_later_this_minute_is_checked_once(scene, server):
 
 
 def test_job_requeued_before_its_expiry_is_not_pruned(scene):
-    """A job that is requeued before the expiry time for which it was listed separately is not pruned."""
+    """This is true even if the job was already listed separately for its expiry time."""
     scene.advance(60 - scene.now() % MINUTE / SECOND)
     job_id = scene.settle(deletes(scene.add(), expires_at=scene.now() + 40 * SECOND))
     scene.storage.prune(10)
@@ -205,7 +205,7 @@ def test_job_requeued_before_its_expiry_is_not_pruned(scene):
 
 
 def test_release_skips_children_that_continue_to_wait(scene, server):
-    """In steps of one child, `release` skips the children that continue to wait, and reaches the others."""
+    """If `release` handles one child at a time, it skips these children and reaches the others."""
     parent = scene.add()
     waiting = [scene.continuation(parent) for _ in range(3)]
     wanted = scene.continuation(parent, on=On.FAILED)
@@ -219,9 +219,9 @@ def test_release_skips_children_that_continue_to_wait(scene, server):
 
 
 def test_second_end_of_a_parent_checks_all_children_again(scene):
-    """The progress is valid for only one end of the parent.
+    """The stored progress is valid for only one result of the parent.
 
-    After its next end, all children are checked again.
+    After the next result, all children are checked again.
     """
     parent = scene.add()
     first, second = scene.continuation(parent), scene.continuation(parent)
@@ -242,7 +242,10 @@ def awaiting(scene, *edges):
 
 
 def test_parent_named_twice_moves_its_child_once(scene, server):
-    """A child that names its parent twice, for one end or for two, is moved once, without leftovers."""
+    """A child may name its parent twice, for the same result or for two.
+
+    It is moved once, and no keys remain.
+    """
     parent = scene.add()
     same = scene.continuation(parent, parent, on=On.DELETED)
     both = awaiting(scene, Edge(parent, On.DELETED), Edge(parent, On.FINISHED))
@@ -258,7 +261,7 @@ def test_parent_named_twice_moves_its_child_once(scene, server):
 
 
 def test_child_of_several_pruned_parents_is_deleted_once(scene, server):
-    """A child that waits for two parents, or twice for one, is deleted once, by the first pruned parent."""
+    """A child that waits for two parents, or twice for one, is deleted when the first parent is pruned."""
     holder, at = scene.begin(), scene.now()
     parents = [scene.run(holder).id for _ in range(2)]
     child = awaiting(scene, Edge(parents[0]), Edge(parents[0], On.DELETED), Edge(parents[1]))
@@ -274,7 +277,7 @@ def test_child_of_several_pruned_parents_is_deleted_once(scene, server):
 
 
 def test_dependency_is_deleted_when_its_child_stops_waiting(scene, server):
-    """A child that no longer waits, because of an operator or another parent, has no dependency left."""
+    """A child may stop waiting because of an operator or because of another parent."""
     one, other = scene.schedule(3_600), scene.schedule(3_600)
     by_hand, by_other = scene.continuation(one), scene.continuation(one, other)
     scene.settle(deletes(by_hand))
@@ -308,7 +311,7 @@ def test_parent_with_many_waiting_children_is_pruned_in_several_calls(scene, ser
 
 
 def test_one_call_runs_several_scripts_up_to_its_limit(scene):
-    """A call continues up to its limit, with bounded scripts."""
+    """A call runs scripts of bounded size until it has reached its limit."""
     at, number = scene.now(), 2 * AT_ONCE + 10
     ids = scene.add_many(number, state=State.SCHEDULED, due_at=at)
     promoted = scene.storage.promote(1_000)
@@ -331,7 +334,7 @@ def prune_once(scene, server):
 
 
 def test_script_deletes_a_bounded_number_of_children(scene, server):
-    """The waiting children of a pruned job are deleted in calls of a bounded size."""
+    """The waiting children of a pruned job are deleted in calls of bounded size."""
     parent = scene.add()
     scene.add_many(AT_ONCE + 1, state=State.AWAITING, parents=(Edge(parent),))
     scene.settle(fails(scene.run(scene.begin(), parent), expires_at=scene.now()))
@@ -341,7 +344,7 @@ def test_script_deletes_a_bounded_number_of_children(scene, server):
 
 
 def test_script_checks_a_bounded_number_of_jobs(scene, server):
-    """Requeued jobs are skipped in bounded calls. On a slow server, a script ends even earlier."""
+    """Requeued jobs are skipped in calls of bounded size. On a slow server, a script stops even earlier."""
     ids, at = scene.add_many(1_001), scene.now()
     scene.storage.apply([deletes(id, expires_at=at - HOUR) for id in ids])
     scene.storage.apply([requeues(id) for id in ids])
@@ -351,7 +354,7 @@ def test_script_checks_a_bounded_number_of_jobs(scene, server):
 
 
 def test_script_reads_a_bounded_number_of_bytes(scene, server):
-    """Jobs with large results or arguments are read in parts of a bounded size."""
+    """Jobs with large results or arguments are read in parts of bounded size."""
     holder, at, large = scene.begin(), scene.now(), '"' + "x" * 30_000 + '"'
     for arguments, result in (("[]", large), (f"[{large}]", "1")):
         for _ in range(40):
@@ -371,9 +374,9 @@ def test_script_reads_a_bounded_number_of_bytes(scene, server):
 
 @alone_and_parted
 def test_upkeep_continues_while_memory_is_full(scene, server):
-    """The upkeep that drains a full server continues.
+    """Upkeep that frees memory continues.
 
-    Sessions continue and end, due jobs move, and expired jobs are pruned.
+    Sessions are renewed and ended, due jobs are enqueued, and expired jobs are pruned.
     """
     at = scene.now()
     holder, other = scene.begin("a"), scene.begin("b", 60.0)

@@ -39,7 +39,10 @@ def answer(dashboard, link, choice):
 
 
 def test_first_approval_link_is_valid_after_a_reminder(guide):
-    """Both links answer the same wait. The older link is accepted, and then the newer link is too late."""
+    """Both links answer the same wait.
+
+    If the older link is used first, the newer one is refused as too late.
+    """
     with Tester(guide["fire"]) as tester:
         dashboard = Dashboard(guide["fire"])
         refunding = guide["refund"].enqueue(7)

@@ -24,14 +24,17 @@ def run(page, folder):
 
 @pytest.mark.parametrize("page", code_pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_code_of_a_page_runs(page, tmp_path):
-    """Every block marked python runs after the blocks above it in the same page."""
+    """Every block that is marked as python runs after the previous blocks of the page."""
     outcome = run(page, tmp_path)
 
     assert outcome.returncode == 0, outcome.stderr
 
 
 def test_blocks_share_the_namespace_of_the_page(tmp_path):
-    """A block can use names from earlier blocks, other languages are ignored, and `await` can be anywhere."""
+    """A block can use names from earlier blocks and `await` anywhere.
+
+    Blocks in other languages are ignored.
+    """
     page = tmp_path / "page.md"
     page.write_text(
         "# Page\n```python\nimport asyncio\nx = 1\n```\n"
@@ -45,7 +48,7 @@ def test_blocks_share_the_namespace_of_the_page(tmp_path):
 
 
 def test_failure_contains_the_line_of_the_page(tmp_path):
-    """A block that fails makes its page fail, and the error has the page's line number."""
+    """If a block fails, the page fails, and the error contains the line number on the page."""
     page = tmp_path / "page.md"
     page.write_text("# Page\n\n```python\nx = 1\nassert x == 2\n```\n")
 
@@ -56,7 +59,7 @@ def test_failure_contains_the_line_of_the_page(tmp_path):
 
 
 def test_warning_fails_a_page(tmp_path):
-    """Code in the documentation must not warn."""
+    """Code in the documentation must not cause warnings."""
     page = tmp_path / "page.md"
     page.write_text("```python\nimport warnings\nwarnings.warn('old', DeprecationWarning)\n```\n")
 
@@ -103,14 +106,14 @@ def exists(module, name):
 
 
 def test_missing_name_is_reported():
-    """If another project renames a function, the block is reported as wrong."""
+    """For example, another project may have renamed a function that the block imports."""
     tree = ast.parse("from celery import shared_task, shared_tusk\nfrom shop.jobs import fire")
 
     assert [name for name in imported(tree) if not exists(*name)] == [("celery", "shared_tusk")]
 
 
 def test_block_is_excluded_only_with_a_reason():
-    """`not run` needs a reason and applies only to the block directly below."""
+    """`not run` must be followed by a reason, and applies only to the block directly below it."""
     block = "```python\nx\n```\n"
 
     reasons = [

@@ -33,14 +33,14 @@ SHOWN = [
 
 @pytest.mark.parametrize("words", SHOWN)
 def test_documented_command_is_accepted(words):
-    """Each shown command exists and accepts its options."""
+    """Each command in the documentation exists and accepts its options."""
     options = read_command(words)
 
     assert callable(options.run)
 
 
 def test_unknown_option_is_reported():
-    """An option that no command accepts is reported."""
+    """An option is reported if no command accepts it."""
     (words,) = commands("```console\n$ firelock jobs list --colour red   # a comment\n```\n")
 
     assert ["jobs", "list", "--colour", "red"] == words

@@ -14,14 +14,14 @@ LINE = re.compile(r"^- (?P<number>\d{4}) \[(?P<title>.+)\]\((?P<file>[^)]+)\)$",
 
 
 def test_decisions_are_numbered_without_gaps():
-    """The file names begin with four digits that count from 0001."""
+    """The file names begin with four digits, counted from 0001."""
     numbers = [page.name[:5] for page in DECISIONS]
 
     assert numbers == [f"{number:04}-" for number in range(1, len(DECISIONS) + 1)]
 
 
 def test_readme_lists_every_decision_with_its_title():
-    """The README has one line per file, in numerical order, and each link text is the title of the page."""
+    """The README has one line for each file, in numerical order. Each link text is the title of the page."""
     listed = LINE.findall((FOLDER / "README.md").read_text(encoding="utf-8"))
 
     written = [
@@ -34,7 +34,7 @@ def test_readme_lists_every_decision_with_its_title():
 
 @pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem[:4])
 def test_decision_has_the_four_headings(page):
-    """A decision has a title and four sections: context, decision, consequences and rejected options."""
+    """The headings of a decision are context, decision, consequences and rejected options."""
     _, *below = headings(page.read_text(encoding="utf-8"))
 
     assert below == ["Context", "Decision", "Consequences", "What was rejected"]
@@ -42,7 +42,7 @@ def test_decision_has_the_four_headings(page):
 
 @pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem[:4])
 def test_file_name_of_a_decision_is_its_title(page):
-    """A file can be found by the words of its title."""
+    """A file can therefore be found by the words of its title."""
     (title, *_) = headings(page.read_text(encoding="utf-8"))
 
     assert page.stem[5:] == re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")

@@ -20,13 +20,13 @@ ERRORS = sorted(
 
 @pytest.mark.parametrize("error", ERRORS)
 def test_error_has_a_paragraph(error):
-    """The paragraph's heading is the error's name, and the text states the cause and the fix."""
+    """The heading of the paragraph is the name of the error, and the text explains the cause and the fix."""
     assert error in list(headings(PAGE))
     assert len(section(PAGE, error)) > 80
 
 
 def test_every_paragraph_is_about_an_existing_error():
-    """When a class is removed, its paragraph must be removed too."""
+    """If an error class is removed, its paragraph must be removed too."""
     documented = [heading for heading in headings(PAGE) if heading.isidentifier() and heading[:1].isupper()]
 
     assert [

@@ -36,7 +36,7 @@ def rows():
 
 
 def test_every_code_has_one_row_with_its_severities():
-    """A code without a row cannot be looked up, and two rows of a code might contradict each other."""
+    """A code without a row could not be looked up, and two rows for one code might contradict each other."""
     listed = [(row[0].strip("`"), row[1]) for row in rows()]
 
     expected = {

@@ -92,7 +92,7 @@ def test_heading_of_a_hook_is_its_signature(function):
 
 @pytest.mark.parametrize("function", HOOKS.values(), ids=HOOKS)
 def test_section_of_a_hook_has_five_parts(function):
-    """The parts include when and how often the hook is called, and what happens on an exception."""
+    """The parts describe when and how often the hook is called, and what happens on an exception."""
     text = section(PAGE, signature(function))
 
     assert re.findall("|".join(LABELS), text) == LABELS
@@ -100,7 +100,7 @@ def test_section_of_a_hook_has_five_parts(function):
 
 @pytest.mark.parametrize("function", HOOKS.values(), ids=HOOKS)
 def test_hook_with_a_deciding_first_result_has_the_fixed_sentence(function):
-    """The fixed sentence is in the section if and only if the first result is used."""
+    """Only the section of a hook whose first result is used contains this sentence."""
     text = section(PAGE, signature(function))
 
     assert is_first_result(function) == (FIRST_RESULT in text)
@@ -108,7 +108,7 @@ def test_hook_with_a_deciding_first_result_has_the_fixed_sentence(function):
 
 @pytest.mark.parametrize("function", HOOKS.values(), ids=HOOKS)
 def test_hook_has_an_example_that_runs(function):
-    """The page's code, which is run, implements the hook with all of its arguments."""
+    """The code on the page is run, and implements the hook with all of its arguments."""
     shown = implementations(PAGE)
 
     assert (function.__name__, list(inspect.signature(function).parameters)) in shown
@@ -121,7 +121,7 @@ def test_hook_has_a_test(name):
 
 
 def test_section_ends_at_the_next_heading():
-    """Text of the next section does not count."""
+    """Text in the next section does not count as part of the section."""
     page = "# `a(x)`\n\n- **Called:** here\n\n## `b()`\n\nthere\n"
 
     assert section(page, "a(x)") == "Called: here"

@@ -62,7 +62,7 @@ def requirements():
 
 @pytest.mark.parametrize("row", ROWS)
 def test_tested_versions_match_the_lock_file(row):
-    """The patch number is omitted. For Django, all tested versions are listed."""
+    """Patch numbers are omitted. For Django, all tested versions are listed."""
     locked = set()
     for name, version in LOCKED.findall((ROOT / "requirements.lock").read_text(encoding="utf-8")):
         if name == row.package:
@@ -75,19 +75,19 @@ def test_tested_versions_match_the_lock_file(row):
 
 @pytest.mark.parametrize("row", ROWS)
 def test_required_versions_match_the_packages(row):
-    """The required versions are empty for a package that is not a dependency."""
+    """If a package is not a dependency, the column of required versions is empty."""
     assert requirements().get(row.package, "") == row.requirements
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_listed_tests_exist(row):
-    """The tests are existing files or folders."""
+    """Each test in the table is an existing file or folder."""
     assert row.tests
     assert [] == [name for name in row.tests if not list(ROOT.glob(name))]
 
 
 def test_table_contains_every_dependency():
-    """Every dependency of an extra or a storage is in the table, and so are every integration's tests."""
+    """The table contains every dependency of an extra or a storage, and the tests of every integration."""
     named = {row.package for row in rows()}
     text = PAGE.read_text(encoding="utf-8")
     modules = {path.stem for path in (ROOT / "packages/core/src/firelock/integrations").iterdir()} - SHARED

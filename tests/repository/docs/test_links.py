@@ -17,20 +17,20 @@ HOOKS = sorted(
 
 @pytest.mark.parametrize("page", all_pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_link_has_a_target(page):
-    """Linked files and headings exist."""
+    """All linked files and headings exist."""
     assert broken_links(page) == []
 
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_every_hook_has_a_heading(hook):
-    """A plugin's author finds each hook in docs/plugins.md by its name."""
+    """The author of a plugin can find each hook in docs/plugins.md by its name."""
     page = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
 
     assert any(hook in heading.split("(")[0].split() for heading in headings(page))
 
 
 def test_anchors_match_those_of_hosting_services():
-    """Headings become anchors as on the usual hosting services, with numbers for repeated ones."""
+    """Headings become the same anchors as on the usual hosting services. Repeated headings get numbers."""
     page = "# What is `fire.lock()`?\n## Retry\n## Retry\n<a id='here'></a>\n"
 
     found = anchors(page)

@@ -36,7 +36,7 @@ def row_of(field):
 
 @pytest.mark.parametrize("field", attrs.fields(Settings), ids=lambda field: field.name)
 def test_setting_has_a_row(field):
-    """Name, default, bounds, environment name and meaning match the code."""
+    """The name, default value, bounds, environment variable and meaning are the same as in the code."""
     expected = row_of(field)
 
     found = [row for row in table_rows(PAGE.read_text(encoding="utf-8"), HEAD) if row[0] == expected[0]]
@@ -45,14 +45,14 @@ def test_setting_has_a_row(field):
 
 
 def test_table_contains_only_settings():
-    """A removed setting has no row, and the order matches the code."""
+    """A removed setting has no row, and the rows are in the same order as in the code."""
     names = [f"`{field.name}`" for field in attrs.fields(Settings)]
 
     assert names == [row[0] for row in table_rows(PAGE.read_text(encoding="utf-8"), HEAD)]
 
 
 def test_only_tables_of_settings_are_read():
-    """Other tables of the page are ignored."""
+    """Other tables on the page are ignored."""
     page = (
         "| Setting | Default | From | To | Environment | Meaning |\n|---|---|---|---|---|---|\n"
         "| `a` | 1 | 0 | 2 | `FIRELOCK_A` | x |\n\n| Name | Value |\n|---|---|\n| b | 2 |\n"

@@ -41,12 +41,12 @@ def site(tmp_path_factory):
 
 
 def test_every_link_of_the_site_has_a_target(site):
-    """Pages, anchors, images, styles and scripts that a page refers to all exist."""
+    """All pages, anchors, images, styles and scripts to which a page refers exist."""
     assert list(site.broken_links()) == []
 
 
 def test_site_loads_nothing_from_another_host(site):
-    """The site works without a network, and its readers' browsers send no requests to other hosts."""
+    """The site works without a network, and the browsers of readers do not send requests to other hosts."""
     assert list(site.foreign()) == []
 
 
@@ -89,7 +89,7 @@ def reference():
 
 @pytest.mark.parametrize("door", DOORS, ids=lambda door: door.module)
 def test_every_public_name_is_in_the_reference(door, reference):
-    """A module exports exactly the names on its reference page, which is built from the sources alone."""
+    """A module exports exactly the names on its reference page, which is built only from the source code."""
     module = import_module(door.module)
     defined = [
         name for name, one in vars(module).items() if inspect.isclass(one) and name not in {"Any", "Mapping"}
@@ -117,7 +117,7 @@ def test_every_integration_is_in_the_reference(reference):
 
 
 def test_reference_contains_signature_errors_and_async_twin(reference):
-    """The entry matches the source and has links to the documentation of the names in it."""
+    """The entry matches the source code, and the names in it link to their documentation."""
     page = reference.page(DOORS[0])
 
     _, _, section = page.partition("### `Job.requeue` {#Job.requeue}")
@@ -134,14 +134,14 @@ def test_reference_contains_signature_errors_and_async_twin(reference):
 
 
 def test_long_signature_has_one_line_per_parameter(reference):
-    """The star before keyword-only parameters has its own line too."""
+    """The star before keyword-only parameters is on a separate line too."""
     _, _, section = reference.page(DOORS[0]).partition("### `Task.using` {#Task.using}")
 
     assert "def using(\n    *,\n    queue: str | None = None,\n" in section
 
 
 def test_llms_txt_lists_the_pages(site):
-    """The pages are next to it as plain text."""
+    """The pages are available next to this file as plain text."""
     listed = (site.folder / "llms.txt").read_text(encoding="utf-8")
 
     first = "This tutorial takes half an hour and needs one file and no running service."
@@ -150,12 +150,12 @@ def test_llms_txt_lists_the_pages(site):
 
 
 def test_lead_of_a_page_is_its_first_sentence():
-    """Code, tables and quotes before the lead are skipped, and links lose their targets."""
+    """Code, tables and quotes before the first sentence are skipped, and the targets of links are removed."""
     assert lead("# T\n\n```python\nx\n```\n\nSee [this](a.md) first. Then that.") == "See this first."
 
 
 def test_broken_links_and_other_hosts_are_reported(tmp_path):
-    """A missing page, a missing anchor, and a script and a font from another host are reported."""
+    """The report contains a missing page, a missing anchor, and a script and a font from another host."""
     (tmp_path / "a.html").write_text(
         '<a href="b.html#x"></a><a href="gone.html"></a><a href="https://host.example/">y</a>'
         '<script src="https://host.example/s.js"></script>'
@@ -169,7 +169,7 @@ def test_broken_links_and_other_hosts_are_reported(tmp_path):
 
 
 def test_only_the_article_is_counted(tmp_path):
-    """Elements outside the article, such as the contents, are not counted."""
+    """Elements outside the article, such as the table of contents, are not counted."""
     (tmp_path / "a.html").write_text("<ul><li></li></ul><article><ul><li></li></ul></article><p></p>")
 
     assert BuiltPage(tmp_path / "a.html").counts == {"article": 1, "ul": 1, "li": 1}

@@ -10,7 +10,7 @@ from tests.repository.docs.pages import ROOT
 
 
 def test_page_names_every_executed_file():
-    """The benchmark runs a job in memory from enqueue to succeeded, with a server in the same process."""
+    """The benchmark runs a job in memory from enqueue to success, with a server in the same process."""
     page = (ROOT / "docs" / "how-it-works.md").read_text("utf-8")
     linked = set(re.findall(r"\]\(\.\./packages/core/src/([\w/]+\.py)\)", page))
 
@@ -31,7 +31,7 @@ def is_defined(name, path):
 
 
 def test_functions_are_in_the_files_that_the_page_names():
-    """The page names them in the form "`function` in [file](path)"."""
+    """The page refers to functions in the form "`function` in [file](path)"."""
     page = (ROOT / "docs" / "how-it-works.md").read_text("utf-8")
     named = re.findall(r"((?:`\w+` and )?`\w+`) in\s\[[^\]]+\]\(\.\./([^)]+)\)", page)
     pairs = [(name, path) for names, path in named for name in re.findall(r"\w+(?=`)", names)]
@@ -43,7 +43,7 @@ def test_functions_are_in_the_files_that_the_page_names():
 
 
 def test_link_labelled_with_a_file_leads_to_it():
-    """Files move, and an outdated label would send readers to a file that does not exist."""
+    """When files are moved, an outdated label would send readers to a file that does not exist."""
     page = (ROOT / "docs" / "how-it-works.md").read_text("utf-8")
     links = re.findall(r"\[([^\]\n]+\.(?:py|lua))\]\(([^)\n]+)\)", page)
 

@@ -50,7 +50,7 @@ def enqueued(scene):
 
 
 def test_fold_is_skipped_for_few_differences(scene, admin, clock):
-    """Fewer than 200 differences are not folded, because reading them costs almost nothing."""
+    """Fewer than 200 differences are not folded, because reading them takes almost no time."""
     database, folding = scene.storage._database, Folding(clock)  # noqa: SLF001 - this routine of upkeep alone
     add_singly(scene, 199)
     folding.run(database)
@@ -64,9 +64,9 @@ def test_fold_is_skipped_for_few_differences(scene, admin, clock):
 
 
 def test_fold_run_is_bounded(scene, admin, clock):
-    """A run is bounded because due jobs wait for it; the next run continues.
+    """Due jobs wait until a run ends, so it is bounded, and the next run continues.
 
-    It ends earlier if its folds are slow.
+    It ends even earlier if its folds are slow.
     """
     database, folding = scene.storage._database, Folding(clock)  # noqa: SLF001 - see above
     admin.execute(
@@ -84,7 +84,7 @@ def test_fold_run_is_bounded(scene, admin, clock):
 
 
 def test_clients_fold_if_no_server_runs(scene, admin, monkeypatch):
-    """Each call adds a difference, and there may be no server that would fold it."""
+    """Each call adds a difference, and without a server, nothing else would fold these differences."""
     monkeypatch.setattr(storage, "FOLD_EVERY", 300)
 
     add_singly(scene, 600)
@@ -94,7 +94,7 @@ def test_clients_fold_if_no_server_runs(scene, admin, monkeypatch):
 
 
 def test_failing_fold_does_not_affect_stored_jobs(scene, admin, monkeypatch):
-    """The call that folds has already stored its jobs."""
+    """The jobs are already stored when the call starts the fold."""
     monkeypatch.setattr(storage, "FOLD_EVERY", 1)
     admin.execute("ALTER TABLE firelock_counts RENAME TO firelock_away")
     try:
@@ -106,9 +106,9 @@ def test_failing_fold_does_not_affect_stored_jobs(scene, admin, monkeypatch):
 
 
 def test_after_a_slow_read_only_newer_differences_are_read(scene, admin, clock):
-    """A difference that a long transaction adds with a lower number waits for the next full read.
+    """If a long transaction adds a difference with a lower number, it is only read by the next full read.
 
-    It is counted meanwhile.
+    Until then, the difference is still counted.
     """
     database, folding = scene.storage._database, Folding(clock)  # noqa: SLF001 - see above
     add_singly(scene)

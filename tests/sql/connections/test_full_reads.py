@@ -28,7 +28,7 @@ class Clock:
 
 
 def test_full_reads_pause_after_several_slow_ones():
-    """A fast read in between starts the count again. The pause is a multiple of the slow read's duration."""
+    """A fast read resets the number of slow reads. The pause is a multiple of the slow read's duration."""
     clock = Clock()
     schedule = FullReadSchedule(20, 0.01, clock)
     for seconds in (0.02, 0.02, 0.01, 0.02, 0.02):
@@ -44,7 +44,7 @@ def test_full_reads_pause_after_several_slow_ones():
 
 
 def test_full_reads_pause_again_after_one_slow_one():
-    """The cause of the earlier slow reads still exists."""
+    """A slow read right after a pause shows that the cause still exists."""
     clock = Clock()
     schedule = FullReadSchedule(20, 0.01, clock)
     for _ in range(3):
@@ -57,7 +57,7 @@ def test_full_reads_pause_again_after_one_slow_one():
 
 
 def test_expected_claim_ends_the_pause_of_full_reads():
-    """A claim whose reply was lost must be found."""
+    """A claim whose reply was lost must be found soon."""
     schedule = HeldReadSchedule(0.01, Clock())
     for _ in range(3):
         schedule.record(0.5)
@@ -68,7 +68,7 @@ def test_expected_claim_ends_the_pause_of_full_reads():
 
 
 def test_floor_of_due_jobs_exists_while_full_reads_pause():
-    """The floor is some seconds before the latest enqueue. It is reset after a fast full read."""
+    """The floor is some seconds before the latest enqueue. A fast full read resets it."""
     clock = Clock()
     floor = DueFloor(0.01, clock)
     starts = []
@@ -87,7 +87,7 @@ def test_floor_of_due_jobs_exists_while_full_reads_pause():
 
 
 def test_database_without_old_entries_is_read_fully():
-    """Without old entries in the index, reads might be slow for other reasons."""
+    """If the index has no old entries, reads must be slow for other reasons."""
     floor = DueFloor()
     for _ in range(10):
         floor.record(floor.begin(), 60.0)
@@ -114,7 +114,7 @@ def scene(postgresql, monkeypatch):
 
 
 def test_jobs_that_become_due_above_the_floor_are_found(scene):
-    """Claims and `promote` find jobs that become due, regardless of how many a call moves."""
+    """Claims and `promote` find jobs that become due, however many jobs a call moves."""
     scene.storage.promote(1)
     early, middle, late = (scene.schedule(seconds) for seconds in (-2, 60, HOUR))
     first, last = scene.record(early).due_at, scene.record(late).due_at
@@ -130,7 +130,7 @@ def test_jobs_that_become_due_above_the_floor_are_found(scene):
 
 
 def test_backlog_of_due_jobs_stays_above_the_floor(scene):
-    """The floor never passes a job that did not fit into one call."""
+    """The floor is never later than a job that did not fit into one call."""
     jobs = [scene.schedule(number) for number in range(6)]
     scene.storage.promote(1)
     scene.advance(HOUR)
@@ -142,7 +142,7 @@ def test_backlog_of_due_jobs_stays_above_the_floor(scene):
 
 
 def test_job_due_before_the_floor_waits_for_a_full_read(scene):
-    """A job that was already long due when it was stored is an exception, and waits for a full read."""
+    """Such a job was already long overdue when it was stored, which is an exception."""
     scene.storage.promote(1)
     late = scene.schedule(-HOUR)
     missed = scene.storage.promote(10).promoted
@@ -154,7 +154,7 @@ def test_job_due_before_the_floor_waits_for_a_full_read(scene):
 
 
 def test_reconciliation_between_full_reads_finds_lost_jobs(scene):
-    """A comparison between full reads checks the jobs that the caller names."""
+    """Between full reads, a reconciliation checks the jobs that the caller names."""
     holder = scene.begin()
     for _ in range(3):
         scene.add()
@@ -170,7 +170,7 @@ def test_reconciliation_between_full_reads_finds_lost_jobs(scene):
 
 
 def test_claim_with_a_lost_reply_is_found_by_the_next_reconciliation(scene, admin):
-    """The claim's connection was lost, so the storage reads all jobs of the session."""
+    """Because the connection of the claim was lost, the storage reads all jobs of the session."""
     holder = scene.begin()
     scene.add()
     (job,) = scene.claim(holder, 1)

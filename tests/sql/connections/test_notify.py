@@ -58,7 +58,7 @@ def sockets(path):
 
 @pytest.mark.parametrize("change", ["requeue", "hand back", "end of a session", "promote", "resume"])
 def test_servers_are_notified_of_all_new_work(scene, holder, server, change):
-    """Jobs become claimable in several ways, and servers are notified of each."""
+    """Jobs can become claimable in several ways, and servers are notified in each case."""
     running = scene.run(holder)
     if change == "requeue":
         scene.settle(succeeds(running))
@@ -82,7 +82,7 @@ def test_servers_are_notified_of_all_new_work(scene, holder, server, change):
 
 
 def test_full_socket_does_not_block_writers(scene, server):
-    """A server that does not listen for a while does not delay the writers.
+    """If a server does not listen for a while, it does not delay the writers.
 
     It is notified when it listens again.
     """
@@ -94,7 +94,7 @@ def test_full_socket_does_not_block_writers(scene, server):
 
 
 def test_socket_of_a_dead_process_is_removed(scene, server, path):
-    """The first process that finds no listener at a socket removes it."""
+    """If no process listens at a socket, the first process that detects this removes it."""
     abandoned = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     abandoned.bind(f"{path}.wake/dead.0")
     abandoned.close()
@@ -107,7 +107,7 @@ def test_socket_of_a_dead_process_is_removed(scene, server, path):
 
 
 def test_concurrent_senders_share_one_socket(path, monkeypatch):
-    """Two threads that send their first message together create only one socket, so none is left open."""
+    """Two threads that send their first message concurrently create only one socket, so none is left open."""
     made, both = [], threading.Barrier(2)
     real = socket.socket
 
@@ -133,7 +133,7 @@ def test_concurrent_senders_share_one_socket(path, monkeypatch):
 
 
 def test_closing_removes_the_socket(scene, server, path):
-    """A process that closes its storage leaves no socket behind."""
+    """A process that closes its storage does not leave a socket behind."""
     before = sockets(path)
 
     server.close()
@@ -155,7 +155,7 @@ class Observed(Wake):
 
 
 def test_closing_ends_every_wait_without_an_error(path):
-    """Threads that wait while their handle is closed return, even if they have only just begun to wait."""
+    """If a storage is closed while threads wait, they return, even if they have only just begun to wait."""
     answers = []
     for _ in range(20):
         wake = Observed(path)
@@ -179,12 +179,12 @@ def test_closing_ends_every_wait_without_an_error(path):
 
 
 def test_socket_folder_is_private_to_its_owner(server, path):
-    """Other users must not read queue names or create sockets."""
+    """Other users must not be able to read queue names or create sockets."""
     assert 0o700 == Path(f"{path}.wake").stat().st_mode & 0o777
 
 
 def test_socket_folder_open_to_other_users_is_not_used(scene, holder, path):
-    """Servers poll instead, and the description states the reason."""
+    """Servers poll instead, and the description of the storage explains why."""
     Path(f"{path}.wake").mkdir(mode=0o777)
     Path(f"{path}.wake").chmod(0o777)
     server = listening(scene, holder, scene.handles.open())
@@ -205,7 +205,7 @@ def short_folder(monkeypatch):
 
 
 def test_long_socket_path_moves_to_the_temporary_folder(tmp_path, short_folder):
-    """A socket's address must be short. Two processes still find the same folder."""
+    """The address of a socket must be short. Two processes still use the same folder."""
     database = tmp_path / ("long" * 30) / "jobs.db"
     receiver, sender = SocketMailbox(database), SocketMailbox(database)
     receiver.open()
@@ -221,7 +221,7 @@ def test_long_socket_path_moves_to_the_temporary_folder(tmp_path, short_folder):
 def test_long_socket_path_without_a_temporary_folder_causes_polling(tmp_path, monkeypatch):
     """If only the database's folder is writable, the description states that servers find work by polling.
 
-    Nothing fails.
+    No call fails.
     """
 
     def nowhere():
@@ -240,7 +240,7 @@ def test_long_socket_path_without_a_temporary_folder_causes_polling(tmp_path, mo
 
 
 def test_disabled_notifications_are_not_offered(path):
-    """The features and the description reflect `wake=off`, and no folder is created."""
+    """The features and the description show that `wake=off` is set, and no folder is created."""
     storage = SqliteStorage(f"sqlite:///{path}?wake=off")
 
     answer = storage.wait(None, 0)

@@ -73,9 +73,9 @@ def listener(wake, letterbox, queues):
 
 
 def test_claim_of_other_queues_keeps_the_message_for_waiters(wake, letterbox):
-    """A claim empties the mailbox before it reads the queues.
+    """A claim empties the mailbox before it reads its queues.
 
-    A message for other queues still reaches their waiters.
+    A message about other queues still reaches the threads that wait for them.
     """
     with listener(wake, letterbox, ["mail"]) as answers:
         letterbox.arrived.append(b"mail")
@@ -86,7 +86,7 @@ def test_claim_of_other_queues_keeps_the_message_for_waiters(wake, letterbox):
 
 
 def test_wait_for_other_queues_keeps_the_message_for_listeners(wake, letterbox):
-    """A thread that starts to wait next to the listener might take the message first."""
+    """A thread that starts to wait next to the listener might receive the message first."""
     with listener(wake, letterbox, ["mail"]) as answers:
         letterbox.arrived.append(b"mail")
 
@@ -96,7 +96,10 @@ def test_wait_for_other_queues_keeps_the_message_for_listeners(wake, letterbox):
 
 
 def test_claim_of_the_same_queues_consumes_the_message(wake, letterbox):
-    """A message about jobs that a claim is about to see does not end a wait for the same queues."""
+    """The claim reads the jobs that the message announces.
+
+    The message must not end a wait for the same queues.
+    """
     with listener(wake, letterbox, ["mail"]) as answers:
         letterbox.arrived.append(b"mail")
 

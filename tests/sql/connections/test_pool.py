@@ -52,9 +52,9 @@ def serve(pool):
 
 @pytest.mark.parametrize(("size", "others"), [(10, 8), (3, 1), (2, 1), (1, 1)])
 def test_two_connections_are_reserved_for_the_server(make_pool, size, others):
-    """A pool of two reserves only one connection, and a pool of one reserves none.
+    """One connection is always left for other work.
 
-    So one connection is always left for other work.
+    A pool of two therefore reserves one, and a pool of one reserves none.
     """
     pool = make_pool(size)
     serve(pool)
@@ -68,7 +68,7 @@ def test_two_connections_are_reserved_for_the_server(make_pool, size, others):
 
 
 def test_server_may_use_all_connections(make_pool):
-    """A server can also use the connections for other work if they are free; afterwards it returns them."""
+    """A server can use the connections for other work while they are free. It returns them after use."""
     pool = make_pool(4)
 
     with ExitStack() as stack, server_work():
@@ -80,7 +80,7 @@ def test_server_may_use_all_connections(make_pool):
 
 
 def test_work_with_its_own_connection_does_not_wait_for_the_pool(make_pool):
-    """The number of connections in use does not matter.
+    """The work does not wait even if all connections are in use.
 
     The server's own connection is kept for the next use.
     """
@@ -98,7 +98,7 @@ def test_work_with_its_own_connection_does_not_wait_for_the_pool(make_pool):
 
 
 def test_own_connection_is_closed_with_the_pool(make_pool):
-    """No connection stays open."""
+    """No connection remains open."""
     pool = make_pool(2)
     with server_work(has_own_connection=True), pool.check_out() as checkout:
         driver = checkout.driver
@@ -116,7 +116,7 @@ def test_own_connection_is_closed_with_the_pool(make_pool):
 
 
 def test_nothing_is_reserved_without_a_server(make_pool):
-    """A process that only enqueues does not need reserved connections."""
+    """A process that only enqueues jobs does not need reserved connections."""
     pool = make_pool(4)
 
     with ExitStack() as stack:
@@ -124,7 +124,7 @@ def test_nothing_is_reserved_without_a_server(make_pool):
 
 
 def test_nothing_is_reserved_in_an_engine_of_the_caller(server_database):
-    """The connections of a caller's engine are the caller's to distribute."""
+    """The caller decides how the connections of its own engine are used."""
     engine = create_engine(
         server_database.engine_url(), poolclass=QueuePool, pool_size=4, max_overflow=0, pool_timeout=0.01
     )
@@ -138,7 +138,7 @@ def test_nothing_is_reserved_in_an_engine_of_the_caller(server_database):
 
 
 def test_pool_error_names_the_used_connections(make_pool):
-    """The error names the connections in use and the option to increase."""
+    """The error contains the connections in use and the option that makes the pool larger."""
     pool = make_pool(3)
     serve(pool)
 
@@ -150,7 +150,7 @@ def test_pool_error_names_the_used_connections(make_pool):
 
 
 def test_server_work_is_limited_to_its_block_and_thread():
-    """Blocks can be nested. A thread that is started in a block does other work, for example a job."""
+    """Blocks can be nested. A thread that is started in a block does other work, such as running a job."""
     seen = []
 
     with server_work():
@@ -166,7 +166,7 @@ def test_server_work_is_limited_to_its_block_and_thread():
 
 
 def test_server_settles_and_claims_while_calls_wait_for_a_unique_key(server_database):
-    """Jobs that enqueue a unique key of an open transaction occupy all other connections."""
+    """All other connections are occupied by calls that wait for the unique key of an open transaction."""
     engine = create_engine(server_database.engine_url(), poolclass=NullPool)
     begun, done, ended = [], [], []
     with (

@@ -11,7 +11,7 @@ from firelock_sql.connections.url import SqliteUrl, parse_sqlite_url
 
 
 def test_relative_path_is_resolved_once(tmp_path, monkeypatch):
-    """The path is relative to the folder in which the storage was opened, even if that changes later."""
+    """The path is relative to the current folder at the time when the storage was opened."""
     monkeypatch.chdir(tmp_path)
 
     url = parse_sqlite_url("sqlite:///jobs.db")
@@ -21,12 +21,12 @@ def test_relative_path_is_resolved_once(tmp_path, monkeypatch):
 
 
 def test_absolute_path_has_four_slashes():
-    """SQLAlchemy uses the same form."""
+    """SQLAlchemy uses the same format."""
     assert Path("/var/lib/jobs.db") == parse_sqlite_url("sqlite:////var/lib/jobs.db").path
 
 
 def test_percent_escapes_are_decoded_in_paths():
-    """A file name can contain spaces or question marks, and the URL is shown with the same escapes."""
+    """A file name can contain spaces or question marks. The URL is shown with the same escapes."""
     url = parse_sqlite_url("sqlite:////tmp/my%20jobs%3F.db")
 
     assert Path("/tmp/my jobs?.db") == url.path
@@ -34,7 +34,7 @@ def test_percent_escapes_are_decoded_in_paths():
 
 
 def test_every_url_option_is_read_and_shown():
-    """Options that differ from their defaults are shown after the path."""
+    """Options that differ from their default values are shown after the path."""
     text = "sqlite:////tmp/jobs.db?synchronous=normal&busy_timeout=2.5&wake=off"
 
     url = parse_sqlite_url(text)
@@ -44,7 +44,7 @@ def test_every_url_option_is_read_and_shown():
 
 
 def test_full_durability_is_the_default():
-    """By default, an acknowledged write is on the disk."""
+    """By default, a write is on the disk when it is acknowledged."""
     url = parse_sqlite_url("sqlite:////tmp/jobs.db")
 
     assert ("full", 15.0, True) == (url.synchronous, url.busy_timeout_seconds, url.is_waking)
@@ -55,7 +55,7 @@ def test_full_durability_is_the_default():
     ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///%00", "sqlite:///file?mode=memory"],
 )
 def test_database_in_memory_is_refused_with_a_hint(url):
-    """SQLite's memory database belongs to one connection, so the error suggests `memory://`."""
+    """A SQLite database in memory belongs to one connection, so the error suggests `memory://`."""
     with pytest.raises(ConfigurationError, match="memory://"):
         parse_sqlite_url(url)
 
@@ -74,6 +74,6 @@ def test_database_in_memory_is_refused_with_a_hint(url):
     ],
 )
 def test_invalid_url_is_refused(url, named):
-    """A misspelt option is refused, not ignored."""
+    """A misspelled option is refused instead of being ignored."""
     with pytest.raises(ConfigurationError, match=named):
         parse_sqlite_url(url)

@@ -36,7 +36,7 @@ def stored(scene):
 
 
 def test_scoped_session_is_accepted(scene, engine):
-    """The session objects that web frameworks provide are accepted too."""
+    """Web frameworks provide session objects of this kind."""
     sessions = scoped_session(sessionmaker(engine))
 
     scene.storage.insert([scene.new_job()], within=sessions)
@@ -47,7 +47,7 @@ def test_scoped_session_is_accepted(scene, engine):
 
 
 def test_transaction_on_another_file_is_refused(scene, tmp_path):
-    """A transaction on another file cannot contain these jobs; the error names both files."""
+    """Such a transaction cannot contain the jobs of this storage. The error names both files."""
     other = create_engine(f"sqlite:///{tmp_path}/other.db")
 
     with Session(other) as session, pytest.raises(ConfigurationError) as refused:
@@ -59,7 +59,7 @@ def test_transaction_on_another_file_is_refused(scene, tmp_path):
 
 
 def test_link_to_the_same_file_is_accepted(scene, engine, tmp_path):
-    """Files are compared, not their paths."""
+    """The files themselves are compared instead of their paths."""
     (tmp_path / "link.db").symlink_to(tmp_path / "jobs.db")
     linked = create_engine(f"sqlite:///{tmp_path}/link.db")
 
@@ -72,7 +72,7 @@ def test_link_to_the_same_file_is_accepted(scene, engine, tmp_path):
 
 
 def test_connection_without_a_transaction_is_refused(scene, path):
-    """In autocommit mode nothing can be rolled back, unless the caller has begun a transaction."""
+    """In autocommit mode, nothing can be rolled back unless the caller has begun a transaction."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         with pytest.raises(ConfigurationError, match="Begin one first"):
             scene.storage.insert([scene.new_job()], within=connection)
@@ -86,7 +86,7 @@ def test_connection_without_a_transaction_is_refused(scene, path):
 def test_tables_are_not_created_during_a_writing_transaction(tmp_path):
     """The migration and the caller's transaction would wait for each other forever.
 
-    So the call fails immediately and names the step that the caller must do first.
+    The call therefore fails immediately, and its error names the step that the caller must do first.
     """
     path = tmp_path / "new.db"
     storage = SqliteStorage(f"sqlite:///{path}")
@@ -106,7 +106,7 @@ def test_tables_are_not_created_during_a_writing_transaction(tmp_path):
 
 
 def test_value_that_is_not_a_transaction_is_refused(scene):
-    """The error names the type of a value that is not a transaction."""
+    """The error names the type of the value."""
     with pytest.raises(ConfigurationError, match=r"(not|got) dict"):
         scene.storage.insert([scene.new_job()], within={})
 
@@ -125,7 +125,7 @@ def server(scene):
 
 
 def test_servers_are_notified_after_the_commit_of_a_session(scene, engine, server):
-    """Servers are not notified while the transaction is open, only after its commit."""
+    """Servers are not notified before the commit."""
     with Session(engine) as session:
         scene.storage.insert([scene.new_job()], within=session)
         while_open = server.wait(None, 0)
@@ -135,7 +135,7 @@ def test_servers_are_notified_after_the_commit_of_a_session(scene, engine, serve
 
 
 def test_savepoint_does_not_notify_servers(scene, engine, server):
-    """Only the commit of the outermost transaction counts."""
+    """Servers are notified only after the commit of the outermost transaction."""
     with Session(engine) as session:
         with session.begin_nested():
             scene.storage.insert([scene.new_job()], within=session)
@@ -147,10 +147,7 @@ def test_savepoint_does_not_notify_servers(scene, engine, server):
 
 @pytest.mark.parametrize("opens", [Session, lambda engine: engine.connect()], ids=["session", "connection"])
 def test_rollback_does_not_notify_servers(scene, engine, server, opens):
-    """Servers do not search for jobs that were rolled back.
-
-    A later commit does not notify them of these jobs either.
-    """
+    """Servers do not search for jobs that were rolled back, not even after a later commit."""
     with opens(engine) as transaction:
         scene.storage.insert([scene.new_job()], within=transaction)
         transaction.rollback()
@@ -161,7 +158,10 @@ def test_rollback_does_not_notify_servers(scene, engine, server, opens):
 
 
 def test_servers_are_notified_when_a_connection_returns_to_the_pool(scene, engine, server):
-    """SQLAlchemy Core has no event after a commit, so the connection's return to the pool is used instead."""
+    """SQLAlchemy Core has no event after a commit.
+
+    The event of a connection's return to the pool is used instead.
+    """
     with engine.begin() as connection:
         scene.storage.insert([scene.new_job()], within=connection)
 
@@ -223,9 +223,9 @@ def by_raw_connection(engine):
 @REPORTS_LOCKS
 @pytest.mark.parametrize("begun", [by_session, by_connection, by_raw_connection])
 def test_wait_for_an_own_transaction_suggests_within(make_app, engine, begun, caplog):
-    """If other threads exist, the owner of the transaction is unknown.
+    """If the program has other threads, the owner of the transaction is unknown.
 
-    The log therefore explains the wait after a second, and the final error explains it too.
+    The suggestion is therefore logged after a second, and is also part of the final error.
     """
     fire, over = make_app(0.3), threading.Event()
     other = threading.Thread(target=over.wait, args=(30,))
@@ -267,7 +267,7 @@ except StorageUnavailable as error:
 
 @REPORTS_LOCKS
 def test_program_with_one_thread_fails_without_waiting(path):
-    """The error does not depend on where the program keeps its session."""
+    """The error is raised wherever the program stores its session."""
     run = subprocess.run(
         [sys.executable, "-c", ALONE, str(path)], env=unmeasured(), capture_output=True, text=True,
         timeout=60, check=True,
@@ -339,11 +339,10 @@ def kept_by_another_thread(engine, until):
     "unrelated", [closed_connection, reading_connection, connection_of_other_rows, lazy_object]
 )
 def test_wait_for_the_transaction_of_another_thread_is_logged(make_app, engine, caplog, unrelated):
-    """Another thread's transaction may end at any time.
+    """The transaction of another thread may end at any time.
 
-    The log names it after a second, and the job is stored after it.
-
-    This does not depend on other objects that the caller has, such as its own transaction that has only read.
+    The log mentions it after a second, and the job is stored when it has ended. Other objects of the caller,
+    such as its own transaction that has only read, do not change this.
     """
     fire, logged = make_app(600), threading.Event()
 
@@ -365,9 +364,9 @@ def test_wait_for_the_transaction_of_another_thread_is_logged(make_app, engine, 
 
 @pytest.mark.parametrize("seconds", [0, 0.2])
 def test_timeout_of_a_long_wait_suggests_within(make_app, engine, seconds):
-    """The error is the same for a transaction of any process or thread.
+    """The error is the same for the transaction of any process or thread.
 
-    The wait does not start again.
+    The call does not start to wait again.
     """
     fire, done = make_app(seconds), threading.Event()
 
@@ -383,6 +382,6 @@ def test_timeout_of_a_long_wait_suggests_within(make_app, engine, seconds):
 
 
 def test_django_alias_without_the_plugin_is_refused(scene):
-    """In an app with the plugin, this code is never reached."""
+    """In an app that has the plugin, the storage never gets an alias."""
     with pytest.raises(ConfigurationError, match=r"plugins=\[DjangoPlugin\(\)\]"):
         scene.storage.insert([scene.new_job()], within="default")

@@ -78,7 +78,7 @@ class AsyncCallers:
     def test_jobs_follow_the_transaction_of_an_async_session(self, fire, task, opened, is_committed):
         """The job and its continuation exist after a commit, but not after a rollback.
 
-        Until the transaction has ended, the handle raises an error.
+        Using the handle before that raises an error.
         """
 
         async def use():
@@ -97,9 +97,9 @@ class AsyncCallers:
 
     @pytest.mark.parametrize("is_committed", [True, False], ids=["commit", "rollback"])
     def test_every_method_that_creates_jobs_follows_an_async_session(self, fire, task, opened, is_committed):
-        """Jobs with any relation to other jobs of the session follow its transaction.
+        """This includes jobs with any relation to other jobs of the session.
 
-        A job outside the session cannot wait for one in it.
+        A job outside the session cannot wait for a job in it.
         """
         approval = fire.signal("approval", bool)
         task.recur("nightly", "0 2 * * *", 1)
@@ -141,7 +141,7 @@ class AsyncCallers:
         assert fire.jobs.counts().total == 1 + 10 * is_committed
 
     def test_jobs_follow_the_transaction_of_an_async_connection(self, fire, task, opened):
-        """SQLAlchemy Core's async connection is accepted like the ORM's async session."""
+        """An async connection of SQLAlchemy Core is accepted like an async session of its ORM."""
 
         async def use():
             async with opened() as engine, engine.begin() as connection:
@@ -152,7 +152,7 @@ class AsyncCallers:
         assert 1 == enqueued(fire)
 
     def test_statement_with_many_rows_follows_an_async_session(self, fire, opened):
-        """With every driver, a statement that writes many rows belongs to the transaction too."""
+        """With every driver, a statement that writes many rows is part of the transaction too."""
         jobs = [new_job(f"0190-{number}", tags=("eu", "red")) for number in range(300)]
 
         async def use():
@@ -165,7 +165,7 @@ class AsyncCallers:
         assert 300 == enqueued(fire)
 
     def test_refused_job_does_not_change_an_async_transaction(self, fire, opened):
-        """The caller's changes before and after the refused job are committed."""
+        """The changes that the caller makes before and after the refused job are committed."""
         orphan = new_job("0190-orphan", State.AWAITING, parents=(Edge("no-such-parent", On.SUCCEEDED),))
 
         async def use():
@@ -183,10 +183,7 @@ class AsyncCallers:
 
     @pytest.mark.parametrize("is_committed", [True, False], ids=["commit", "rollback"])
     def test_memos_follow_the_transaction_of_an_async_session(self, fire, opened, is_committed):
-        """A step, a signal and a batch's member exist after the commit.
-
-        After a rollback, none of them exists.
-        """
+        """A step, a signal and a member of a batch exist after the commit, but not after a rollback."""
         storage, holder = fire.storage, NewSession("s", "server", "host:1", "host", 1, 1_000, 1e6)
         batch = write_relations(Relations(batch=BatchRules("nightly")))
         jobs = [
@@ -227,7 +224,7 @@ class AsyncCallers:
         assert is_committed == counts.total
 
     def test_async_engine_in_autocommit_is_refused(self, fire, task, opened):
-        """The connections of an engine in autocommit mode commit each statement separately."""
+        """In autocommit mode, the engine's connections commit each statement separately."""
 
         async def use():
             async with opened(isolation_level="AUTOCOMMIT") as engine, engine.connect() as connection:
@@ -239,9 +236,9 @@ class AsyncCallers:
         assert 0 == enqueued(fire)
 
     def test_async_task_ends_with_its_own_transaction(self, fire, opened):
-        """The effects and the end of such a task are committed together.
+        """The effects and the result of such a task are committed together.
 
-        The continuation starts immediately, and the result is the given value.
+        The continuation starts immediately, and the result is the value that the task has passed.
         """
 
         async def execute(statement, **values):
@@ -317,7 +314,7 @@ class TestMariadb(AsyncCallers):
             yield cursor
 
     def test_lock_timeout_raises_a_storage_error(self, fire, opened, admin):
-        """The driver's own error does not leak. The caller can still commit its earlier changes."""
+        """The driver's error is not raised. The caller can still commit its earlier changes."""
         fire.storage.insert([new_job("0190-parent")])
         child = new_job("0190-child", State.AWAITING, parents=(Edge("0190-parent", On.SUCCEEDED),))
 
@@ -338,7 +335,10 @@ class TestMariadb(AsyncCallers):
         assert [True, False] == [job is not None for job in fire.storage.get(["0190-own", "0190-child"])]
 
     def test_lost_connection_raises_a_storage_error(self, fire, opened, admin):
-        """Each driver reports the loss differently. Nothing was stored, so the call can be repeated."""
+        """Each driver reports the loss in a different way.
+
+        Nothing was stored, so the call can be repeated.
+        """
 
         async def use():
             async with opened() as engine, AsyncSession(engine) as session:

@@ -54,7 +54,7 @@ def test_rollback_to_a_savepoint_removes_its_jobs(fire, task, engine):
 
 
 def test_psycopg_block_in_autocommit_is_accepted(fire, task, postgresql):
-    """Outside a block nothing could be rolled back, so the call is refused."""
+    """Outside such a block, nothing could be rolled back, so the call is refused."""
     with closing(psycopg.connect(postgresql.url(), autocommit=True)) as connection:
         with pytest.raises(ConfigurationError, match="autocommit"):
             task.using(within=connection).enqueue(1)
@@ -67,7 +67,7 @@ def test_psycopg_block_in_autocommit_is_accepted(fire, task, postgresql):
 
 
 def test_transaction_on_another_database_is_refused(fire, task, postgresql):
-    """The tables of these jobs do not exist there, even if other tables have the same names."""
+    """The tables of these jobs are not in that database, even if it has tables with the same names."""
     with (
         closing(Firelock(postgresql.url("prefix=other_"))) as other,
         closing(create_engine("sqlite://").connect()) as sqlite,
@@ -86,7 +86,7 @@ def test_transaction_on_another_database_is_refused(fire, task, postgresql):
 
 
 def test_unique_key_hidden_by_a_snapshot_is_reported(fire, task, engine):
-    """A job that was stored after the snapshot is neither visible in it nor overwritten.
+    """If a job was stored after the snapshot, it is not visible in the snapshot, and must not be overwritten.
 
     The caller can continue.
     """

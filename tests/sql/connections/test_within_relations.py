@@ -203,7 +203,7 @@ class Relations:
         assert min(numbers[3::4]) >= 1
 
     def test_job_cannot_wait_for_one_rolled_back_to_a_savepoint(self, shop):
-        """The refused call does not change the transaction."""
+        """The refused call has no effect on the transaction."""
         outcomes = {}
 
         for form in OF_A_PARENT:
@@ -218,7 +218,7 @@ class Relations:
         assert shop.stored() == 2 * len(OF_A_PARENT)
 
     def test_job_cannot_wait_for_one_that_was_rolled_back(self, shop):
-        """A rolled-back job can be awaited neither outside a transaction nor in the next one."""
+        """This is true in the next transaction and outside of transactions."""
         outside, inside = {}, {}
 
         for form in OF_A_PARENT:
@@ -260,7 +260,7 @@ class Relations:
         assert batch.counts().total == 3
 
     def test_failing_block_cancels_its_stored_batch(self, shop):
-        """The caller continues and commits. The members that were already stored must not run."""
+        """If the caller continues and commits, the members that were already stored must not run."""
         with (
             shop.transaction(commits=True) as within,
             suppress(ZeroDivisionError),
@@ -391,7 +391,7 @@ class TestTester:
 
     @pytest.mark.parametrize("way", ["plugin"])
     def test_job_in_a_transaction_of_a_plugin_exists_after_its_commit(self, shop):
-        """The plugin reports the commit. After a rollback it reports nothing, so the job never exists."""
+        """The plugin reports the commit. It does not report a rollback, so the job never exists after one."""
         outcomes = {}
 
         for form in OF_A_PARENT:
@@ -435,7 +435,7 @@ class TestTester:
     @pytest.mark.parametrize("way", ["session"])
     @pytest.mark.parametrize("within", ["default", {}, AsyncSession()], ids=["str", "dict", "AsyncSession"])
     def test_tester_refuses_the_same_calls_as_a_storage(self, shop, within):
-        """An AsyncSession is only accepted by the async methods."""
+        """For example, only the async methods accept an AsyncSession."""
         with pytest.raises(ConfigurationError, match=rf"\b(no|not|not be|got) {type(within).__name__}"):
             shop.task(within).enqueue(1)
         with pytest.raises(ConfigurationError, match=rf"\b(no|not|not be|got) {type(within).__name__}"):

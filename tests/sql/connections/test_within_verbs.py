@@ -77,7 +77,7 @@ READS = {
 
 
 def test_every_public_method_is_classified_once():
-    """A new method must join the caller's transaction, or its documentation must state that it does not."""
+    """A new method must either join the caller's transaction or be documented as not joining it."""
     classified = [
         (kind, name)
         for classes in (JOINS, JOINS_WHAT_IT_IS_GIVEN, IMMEDIATE, READS)
@@ -136,7 +136,7 @@ def seen(shop):
 
 @pytest.mark.parametrize("verb", JOINING)
 def test_joining_method_leaves_nothing_after_a_rollback(shop, verb):
-    """The changes of a joining method are not visible before the commit either."""
+    """The method's changes are not visible before the commit either."""
     before = seen(shop)
 
     with shop.transaction(commits=False):
@@ -171,7 +171,7 @@ def test_copy_trigger_and_send_accept_a_transaction(shop, verb, way):
 
 
 def test_other_methods_act_immediately(shop):
-    """A rollback does not undo the changes of the other methods."""
+    """A rollback does not undo their changes."""
     jobs, later = shop.fire.jobs, shop.add.schedule(3_600)
     due_at = later.next_due_at
 

@@ -44,7 +44,7 @@ def test_error_number_has_one_meaning(number, meaning):
 
 
 def test_errors_of_asyncmy_are_classified_like_those_of_pymysql():
-    """The classes of asyncmy's errors are different, but the errors contain the server's numbers."""
+    """Their classes are different, but both contain the error numbers of the server."""
     failure = read_failure(asyncmy.errors.OperationalError(1205, "Lock wait timeout exceeded"))
 
     assert (failure.meaning, failure.text) == (
@@ -65,7 +65,7 @@ def test_errors_of_asyncmy_are_classified_like_those_of_pymysql():
     ],
 )
 def test_failure_that_people_can_fix_has_a_hint(number, message, hint):
-    """The server's own message comes before the hint."""
+    """The hint follows the server's own message."""
     failure = read_failure(pymysql.err.OperationalError(number, message))
 
     assert failure.text.startswith(f"{message} (error {number}); ")
@@ -82,21 +82,21 @@ def test_failure_that_people_can_fix_has_a_hint(number, message, hint):
     ],
 )
 def test_error_hides_values_of_the_statement(number, message):
-    """A value that the server quotes might be an argument of a job."""
+    """A value in the server's message might be an argument of a job."""
     failure = read_failure(pymysql.err.DataError(number, message))
 
     assert "hunter2" not in failure.text
 
 
 def test_closed_connection_is_classified_as_lost():
-    """PyMySQL reports it without an error number from the server."""
+    """PyMySQL reports a closed connection without an error number from the server."""
     failure = read_failure(pymysql.err.InterfaceError(0, ""))
 
     assert (failure.meaning, failure.text) == (Meaning.LOST, "the connection is closed.")
 
 
 def test_error_wrapped_by_the_engine_is_unwrapped():
-    """SQLAlchemy itself sends the first queries of a new connection."""
+    """The engine wraps errors of the first queries of a new connection, which SQLAlchemy itself sends."""
     own = pymysql.err.OperationalError(1040, "Too many connections")
 
     failure = read_failure(OperationalError("SELECT 1", {}, own))
@@ -113,7 +113,7 @@ def test_missing_package_for_a_password_is_named():
 
 @pytest.mark.parametrize("error", [ValueError("1213"), KeyError(1213), RuntimeError("else")])
 def test_errors_of_other_code_are_not_translated(error):
-    """Exceptions that are not the driver's are raised unchanged."""
+    """Only exceptions of the driver are translated. Others are raised unchanged."""
     assert read_failure(error) is None
 
 
@@ -134,7 +134,7 @@ def test_errors_of_other_code_are_not_translated(error):
     ids=["savepoint", "function"],
 )
 def test_missing_object_is_a_deadlock_only_for_a_savepoint(message, meaning, is_reported):
-    """A function that this version of the server lacks stays missing, so retries would never end."""
+    """A function that is missing in this version of the server stays missing, so retries would never end."""
     failure = read_failure(pymysql.err.OperationalError(1305, message))
 
     assert failure.meaning is meaning

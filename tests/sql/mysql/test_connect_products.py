@@ -20,7 +20,7 @@ from firelock_sql.mysql.connect import read_product
     ],
 )
 def test_server_with_skip_locked_is_accepted(version, comment, described):
-    """MySQL from 8.0.1 and MariaDB from 10.6 are accepted, even if their version strings contain more."""
+    """MySQL from 8.0.1 and MariaDB from 10.6 are accepted, whatever else their version strings contain."""
     product = read_product(version, comment)
 
     assert str(product) == described
@@ -54,7 +54,7 @@ def test_server_with_skip_locked_is_accepted(version, comment, described):
 def test_server_without_skip_locked_is_refused_with_its_version(version, comment, described):
     """Without SKIP LOCKED, claims would wait for each other.
 
-    The message names the first version with SKIP LOCKED.
+    The message names the first version that supports it.
     """
     with pytest.raises(StorageError) as refused:
         read_product(version, comment)
@@ -73,13 +73,13 @@ def test_server_without_skip_locked_is_refused_with_its_version(version, comment
     ],
 )
 def test_other_product_is_refused_with_its_name(version, comment, name):
-    """A product that only speaks the protocol locks rows in its own way or not at all."""
+    """A product that supports only the protocol locks rows in a different way or not at all."""
     with pytest.raises(StorageError, match=f"must be MySQL or MariaDB, got {name} "):
         read_product(version, comment)
 
 
 def test_version_without_a_number_is_refused():
-    """The message contains the server's version string."""
+    """The message contains the version string of the server."""
     with pytest.raises(StorageError, match="Unknown server version 'unknown'"):
         read_product("unknown", "")
 
@@ -88,5 +88,5 @@ def test_version_without_a_number_is_refused():
     ("version", "sorts_down"), [("10.7.8-MariaDB", False), ("10.8.1-MariaDB", True), ("8.0.36", True)]
 )
 def test_mariadb_without_descending_indexes_is_detected(version, sorts_down):
-    """Before MariaDB 10.8 a claim reads its whole queue, and `firelock doctor` reports this."""
+    """Before MariaDB 10.8, a claim reads its whole queue, and `firelock doctor` reports this."""
     assert read_product(version, "").sorts_down is sorts_down

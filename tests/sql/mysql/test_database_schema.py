@@ -48,7 +48,7 @@ def waiting_migration(cursor, name):
 
 
 def test_killed_migration_is_continued(empty):
-    """The tables of a killed migration are kept, and the next migration creates the rest.
+    """The tables that a killed migration created are kept, and the next migration creates the rest.
 
     The version is written last.
     """
@@ -78,7 +78,7 @@ def test_killed_migration_is_continued(empty):
 
 
 def test_concurrent_first_calls_migrate_once(empty):
-    """Eight threads start at the same time on an empty database."""
+    """Eight threads make their first call at the same time, on an empty database."""
     start = threading.Barrier(8)
 
     def migrate():
@@ -93,7 +93,7 @@ def test_concurrent_first_calls_migrate_once(empty):
 
 
 def test_tables_can_have_a_prefix_and_another_database(empty, sql_servers):
-    """All names are mapped except the database's own, which here begins like the names of tables."""
+    """All names are changed except the database's. In this test, it begins like the names of tables."""
     with sql_servers.database_on(empty.server) as schema:
         with closing(Firelock(empty.url(f"schema={schema}&prefix=app_"))) as fire:
             fire.storage.migrate()

@@ -74,9 +74,9 @@ def wait_for_a_waiter(server):
 
 
 def test_deadlocked_transaction_is_repeated(mariadb, scene, rival):
-    """Two transactions deadlock.
+    """When two transactions deadlock, the server rolls back that of Firelock.
 
-    The server rolls back Firelock's transaction, which is repeated with the usual results.
+    The transaction is repeated with the usual results.
     """
     first, second = scene.add_many(2)
     rival.execute(LOCK, [second])
@@ -95,7 +95,7 @@ def test_deadlocked_transaction_is_repeated(mariadb, scene, rival):
 
 
 def test_deadlock_in_a_callers_transaction_is_reported(mariadb, scene, rival, engine):
-    """MySQL also rolls back the caller's changes, so no part of the transaction may be repeated silently."""
+    """MySQL rolls back the caller's changes too, so no part of the transaction may be repeated silently."""
     parent = scene.add()
     rival.execute(LOCK, [parent])
     child = scene.new_job(state=State.AWAITING, parents=(Edge(parent, On.SUCCEEDED),))
@@ -115,7 +115,7 @@ def test_deadlock_in_a_callers_transaction_is_reported(mariadb, scene, rival, en
 
 
 def test_dead_connections_of_the_pool_are_replaced(mariadb, scene):
-    """Whatever has ended the connections, the next call takes another one."""
+    """However the connections ended, the next call uses another one."""
     scene.add()
     mariadb.end_connections()
 
@@ -132,7 +132,7 @@ SESSION = text(
 
 
 def test_settings_of_a_callers_session_are_restored(mariadb):
-    """Settings that Firelock needs are changed only for one transaction."""
+    """The settings that Firelock needs are changed for only one transaction."""
     engine = create_engine(mariadb.engine_url(), poolclass=QueuePool, pool_size=1, max_overflow=0)
     with engine.connect() as connection:
         before = connection.execute(SESSION).one()
@@ -150,7 +150,7 @@ def test_settings_of_a_callers_session_are_restored(mariadb):
 
 
 def test_engine_that_truncates_strings_is_refused(mariadb):
-    """A name that the server shortens would become a different name."""
+    """If the server truncated a name, it would become a different name."""
     engine = create_engine(mariadb.engine_url(), connect_args={"init_command": "SET sql_mode = ''"})
 
     with closing(Firelock(engine)) as fire, pytest.raises(StorageError, match="sql_mode=''"):
@@ -160,7 +160,7 @@ def test_engine_that_truncates_strings_is_refused(mariadb):
 
 
 def test_engine_with_a_limited_character_set_is_refused(mariadb):
-    """Latin1 lacks most characters."""
+    """For example, Latin1 lacks most characters."""
     engine = create_engine(mariadb.engine_url() + "?charset=latin1")
 
     with closing(Firelock(engine)) as fire, pytest.raises(StorageError, match="'latin1'"):
@@ -180,7 +180,7 @@ def connect(database):
 
 
 def test_driver_connection_in_autocommit_is_refused(mariadb, scene):
-    """In autocommit mode each statement would be committed separately."""
+    """In autocommit mode, each statement would be committed separately."""
     with connect(mariadb) as connection:
         connection.autocommit(True)
         with pytest.raises(ValueError, match="in autocommit mode"):
@@ -254,7 +254,7 @@ def own_rows(caller):
 def test_job_that_changed_since_the_callers_snapshot_can_be_awaited(scene, caller):
     """With `innodb_snapshot_isolation`, MariaDB would roll back all of the caller's changes.
 
-    The value of this setting belongs to the caller and is the same afterwards.
+    The caller's value of this setting is restored afterwards.
     """
     parent = scene.storage.find(JobFilter(), limit=1).jobs[0].id
     holder = scene.begin()
@@ -271,7 +271,7 @@ def test_job_that_changed_since_the_callers_snapshot_can_be_awaited(scene, calle
 
 
 def test_job_that_changed_since_the_callers_snapshot_can_be_deleted(scene, caller):
-    """The current version of the job is deleted, so it has a tail."""
+    """The job is running in its current version, so it has a tail after it was deleted."""
     job_id = scene.storage.find(JobFilter(), limit=1).jobs[0].id
     scene.claim(scene.begin())
 

@@ -37,7 +37,7 @@ def with_settings(**settings):
 
 
 def test_healthy_server_has_no_findings():
-    """Neither a disabled binary log nor a short history is reported."""
+    """A disabled binary log and a short history are not reported."""
     assert diagnose(HEALTHY) == []
 
 
@@ -68,7 +68,7 @@ def test_healthy_server_has_no_findings():
     ],
 )
 def test_each_problem_is_a_finding(seen, is_error, what):
-    """Each problem is one finding with advice."""
+    """Each problem causes exactly one finding, which contains advice."""
     [found] = diagnose(seen)
 
     assert (found.is_error, what in found.what, bool(found.advice)) == (is_error, True, True)
@@ -83,7 +83,7 @@ def test_each_problem_is_a_finding(seen, is_error, what):
     ],
 )
 def test_durability_describes_the_settings(level, expected):
-    """The description states what would be lost and in which case."""
+    """The description states what would be lost and when."""
     settings = {"innodb_flush_log_at_trx_commit": level}
 
     description = describe("mysql://here/jobs", HEALTHY.product, settings, "off")
@@ -92,7 +92,7 @@ def test_durability_describes_the_settings(level, expected):
 
 
 def test_mysql_is_described_as_untested():
-    """The tests run on MariaDB, so users of MySQL should be informed."""
+    """The tests run on MariaDB, and users of MySQL should know this."""
     description = describe("mysql://here/jobs", Product("MySQL", (8, 4, 6), "8.4.6"), {}, "off")
 
     assert description["server"] == "MySQL 8.4.6; Firelock is tested on MariaDB only"
@@ -114,7 +114,7 @@ def test_description_of_the_server_is_complete(mariadb):
 
 
 def test_findings_reflect_the_settings_of_the_server(mariadb):
-    """A user without any server-wide privileges gets the findings too."""
+    """The findings are also available to a user without any server-wide privileges."""
     with closing(Firelock(mariadb.url())) as fire:
         fire.storage.migrate()
         found = fire.storage.diagnose()

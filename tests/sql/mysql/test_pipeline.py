@@ -50,7 +50,7 @@ def test_statement_size_is_bounded():
 
 
 def test_clause_for_existing_rows_follows_the_last_row():
-    """The rows follow VALUES, and the clause about existing rows follows the last row."""
+    """The rows follow the keyword VALUES, and the clause about existing rows follows the last row."""
     driver = Recorder()
     cursor = cursor_on(driver)
 

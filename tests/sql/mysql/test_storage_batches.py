@@ -113,10 +113,9 @@ def ends(holder, claimed):
 
 @pytest.mark.parametrize("number", [1, 500])
 def test_batch_and_members_are_stored_in_few_round_trips(scene, holder, proxy, number):
-    """The number of members does not matter.
+    """The number of round trips does not depend on the number of members.
 
-    The round trips check for known ids, read the time, and store the batch with everything that belongs to
-    it.
+    They check for known ids, read the time, and store the batch with everything that belongs to it.
     """
     batch = new_batch(scene)
     members = new_members(scene, batch.id, number)
@@ -132,7 +131,7 @@ def test_batch_and_members_are_stored_in_few_round_trips(scene, holder, proxy, n
 
 
 def test_members_are_added_in_two_round_trips(scene, proxy):
-    """The first round trip reads and locks the batch, the second one stores the members."""
+    """The first round trip reads and locks the batch, and the second one stores the members."""
     batch_id, _ = store_batch(scene)
     more = new_members(scene, batch_id, MOST)
     before = proxy.traffic
@@ -145,7 +144,7 @@ def test_members_are_added_in_two_round_trips(scene, proxy):
 
 @pytest.mark.parametrize("queues", [["default"], None], ids=["one queue", "every queue"])
 def test_exchange_of_members_takes_as_few_round_trips_as_of_plain_jobs(scene, holder, proxy, queues):
-    """Members are ended without being read first."""
+    """Members are settled without being read first."""
     batch_id, _ = store_batch(scene, 3 * MOST)
     claimed = ends(holder, scene.claim(holder, MOST))
     scene.exchange(holder, [claimed.pop()], 1, queues)
@@ -160,7 +159,7 @@ def test_exchange_of_members_takes_as_few_round_trips_as_of_plain_jobs(scene, ho
 
 
 def test_members_and_plain_jobs_are_settled_together(scene, holder):
-    """Each kind is settled in its own way. The results are in the order of the ends."""
+    """Each kind is settled in its own way. The results are returned in the order of the jobs."""
     batch_id, members = store_batch(scene, 3)
     plain = scene.add_many(3)
     claimed = {one.id: one for one in scene.claim(holder)}
@@ -176,9 +175,9 @@ def test_members_and_plain_jobs_are_settled_together(scene, holder):
 
 
 def test_member_end_without_a_read_equals_one_after_a_read(scene, holder):
-    """A process settles jobs that it has claimed without reading them; another process must read them first.
+    """Only the process that has claimed a job can settle it without reading it first.
 
-    The stored ends are equal.
+    The stored results are equal.
     """
     store_batch(scene, 2)
     first, second = ends(holder, scene.claim(holder))
@@ -202,9 +201,9 @@ def add_deltas(connection, batch_id, number):
 
 
 def test_fold_deletes_only_the_rows_that_it_has_summed(scene, open_transaction):
-    """Rows that others have stored between or after the summed ones are kept, whether committed or not.
+    """Rows of other transactions between or after these rows are kept, whether they are committed or not.
 
-    The fold waits for no other transaction.
+    The fold does not wait for any other transaction.
     """
     batch_id, _ = store_batch(scene)
     other, _ = store_batch(scene)
@@ -227,7 +226,7 @@ def test_fold_deletes_only_the_rows_that_it_has_summed(scene, open_transaction):
 
 
 def test_member_that_became_a_parent_is_read_before_its_end(scene, holder):
-    """The waiting job was added after the member's claim.
+    """The job that waits for the member was added after the member was claimed.
 
     The member stays active until this job is released.
     """
@@ -251,7 +250,7 @@ def remembers(running, name, value="1"):
 
 
 def test_step_takes_one_round_trip(scene, holder, proxy):
-    """The first step of a job, a later one, and several together all take one round trip."""
+    """The first step of a job, a later step, and several steps together each take one round trip."""
     running = scene.run(holder)
     for names in (["a"], ["b"], ["c", "d"]):
         before = proxy.traffic
@@ -264,7 +263,7 @@ def test_step_takes_one_round_trip(scene, holder, proxy):
 
 
 def test_jobs_with_memos_end_without_a_read(scene, holder, proxy):
-    """Jobs with memos are ended without being read first, even if an earlier run has stored the memos."""
+    """Jobs with memos are settled without being read first, even if an earlier run has stored the memos."""
     _, members = store_batch(scene, 2)
     scene.add_many(2)
     claimed = [Running(job, holder) for job in scene.claim(holder)]
@@ -279,7 +278,7 @@ def test_jobs_with_memos_end_without_a_read(scene, holder, proxy):
 
 
 def test_recall_takes_one_round_trip(scene, holder, proxy):
-    """One round trip checks the session and the fence, and reads all memos in one snapshot."""
+    """This round trip checks the session and the fence, and reads all memos in one snapshot."""
     running = scene.run(holder)
     scene.storage.remember([remembers(running, name) for name in "ba"])
     before = proxy.traffic
@@ -296,7 +295,7 @@ def test_recall_takes_one_round_trip(scene, holder, proxy):
 
 
 def test_fold_skips_an_uncommitted_end(scene, holder, open_transaction):
-    """A fold skips the uncommitted end, and finds it after the commit."""
+    """The next fold after the commit includes the result."""
     batch_id, _ = store_batch(scene, 2)
     first, second = ends(holder, scene.claim(holder))
     with open_transaction() as connection:
@@ -314,7 +313,7 @@ def test_fold_skips_an_uncommitted_end(scene, holder, open_transaction):
 
 
 def test_batch_does_not_end_before_a_transaction_that_adds_members(scene, holder, open_transaction):
-    """Transactions that add members share a lock on the batch until they commit."""
+    """Until they commit, transactions that add members hold a shared lock on the batch."""
     batch_id, _ = store_batch(scene)
     first, second = (new_members(scene, batch_id) for _ in range(2))
     with open_transaction() as connection, open_transaction() as other:
@@ -336,7 +335,7 @@ def test_batch_does_not_end_before_a_transaction_that_adds_members(scene, holder
 
 
 def test_transaction_with_an_old_snapshot_cannot_add_to_an_ended_batch(scene, holder, open_transaction):
-    """A caller's transaction that began earlier sees the old state of the batch, but must not add members."""
+    """A transaction that began earlier reads the old state of the batch, but must not add members to it."""
     batch_id, _ = store_batch(scene)
     with open_transaction() as connection:
         with connection.cursor() as cursor:
@@ -352,7 +351,10 @@ def test_transaction_with_an_old_snapshot_cannot_add_to_an_ended_batch(scene, ho
 
 
 def test_step_in_a_callers_transaction_follows_its_commit(scene, holder, open_transaction):
-    """Until the commit, no other transaction can take the job. After a rollback no memo exists."""
+    """Until the commit, no other transaction can change the job.
+
+    After a rollback, the memo does not exist.
+    """
     running = scene.run(holder)
     for is_kept in (False, True):
         with open_transaction() as connection:
@@ -365,7 +367,10 @@ def test_step_in_a_callers_transaction_follows_its_commit(scene, holder, open_tr
 
 
 def test_steps_of_an_old_transaction_follow_newer_ones(scene, holder, open_transaction):
-    """The call takes later memos of others into account: places ascend, and an existing memo is kept."""
+    """The call takes later memos of other transactions into account.
+
+    Places ascend, and an existing memo is kept.
+    """
     running = scene.run(holder)
     with open_transaction() as connection:
         with connection.cursor() as cursor:
@@ -383,7 +388,10 @@ def test_steps_of_an_old_transaction_follow_newer_ones(scene, holder, open_trans
 
 
 def test_first_steps_in_callers_transactions_do_not_deadlock(scene, holder, open_transaction):
-    """No gap between the memos of two jobs is locked; otherwise each transaction would wait for the other."""
+    """The gap between the memos of two jobs is not locked.
+
+    Otherwise, each transaction would wait for the other.
+    """
     scene.add_many(2)
     first, second = (Running(job, holder) for job in scene.claim(holder))
     with open_transaction() as one, open_transaction() as other:
@@ -399,9 +407,9 @@ def test_first_steps_in_callers_transactions_do_not_deadlock(scene, holder, open
 
 @pytest.mark.parametrize("is_folded", [True, False], ids=["folded", "not yet"])
 def test_requeue_in_a_callers_transaction_clears_earlier_failures(scene, holder, open_transaction, is_folded):
-    """A requeue takes into account all failures until then.
+    """The requeue takes into account all failures until then.
 
-    This includes failures that were counted after its snapshot and folded since.
+    This includes failures that were counted after the transaction's snapshot and have been folded since.
     """
     batch_id, _ = store_batch(scene, 4, fails_fast=True)
     claimed = [Running(job, holder) for job in scene.claim(holder)]
@@ -434,7 +442,7 @@ def test_requeue_in_a_callers_transaction_clears_earlier_failures(scene, holder,
 
 
 def test_batch_does_not_end_before_its_last_member(scene, mariadb):
-    """Other threads add and end members while two threads fold."""
+    """In this test, two threads fold while other threads add and end members."""
     batch_id, [last] = store_batch(scene)
     holder = scene.begin()
     [running] = scene.claim(holder)
@@ -477,7 +485,7 @@ def test_batch_does_not_end_before_its_last_member(scene, mariadb):
 
 
 def test_first_of_many_concurrent_signals_is_stored(scene, holder):
-    """Eight people send the signal concurrently. The waiting job is woken once."""
+    """Eight people send the same signal concurrently. The waiting job is resumed once."""
     running = scene.run(holder)
     scene.storage.apply([suspends(running)])
 
@@ -494,11 +502,11 @@ def test_first_of_many_concurrent_signals_is_stored(scene, holder):
 
 
 def test_suspension_with_a_lost_connection_is_atomic(mariadb):
-    """A suspension is stored completely or not at all, even if its server is lost.
+    """A suspension is stored completely or not at all, even if its connection is lost.
 
     MariaDB continues to execute the statements of a lost connection, and for some of them it loses the row
-    count. So no statement may depend on the number of rows that another statement has changed. Each attempt
-    is cut off later than the previous one.
+    count. Therefore, no statement may depend on the number of rows that another statement has changed. In
+    this test, each attempt is cut off later than the previous one.
     """
     was_sent = threading.Event()
 

@@ -56,7 +56,7 @@ AWKWARD = ["'", '"', "\\", "%s", "%", ";", "", " ", "é\n", "\N{SKULL}", "@x", "
 @pytest.mark.parametrize("text", AWKWARD)
 @pytest.mark.parametrize("is_alike", [True, False], ids=["alike", "each its own"])
 def test_any_string_is_stored_unchanged(scene, holder, text, is_alike):
-    """Values sent once for all jobs and values sent per job are stored unchanged.
+    """This includes values that are sent once for all jobs and values that are sent for each job.
 
     No character ends the string early, and no string is stored as NULL.
     """
@@ -77,7 +77,10 @@ def test_any_string_is_stored_unchanged(scene, holder, text, is_alike):
 
 @pytest.mark.parametrize("queues", [["default"], None], ids=["one queue", "every queue"])
 def test_exchange_takes_two_round_trips(scene, holder, proxy, queues):
-    """One round trip settles a hundred jobs and finds the next hundred; a second one claims and commits."""
+    """The first round trip settles a hundred jobs and finds the next hundred.
+
+    The second one claims these jobs and commits.
+    """
     scene.add_many(3 * MOST)
     claimed = ends(holder, scene.claim(holder, MOST))
     scene.exchange(holder, [claimed.pop()], 1, queues)  # the storage remembers which queues have jobs
@@ -91,7 +94,10 @@ def test_exchange_takes_two_round_trips(scene, holder, proxy, queues):
 
 
 def test_hand_back_does_not_read_the_clock(scene, holder, proxy):
-    """The jobs keep their old places, so the time is not needed. They are only read and written."""
+    """The time is not needed, because the jobs keep their positions in the queue.
+
+    The jobs are only read and written.
+    """
     scene.add_many(MOST)
     back = [hands_back(Running(job, holder)) for job in scene.claim(holder, MOST)]
     before = proxy.traffic
@@ -104,7 +110,7 @@ def test_hand_back_does_not_read_the_clock(scene, holder, proxy):
 
 @pytest.mark.parametrize("queues", [["mail"], ["mail", "other"], None], ids=str)
 def test_claim_that_finds_nothing_takes_one_round_trip(scene, holder, proxy, queues):
-    """An idle server sends no unnecessary queries."""
+    """An idle server does not send any unnecessary queries."""
     before = proxy.traffic
 
     assert scene.claim(holder, queues=queues) == []
@@ -114,7 +120,7 @@ def test_claim_that_finds_nothing_takes_one_round_trip(scene, holder, proxy, que
 
 @pytest.mark.parametrize("queues", [["a", "b"], ["b", "a"], None], ids=str)
 def test_wrong_guess_of_queues_still_finds_all_jobs(scene, holder, queues):
-    """Jobs are found in any queue in which they appear, but only in the requested queues."""
+    """Jobs are found whichever queues contain them, but only in the requested queues."""
     found = []
     for queue in "babc":
         scene.add(queue=queue)
@@ -124,7 +130,7 @@ def test_wrong_guess_of_queues_still_finds_all_jobs(scene, holder, queues):
 
 
 def test_many_queues_are_each_read_once(scene, holder, proxy):
-    """If there are very many queues, each one is read separately, and none of them twice."""
+    """If there are very many queues, they are read separately, and none of them is read twice."""
     scene.storage.insert([scene.new_job(queue=f"q{place:02}") for place in range(40)])
     first = ends(holder, scene.claim(holder, 1, None))
     before = proxy.traffic
@@ -137,9 +143,9 @@ def test_many_queues_are_each_read_once(scene, holder, proxy):
 
 @pytest.mark.parametrize("queues", [["default"], None], ids=str)
 def test_exchange_claims_only_the_requested_jobs(scene, holder, queues):
-    """An exchange with a limit of 0 claims no job.
+    """An exchange with a limit of 0 does not claim any jobs.
 
-    No job is claimed from a queue that was paused in the meantime.
+    If a queue was paused in the meantime, no job is claimed from it.
     """
     scene.add_many(5)
     # the storage remembers the queue
@@ -154,9 +160,9 @@ def test_exchange_claims_only_the_requested_jobs(scene, holder, queues):
 
 
 def test_end_without_a_read_equals_one_after_a_read(scene, holder):
-    """A process settles jobs that it has claimed without reading them; another process must read them first.
+    """Only the process that has claimed a job can settle it without reading it first.
 
-    The stored ends are equal.
+    The stored results are equal.
     """
     scene.add_many(2, created_at=1)
     first, second = ends(holder, scene.claim(holder))
@@ -187,7 +193,7 @@ def test_enqueue_with_a_lost_reply_raises_an_error(scene, proxy):
 
 
 def test_enqueue_that_was_not_received_is_repeated(scene, proxy):
-    """The jobs were not stored, so the call is repeated and the caller does not notice."""
+    """The jobs were not stored, so the call is repeated, and the caller gets no error."""
     jobs = [scene.new_job(), scene.new_job()]
     proxy.lose_request()
 
@@ -199,7 +205,7 @@ def test_enqueue_that_was_not_received_is_repeated(scene, proxy):
 
 @pytest.mark.parametrize("lose", [FaultProxy.lose_request, FaultProxy.lose_reply], ids=["request", "answer"])
 def test_interrupted_exchange_is_repeated(scene, holder, proxy, lose):
-    """The ends that the first round trip stored were rolled back when the connection was lost."""
+    """The results that the first round trip stored were rolled back when the connection was lost."""
     scene.add_many(4)
     first = ends(holder, scene.claim(holder, 2))
     lose(proxy)
@@ -213,7 +219,7 @@ def test_interrupted_exchange_is_repeated(scene, holder, proxy, lose):
 
 
 def test_change_with_a_lost_commit_is_not_repeated(scene, proxy):
-    """The change might have been committed, so it is not repeated silently."""
+    """The change might have been committed, so repeating it silently would be wrong."""
     job = scene.add()
     # the job is read and then deleted; the connection is encrypted, so replies are counted
     turns = iter([False, True])

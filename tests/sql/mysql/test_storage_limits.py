@@ -66,7 +66,7 @@ def ends(holder, claimed):
 
 @pytest.mark.parametrize("number", [1, 500])
 def test_jobs_with_limits_take_one_round_trip(scene, holder, proxy, number):
-    """Each job has its own keys."""
+    """In this test, each job has different keys."""
     jobs = [
         scene.new_job(admission=asks("smtp", f"tenant:{place % 100}"), created_at=1)
         for place in range(number)
@@ -84,7 +84,10 @@ def test_jobs_with_limits_take_one_round_trip(scene, holder, proxy, number):
 
 @pytest.mark.parametrize("queues", [["default"], None], ids=str)
 def test_exchange_with_a_limit_takes_few_round_trips(scene, holder, proxy, queues):
-    """The round trips settle and read; read the lane, its key and its jobs; and claim the jobs."""
+    """One round trip settles and reads.
+
+    The next ones read the lane, its key and its jobs. The last one claims the jobs.
+    """
     scene.set_limit("big", concurrent=1_000)
     scene.add_limited(3 * MOST, "big")
     claimed = ends(holder, scene.claim(holder, MOST))
@@ -103,7 +106,7 @@ TRIPS = 5
 
 @pytest.mark.parametrize("queues", [["default"], None], ids=str)
 def test_many_lanes_take_as_few_round_trips_as_one(scene, holder, proxy, queues):
-    """Lanes that the process remembers are read together, and their first jobs are claimed together."""
+    """The lanes that the process remembers are read together, and their first jobs are claimed together."""
     keys = [f"tenant:{place:02}" for place in range(50)]
     scene.set_limit("tenant", concurrent=10)
     for _ in range(3):
@@ -118,7 +121,7 @@ def test_many_lanes_take_as_few_round_trips_as_one(scene, holder, proxy, queues)
 
 
 def test_lanes_of_other_queues_add_no_round_trips(scene, holder, proxy):
-    """The search for lanes is limited to the claimed queue and is part of an existing query."""
+    """The search for lanes is part of an existing query and is limited to the queue of the claim."""
     scene.add_limited(3, "big", queue="other")
     scene.add_many(3 * MOST)
     claimed = ends(holder, scene.claim(holder, MOST))
@@ -134,7 +137,7 @@ def test_lanes_of_other_queues_add_no_round_trips(scene, holder, proxy):
 
 
 def test_new_lanes_are_found_before_between_and_after_known_ones(scene, holder):
-    """A process remembers lanes, but still finds new ones."""
+    """A process remembers lanes, but also finds new ones."""
     found = []
     for lane in ["m", "c", "x", "a", "p", "z", "m", "d"]:
         scene.add_limited(1, lane)
@@ -145,7 +148,7 @@ def test_new_lanes_are_found_before_between_and_after_known_ones(scene, holder):
 
 @pytest.mark.parametrize("is_known", [False, True], ids=["unknown", "known"])
 def test_more_lanes_than_one_query_reads_take_turns(scene, holder, monkeypatch, is_known):
-    """However many lanes one query reads, one job of each lane is claimed before a second job of any lane."""
+    """One job of each lane is claimed before a second job of any lane, however many lanes one query reads."""
     monkeypatch.setattr(mysql_lanes, "_KNOWN_AT_ONCE", 7)
     lanes = [f"t:{place:03}" for place in range(40)]
     for _ in range(3):
@@ -161,7 +164,10 @@ def test_more_lanes_than_one_query_reads_take_turns(scene, holder, monkeypatch, 
 
 
 def test_number_of_remembered_lanes_is_bounded(scene, holder, monkeypatch):
-    """Lanes with one job each come and go. No lane is missed after the memory is cleared."""
+    """In this test, each lane contains one job and then disappears.
+
+    No lane is missed after the list of remembered lanes is cleared.
+    """
     monkeypatch.setattr(mysql_lanes, "_REMEMBERED", 5)
     for turn in range(4):
         lanes = [f"order:{turn}{place}" for place in range(4)]
@@ -171,7 +177,10 @@ def test_number_of_remembered_lanes_is_bounded(scene, holder, monkeypatch):
 
 
 def test_claim_does_not_read_jobs_of_a_full_lane(mariadb, scene, holder):
-    """Jobs of a full lane that comes first by name are not read, nor are jobs after the claimed ones."""
+    """If a full lane is the first by name, its jobs are not read.
+
+    Jobs after the claimed ones are not read either.
+    """
     if mariadb.server.program.product != "mariadb":
         pytest.skip("MySQL counts no rows by table: it has no userstat")
     scene.set_limit("a", concurrent=1)
@@ -215,7 +224,7 @@ def unique(key):
 
 
 def test_wait_for_a_unique_key_of_another_transaction_is_bounded(mariadb, scene, monkeypatch):
-    """Another transaction that stays open delays only calls with its key, and only for a limited time."""
+    """If another transaction stays open, it delays only calls with its key, and only for a limited time."""
     monkeypatch.setattr(storage, "_KEY_SECONDS", 0.5)
     other = scene.handles.open()
     with mariadb.server.connect() as theirs, theirs.cursor() as cursor:
@@ -232,11 +241,11 @@ def test_wait_for_a_unique_key_of_another_transaction_is_bounded(mariadb, scene,
 
 
 def test_limit_settings_are_stored_after_running_claims(mariadb, scene, holder):
-    """A claim that reads no settings of the limit does not list its jobs as holders.
+    """A claim that does not read a limit's settings does not record its jobs as running under this limit.
 
-    A claim that reads them later must find all of these jobs. So the settings are stored after the first
-    claim has ended. That claim stops where it would claim its job, because a transaction locks the gaps
-    between sessions.
+    A claim that reads the settings later must find all of these jobs, so the settings are stored after the
+    first claim has ended. In this test, a transaction locks the gaps between sessions, so the first claim
+    stops where it would claim its job.
     """
     other, third = scene.handles.open(), scene.begin()
     scene.add_limited(1, "late", queue="first")

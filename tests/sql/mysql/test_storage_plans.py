@@ -54,7 +54,7 @@ def reads(mariadb, scene):
 
 
 def test_verbs_read_only_the_rows_that_they_return(scene, reads):
-    """Other waiting or ended jobs are not read, because each call finds its rows with an index."""
+    """Each call finds its rows with an index, so other waiting or ended jobs are not read."""
     storage, holder = scene.storage, scene.begin()
     session, taken = holder.session, []
 
@@ -104,7 +104,7 @@ def test_verbs_read_only_the_rows_that_they_return(scene, reads):
     ids=lambda where: " ".join(str(value) for value in attrs.astuple(where) if value) or "all",
 )
 def test_pages_read_only_the_jobs_that_they_show(scene, reads, where, oldest_first):
-    """The first page and later ones read little, because each index has the jobs in order of time and id."""
+    """Each index contains the jobs in order of time and id, so all pages can be read with few rows."""
     storage, cursors = scene.storage, [None]
 
     def turn():
@@ -116,7 +116,7 @@ def test_pages_read_only_the_jobs_that_they_show(scene, reads, where, oldest_fir
 
 
 def test_search_for_the_oldest_job_reads_few_jobs(scene, reads, monkeypatch):
-    """In a queue with many jobs, the one that has waited longest is among the first waiting jobs."""
+    """Even in a queue with many jobs, the job that has waited longest is one of the first waiting jobs."""
     monkeypatch.setattr(find, "RARE", 5)
     where = JobFilter(state=State.ENQUEUED, queue=QUEUES[0])
 

@@ -45,14 +45,14 @@ def after_slow_reads(start, *claimed, queues=("mail",), micros=100_000):
 
 
 def test_fast_reads_are_full(start):
-    """A read may take longer for each job that it claims."""
+    """The more jobs a read claims, the longer it may take without counting as slow."""
     read = after_slow_reads(start, *[("mail", 0, 1, n) for n in range(500)], micros=32_000)
 
     assert read.probes is None
 
 
 def test_single_slow_reads_do_not_shorten_later_reads(start):
-    """The first read over dead index entries marks them, so the next one is fast and no job needs to wait."""
+    """The first read of dead index entries marks them, so the next read is fast and no job has to wait."""
     for micros in (100_000, 100_000, 3, 100_000, 100_000):
         start.record(start.next_read(request()), [("mail", 0, 10, 3)], micros)
 
@@ -60,7 +60,10 @@ def test_single_slow_reads_do_not_shorten_later_reads(start):
 
 
 def test_reads_are_full_again_after_a_pause(start, clock):
-    """The pause is a multiple of the read's duration: two seconds after a tenth of a second."""
+    """The pause is a multiple of the read's duration.
+
+    For example, it lasts two seconds after a read of a tenth of a second.
+    """
     after_slow_reads(start, ("mail", 0, 10, 3))
 
     clock.seconds = 1.9
@@ -70,7 +73,7 @@ def test_reads_are_full_again_after_a_pause(start, clock):
 
 
 def test_places_remain_known_after_a_full_read(start, clock):
-    """A full read claims a job that came late, but the levels still begin at the same places."""
+    """A full read claims a job that was stored late, but the levels still begin at the same positions."""
     after_slow_reads(start, ("mail", 0, 10, 3))
     clock.seconds = 3.0
 
@@ -80,7 +83,7 @@ def test_places_remain_known_after_a_full_read(start, clock):
 
 
 def test_short_read_that_finds_too_few_jobs_moves_its_start(start):
-    """Everything stored until then has been read, except for transactions that are still open."""
+    """Every job stored until then has been read, except for jobs of transactions that are still open."""
     read = after_slow_reads(start, ("mail", 0, 10, 1))
     start.record(read, [], ["mail"])
 
@@ -88,7 +91,7 @@ def test_short_read_that_finds_too_few_jobs_moves_its_start(start):
 
 
 def test_start_place_of_short_reads_never_decreases(start):
-    """Jobs that were handed back meanwhile wait for the next full read."""
+    """A job that is handed back before this position waits for the next full read."""
     read = after_slow_reads(start, ("mail", 0, NOW, 9))
     start.record(read, [], ["mail"])
 
@@ -96,7 +99,7 @@ def test_start_place_of_short_reads_never_decreases(start):
 
 
 def test_number_of_known_levels_is_bounded(start):
-    """The state is bounded. Other levels are found by the probes between the known levels."""
+    """Levels that are not remembered are found by probes between the known levels."""
     read = after_slow_reads(start, *[("mail", n, 10, n) for n in range(1_200)], micros=1_000_000)
 
     assert 2 * 1_000 + 1 == len(read.probes)

@@ -45,7 +45,7 @@ def begun(scene, **options):
 @pytest.mark.usefixtures("short_reads")
 @pytest.mark.parametrize("queues", [["default"], None])
 def test_short_read_claims_by_priority_and_age(scene, queues):
-    """A short read includes new levels above, between and below the levels of claimed jobs."""
+    """A short read finds new levels above, between and below the levels of the claimed jobs."""
     holder = begun(scene, priority=0)
     scene.add(priority=7)
     scene.claim(holder, queues=queues)
@@ -58,7 +58,7 @@ def test_short_read_claims_by_priority_and_age(scene, queues):
 
 @pytest.mark.usefixtures("short_reads")
 def test_short_read_finds_new_queues(scene):
-    """The new queues come before, between and after the queues that were served."""
+    """The names of the new queues come before, between and after those of the queues that were served."""
     holder = begun(scene, queue="d")
     scene.add(queue="h")
     scene.claim(holder, queues=None)
@@ -82,7 +82,7 @@ def test_short_reads_serve_queues_in_turn(scene):
 
 @pytest.mark.usefixtures("short_reads")
 def test_short_reads_serve_only_the_named_queues_in_order(scene):
-    """Full reads serve named queues in the same way."""
+    """Full reads serve named queues in the same order."""
     holder = begun(scene, queue="a")
     first, second = scene.add(queue="a"), scene.add(queue="b")
     scene.add(queue="c")
@@ -92,7 +92,7 @@ def test_short_reads_serve_only_the_named_queues_in_order(scene):
 
 @pytest.mark.usefixtures("short_reads")
 def test_short_reads_skip_a_paused_queue_until_it_is_resumed(scene):
-    """Jobs of a paused queue are claimed when the queue is resumed, even if they waited long."""
+    """When a paused queue is resumed, its jobs are claimed even if they have waited for a long time."""
     holder = begun(scene)
     waiting = scene.add()
     scene.storage.put_record("queue", "default", '{"paused": true}')
@@ -121,7 +121,7 @@ def test_exchange_claims_with_a_short_read(scene):
 
 
 def test_reads_become_short_after_several_slow_ones(scene, monkeypatch):
-    """The server reports the duration of each read."""
+    """The database server reports the duration of each read."""
     monkeypatch.setattr(claim_start, "_LONG", 0)
     monkeypatch.setattr(claim_start, "_MICROS_OF_A_JOB", 0)
     monkeypatch.setattr(claim_start, "_REST", 1e9)

@@ -28,9 +28,9 @@ def scene(pgbouncer):
 
 
 def test_pooler_is_detected(pgbouncer):
-    """A pooler is detected by the process id that a connection gets at its start.
+    """A pooler is detected by the process id that a connection gets when it is opened.
 
-    Behind a pooler, nothing is prepared.
+    Through a pooler, no statement is prepared.
     """
     met = {}
     for url in (pgbouncer.url(), pgbouncer.direct_url()):
@@ -49,7 +49,7 @@ def test_pooler_is_detected(pgbouncer):
 def test_polling_because_of_a_pooler_is_logged_once(pgbouncer, caplog):
     """One log line states that servers find work by polling.
 
-    The description, which `doctor` shows, states this too.
+    So does the description, which `doctor` shows.
     """
     with closing(open_url(pgbouncer.url())) as storage, caplog.at_level(logging.INFO, logger="firelock_sql"):
         for _ in range(3):
@@ -64,7 +64,7 @@ def test_polling_because_of_a_pooler_is_logged_once(pgbouncer, caplog):
 
 
 def test_storage_does_not_listen_through_a_pooler(scene, pgbouncer):
-    """A connection that soon belongs to another client would not receive notifications."""
+    """After a short time, a connection belongs to another client, so it would not receive notifications."""
     server = scene.handles.open()
     server.wait(None, 0)
     server.counts()
@@ -78,7 +78,10 @@ def test_storage_does_not_listen_through_a_pooler(scene, pgbouncer):
 
 
 def test_client_with_a_pooler_notifies_a_server_without_one(scene, pgbouncer):
-    """For example, web processes use the pooler and servers bypass it. A notification passes through both."""
+    """For example, web processes use the pooler and servers bypass it.
+
+    A notification arrives in both cases.
+    """
     with closing(open_url(pgbouncer.direct_url())) as server:
         listening(server)
         scene.add()
@@ -87,7 +90,7 @@ def test_client_with_a_pooler_notifies_a_server_without_one(scene, pgbouncer):
 
 
 def test_listening_through_a_pooler_can_be_forced(pgbouncer):
-    """A pooler in session mode keeps a connection for its client; Firelock cannot detect this."""
+    """A pooler in session mode reserves a connection for its client, but Firelock cannot detect this."""
     storage = open_url(pgbouncer.url("listen=on"))
     storage.counts()
 
@@ -112,7 +115,7 @@ def test_pooler_of_a_callers_engine_is_detected(pgbouncer):
 
 
 def test_frequent_statements_work_on_any_pooled_connection(scene):
-    """A driver that prepared statements would miss them in the next transaction, or run another client's."""
+    """A prepared statement could be missing in the next transaction, or belong to another client."""
     holder = scene.begin()
     for _ in range(12):
         scene.add()

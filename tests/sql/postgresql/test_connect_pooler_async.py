@@ -80,7 +80,7 @@ async def enqueue_on_two(task, database, **arguments):
 
 
 def test_prepared_statements_are_not_used_on_another_server_process(fire, task, pgbouncer):
-    """An engine with the arguments from docs/sql.md uses no prepared statement of another server process."""
+    """This is true for an engine that is created with the arguments in docs/sql.md."""
     asyncio.run(enqueue_on_two(task, pgbouncer, **ADVISED))
 
     assert {State.ENQUEUED: 2} == fire.storage.counts().by_state
@@ -88,7 +88,7 @@ def test_prepared_statements_are_not_used_on_another_server_process(fire, task, 
 
 @pytest.mark.parametrize("code", ["26000", "42P05"], ids=["lost", "taken"])
 def test_error_of_a_lost_prepared_statement_names_the_page(code):
-    """The name is lost, or another client has used it for its own statement."""
+    """The name is unknown, or another client has used it for its own statement."""
     failure = read_failure(OfAsyncpg(code))
 
     assert failure.text.startswith(f"error {code} of the caller's connection; for asyncpg behind a pooler, ")

@@ -35,7 +35,7 @@ def far(postgresql, line, monkeypatch):
     ids=["a transaction", "one statement"],
 )
 def test_silent_connection_is_replaced(far, line, call):
-    """The wait for a reply is bounded, and afterwards another connection is used."""
+    """A call fails if no reply arrives within a limited time. The next call uses another connection."""
     line.black_hole()
     errors: list[BaseException] = []
 

@@ -20,7 +20,10 @@ def scene(postgresql):
 
 
 def test_changing_tables_are_vacuumed_early(scene, postgresql):
-    """The schema sets the thresholds. The default, a fifth of a large table, would be far too late."""
+    """The schema sets the thresholds.
+
+    By default, a vacuum starts after a fifth of a large table has changed, which would be far too late.
+    """
     scene.add()
     with psycopg.connect(postgresql.url()) as connection:
         found = {name: dict(one.split("=") for one in all_) for name, all_ in connection.execute(OPTIONS)}
@@ -33,7 +36,7 @@ def test_changing_tables_are_vacuumed_early(scene, postgresql):
 
 
 def test_renewals_do_not_change_the_indexes(scene, postgresql):
-    """A renewed row of a session stays on its page, whose space the next renewal reuses."""
+    """The row of a renewed session stays on its page, and the next renewal reuses the space on this page."""
     holder = scene.begin()
     for _ in range(50):
         scene.storage.renew([Renewal(holder.session, busy=1)])

@@ -62,9 +62,10 @@ def race(folds, works):
 
 
 def test_fold_does_not_end_a_batch_with_an_active_member(flow):
-    """One member never ends. Others are added and end in their own transactions, while two threads fold.
+    """One member never ends.
 
-    A fold that took changes before it locked the batch would see an end without the earlier addition.
+    Others are added and end in their own transactions, while two threads fold. If a fold read changes before
+    it locked the batch, it would find the end of a member but not its earlier addition.
     """
     batch, (root,) = flow.batch_of(1)
     kept = flow.running(flow.begin("root"), root)[0]
@@ -101,7 +102,7 @@ def test_fold_does_not_end_a_batch_with_an_active_member(flow):
 def test_concurrent_changes_of_nested_batches_do_not_deadlock(flow):
     """Members fail and are requeued or deleted while folds, sweeps, adds and cancellations run.
 
-    At the end, each batch has ended, and its counts match its members.
+    Finally, each batch has ended, and its counts match its members.
     """
     handles = flow.open(6)
     holders = [flow.begin(name) for name in "abc"]

@@ -55,7 +55,7 @@ def is_blocked(admin):
 
 
 def test_ends_of_one_exchange_add_one_row_per_batch(flow, admin):
-    """The ends of two batches' members and of other jobs add one row per batch, in the same transaction."""
+    """Members of two batches and other jobs end in one transaction, which adds one row for each batch."""
     one, members = flow.batch_of(3)
     other, more = flow.batch_of(2)
     alone = flow.add()
@@ -85,7 +85,7 @@ SLOW_PATHS = {
 @pytest.mark.parametrize("has_other", [False, True], ids=["plain ends alone", "beside another end"])
 @pytest.mark.parametrize("what", SLOW_PATHS)
 def test_member_end_on_the_slow_path_is_counted(flow, what, has_other):
-    """Such an end uses the slow path. The counts always match the members."""
+    """Some members are settled on the slow path. The counts always match the members."""
     batch, members = flow.batch_of(4)
     holder = flow.begin()
     jobs = flow.running(holder, *members)
@@ -104,9 +104,9 @@ def test_member_end_on_the_slow_path_is_counted(flow, what, has_other):
 
 
 def test_many_members_add_one_row_of_counts(flow, admin):
-    """The members are claimable in their order.
+    """The members can be claimed in their order.
 
-    A repeated call that contains some of them counts them once.
+    If a repeated call contains some of them, they are counted once.
     """
     batch = flow.batch()
     jobs = [flow.new_member(batch) for _ in range(50)]
@@ -123,7 +123,10 @@ def test_many_members_add_one_row_of_counts(flow, admin):
 
 @pytest.mark.parametrize("number", [1, 500])
 def test_members_take_one_round_trip(postgresql, number):
-    """Like plain jobs, members need one round trip, which locks and reads the batch, counts and stores."""
+    """Like plain jobs, members need one round trip.
+
+    It locks and reads the batch, counts the members and stores them.
+    """
     with (
         FaultProxy(postgresql.server.address) as proxy,
         closing(Handles(opener(postgresql.url("listen=off", port=proxy.port)))) as handles,
@@ -142,7 +145,7 @@ def test_members_take_one_round_trip(postgresql, number):
 
 @pytest.mark.parametrize("is_member", [False, True])
 def test_end_of_a_job_with_memos_takes_one_round_trip(postgresql, is_member):
-    """Memos stored before the claim or after it add no round trip to the end."""
+    """It does not matter whether the memos were stored before or after the claim."""
     with (
         FaultProxy(postgresql.server.address) as proxy,
         closing(Handles(opener(postgresql.url("listen=off", port=proxy.port)))) as handles,
@@ -174,7 +177,7 @@ def test_end_of_a_job_with_memos_takes_one_round_trip(postgresql, is_member):
 
 
 def test_batch_stored_with_members_equals_one_stored_alone(postgresql):
-    """Plain members directly after their batch use the fast path, later jobs the slow one.
+    """Plain members that directly follow their batch use the fast path, and later jobs use the slow path.
 
     The number of members does not change the number of round trips.
     """
@@ -206,7 +209,7 @@ def test_batch_stored_with_members_equals_one_stored_alone(postgresql):
 
 @pytest.mark.parametrize("how", ["ended", "cancelled"])
 def test_members_of_a_closed_batch_are_refused(flow, how):
-    """The fast and the slow path behave in the same way. No part of the call is stored."""
+    """The fast path and the slow path behave in the same way. No part of the call is stored."""
     batch = flow.batch()
     if how == "cancelled":
         flow.member(batch)
@@ -221,7 +224,7 @@ def test_members_of_a_closed_batch_are_refused(flow, how):
 
 
 def test_fast_path_of_members_uses_indexes(flow, admin):
-    """The plan does not depend on how small the tables were when it was created."""
+    """The plan is good even if the tables were small when it was created."""
     admin.execute("VACUUM ANALYZE")
     holder = flow.begin()
     _, (member,) = flow.batch_of(1)
@@ -235,7 +238,7 @@ def test_fast_path_of_members_uses_indexes(flow, admin):
 
 
 def test_storing_members_reads_only_the_batch(flow, admin):
-    """Only the batch is read, even if few jobs waited when the plan was created."""
+    """No other row is read, even if few jobs were waiting when the plan was created."""
     flow.settle_all()
     admin.execute("VACUUM ANALYZE")
     batch, _ = flow.batch_of(1)
@@ -249,7 +252,7 @@ def test_storing_members_reads_only_the_batch(flow, admin):
 
 
 def test_suspension_uses_indexes(flow, admin):
-    """The plan does not depend on how small the tables were when it was created."""
+    """The plan is good even if the tables were small when it was created."""
     admin.execute("VACUUM ANALYZE")
     flow.settle(suspends(flow.run()))
 
@@ -281,7 +284,7 @@ def test_steps_of_several_threads_get_different_places(flow):
 
 
 def test_steps_work_through_a_pooler(pgbouncer):
-    """Behind a pooler, statements are sent one after another, and nothing is prepared."""
+    """Through a pooler, statements are sent one after another, and none of them is prepared."""
     with closing(Handles(opener(pgbouncer.url("listen=off")))) as handles:
         flow = FlowScene(handles)
         job = flow.run()
@@ -297,7 +300,7 @@ def test_steps_work_through_a_pooler(pgbouncer):
 
 
 def test_transaction_that_adds_members_waits_for_a_fold(flow, admin, callers):
-    """The transaction then sees the batch as the fold has left it."""
+    """After the wait, the transaction reads the batch as the fold has left it."""
     batch = flow.batch()
     callers.execute("SELECT FROM firelock_batches WHERE id = %s FOR UPDATE", [batch])
 
@@ -312,7 +315,7 @@ def test_transaction_that_adds_members_waits_for_a_fold(flow, admin, callers):
 
 
 def test_transactions_that_add_members_do_not_wait_for_each_other(flow, callers):
-    """Callers' transactions that add to one batch can be open at the same time."""
+    """Several transactions of callers that add members to the same batch can be open at the same time."""
     batch = flow.batch()
     flow.storage.insert([flow.new_member(batch)], within=callers)
 
@@ -323,7 +326,10 @@ def test_transactions_that_add_members_do_not_wait_for_each_other(flow, callers)
 
 
 def test_batch_does_not_end_during_a_transaction_that_adds_members(flow, callers):
-    """The fold skips the batch until the transaction has committed, and never waits for it."""
+    """Until the transaction has committed, the fold skips the batch.
+
+    The fold never waits for the transaction.
+    """
     batch, (first,) = flow.batch_of(1)
     flow.settle_all()
     late = flow.new_member(batch)
@@ -352,7 +358,7 @@ def test_batch_does_not_count_members_that_were_rolled_back(flow, callers):
 
 
 def test_suspension_waits_for_an_uncommitted_signal(flow, admin, callers):
-    """The job continues immediately after the commit, because the suspension checks again after its wait."""
+    """After the commit, the job continues immediately, because the suspension checks again after its wait."""
     job = flow.run()
     flow.begin_wait(job, "approval")
     ((sent),) = flow.storage.remember([signal(job.id, "approval")], within=callers)
@@ -369,7 +375,10 @@ def test_suspension_waits_for_an_uncommitted_signal(flow, admin, callers):
 
 @pytest.mark.parametrize("what", ["swept", "resumed"])
 def test_release_skips_locked_members(flow, callers, what):
-    """`release` does not wait: it moves the other members now, and the locked members when unlocked."""
+    """`release` does not wait.
+
+    It releases the other members now, and the locked members after they are unlocked.
+    """
     source = flow.run()
     batch = flow.batch(after=[source.id] if what == "resumed" else ())
     held, *others = [flow.member(batch) for _ in range(3)]
@@ -389,7 +398,10 @@ def test_release_skips_locked_members(flow, callers, what):
 
 
 def test_promote_skips_an_expired_hold_while_a_transaction_adds_members(flow, callers):
-    """Meanwhile, other jobs are enqueued. After the transaction has ended, the batch is cancelled."""
+    """During the transaction, other jobs are enqueued.
+
+    After the transaction has ended, the batch is cancelled.
+    """
     batch = flow.batch(due_at=flow.now() + HOUR)
     late, other = flow.new_member(batch), flow.schedule(60)
     flow.storage.insert([late], within=callers)
@@ -406,7 +418,7 @@ def test_promote_skips_an_expired_hold_while_a_transaction_adds_members(flow, ca
 
 @pytest.mark.parametrize("is_committed", [True, False], ids=["commit", "rollback"])
 def test_signal_follows_its_transaction(flow, callers, is_committed):
-    """The job continues after the commit, and never after a rollback."""
+    """The job continues after a commit, but not after a rollback."""
     job = flow.run()
     flow.begin_wait(job, "approval")
     flow.settle(suspends(job))
@@ -437,7 +449,7 @@ def woken(handles, queues=("default",)):
 
 
 def test_servers_are_notified_of_a_job_that_a_signal_enqueues(listening_scene):
-    """Any process can have sent the signal."""
+    """The signal may have been sent by any process."""
     flow, handles = listening_scene
     job = flow.run()
     flow.begin_wait(job, "approval")
@@ -450,7 +462,7 @@ def test_servers_are_notified_of_a_job_that_a_signal_enqueues(listening_scene):
 
 
 def test_servers_are_notified_of_an_immediately_resumed_suspension(listening_scene):
-    """The signal was sent before the suspension."""
+    """In this test, the signal was sent before the suspension."""
     flow, handles = listening_scene
     job = flow.run()
     flow.begin_wait(job, "approval")
@@ -463,7 +475,7 @@ def test_servers_are_notified_of_an_immediately_resumed_suspension(listening_sce
 
 
 def test_servers_are_notified_of_members_of_an_opened_batch(listening_scene):
-    """`release` enqueues the members when the job for which the batch waits has ended."""
+    """When the job for which the batch waits has ended, `release` enqueues the members."""
     flow, handles = listening_scene
     source = flow.run()
     batch = flow.batch(after=[source.id])

@@ -89,7 +89,7 @@ def test_description_of_a_real_server_is_complete(storage, postgresql_program):
     ],
 )
 def test_durability_describes_the_settings(settings, expected):
-    """One line states what a crash would lose."""
+    """The description is one line that states what a crash would lose."""
     assert expected in health.durability({**SAFE, **settings})
 
 
@@ -97,7 +97,7 @@ def test_durability_describes_the_settings(settings, expected):
 
 
 def test_settings_that_lose_data_are_found(storage, postgresql, admin):
-    """The settings of this database are checked, because Firelock's own connections use them."""
+    """The settings of this database are checked, because they apply to Firelock's connections."""
     name = sql.Identifier(postgresql.name)
     admin.execute(sql.SQL("ALTER DATABASE {} SET synchronous_commit = off").format(name))
     another = open_url(postgresql.socket_url())
@@ -119,7 +119,7 @@ def test_settings_that_lose_data_are_found(storage, postgresql, admin):
 
 
 def test_missing_index_is_found_with_its_statement(storage, admin):
-    """Without the index, claims read the whole table."""
+    """Without this index, claims would read the whole table."""
     admin.execute("DROP INDEX firelock_ready")
 
     ((is_error, what, fix),) = found(storage, "Index")
@@ -131,7 +131,7 @@ def test_missing_index_is_found_with_its_statement(storage, admin):
 
 
 def test_invalid_index_is_found(storage, admin):
-    """An invalid index exists and is maintained, but never used."""
+    """An invalid index exists and is kept up to date, but is never used."""
     admin.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'firelock_due'::regclass")
 
     ((is_error, what, fix),) = found(storage, "Index")
@@ -142,7 +142,7 @@ def test_invalid_index_is_found(storage, admin):
 
 
 def test_index_findings_use_the_prefix_and_schema(postgresql, admin):
-    """The statement that creates an index uses the table's actual name."""
+    """The statement that creates the index contains the actual name of the table."""
     storage = open_url(postgresql.socket_url() + "&schema=other&prefix=jobs_")
     storage.migrate()
     admin.execute("DROP INDEX other.jobs_due")
@@ -157,7 +157,7 @@ def test_index_findings_use_the_prefix_and_schema(postgresql, admin):
 
 
 def test_transaction_that_holds_old_rows_is_found(engine_url, postgresql):
-    """The finding contains the transaction's process, application and role, so a person can end it."""
+    """The finding names the process, application and role of the transaction, so that a person can end it."""
     with psycopg.connect(postgresql.url(), application_name="report") as reader:
         reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         reader.execute("SELECT 1")
@@ -174,7 +174,7 @@ def test_transaction_that_holds_old_rows_is_found(engine_url, postgresql):
 
 
 def test_session_idle_in_a_transaction_is_found(engine_url, postgresql):
-    """Other transactions wait for the locks of the idle session."""
+    """Other transactions would wait for the locks of this session."""
     with psycopg.connect(postgresql.url(), application_name="shell") as forgotten:
         forgotten.execute("SELECT 1")
         pid = forgotten.info.backend_pid
@@ -185,7 +185,7 @@ def test_session_idle_in_a_transaction_is_found(engine_url, postgresql):
 
 
 def test_old_prepared_transaction_is_found(postgresql_program):
-    """A prepared transaction outlives its session and restarts of the server."""
+    """A prepared transaction remains after its session has ended, and even after the server was restarted."""
     with Postgresql(postgresql_program, {"max_prepared_transactions": "2"}) as server:
         server.create_database("jobs")
         with psycopg.connect(server.url("jobs"), autocommit=True) as connection:
@@ -201,7 +201,7 @@ def test_old_prepared_transaction_is_found(postgresql_program):
 
 
 def test_dead_rows_are_found(engine_url, admin):
-    """The time of the last vacuum distinguishes a slow vacuum from a blocked one."""
+    """The time of the last vacuum shows whether the vacuum is slow or blocked."""
     admin.execute("ALTER TABLE firelock_records SET (autovacuum_enabled = false)")
     admin.execute("INSERT INTO firelock_records SELECT 'kind', n, '', 1 FROM generate_series(1, 100) n")
     admin.execute("DELETE FROM firelock_records")
@@ -219,7 +219,7 @@ def test_dead_rows_are_found(engine_url, admin):
 
 
 def test_server_with_few_free_connections_is_found(storage, engine_url):
-    """The finding appears before the server refuses connections."""
+    """The finding is shown before the server refuses connections."""
     ((_, what, _),) = found_at_once(engine_url, "connections are in use", crowded=0.0)
 
     assert "of 197 connections are in use" in what
@@ -227,7 +227,10 @@ def test_server_with_few_free_connections_is_found(storage, engine_url):
 
 
 def test_role_without_monitoring_privileges_is_found(storage, postgresql):
-    """Missing privileges are a finding, not an error. Everything that the role can see is checked."""
+    """Missing privileges cause a finding instead of an error.
+
+    Everything that the role can read is checked.
+    """
     limited = open_url(postgresql.url("application_name=limited"))
     try:
         findings = found(limited, "cannot see the sessions of other roles")
@@ -250,7 +253,7 @@ def test_role_without_monitoring_privileges_is_found(storage, postgresql):
 
 
 def test_unreadable_view_is_a_finding(storage, postgresql, admin):
-    """If an administrator has revoked access to a view, everything else is checked."""
+    """If an administrator has revoked the access to a view, everything else is still checked."""
     admin.execute("REVOKE SELECT ON pg_catalog.pg_prepared_xacts FROM public")
     limited = open_url(postgresql.url())
     try:
@@ -265,7 +268,7 @@ def test_unreadable_view_is_a_finding(storage, postgresql, admin):
 
 
 def test_doctor_shows_all_findings(storage, postgresql):
-    """The command exits with 0 if there are only warnings, as monitoring systems expect."""
+    """If there are only warnings, the command exits with code 0, as monitoring systems expect."""
     out = io.StringIO()
 
     with redirect_stdout(out):

@@ -26,9 +26,9 @@ def scene(postgresql):
 
 
 def test_holders_of_a_key_are_counted_after_its_lock(scene, admin):
-    """A claim that waited for the key sees the jobs that another claim took meanwhile.
+    """A claim that waited for the key counts the jobs that another claim took in the meantime.
 
-    So the limit is never exceeded.
+    The limit is therefore never exceeded.
     """
     scene.set_limit("smtp", concurrent=2)
     first, *_ = scene.add_limited(3, "smtp")
@@ -52,7 +52,7 @@ def test_holders_of_a_key_are_counted_after_its_lock(scene, admin):
 
 
 def test_claims_ignore_the_isolation_level_of_a_role(scene, admin):
-    """At the level `repeatable read`, a claim would count earlier holders of a key."""
+    """At the level `repeatable read`, a claim would count the running jobs of an earlier time."""
     admin.execute("ALTER ROLE firelock SET default_transaction_isolation = 'repeatable read'")
     end_connections(admin)
     try:
@@ -77,7 +77,7 @@ def test_claims_ignore_the_isolation_level_of_a_role(scene, admin):
 
 
 def test_one_statement_checks_that_no_lane_has_jobs(scene, monkeypatch):
-    """Jobs without limits are claimed as before: with the statement and without another transaction."""
+    """Jobs without limits are claimed as usual, with this statement and without another transaction."""
     scene.set_limit("smtp", concurrent=1)
     jobs = running(scene, 3)
     monkeypatch.setattr(PostgresqlDatabase, "write_planned", None)
@@ -86,7 +86,7 @@ def test_one_statement_checks_that_no_lane_has_jobs(scene, monkeypatch):
 
 
 def test_empty_lanes_are_forgotten(scene):
-    """The next claims need only one statement again."""
+    """After that, a claim needs only one statement again."""
     scene.add_limited(1, "smtp")
     holder = scene.begin()
     assert 1 == len(scene.claim(holder, 5))
@@ -96,7 +96,7 @@ def test_empty_lanes_are_forgotten(scene):
 
 
 def test_plans_for_lanes_use_indexes_for_any_table_size(scene, admin):
-    """The plans are created once, while the statistics show an empty table, and suit a full one."""
+    """The plans are created only once, with the statistics of an empty table, but also suit a full one."""
     admin.execute("VACUUM ANALYZE")
     scene.set_limit("smtp", concurrent=5)
     scene.add_limited(9, "smtp")
@@ -124,7 +124,10 @@ def plans_of(database):
 
 
 def test_restored_limit_counts_jobs_that_started_without_it(scene):
-    """The list of a key's holders is not updated while the key has no limit, so it is created again."""
+    """While a key has no limit, the list of its running jobs is not updated.
+
+    When the limit is restored, the list is created again.
+    """
     scene.set_limit("smtp", concurrent=2)
     scene.add_limited(9, "smtp")
     holder = scene.begin()
@@ -138,7 +141,7 @@ def test_restored_limit_counts_jobs_that_started_without_it(scene):
 
 
 def test_failed_job_without_limits_causes_no_limit_query(postgresql):
-    """A failed job is settled by the general code, and even then the next claim does not query limits."""
+    """A failed job is settled by the general code. Even after that, the next claim does not query limits."""
     with FaultProxy(postgresql.server.address) as proxy, scene_at(postgresql.url(port=proxy.port)) as scene:
         holder = scene.begin()
         scene.add_many(3 * WARM)

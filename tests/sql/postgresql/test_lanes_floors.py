@@ -34,7 +34,7 @@ def behind(scene, monkeypatch):
 
 @pytest.mark.parametrize("queues", [["default"], None])
 def test_lane_is_claimed_by_priority_and_age(scene, behind, queues):
-    """The jobs have priorities above, at and below those claimed before."""
+    """The priorities of the new jobs are above, at and below those of the jobs that were claimed before."""
     wanted = [scene.add_limited(1, "m", priority=priority)[0] for priority in (9, 5, 5, 3, 0, -4)]
 
     assert wanted[:2] == scene.claim_ids(behind, 2, queues=queues)
@@ -44,7 +44,7 @@ def test_lane_is_claimed_by_priority_and_age(scene, behind, queues):
 
 @pytest.mark.parametrize("queues", [["default"], None])
 def test_other_lanes_are_found_before_and_after_a_deep_one(scene, behind, queues):
-    """Other lanes are found even if the deep lane is empty."""
+    """This is true even after the deep lane is empty."""
     wanted = {job for key in ("a", "m", "z") for job in scene.add_limited(1, key)}
     assert wanted == set(scene.claim_ids(behind, 10, queues=queues))
 
@@ -53,7 +53,7 @@ def test_other_lanes_are_found_before_and_after_a_deep_one(scene, behind, queues
 
 
 def test_handed_back_job_waits_for_a_full_read(scene, behind):
-    """Reads already start after the place of the returned job."""
+    """Reads already start after the position of the returned job."""
     scene.add_limited(1, "m", priority=5)
     (job,) = scene.take(behind, 1)
     scene.apply(hands_back(job))

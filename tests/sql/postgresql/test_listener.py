@@ -56,7 +56,10 @@ def listeners(admin):
 
 
 def test_process_does_not_receive_its_own_notifications(scene, postgresql, open_mailbox):
-    """A server that enqueues has already woken its own threads. The message is for other processes."""
+    """A server that enqueues a job has already notified its own threads.
+
+    The message is for other processes.
+    """
     scene.add()  # so that the tables exist
     one, other = open_mailbox(), open_mailbox()
 
@@ -71,7 +74,7 @@ def test_process_does_not_receive_its_own_notifications(scene, postgresql, open_
 
 
 def test_forked_process_does_not_send_pending_messages():
-    """A child process that ends must not send its parent's pending messages."""
+    """When a child process ends, it must not send messages that its parent has not sent yet."""
     sent, may_send = [], threading.Event()
 
     def post(message):
@@ -120,9 +123,9 @@ def open_mailbox(postgresql):
 
 
 def test_notification_without_a_queue_wakes_all_servers(scene, server, admin):
-    """A program in another language can write jobs and notify.
+    """A program in another language can store jobs and send notifications.
 
-    A message without a queue is for all queues.
+    A message without a queue applies to all queues.
     """
     server.wait(["default"], 0)  # the process waits for "default" from now on, and for "mail" as well
     server.wait(["mail"], 0)
@@ -134,7 +137,7 @@ def test_notification_without_a_queue_wakes_all_servers(scene, server, admin):
 
 
 def test_notifications_of_another_prefix_wake_no_server(scene, server, postgresql):
-    """Apps that share a database have their own channels."""
+    """Each app that shares a database has its own channel."""
     other = open_url(postgresql.url("prefix=other_"))
     listener = listening(open_url(postgresql.url("prefix=other_")))
     try:
@@ -148,7 +151,7 @@ def test_notifications_of_another_prefix_wake_no_server(scene, server, postgresq
 
 
 def test_same_schema_uses_the_same_channel(scene, server, postgresql):
-    """A schema found by the search path and the same schema named in the URL use one channel."""
+    """The channel is the same whether the search path or the URL determines the schema."""
     named = open_url(postgresql.url("schema=public"))
     try:
         named.insert([scene.new_job()])
@@ -159,7 +162,7 @@ def test_same_schema_uses_the_same_channel(scene, server, postgresql):
 
 
 def test_channel_names_fit_the_length_limit():
-    """The server shortens longer names, so two names that it shortens to the same one would collide."""
+    """The server would truncate longer names, so two of them could become the same."""
     long, other = channel_name("s" * 40, "p" * 39 + "_"), channel_name("t" * 40, "p" * 39 + "_")
 
     assert "public.firelock_wake" == channel_name("public", "firelock_")
@@ -171,7 +174,7 @@ def test_channel_names_fit_the_length_limit():
 
 
 def test_burst_sends_its_first_and_last_message():
-    """The first and the last message of a burst are sent, and one per interval in between."""
+    """Between the first and the last message, one message is sent per interval."""
     line = Coalescing()
     line.add(["a"])
     first = line.take(0.0)
@@ -191,7 +194,7 @@ def test_burst_sends_its_first_and_last_message():
 
 
 def test_burst_of_enqueues_sends_few_notifications(scene, postgresql):
-    """One message is sent per interval and queue, for any number of enqueues.
+    """One message is sent per interval and queue, for any number of enqueued jobs.
 
     The last message is not lost.
     """
@@ -210,7 +213,7 @@ def test_burst_of_enqueues_sends_few_notifications(scene, postgresql):
 
 
 def test_closing_sends_pending_notifications(our_threads):
-    """After a script that enqueues and ends, servers do not have to wait for their next poll."""
+    """If a script enqueues jobs and ends, servers do not have to wait until they poll again."""
     sent = []
     sender = Sender(sent.append)
     sender.add(["a"])
@@ -226,7 +229,7 @@ def test_closing_sends_pending_notifications(our_threads):
 
 
 def test_script_that_exits_without_closing_sends_its_notification(postgresql, scene):
-    """The script's last notification is sent at exit, unless the process is killed."""
+    """The last notification of the script is sent at exit, unless the process is killed."""
     with psycopg.connect(postgresql.url(), autocommit=True) as listener:
         listener.execute('LISTEN "public.firelock_wake"')
         subprocess.run([sys.executable, "-c", _SCRIPT, postgresql.url()], check=True, timeout=60)
@@ -255,7 +258,7 @@ task.enqueue()
 
 
 def test_failing_notification_does_not_fail_the_enqueue(caplog):
-    """The job is stored and found by a poll. The log contains one warning."""
+    """The job is stored and is found by polling. One warning is logged."""
     tries = []
 
     def fail(message):
@@ -276,7 +279,7 @@ def test_failing_notification_does_not_fail_the_enqueue(caplog):
 
 
 def test_lost_listening_connection_is_replaced(scene, server, admin):
-    """The missed messages count as one, and later notifications arrive as before."""
+    """The missed messages count as one message. Later notifications arrive as before."""
     (before,) = listeners(admin)
     admin.execute("SELECT pg_terminate_backend(%s)", [before])
 
