@@ -199,7 +199,7 @@ def _optional_on(value: str | None) -> On | None:
 
 @attrs.frozen
 class CallOptions:
-    """The options that `using(...)` sets for one call; None keeps the task's own."""
+    """The options that `using(...)` sets for one call; None keeps the task's own value."""
 
     queue: str | None = attrs.field(default=None, converter=attrs.converters.optional(check_queue))
     priority: int | None = attrs.field(default=None, converter=attrs.converters.optional(check_priority))
@@ -219,7 +219,8 @@ class CallOptions:
     unique: Unique | Debounce | Literal[False] | None = attrs.field(default=None, converter=to_unique)
     start_before: timedelta | datetime | None = attrs.field(default=None, converter=to_start_before)
     after: tuple[Any, ...] | None = attrs.field(default=None, converter=attrs.converters.optional(to_sources))
-    has_admission: bool = attrs.field(init=False, eq=False, repr=False)  # sets limits, unique or start_before
+    # Whether the options set limits, unique or start_before.
+    has_admission: bool = attrs.field(init=False, eq=False, repr=False)
 
     @has_admission.default
     def _sets_admission(self) -> bool:
@@ -314,7 +315,8 @@ class TaskInfo:
     is_published: bool = (
         False  # whether it is a stub from a server's description, with the limits of that server
     )
-    has_admission: bool = attrs.field(init=False, eq=False, repr=False)  # has limits, unique or start_before
+    # Whether the task has limits, unique or start_before.
+    has_admission: bool = attrs.field(init=False, eq=False, repr=False)
 
     @has_admission.default
     def _uses_admission(self) -> bool:

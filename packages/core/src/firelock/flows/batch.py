@@ -60,7 +60,7 @@ class Batch(PendingJob[BatchCounts]):
     It fails if a member has failed, or if a member waits for an outcome that is no longer possible. It is
     deleted if it was cancelled, or if the jobs for which it waits were deleted. Otherwise it succeeds. `then`
     and `result()` work as for any job; the result of a batch is its counts. Requeuing a member reopens the
-    batch. `delete()` cancels it permanently. Members and continuations join the caller's transaction;
+    batch. `delete()` cancels the batch permanently. Members and continuations join the caller's transaction;
     `requeue`, `delete` and `restore` act immediately.
     """
 
@@ -119,7 +119,7 @@ class Batch(PendingJob[BatchCounts]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Store all jobs; if the block raised, store no more jobs, and cancel the batch if it is stored."""
+        """Store all jobs; if the block raised an error, store no more and cancel a stored batch."""
         block = cast("BatchBlock", self._block)
         is_whole = self.id == block.root and error is None
         within = block.transaction() if is_whole else block.transaction_of_stored()

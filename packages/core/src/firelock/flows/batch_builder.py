@@ -236,7 +236,7 @@ class BatchBlock:
             await in_thread(store, None)
             return
         chosen = self.client.transaction(self.within)
-        run_sync = getattr(chosen, "run_sync", None)  # of an AsyncSession
+        run_sync = getattr(chosen, "run_sync", None)  # an AsyncSession has this method
         if run_sync is None:
             store(chosen)
         else:

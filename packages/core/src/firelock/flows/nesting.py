@@ -35,7 +35,7 @@ def _inner_pages(
     Args:
         storage: the storage of the batches.
         batch_id: the outer batch.
-        number: a lower bound for the number of batches directly within it; 0 reads nothing. The search
+        number: a lower bound for the number of batches directly within it; if 0, nothing is read. The search
             through the members of a large batch ends when this many are found.
         after: the batch after which to begin; None to begin with the first batch.
     """
@@ -67,7 +67,7 @@ def deep_counts(
     Args:
         storage: the storage of the batches.
         batch_id: the batch.
-        counts: its own counts.
+        counts: the batch's own counts.
         limit: the maximum number of batches to read; None for all.
     """
     sums = Counter[str]()
@@ -106,7 +106,7 @@ def _as_member(inner: JobRecord, counts: BatchCounts) -> BatchCounts:
 def _batches_within(
     storage: Storage, batch_id: str, counts: BatchCounts
 ) -> Iterator[tuple[JobRecord, BatchCounts]]:
-    """Yield each batch within the batch, at any depth, with its counts; outer batches come first."""
+    """Yield each nested batch, at any depth, with its counts; outer batches come first."""
     for page in _inner_pages(storage, batch_id, counts.batches):
         for inner, its_counts in zip(page, storage.batch_counts([job.id for job in page]), strict=True):
             if its_counts is not None:  # None if it was pruned in the meantime
@@ -118,7 +118,7 @@ def _batches_within(
 
 
 def path_to(storage: Storage, batch_id: str, job_id: str, *, is_deep: bool) -> list[JobRecord] | None:
-    """Return the path from a batch to a job within it; it ends with the job. None if the job is not in it.
+    """Return the path from a batch to a job within it, including the job; None if the batch has no such job.
 
     Args:
         storage: the storage of the jobs.

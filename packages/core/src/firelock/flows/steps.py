@@ -117,7 +117,7 @@ class JobSteps:
         job: the job as it was claimed.
         holder: the holder of the claim.
         client: the client with the tasks, serializers and storage.
-        run: the run to which they belong.
+        run: the run to which the memos and waits belong.
         memos: stores the memos.
         flusher: stores the emitted output.
         in_place: during a sleep that is shorter than this, in micros, the job keeps its worker.

@@ -1,4 +1,4 @@
-"""FastAPI, Starlette and Litestar: an app that opens and closes with the application; request ids in jobs.
+"""FastAPI, Starlette and Litestar: a lifespan that opens and closes the app, and request ids in jobs.
 
 This module uses only ASGI, so it imports none of the three frameworks.
 """

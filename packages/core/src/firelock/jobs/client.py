@@ -76,7 +76,7 @@ _PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 _NO_PLACE = {threading.__file__, thread.__file__}  # source files of the first frames in a thread's stack
 _is_awaited = ContextVar(
     "firelock_is_awaited", default=False
-)  # whether this thread works for an async method
+)  # whether this thread does the work of an async method
 
 CHUNK = 500  # number of jobs of one call that are stored in one atomic operation
 _NO_KEYWORDS: Mapping[str, object] = {}

@@ -303,7 +303,7 @@ class Job(Generic[R]):
     arecord = twin(record)
 
     def _read(self, way_out: str = "") -> JobRecord:
-        """Read the job and show it in this handle; `way_out` is added to the advice of an error."""
+        """Read the job and show it in this handle; `way_out` is added to the advice in an error."""
         read = Observation(next(reads), self._client.storage.get((self.id,))[0])
         if read.record is not None:
             return self._show(read.began, read.record)

@@ -85,7 +85,7 @@ class Results:
         self._pid = os.getpid()
         self._condition = threading.Condition()
         self._waiting: dict[str, _Wait] = {}
-        # The times at which jobs are read. An entry is ignored if its wait has ended or has another time now.
+        # The times at which jobs are read. An entry is ignored if its wait has ended or now has another time.
         self._schedule: list[tuple[float, str]] = []
         self._last_read_at = -_FIRST_INTERVAL
         self._thread: threading.Thread | None = None

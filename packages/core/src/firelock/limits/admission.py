@@ -64,7 +64,8 @@ _PATIENT_WALKS = 32  # number of searches that wait for locked keys after a sear
 _IMPATIENT_WALKS = 100  # number of searches that do not wait for locked keys after one has waited in vain
 _PASSES = 8  # maximum number of searches per claim; another search is needed if a job costs too much
 _QUEUES = 1_000  # maximum number of queues whose search position is kept
-EXAMINED = 1_000  # jobs with limits, and jobs without, that a claim checks if it leaves out tasks
+# Maximum number of jobs with limits, and of jobs without limits, that a claim checks if it leaves out tasks.
+EXAMINED = 1_000
 _BETWEEN = "\n"
 _STRICT = "!"
 
@@ -484,8 +485,8 @@ class KeyedClaim(Generic[T]):
         if is_all or len(planned) >= room:
             cursor.empty_rounds = 0
             return planned
-        # Lanes in which this process has just ended jobs come last, because other lanes would starve
-        # otherwise.
+        # Lanes in which this process has just ended jobs come last, because otherwise other lanes would
+        # starve.
         freed = [lane for lane in dict.fromkeys(self._freed.get(queue, ())) if lane not in planned]
         if freed:
             self._plan_first_starts(queue, self._lanes.read_named_lanes(queue, freed), planned, room, known)

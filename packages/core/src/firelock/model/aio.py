@@ -183,7 +183,7 @@ async def in_thread(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwar
 
 
 def twin(verb: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
-    """Return the async version of a method; assign it to the method's name with `a` in front (`aget`)."""
+    """Return the async version of a method; assign it to the method's name with the prefix `a` (`aget`)."""
 
     async def awaited(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         blocking: Callable[P, R] = getattr(self, name)

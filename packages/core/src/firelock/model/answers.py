@@ -65,4 +65,4 @@ class Inserted:
     is_new: Sequence[bool | Duplicate]  # one result per job; False if the call did not store the job
     record: Applied = (
         Applied.APPLIED
-    )  # ALREADY: it already has the new value and the next version; or REFUSED
+    )  # ALREADY if the record has the new value and the next version; or REFUSED

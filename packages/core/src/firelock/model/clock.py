@@ -73,9 +73,9 @@ def _clock_of_elapsed_time() -> int | None:
 
 
 _ELAPSED = _clock_of_elapsed_time()
-# Returns the seconds of a clock that never goes back, includes suspensions, and is the same for all processes
-# of this host. On a host without such a clock, CLOCK_MONOTONIC is used, and a suspension looks like a wall
-# clock that was set forward.
+# This function returns the seconds of a clock that never goes back, includes suspensions, and is the same for
+# all processes of this host. On a host without such a clock, CLOCK_MONOTONIC is used, and a suspension looks
+# like a wall clock that was set forward.
 elapsed_seconds: Callable[[], float] = (
     time.monotonic if _ELAPSED is None else partial(time.clock_gettime, _ELAPSED)
 )

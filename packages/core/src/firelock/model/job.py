@@ -319,7 +319,7 @@ class Transition:
         False  # whether no history entry is written, as for a hand-back before the start or a repeated wait
     )
     waits_for: str | None = None  # the new description of the job's wait; see `memo_words`
-    parents: tuple[Edge, ...] = ()  # a suspended job waits until all of these have ended
+    parents: tuple[Edge, ...] = ()  # jobs that must all end before a suspended job continues
     forget_from: tuple[MemoKind, str] | None = None  # this memo and all later memos are deleted
 
     @property

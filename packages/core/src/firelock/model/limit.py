@@ -36,7 +36,7 @@ class Until(StrEnum):
 class UniqueUse:
     """A key that only one job has at a time, and the effect of a call while another job has it."""
 
-    key: str  # as stored: the name that owns the task's unique keys, a space, and the key
+    key: str  # the stored key: the name that owns the task's unique keys, a space, and the key
     until: Until = Until.ENDED
     at_least: int = 0  # minimum duration for which the key is taken after the job took it, in microseconds
     keeps_last: bool = False  # whether the call's arguments, tags, priority and limits replace the job's

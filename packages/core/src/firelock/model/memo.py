@@ -65,7 +65,7 @@ class Remembered:
     """APPLIED: The memo was stored. ALREADY: The same memo, except for its place, is already stored. TAKEN:
     Another memo is stored. REFUSED: The guard does not hold, or the job has the maximum number or size of
     memos. MISSING: The job was not found."""
-    memo: Memo | None = None  # None if no memo is stored
+    memo: Memo | None = None  # the memo that is stored now; None if there is none
 
 
 @attrs.frozen

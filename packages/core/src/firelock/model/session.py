@@ -97,9 +97,9 @@ class SessionRecord:
 
     session: NewSession
     expires_at: int  # time at which the session expires, by the storage's clock
-    is_alive: bool  # False permanently after the session was marked as ended
+    is_alive: bool  # permanently False after the session has been marked as ended
     renewal: Renewal
-    is_closing: bool = False  # whether it has ended but may still hold jobs: see `Storage.end_session`
+    is_closing: bool = False  # whether it has ended but might still hold jobs: see `Storage.end_session`
 
 
 @attrs.frozen

@@ -64,7 +64,8 @@ class Command:
 
     name: str
     help: str
-    configure: Callable[[argparse.ArgumentParser], None]  # adds the command's arguments to the parser
+    # This function adds the command's arguments to the parser.
+    configure: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
     """Runs the command and returns its exit code. The passed options have two more attributes.
     `open_app()` returns the app that the command line, the environment or the project configures; the command

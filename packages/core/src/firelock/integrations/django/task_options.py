@@ -71,7 +71,7 @@ class TaskOptions:
     max_attempts: int | None = attrs.field(default=None, converter=_to_max_attempts)
     backoff: Backoff | timedelta | str | None = attrs.field(default=None, converter=_to_backoff)
     timeout: float | None = attrs.field(default=None, converter=to_timeout_seconds)  # seconds
-    keep: float | None = attrs.field(default=None, converter=to_keep_seconds)  # seconds, after success
+    keep: float | None = attrs.field(default=None, converter=to_keep_seconds)  # seconds after success
     tags: tuple[str, ...] | None = attrs.field(default=None, converter=attrs.converters.optional(to_tags))
     executor: Executor | None = attrs.field(default=None, converter=attrs.converters.optional(to_executor))
     limits: tuple[Limit | Turns, ...] | None = attrs.field(

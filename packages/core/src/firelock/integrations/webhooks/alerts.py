@@ -115,7 +115,7 @@ def new_events(
         app: the app whose storage is checked.
         memory: the data of the last check, which this function updates.
         now: the time of the storage's clock, in micros.
-        rules: the rules for what is reported.
+        rules: the rules that decide which events are reported.
         task: the task that delivers webhooks; its own failures are not events.
         is_first: whether no server has checked before. If so, earlier failures and lost servers are not
             reported.
@@ -253,7 +253,8 @@ class _Watch:
         pending, self.memory.pending = set(self.memory.pending), []
         for (event, subject), one in urgent.items():
             if event is Event.FINDING:
-                # Only the second check reports it, because problems during a start or a deployment are short.
+                # Only the second check reports the finding, because problems during a start or a deployment
+                # are short.
                 if len(self.memory.pending) < _MOST_OPEN:
                     self.memory.pending.append(subject)
                 if subject not in pending:

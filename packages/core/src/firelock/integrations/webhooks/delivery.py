@@ -45,7 +45,7 @@ class DeliveryRefused(FirelockError):
 
 
 def sign(secret: str, timestamp: int, body: bytes) -> str:
-    """Return the signature of a body at a time: HMAC-SHA256 of "TIMESTAMP.BODY", in hexadecimal."""
+    """Return the signature of a body sent at this time: HMAC-SHA256 of "TIMESTAMP.BODY", in hexadecimal."""
     signed = hmac.new(secret.encode(), f"{timestamp}.".encode() + body, hashlib.sha256)
     return f"{_VERSION}{signed.hexdigest()}"
 
