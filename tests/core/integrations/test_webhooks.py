@@ -322,7 +322,7 @@ def test_jobs_blocked_by_a_limit_are_not_a_delay(shop):
     assert "queue_latency" == event["event"]
     assert (660, 2) == (event["seconds"], event["held"])
     assert (
-        "The first job of queue default that no limit holds has waited for 11 min; limits hold 2 before it."
+        "The first job of queue default that no limit delays has waited for 11 min; limits delay 2 before it."
         == event["text"]
     )
 

@@ -344,9 +344,7 @@ def test_job_page_names_every_limit_that_delays_the_job(fire, client, asks):
         "This limit 2 of 2 running customer:12 1 of 1 running Cannot take the next place"
         == rows(shared)[0][2]
     )
-    assert (
-        "The job starts when all of these limits allow it at the same time. Until then, later jobs" in page
-    )
+    assert "The job starts when all of these limits allow it at the same time. Until then, later jobs" in page
     assert "Full: 1 of 1 running. The first job in line also waits for model" in words(own)
     assert "Held by another limit" not in words(own) + words(shared)
 

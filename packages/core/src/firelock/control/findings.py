@@ -91,7 +91,7 @@ class Waiting:
     unknown_tasks: Mapping[str, int] = attrs.Factory(dict)
     held: Mapping[str, HeldHead] = attrs.Factory(dict)
     limited: Mapping[str, str] = attrs.Factory(dict)
-    """By queue, the id of the first job that no limit holds, if this job has limits."""
+    """By queue, the id of the first job that no limit delays, if this job has limits."""
 
 
 @attrs.frozen
@@ -718,7 +718,7 @@ def _check_long_waits(readings: Readings) -> Iterator[Finding]:
             continue
         held = readings.held.get(queue.name)
         that, held_up = ("", "") if held is None else (
-            " that no limit holds", f"; limits hold {held.count} before it",
+            " that no limit delays", f"; limits delay {held.count} before it",
         )  # fmt: skip
         yield Finding(
             WARNING, "long_wait",

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 QUEUE_LIMIT: Final = 10_000
-"""Maximum number of ends that wait for one plugin, including those that its hook is processing."""
+"""Maximum number of outcomes that wait for one plugin, including those that its hook is processing."""
 CALL_LIMIT: Final = 1_000
-"""Maximum number of ends in one call of a hook."""
+"""Maximum number of outcomes in one call of a hook."""
 SLOW_SECONDS: Final = 0.5
 """Duration of a call, in seconds, above which the plugin is logged as slow."""
 LOG_INTERVAL: Final = 60.0
@@ -59,7 +59,7 @@ class EndObserver:
     plugin: str
     hook: Callable[..., object]
     call: Callable[[Sequence[Settled]], None]
-    """Calls the hook; an exception of the hook is logged and not raised."""
+    """Calls the hook; if the hook raises an exception, it is logged and not raised."""
 
     @property
     def is_direct(self) -> bool:
