@@ -18,7 +18,7 @@ from tests.sql.servers.processes import PASSWORD, USER
 
 
 def test_wrong_password_is_reported_without_showing_it(postgresql):
-    """The password is neither in the error nor in its causes. A repeated call would not help."""
+    """The error and its causes do not contain the password. Repeating the call would not help."""
     line = refusal(postgresql.url().replace(f":{PASSWORD}@", f":{SECRET}@"), StorageError)
 
     assert line == (
@@ -54,22 +54,22 @@ def test_wrong_password_is_reported_without_showing_it(postgresql):
     ids=["no password", "user", "database", "TLS", "option"],
 )
 def test_invalid_url_is_refused_with_a_fix(postgresql, spoil, message):
-    """The component with the best information creates the message, which includes a fix.
+    """The message comes from the component that has the best information, and includes a fix.
 
-    A repeated call would not help.
+    Repeating the call would not help.
     """
     assert message in refusal(spoil(postgresql), StorageError)
 
 
 def test_error_of_a_pooler_is_reported(pgbouncer):
-    """PgBouncer refuses an unknown user."""
+    """In this test, PgBouncer refuses an unknown user."""
     line = refusal(pgbouncer.url().replace(f"{USER}:", "stranger:"), StorageError)
 
     assert "check the user name" in line
 
 
 def test_role_without_create_privilege_is_refused_with_a_fix(postgresql):
-    """Only an owner can create the schema."""
+    """Creating the schema requires this privilege."""
     with psycopg.connect(postgresql.socket_url(), autocommit=True) as owner:
         owner.execute("CREATE ROLE reader LOGIN PASSWORD 'secret'")
         try:
@@ -86,9 +86,9 @@ def test_role_without_create_privilege_is_refused_with_a_fix(postgresql):
 
 
 def test_unreachable_server_error_names_the_address(tmp_path):
-    """The error names the port, socket or host.
+    """The error names the port, the socket or the host.
 
-    The server might be started later, so a repeated call may succeed.
+    The server might be started later, so repeating the call may succeed.
     """
     port = free_port()
     messages = {
@@ -106,7 +106,7 @@ def test_unreachable_server_error_names_the_address(tmp_path):
 
 
 def test_too_many_connections_are_reported(postgresql):
-    """Some connections might be closed later, so a repeated call may succeed."""
+    """Some connections might be closed later, so repeating the call may succeed."""
     name = sql.Identifier(postgresql.name)
     with (
         psycopg.connect(postgresql.url()),
@@ -123,7 +123,7 @@ def test_too_many_connections_are_reported(postgresql):
 
 
 def test_standby_is_refused(postgresql_program):
-    """A standby might be promoted at any moment, so a repeated call may succeed."""
+    """A standby might be promoted at any time, so repeating the call may succeed."""
     with Postgresql(postgresql_program) as server:
         server.create_database("jobs")
         server.stop()
@@ -136,7 +136,7 @@ def test_standby_is_refused(postgresql_program):
 
 
 def test_different_protocol_is_reported():
-    """The error distinguishes a different server at the port from a port without a server."""
+    """The error distinguishes a port with a different kind of server from a port without a server."""
     with http_server() as port:
         line = refusal(f"postgresql://{USER}:{SECRET}@{HOST}:{port}/jobs", StorageError)
 
@@ -158,7 +158,7 @@ def test_different_protocol_is_reported():
     ],
 )
 def test_old_server_and_other_product_are_refused_by_name(version, number, name):
-    """The line contains the product and a fix."""
+    """The error is one line that contains the product and a fix."""
     with pytest.raises(
         StorageError, match=rf"^here: .*(is|got) {name}.*([Uu]se PostgreSQL|Upgrade the server)"
     ):
@@ -174,7 +174,7 @@ def test_old_server_and_other_product_are_refused_by_name(version, number, name)
     ],
 )
 def test_supported_versions_are_accepted(version, number):
-    """Other vendors' builds of PostgreSQL are accepted too."""
+    """Builds of PostgreSQL by other vendors are accepted too."""
     require_usable("here", version, number)
 
 
@@ -199,7 +199,10 @@ FATAL = 'connection failed: connection to server at "db" failed: FATAL:  '
     ],
 )
 def test_connection_failure_is_permanent_temporary_or_a_loss(message, meaning):
-    """A failed connection has no error code. An unknown message counts as temporary."""
+    """A failed connection has no error code, so the message is examined.
+
+    An unknown message counts as temporary.
+    """
     failure = read_failure(psycopg.OperationalError(message))
 
     assert meaning is failure.meaning
@@ -207,7 +210,7 @@ def test_connection_failure_is_permanent_temporary_or_a_loss(message, meaning):
 
 
 def test_error_of_the_last_tried_host_decides():
-    """The failures of the earlier hosts are not the reason."""
+    """The errors of the hosts that were tried before are ignored."""
     message = (
         'connection failed: connection to server at "127.0.0.1" failed: FATAL:  database "x" does not exist\n'
         'Multiple connection attempts failed. All failures were:\n- host: "::1": Connection refused'

@@ -59,7 +59,7 @@ def test_sweep_skips_a_locked_session(scene, server_database):
 
 
 def test_locked_closing_session_returns_its_jobs(scene, server_database, lock_job):
-    """Only the mark that the session has no jobs left waits for a later sweep."""
+    """Only the mark that the session has no jobs left is written later, by another sweep."""
     holder = scene.begin()
     running = scene.run(holder)
     with lock_job(running.id):
@@ -76,7 +76,10 @@ def test_locked_closing_session_returns_its_jobs(scene, server_database, lock_jo
 
 
 def test_session_with_many_jobs_ends_in_bounded_transactions(scene, lock_job):
-    """Each transaction locks a bounded number of rows. A locked row delays only its own job."""
+    """Each transaction locks a bounded number of rows.
+
+    If another transaction has locked a row, only this job is delayed.
+    """
     holder = scene.begin()
     ids = scene.add_many(MANY)
     while scene.claim(holder, 500):
@@ -97,9 +100,9 @@ def test_session_with_many_jobs_ends_in_bounded_transactions(scene, lock_job):
 
 
 def test_session_with_unreadable_running_jobs_crashes_all_its_jobs(scene, server_database, lock_job):
-    """A value written by a person does not stop the sweeps.
+    """A value that a person has written by hand must not stop the sweeps.
 
-    The running jobs of such a session are unknown.
+    It is unknown which jobs of such a session are running.
     """
     holder = scene.begin()
     running = scene.run(holder)
@@ -115,7 +118,7 @@ def test_session_with_unreadable_running_jobs_crashes_all_its_jobs(scene, server
 
 
 def test_doctor_names_jobs_that_stay_locked(scene, lock_job):
-    """A session that has been closing for over a minute causes a finding, which names its first job."""
+    """If a session has been closing for over a minute, a finding names its first locked jobs."""
     holder = scene.begin()
     ids = scene.add_many(5)
     scene.claim(holder)
@@ -139,7 +142,7 @@ def test_doctor_names_jobs_that_stay_locked(scene, lock_job):
 
 
 def test_server_with_locked_jobs_is_listed_as_closing(scene, server_database, lock_job, capsys):
-    """A closing server is listed as lost or ended after its last job was returned."""
+    """After its last job has been returned, a closing server is listed as lost or ended."""
     holder = scene.begin()
     running = scene.run(holder)
 

@@ -211,7 +211,7 @@ class Completing:
 
     @pytest.mark.parametrize("executor", ["thread", "loop", "process"])
     def test_task_continues_after_its_commit(self, bench, executor):
-        """The end is counted once, and the continuation runs while the task continues.
+        """The job is counted once, and the continuation runs while the task continues.
 
         Nothing cancels or kills the run.
         """
@@ -241,7 +241,7 @@ class Completing:
     def test_task_that_returns_after_its_commit_is_counted_once(self, bench, executor):
         """A task that ended before its server's comparison is counted once too.
 
-        The task's own end then repeats the stored one.
+        When the task returns, the server sends the stored result again.
         """
         bench.open_gate()
         job = bench.task(executor).enqueue("commit")
@@ -256,7 +256,7 @@ class Completing:
 
     @pytest.mark.parametrize("executor", EXECUTORS)
     def test_rolled_back_end_lets_the_run_end_normally(self, bench, executor):
-        """The run still has the job: nothing cancels it, and its return value is the result."""
+        """The run is not cancelled, because it still has the job. Its return value is the result."""
         job = bench.task(executor).enqueue("roll back")
 
         with bench.server():
@@ -272,7 +272,7 @@ class Completing:
 
     @pytest.mark.parametrize("executor", EXECUTORS)
     def test_delete_after_a_rollback_cancels_the_run(self, bench, executor):
-        """The job was deleted, so its end does not count as a success."""
+        """The job was deleted, so its run does not count as a success."""
         job = bench.task(executor).enqueue("roll back")
 
         with bench.server():
@@ -287,7 +287,10 @@ class Completing:
     @pytest.mark.parametrize("is_counted", [False, True], ids=["before", "after"])
     @pytest.mark.parametrize("executor", EXECUTORS)
     def test_error_after_the_commit_does_not_fail_the_job(self, bench, executor, is_counted, caplog):
-        """The job has succeeded: it is not retried, no attempt has failed, and the log contains the error."""
+        """The job has succeeded, so it is not retried and no attempt counts as failed.
+
+        The error is logged.
+        """
         if not is_counted:
             bench.open_gate()
         job = bench.task(executor).enqueue("commit, raise")
@@ -307,7 +310,7 @@ class Completing:
 
     @pytest.mark.parametrize("executor", EXECUTORS)
     def test_error_that_rolls_back_fails_the_attempt(self, bench, executor):
-        """The job is retried like any other, and counted once."""
+        """The job is retried like any other job, and is counted once."""
         bench.open_gate()
         job = bench.task(executor).enqueue("roll back, raise")
 
@@ -319,7 +322,7 @@ class Completing:
         assert [(executor, "retried", 1)] == bench.rollups()
 
     def test_snooze_after_the_commit_changes_nothing(self, bench):
-        """The storage refuses such an end, and the job is counted with its stored state."""
+        """The storage refuses the snooze, and the job is counted with its stored state."""
         bench.open_gate()
         job = bench.app.thread.enqueue("commit, snooze")
 
@@ -331,7 +334,7 @@ class Completing:
 
     @pytest.mark.heavy("starts a process for its job")
     def test_process_death_after_the_commit_is_not_a_crash(self, bench, caplog):
-        """The job has succeeded, and the log states how the process died."""
+        """The job has succeeded, and the log describes how the process died."""
         bench.open_gate()
         job = bench.app.process.enqueue("commit, die")
 
@@ -345,7 +348,7 @@ class Completing:
 
     @pytest.mark.parametrize("executor", EXECUTORS)
     def test_timeout_applies_after_the_commit(self, bench, executor, caplog):
-        """The timeout ends the rest of the run, and the job stays succeeded."""
+        """When the timeout is reached, the run is ended, but the job stays succeeded."""
         with bench.server():
             if executor == "process":
                 bench.app.warm.enqueue().result(
@@ -363,7 +366,7 @@ class Completing:
     @pytest.mark.parametrize("is_counted", [False, True], ids=["before", "after"])
     @pytest.mark.parametrize("executor", EXECUTORS)
     def test_stop_cancels_the_run_after_its_grace_time(self, bench, executor, is_counted):
-        """The rest of the run gets the grace time of a stop, and is then cancelled like any other run.
+        """After the commit, the run gets the same grace time as any other run before it is cancelled.
 
         The job is counted.
         """
@@ -382,7 +385,7 @@ class Completing:
 
     @pytest.mark.parametrize("task", ["limited", "unique"])
     def test_limit_and_key_are_free_after_the_commit(self, bench, task):
-        """The next job of the same limit or key starts while the first one's task continues."""
+        """The next job with the same limit or key starts while the task of the first job continues."""
         with bench.server():
             first = bench.task(task).enqueue("commit")
             bench.until_seen("committed")
@@ -394,7 +397,7 @@ class Completing:
         assert [(task, "succeeded", 2)] == bench.rollups()
 
     def test_batch_ends_while_its_last_member_continues(self, bench):
-        """The batch is checked as soon as the member's end is counted."""
+        """The batch is checked as soon as the member's result is counted."""
         with bench.fire.batch("night") as batch:
             batch.add(bench.app.thread, "commit")
         following = batch.then(bench.app.following)
@@ -407,7 +410,7 @@ class Completing:
         assert ["committed"] == still
 
     def test_lost_session_ends_the_run(self, bench):
-        """The run is cancelled like any other, because the server's information may be outdated.
+        """The run is cancelled like any other run, because the server's information may be outdated.
 
         The job has succeeded and is counted once.
         """

@@ -63,9 +63,9 @@ def lost_replies(proxy, read):
 
 @pytest.mark.parametrize("read", READS)
 def test_read_succeeds_after_any_lost_reply(proxy, storage, read):
-    """The reply may be to the transaction's begin, to a statement or to its end.
+    """The lost reply may be the one to the begin of the transaction, to a statement, or to the commit.
 
-    A single query has only one.
+    A single query has only one reply.
     """
     assert lost_replies(proxy, lambda: READS[read](storage)) >= (1 if read == "get" else 2)
 
@@ -76,7 +76,7 @@ def new_job(storage):
 
 
 def test_write_is_not_repeated_after_a_lost_reply(proxy, storage):
-    """For any lost reply, a write that is not reported as stored is not repeated."""
+    """Whichever reply is lost, a write that is not reported as stored is not repeated."""
     results = []
     for number in range(1, 5):
         job = new_job(storage)
@@ -91,7 +91,7 @@ def test_write_is_not_repeated_after_a_lost_reply(proxy, storage):
 
 
 def test_second_lost_reply_of_a_read_is_reported(proxy, storage):
-    """A read is tried twice and no more, if every connection is lost before its reply."""
+    """If every connection is lost before its reply arrives, a read is tried only twice."""
     tries = []
 
     def lose_all(tx):

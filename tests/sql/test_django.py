@@ -69,18 +69,18 @@ KINDS = ["in_thread", "in_coroutine", "in_process"]
 @pytest.mark.parametrize("options", [{}, KEPT], ids=["closed", "kept"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_jobs_continue_after_the_database_has_dropped_every_connection(ends_of, kind, options):
-    """Jobs succeed with every executor, whether or not Django keeps its connections."""
+    """Jobs succeed with every executor, whether or not Django keeps its connections open."""
     assert ["succeeded"] * 3 == ends_of(kind, **options)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_jobs_fail_without_the_plugin_after_dropped_connections(ends_of, kind):
-    """The tests really cut the connections, and only the plugin replaces them."""
+    """This shows that the tests really drop the connections, and that only the plugin replaces them."""
     assert ["succeeded", "failed", "failed"] == ends_of(kind, module="shop.bare")
 
 
 def test_jobs_join_transactions_of_postgresql(postgresql, tmp_path):
-    """The results are the same as on SQLite in tests/core."""
+    """The results are the same as those for SQLite in tests/core."""
     database = django_database("postgresql", postgresql.engine_url())
 
     printed = printed_by(database, tmp_path)
@@ -89,7 +89,7 @@ def test_jobs_join_transactions_of_postgresql(postgresql, tmp_path):
 
 
 def test_jobs_join_transactions_of_mysql(mariadb, tmp_path):
-    """The results are the same on MariaDB and MySQL."""
+    """The results on MariaDB and MySQL are the same as those on SQLite."""
     database = django_database("mysql", mariadb.engine_url())
 
     printed = printed_by(database, tmp_path, SHOP_PYMYSQL="1")
@@ -107,7 +107,7 @@ def test_related_jobs_join_transactions_of_postgresql(postgresql, tmp_path):
 
 
 def test_related_jobs_join_transactions_of_mysql(mariadb, tmp_path):
-    """The results are the same on MariaDB and MySQL."""
+    """A Tester accepts and refuses the same calls as MariaDB and MySQL."""
     database = django_database("mysql", mariadb.engine_url())
 
     printed = printed_by(database, tmp_path, TIES, SHOP_PYMYSQL="1")
@@ -118,7 +118,7 @@ def test_related_jobs_join_transactions_of_mysql(mariadb, tmp_path):
 @pytest.mark.heavy("Django's own runner of tests")
 @pytest.mark.parametrize("more", [(), ("--parallel", "2")])
 def test_jobs_of_tests_are_in_the_test_database_of_postgresql(postgresql, more):
-    """As with an SQLite file, this includes the processes of parallel tests."""
+    """As with a SQLite file, this is also true for the processes of parallel tests."""
     database = django_database("postgresql", postgresql.engine_url())
     with psycopg.connect(postgresql.socket_url(), autocommit=True) as admin:
         admin.execute(f"ALTER ROLE {database['USER']} CREATEDB")

@@ -52,7 +52,7 @@ def place_of(fault):
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
 def test_every_mutation_is_detected(fault):
-    """The named test fails, but not because the mutation does not fit the source."""
+    """The test that is named for the mutation fails, and it fails because of the mutation."""
     ended = run(place_of(fault), fault=fault)
 
     assert 1 == ended.returncode, ended.stdout[-4_000:]
@@ -61,7 +61,7 @@ def test_every_mutation_is_detected(fault):
 
 
 def test_unchanged_storages_pass_all_tests():
-    """Without a fault all of these tests pass, so each failure above is caused by the fault."""
+    """Without a fault, all of these tests pass, so only the fault can cause the failures above."""
     ended = run(*dict.fromkeys(map(place_of, FAULTS)))
 
     assert 0 == ended.returncode, ended.stdout[-4_000:]

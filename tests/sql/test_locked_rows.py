@@ -77,7 +77,7 @@ def trips_of(proxy, call):
 
 
 def test_locked_end_adds_no_round_trip_on_postgresql(flow, proxy, lock_job, server_database):
-    """The statement that ends jobs also returns the locked ones. On MariaDB the call is repeated once."""
+    """The statement that settles jobs also returns the locked ones. On MariaDB, the call is repeated once."""
     holder, ids = flow.begin(), flow.add_many(20)
     ends = [succeeds(one) for one in flow.take(holder, 10)]
     more = [succeeds(one) for one in flow.take(holder, 10)]
@@ -93,7 +93,7 @@ def test_locked_end_adds_no_round_trip_on_postgresql(flow, proxy, lock_job, serv
 
 
 def test_busy_end_is_repeated_without_a_read(flow, proxy, lock_job):
-    """The storage still remembers the claim, so the end needs no read the second time either."""
+    """The storage still remembers the claim, so the job is settled without a read the second time too."""
     holder, ids = flow.begin(), flow.add_many(2)
     first, second = flow.running(holder, *ids)
     usual, _ = trips_of(proxy, lambda: flow.storage.apply([succeeds(first)]))
@@ -107,9 +107,9 @@ def test_busy_end_is_repeated_without_a_read(flow, proxy, lock_job):
 
 @pytest.mark.parametrize("end", [succeeds, fails, suspends])
 def test_locked_limit_key_does_not_delay_ends_or_other_claims(flow, lock_rows, end):
-    """Jobs with the locked key end, and other jobs are claimed.
+    """Jobs with the locked key can end, and other jobs are claimed.
 
-    After the lock is released, jobs with this key are claimed again.
+    When the lock has been released, jobs with this key are claimed too.
     """
     flow.set_limit("a", concurrent=1)
     flow.set_limit("b", concurrent=1)
@@ -129,7 +129,7 @@ def test_locked_limit_key_does_not_delay_ends_or_other_claims(flow, lock_rows, e
 
 
 def test_locked_batch_row_does_not_delay_ends_or_other_batches(flow, lock_rows):
-    """Members end and another batch is released. The locked batch ends after the lock was released."""
+    """Members end and another batch is released. The locked batch ends after the lock has been released."""
     (locked, ids), (other, others) = flow.batch_of(2), flow.batch_of(1)
     runs = flow.running(flow.begin(), *ids, *others)
 
@@ -144,7 +144,10 @@ def test_locked_batch_row_does_not_delay_ends_or_other_batches(flow, lock_rows):
 
 
 def test_locked_inner_batch_does_not_delay_members_of_the_outer_one(flow, lock_rows):
-    """A cancelled batch deletes its members. The inner batch is cancelled as soon as its row is unlocked."""
+    """The members of a cancelled batch are deleted.
+
+    The inner batch is cancelled as soon as its row is unlocked.
+    """
     outer = flow.batch("outer")
     inner, member = flow.batch("inner", within=outer), flow.member(outer)
     inside = flow.member(inner)
@@ -160,7 +163,10 @@ def test_locked_inner_batch_does_not_delay_members_of_the_outer_one(flow, lock_r
 
 
 def test_child_in_a_locked_batch_is_released_later(flow, lock_rows):
-    """A child that is a member of a locked batch waits; the other child of the same parent does not."""
+    """If a child is a member of a locked batch, it waits.
+
+    The other child of the same parent does not wait.
+    """
     first = flow.add()
     batch = flow.batch("unopened", after=[flow.add(state=State.SCHEDULED, due_at=flow.now() + 10**12)])
     running = flow.run(flow.begin(), first)
@@ -177,7 +183,7 @@ def test_child_in_a_locked_batch_is_released_later(flow, lock_rows):
 
 
 def test_locked_unique_key_does_not_delay_ends(flow, lock_rows):
-    """An end does not write unique keys, not even the locked key of its own job."""
+    """Settling a job does not write unique keys, not even the locked key of this job."""
     admission = asks(unique=UniqueUse("kit:key"))
     holder = flow.begin()
     running = flow.run(holder, flow.add(admission=admission))
@@ -190,7 +196,7 @@ def test_locked_unique_key_does_not_delay_ends(flow, lock_rows):
 
 
 def test_locked_due_job_is_checked_again_after_a_second(flow, lock_job):
-    """Without the pause, upkeep would try the job again and again, or delay jobs that are due soon."""
+    """Without this pause, upkeep would check the job all the time, or delay jobs that are due soon."""
     locked, soon = flow.schedule(1), flow.schedule(3_600 + 100)
     flow.advance(3_600)
 

@@ -54,7 +54,7 @@ def read_writers(admin: psycopg.Connection) -> int:
 
 
 def test_enqueue_takes_one_round_trip_and_one_commit(counted, proxy, admin):
-    """The statement is the whole transaction, without BEGIN and COMMIT. A connection prepares it once."""
+    """The statement is a whole transaction without BEGIN and COMMIT. Each connection prepares it once."""
     before, writers = proxy.traffic, read_writers(admin)
 
     for number in range(FEW):
@@ -65,9 +65,9 @@ def test_enqueue_takes_one_round_trip_and_one_commit(counted, proxy, admin):
 
 
 def test_five_hundred_jobs_take_one_round_trip_and_one_commit(counted, proxy, admin):
-    """Many jobs are stored 500 at a time.
+    """Jobs are stored 500 at a time.
 
-    There is one more round trip if a connection prepares its statement.
+    If a connection must prepare its statement, there is one more round trip.
     """
     before, writers = proxy.traffic, read_writers(admin)
 
@@ -78,7 +78,10 @@ def test_five_hundred_jobs_take_one_round_trip_and_one_commit(counted, proxy, ad
 
 
 def test_saturated_server_shares_round_trips_and_commits(counted, observer, proxy, admin):
-    """Twenty jobs take at most one round trip and one commit, including the server's start and end."""
+    """Twenty jobs take at most one round trip and one commit.
+
+    This includes the start and end of the server.
+    """
     observer.noop.enqueue_many([(number,) for number in range(MANY)])
     before, writers = proxy.traffic, read_writers(admin)
 
@@ -92,7 +95,7 @@ def test_saturated_server_shares_round_trips_and_commits(counted, observer, prox
 
 
 def test_writes_of_a_transaction_are_sent_with_its_commit(counted, proxy, admin):
-    """A deletion reads the job and the clock, and sends everything that it writes with the commit."""
+    """A deletion reads the job and the clock, and sends all of its writes together with the commit."""
     jobs = [counted.noop.using(delay=60).enqueue(0) for _ in range(FEW)]
     before, writers = proxy.traffic, read_writers(admin)
 
@@ -104,7 +107,7 @@ def test_writes_of_a_transaction_are_sent_with_its_commit(counted, proxy, admin)
 
 
 def test_read_of_one_job_takes_one_round_trip(counted, proxy):
-    """One query is its own snapshot. A connection prepares it once."""
+    """A single query needs no transaction to read one snapshot. Each connection prepares it once."""
     job = counted.noop.using(delay=60).enqueue(0)
     before = proxy.traffic
 

@@ -21,7 +21,7 @@ from tests.sql.servers.programs import Missing, PostgresqlProgram, chosen_mysqls
 
 
 def test_servers_listen_only_on_loopback(postgresql, pgbouncer, mariadb):
-    """The servers are unreachable through another address of this machine."""
+    """The servers cannot be reached through any other address of this machine."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         # nothing is sent; the socket only determines which address would be used
         probe.connect(("192.0.2.1", 9))
@@ -47,7 +47,7 @@ def make_server(request):
 
 
 def test_server_and_its_folder_are_removed(make_server):
-    """After the `with` block neither the process nor its files exist."""
+    """After the `with` block, neither the process nor its files exist."""
     with make_server() as server:
         pid, folder = server.pid, server.folder
         runs_as = Path(f"/proc/{pid}").stat().st_uid if sys.platform == "linux" else account().uid
@@ -101,7 +101,7 @@ def _folder_of(process: Path) -> str | None:
 
 
 def test_missing_required_server_fails_the_tests(monkeypatch):
-    """With CI=true a missing wheel does not lead to a skip."""
+    """If CI=true is set, a missing wheel does not just skip the tests."""
     monkeypatch.setenv("CI", "true")
     monkeypatch.setattr("tests.sql.servers.programs._folder_of_the_wheel", lambda: None)
     monkeypatch.setattr("tests.sql.servers.programs._has_a_wheel", lambda: True)

@@ -92,13 +92,13 @@ def text_of(statement, dialect):
 
 
 def test_statements_are_found():
-    """A rule without statements would always hold."""
+    """If no statements were found, every rule about them would be fulfilled."""
     assert len(STATEMENTS) > 100
 
 
 @pytest.mark.parametrize("dialect", ["mysql", "mariadb", "postgresql"])
 def test_every_statement_uses_the_schema_and_prefix(dialect):
-    """The user's schema and prefix are used in every statement, also for the names of indexes."""
+    """Every statement contains the user's schema and prefix, and so do the names of indexes."""
     wrong = [
         text
         for one in statements_for(dialect)
@@ -110,7 +110,7 @@ def test_every_statement_uses_the_schema_and_prefix(dialect):
 
 @pytest.mark.parametrize("dialect", ["mysql", "mariadb"])
 def test_row_locks_use_the_syntax_of_mysql(dialect):
-    """No statement contains a clause of another database, and no lock is omitted."""
+    """No statement contains a clause of another database, and no row lock is omitted."""
     locking = [text for one in statements_for(dialect) if " FOR " in (text := text_of(one, "postgresql"))]
 
     texts = [text_of(one, dialect) for one in statements_for(dialect)]
@@ -130,7 +130,7 @@ def test_row_locks_use_the_syntax_of_mysql(dialect):
 
 @pytest.mark.parametrize("dialect", ["mysql", "mariadb"])
 def test_jobs_are_locked_with_a_named_index(dialect):
-    """A plan with another index would lock other jobs in another order, and two calls would deadlock."""
+    """With another index, a plan would lock jobs in a different order, and two calls would deadlock."""
     locking = [
         text
         for one in statements_for(dialect)
@@ -143,7 +143,7 @@ def test_jobs_are_locked_with_a_named_index(dialect):
 
 @pytest.mark.parametrize("dialect", ["mysql", "mariadb"])
 def test_changes_do_not_read_the_changed_table(dialect):
-    """MySQL refuses such a statement (error 1093), and MariaDB locks the rows that it reads."""
+    """MySQL refuses such a statement with error 1093, and MariaDB locks the rows that the statement reads."""
     changes = [
         (found[1], text)
         for one in statements_for(dialect)
@@ -156,7 +156,7 @@ def test_changes_do_not_read_the_changed_table(dialect):
 
 @pytest.mark.parametrize("dialect", ["mysql", "mariadb"])
 def test_list_is_the_last_parameter_of_a_change(dialect):
-    """The cursor needs the list's position to merge the changes of several rows."""
+    """To merge the changes of several rows, the cursor must know the position of the list."""
     changes = [
         text
         for one in statements_for(dialect)
@@ -168,7 +168,7 @@ def test_list_is_the_last_parameter_of_a_change(dialect):
 
 
 def test_sqlite_accepts_every_statement():
-    """SQLite explains each statement, with any parameters."""
+    """SQLite can explain each statement with any parameters."""
     with closing(sqlite3.connect(":memory:")) as connection:
         for table in METADATA.sorted_tables:
             connection.execute(str(CreateTable(table).compile(dialect=DIALECTS["sqlite"])))
@@ -185,7 +185,7 @@ def test_sqlite_accepts_every_statement():
 
 
 def test_postgresql_accepts_every_statement(postgresql):
-    """The server explains each statement, with its own kind of parameters."""
+    """The server can explain each statement with parameters of the right kind."""
     with closing(Firelock(postgresql.url())) as fire:
         fire.storage.migrate()
     dialect = postgresql_dialect("psycopg", Names())
@@ -199,7 +199,7 @@ def test_postgresql_accepts_every_statement(postgresql):
 
 
 def test_mariadb_accepts_every_statement(mariadb):
-    """The server explains each statement, with a value for every parameter."""
+    """The server can explain each statement with a value for every parameter."""
     with closing(Firelock(mariadb.url())) as fire:
         fire.storage.migrate()
     dialect = mysql_dialect("mariadb", Names())

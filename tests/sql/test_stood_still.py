@@ -12,7 +12,7 @@ TOUCH = "UPDATE firelock_sessions SET busy = busy + 1"
 
 
 def test_jobs_of_a_stopped_server_are_returned(server_database):
-    """The database ends a transaction that is idle for ten seconds, so other servers can end the session."""
+    """The database ends transactions that are idle for ten seconds, so other servers can end the session."""
     url = server_database.url()
     with scene_at(url) as scene:
         holder = scene.begin()

@@ -76,13 +76,16 @@ def administrator(database):
 
 
 def test_refused_connection_raises_an_untouched_error(server_database):
-    """No server listens at the port."""
+    """In this test, no server listens at the port."""
     with app_at(server_database.url(port=free_port()), is_migrated=False) as (_, task):
         assert_untouched(task, "refused|connect")
 
 
 def test_server_without_a_free_connection_raises_an_untouched_error(server_database):
-    """PostgreSQL refuses because of the database's own limit; on MariaDB the test uses every connection."""
+    """PostgreSQL refuses the connection because of the database's own limit.
+
+    On MariaDB, the test occupies every connection.
+    """
     if isinstance(server_database, PostgresqlDatabase):
         alter = f"ALTER DATABASE {server_database.name} CONNECTION LIMIT"
         taken = ruled(server_database, f"{alter} 0", f"{alter} -1")
@@ -103,7 +106,7 @@ def all_connections(database):
 
 
 def test_full_disk_raises_an_untouched_error(server_database, task):
-    """A trigger raises the server's error."""
+    """In this test, a trigger raises the error of the server."""
     if isinstance(server_database, PostgresqlDatabase):
         full, undo = _FULL_POSTGRESQL, "DROP TRIGGER full_disk ON firelock_jobs; DROP FUNCTION fill()"
     else:
@@ -115,7 +118,7 @@ def test_full_disk_raises_an_untouched_error(server_database, task):
 
 
 def test_read_only_mariadb_raises_an_untouched_error(mariadb):
-    """The server is a replica, or a primary before a failover."""
+    """The server is a replica, or it is a primary before a failover."""
     with (
         app_at(mariadb.url()) as (_, task),
         ruled(mariadb, "SET GLOBAL read_only = 1", "SET GLOBAL read_only = 0"),
@@ -137,7 +140,7 @@ def test_standby_raises_an_untouched_error(postgresql_program):
 
 
 def test_lost_reply_raises_no_untouched_error(postgresql):
-    """The job is stored, and both replies are lost."""
+    """In this test, the job is stored, but both replies are lost."""
     with (
         FaultProxy(postgresql.server.address) as proxy,
         app_at(postgresql.url(port=proxy.port)) as (fire, task),
@@ -154,7 +157,7 @@ def test_lost_reply_raises_no_untouched_error(postgresql):
 
 @pytest.mark.parametrize("pragma", ["max_page_count = 1", "query_only = ON"], ids=["full", "read-only"])
 def test_full_or_read_only_sqlite_raises_an_untouched_error(tmp_path, monkeypatch, pragma):
-    """The file has reached its maximum number of pages, or is not writable."""
+    """The file has reached its maximum number of pages, or cannot be written."""
     url, connect = f"sqlite:///{tmp_path / 'jobs.db'}?synchronous=normal", sqlite3.connect
     with app_at(url):
         pass
@@ -172,6 +175,6 @@ def test_full_or_read_only_sqlite_raises_an_untouched_error(tmp_path, monkeypatc
 
 
 def test_sqlite_without_its_folder_raises_an_untouched_error(tmp_path):
-    """The file cannot be opened."""
+    """Without the folder, the file cannot be opened."""
     with app_at(f"sqlite:///{tmp_path / 'none' / 'jobs.db'}", is_migrated=False) as (_, task):
         assert_untouched(task, "does not exist")

@@ -293,7 +293,7 @@ def test_lost_listening_connection_is_replaced(scene, server, admin):
 
 
 def test_all_waiting_threads_share_one_connection(scene, server, admin):
-    """The number of waiting threads in the process does not matter."""
+    """The process has one connection for messages, however many of its threads wait."""
     threads = [threading.Thread(target=server.wait, args=(None, 600), daemon=True) for _ in range(5)]
     for thread in threads:
         thread.start()
@@ -306,7 +306,7 @@ def test_all_waiting_threads_share_one_connection(scene, server, admin):
 
 
 def test_storage_listens_from_its_first_wait(scene, admin):
-    """A client that only enqueues has no connection for messages that it does not need."""
+    """A client that only enqueues jobs does not need messages, so it does not open a connection for them."""
     scene.add()
     before = listeners(admin)
     server = listening(scene.handles.open())
@@ -319,7 +319,7 @@ def test_storage_listens_from_its_first_wait(scene, admin):
 
 
 def test_forked_process_opens_its_own_listening_connection(scene, server, admin):
-    """The parent's connection stays with the parent and works after the child process has ended."""
+    """The parent's connection is not used by the child process, and still works after the child has ended."""
     child = os.fork()
     if child == 0:
         try:
@@ -340,7 +340,7 @@ def test_forked_process_opens_its_own_listening_connection(scene, server, admin)
 
 
 def test_listening_can_be_turned_off(postgresql, admin):
-    """The features and the description reflect `listen=off`, and nothing is sent or received."""
+    """The features and the description show that `listen=off` is set. Nothing is sent or received."""
     storage = open_url(postgresql.url("listen=off"))
 
     assert not storage.wait(None, 0)
@@ -351,7 +351,10 @@ def test_listening_can_be_turned_off(postgresql, admin):
 
 
 def test_failing_listening_connection_is_reported(open_mailbox, postgresql, admin):
-    """A mailbox tries again to connect. Meanwhile, work is found by polling, and an enqueue does not wait."""
+    """A mailbox tries to connect again.
+
+    Until it succeeds, work is found by polling, and an enqueue does not wait.
+    """
     mailbox = open_mailbox()
     name = sql.Identifier(postgresql.name)
     admin.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT 0").format(name))

@@ -49,7 +49,7 @@ def next_message(admin):
 
 
 def test_notification_is_sent_although_idle_connections_are_dead(channel, admin, three_checkouts, caplog):
-    """The message is sent on a new connection. No warning is logged, because nothing went wrong."""
+    """The message is sent on a new connection. No warning is logged, because the message is not lost."""
     end_connections(admin)
     sender = Sender(channel.post)
 

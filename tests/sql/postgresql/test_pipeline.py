@@ -36,7 +36,7 @@ def rows_of(tx, *statements):
 
 
 def test_writing_statements_use_the_planner_settings_of_the_server(database, admin):
-    """The hot path's settings are for statements that find few rows with one index."""
+    """The special planner settings are only for statements that find few rows with one index."""
     as_usual = admin.execute(PLANNING).fetchall()
 
     assert as_usual == database.write(lambda tx: rows_of(tx, PLANNING))
@@ -45,7 +45,7 @@ def test_writing_statements_use_the_planner_settings_of_the_server(database, adm
 
 
 def test_failed_statement_is_not_counted_as_prepared(database):
-    """The statement after a failed one was already counted by the driver, so it is prepared next time."""
+    """The driver has already counted the statement after the failed one, so it is prepared next time."""
     for _ in range(2):
         with pytest.raises(StorageError):
             database.read(lambda tx: rows_of(tx, "SELECT 1 / 0"))
@@ -60,7 +60,7 @@ def test_failed_statement_is_not_counted_as_prepared(database):
 
 @pytest.mark.parametrize("way", ["write", "read", "query"])
 def test_connection_without_its_prepared_statements_is_replaced(database, way):
-    """Whatever the cause, the next transaction uses another connection."""
+    """Whatever the cause is, the next transaction uses another connection."""
     for _ in range(COUNTED + 2):
         getattr(database, way)(lambda tx: rows_of(tx, "SELECT 42"))
     database.write(lambda tx: rows_of(tx, FORGET, "SELECT 1"))
@@ -69,7 +69,7 @@ def test_connection_without_its_prepared_statements_is_replaced(database, way):
 
 
 def test_error_of_a_pending_statement_is_raised(database):
-    """The error has the code of the failed statement, and no later statement has run."""
+    """The error contains the code of the failed statement. Later statements have not been executed."""
     with pytest.raises(StorageUnavailable, match="deadlock"):
         database.write(lambda tx: rows_of(tx, "DO $$ BEGIN RAISE deadlock_detected; END $$", "SELECT 42"))
     with pytest.raises(StorageError, match="division by zero"):

@@ -42,7 +42,7 @@ def exchange(scene, ends, limit=10):
 
 
 def test_mixed_jobs_are_stored_and_counted(scene):
-    """Each job has its own queue, priority and task, and the counts are correct for each queue."""
+    """Each job has a different queue, priority and task. The counts of each queue are correct."""
     batch = [scene.new_job(queue=f"q{n % 2}", priority=n, task=f"t{n}") for n in range(4)]
 
     assert [True] * 4 == scene.storage.insert(batch).is_new
@@ -67,7 +67,7 @@ ENDS = {
 @pytest.mark.parametrize("has_other", [False, True], ids=["plain ends alone", "beside another end"])
 @pytest.mark.parametrize("what", ENDS)
 def test_end_on_the_slow_path_causes_no_database_error(scene, postgresql, what, has_other):
-    """The other ends are settled by the same statement, and the server's log contains no error."""
+    """The other jobs are settled by the same statement, and the server's log contains no error."""
     jobs = running(scene, 5)
     waiting = scene.add()
     ENDS[what](scene, jobs[1])
@@ -89,7 +89,10 @@ def test_end_on_the_slow_path_causes_no_database_error(scene, postgresql, what, 
 
 
 def test_claim_that_finds_nothing_does_not_write(scene, admin):
-    """Idle servers read repeatedly. None of these reads is a transaction that must be written to disk."""
+    """An idle server reads again and again.
+
+    None of these reads causes a transaction that must be written to disk.
+    """
     holder = scene.begin()
     scene.claim(holder)
     before = admin.execute(WRITERS).fetchone()[0]
@@ -104,7 +107,7 @@ def test_claim_that_finds_nothing_does_not_write(scene, admin):
 
 
 def test_dead_connections_of_the_pool_are_replaced(scene, admin):
-    """After a restart of the server, or if its processes have ended, the next call uses a new connection."""
+    """If the server was restarted or its processes have ended, the next call uses a new connection."""
     jobs = running(scene, 2)
     end_connections(admin)
 
@@ -114,7 +117,7 @@ def test_dead_connections_of_the_pool_are_replaced(scene, admin):
 
 
 def test_settings_of_a_callers_connection_are_kept(postgresql):
-    """On a caller's connection, the same work runs in transactions that set their own limits."""
+    """On a caller's connection, each transaction of this work sets its own limits."""
     engine = create_engine(postgresql.engine_url())
     handles = Handles(lambda: open_engine(engine))
     scene = Scene(handles)
@@ -134,7 +137,7 @@ def test_settings_of_a_callers_connection_are_kept(postgresql):
 
 
 def test_plans_use_indexes_for_any_table_size(scene, admin):
-    """The plan is created once, while the statistics show an empty table, and suits a full one."""
+    """The plan is created only once, with the statistics of an empty table, but also suits a full one."""
     admin.execute("VACUUM ANALYZE")
     job = running(scene, 1)[0]
     exchange(scene, [succeeds(job)])
@@ -147,7 +150,7 @@ def test_plans_use_indexes_for_any_table_size(scene, admin):
 
 
 def test_lookup_of_one_job_does_not_read_all_jobs_of_its_session(scene, admin):
-    """The job is found by its id, even if few jobs were held when the plan was created."""
+    """The job is found by its id, even if the session had few jobs when the plan was created."""
     scene.add_many(1_000, queue="other")
     scene.add_many(8)
     admin.execute("VACUUM ANALYZE")
@@ -185,7 +188,7 @@ def explained(cursor, name, number):
 
 
 def test_other_statements_use_the_planner_settings_of_the_server(scene, admin):
-    """The hot path's settings do not apply to other statements on the same connection."""
+    """The special planner settings do not apply to other statements on the same connection."""
     admin.execute("ALTER ROLE firelock SET enable_sort = off")
     end_connections(admin)
     try:
@@ -223,7 +226,7 @@ def show(cursor, name):
     ],
 )
 def test_strings_of_an_array_are_read_back_unchanged(admin, texts):
-    """Strings of an array are read back unchanged, whether or not their characters must be escaped."""
+    """Some characters in the strings must be escaped, and others need no escape."""
     (found,) = admin.execute("SELECT %s::text[]", [text_array(texts)]).fetchone()
 
     assert texts == found

@@ -39,7 +39,7 @@ def call(scene, key="t k", **fields):
 
 
 def test_call_waits_for_a_transaction_with_its_unique_key(scene, admin, callers):
-    """After the commit, the call is a duplicate of the job that the transaction has stored."""
+    """After the commit, the call is a duplicate of the job that the transaction stored."""
     first, second = call(scene), call(scene)
     scene.storage.insert([first], within=callers)
 
@@ -52,7 +52,7 @@ def test_call_waits_for_a_transaction_with_its_unique_key(scene, admin, callers)
 
 
 def test_wait_for_a_unique_key_times_out(scene, callers, monkeypatch):
-    """The error states the reason and the key. Other keys are free."""
+    """The error contains the reason and the key. Other keys are not affected."""
     monkeypatch.setattr(unique_lock, "LOCK_TIMEOUT", "50ms")
     scene.storage.insert([call(scene)], within=callers)
 
@@ -65,7 +65,7 @@ def test_wait_for_a_unique_key_times_out(scene, callers, monkeypatch):
 
 @pytest.mark.parametrize("lock_timeout", ["0", "7s"])
 def test_lock_timeout_of_a_callers_transaction_is_kept(scene, callers, lock_timeout):
-    """The timeout for a key does not apply to anything else."""
+    """The timeout for waiting for a key applies to nothing else."""
     callers.execute("SELECT set_config('lock_timeout', %s, true)", [lock_timeout])
 
     scene.storage.insert([call(scene)], within=callers)
@@ -74,7 +74,7 @@ def test_lock_timeout_of_a_callers_transaction_is_kept(scene, callers, lock_time
 
 
 def test_batches_with_the_same_unique_keys_do_not_deadlock(scene):
-    """The order of the keys in a batch does not matter, because keys are always locked in the same order."""
+    """Keys are always locked in the same order, whatever their order in a batch."""
     keys = [f"t {letter}" for letter in "aBcDeFgH"]
     batches = [keys, keys[::-1], keys[3:] + keys[:3], keys[1::2] + keys[::2]]
     handles = scene.open(len(batches))

@@ -10,7 +10,7 @@ _NOTE = "    note: str | None = None\n"
 
 
 def test_field_that_is_added_to_history_entries_is_written():
-    """The end of a line is cut only as far as its fields have their default values."""
+    """Only fields with default values at the end of a line are omitted."""
     script = """
 from firelock.storage import HistoryEntry, State
 from firelock_sql.rows.job_row import entry_line
@@ -28,7 +28,7 @@ print(entry_line(HistoryEntry(State.ENQUEUED, 7, "reason")), end="")
 
 
 def test_field_that_is_added_to_claimed_jobs_is_read():
-    """The columns of a claimed job include the field, and its value is not that of `has_memos`."""
+    """The columns of a claimed job include the field, and its value differs from that of `has_memos`."""
     script = """
 from firelock_sql.rows.job_row import CLAIMED, claimed_job
 row = dict.fromkeys(CLAIMED) | {"tags": "[]", "note": "added"}

@@ -27,7 +27,10 @@ def shown(engine):
 
 
 def test_metadata_matches_the_tables_of_a_migration(tmp_path):
-    """A storage finds the same tables either way, and works with them as soon as the version is written."""
+    """The tables are the same however they were created.
+
+    A storage can use them as soon as the version is written.
+    """
     by_tool, by_us = (create_engine(f"sqlite:///{tmp_path}/{name}.db", poolclass=NullPool) for name in "ab")
     with closing(SqliteStorage(f"sqlite:///{tmp_path}/b.db")) as storage:
         statements = storage.migration_sql()
@@ -44,7 +47,10 @@ def test_metadata_matches_the_tables_of_a_migration(tmp_path):
 
 @pytest.mark.parametrize(("dialect", "has_partial"), [("postgresql", True), ("mariadb", False)])
 def test_each_database_has_the_supported_kind_of_index(dialect, has_partial):
-    """Each name exists once: as a partial index if the database supports these, otherwise as a full index."""
+    """Each index exists once.
+
+    It is a partial index if the database supports these, and a full index otherwise.
+    """
     tables = tables_of(dialect, schema="jobs", prefix="fl_")
 
     indexes = [index for table in tables.tables.values() for index in table.indexes]
@@ -59,6 +65,6 @@ def test_each_database_has_the_supported_kind_of_index(dialect, has_partial):
 
 @pytest.mark.parametrize("name", ["", "a b", 'x"; drop table y', "1st", "ü"])
 def test_invalid_table_name_is_refused(name):
-    """Names are part of statements, so they may contain only letters, digits and underscores."""
+    """Because names are parts of statements, they may contain only letters, digits and underscores."""
     with pytest.raises(ConfigurationError, match="must be a name of up to 40 letters"):
         tables_of("postgresql", prefix=name)

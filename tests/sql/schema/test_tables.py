@@ -45,14 +45,14 @@ def write(path, statement):
 
 
 def test_opening_does_not_create_a_file(open_storage, path):
-    """A storage that is never used leaves no file behind."""
+    """A storage that is opened but never used does not leave a file behind."""
     open_storage()
 
     assert not path.exists()
 
 
 def test_first_call_creates_the_schema(open_storage):
-    """A call that only reads creates the schema too, so nothing has to be prepared."""
+    """A call that only reads creates the schema as well, so no preparation is needed."""
     storage = open_storage()
 
     storage.find(JobFilter(), limit=1)
@@ -62,7 +62,7 @@ def test_first_call_creates_the_schema(open_storage):
 
 
 def test_migrate_returns_its_migrations(open_storage):
-    """On an empty file, the first migration creates the tables; the result contains its sentence."""
+    """In an empty file, the first migration creates the tables. The result contains a sentence about it."""
     storage = open_storage()
     before = storage.schema()
 
@@ -73,7 +73,7 @@ def test_migrate_returns_its_migrations(open_storage):
 
 
 def test_concurrent_first_openings_create_one_schema(open_storage):
-    """Storages that open an empty file at the same time agree on one schema."""
+    """Storages that open an empty file at the same time create the schema only once."""
     storages = [open_storage() for _ in range(4)]
     barrier = threading.Barrier(len(storages))
     answers = []
@@ -118,7 +118,7 @@ def test_schema_that_is_too_old_requires_a_migration(open_storage, monkeypatch):
 
 
 def test_previous_release_works_on_a_new_schema(open_storage, path):
-    """A newer schema contains the oldest version of the code that can use it."""
+    """A newer schema contains the version of the oldest code that can use it."""
     open_storage().counts()
     write(path, f"insert into firelock_schema values ({version.WANTED + 1}, 0, {version.WANTED}, '')")
 
@@ -129,7 +129,10 @@ def test_previous_release_works_on_a_new_schema(open_storage, path):
 
 
 def test_new_release_works_on_the_previous_schema(open_storage, monkeypatch):
-    """Servers of a new release can start before the migration. The migration then runs only the new part."""
+    """Servers of a new release can start before the migration.
+
+    The migration then executes only the new part.
+    """
     open_storage().counts()
     old, new = version.WANTED, version.WANTED + 1
     added = schema.Migration(
@@ -147,7 +150,7 @@ def test_new_release_works_on_the_previous_schema(open_storage, monkeypatch):
 
 
 def test_new_database_skips_the_changes_of_later_migrations(open_storage, monkeypatch):
-    """The first migration creates today's tables, which contain the columns that later migrations add."""
+    """The first migration creates the current tables, including the columns that later migrations add."""
     new = version.WANTED + 1
     added = schema.Migration(
         new, "Added a column.", lambda _: iter(["alter table firelock_locks add owner text"]), new
@@ -163,7 +166,10 @@ def test_new_database_skips_the_changes_of_later_migrations(open_storage, monkey
 
 
 def test_printed_statements_equal_the_migration(open_storage, path, tmp_path):
-    """A person with the required privileges can run the statements; then nothing is left to migrate."""
+    """A person who has the required privileges can execute the statements.
+
+    After that, no migration is left.
+    """
     statements = open_storage().migration_sql()
     by_hand = tmp_path / "by-hand.db"
 
@@ -179,7 +185,7 @@ def test_printed_statements_equal_the_migration(open_storage, path, tmp_path):
 
 
 def test_newer_schema_is_not_migrated(open_storage, path):
-    """Migrations only go forward."""
+    """There are no migrations to an older schema."""
     open_storage().counts()
     write(path, f"update firelock_schema set version = {version.WANTED + 1}")
 
@@ -190,7 +196,7 @@ def test_newer_schema_is_not_migrated(open_storage, path):
 @pytest.mark.parametrize("lacking", ["made_by", "works_with"])
 @pytest.mark.parametrize("use", ["counts", "schema", "migrate", "migration_sql"])
 def test_tables_from_before_the_first_release_are_reported(open_storage, path, use, lacking):
-    """Every call reports the old tables and how to proceed. The tables are not changed."""
+    """Every call reports the old tables and explains how to proceed. The tables are not changed."""
     open_storage().counts()
     write(path, f"alter table firelock_schema drop column {lacking}")
 
@@ -202,7 +208,7 @@ def test_tables_from_before_the_first_release_are_reported(open_storage, path, u
 
 
 def test_file_that_is_not_a_database_is_reported(open_storage, path):
-    """The driver's exception does not leak, and the file is not changed."""
+    """The driver's exception is not raised, and the file is not changed."""
     path.write_text("this is not a database, it is a letter " * 50)
 
     with pytest.raises(StorageError, match="not an SQLite database"):
@@ -220,7 +226,7 @@ def test_missing_folder_is_named(tmp_path):
 
 
 def test_plugin_does_not_load_drivers():
-    """A program that opens another storage does not load the modules of the SQL storage."""
+    """A program that opens another kind of storage does not load the modules of the SQL storage."""
     program = "import sys, firelock_sql.plugin; print(*{'sqlalchemy', 'sqlite3'} & set(sys.modules))"
 
     loaded = subprocess.run(
@@ -231,7 +237,7 @@ def test_plugin_does_not_load_drivers():
 
 
 def test_current_schema_does_not_load_other_dialects(path, open_storage):
-    """Only a migration imports the table definitions, because that loads every dialect."""
+    """Only a migration imports the table definitions, because importing them loads every dialect."""
     open_storage().migrate()
     program = (
         "import sys; from firelock_sql.sqlite.storage import SqliteStorage;"
@@ -247,7 +253,7 @@ def test_current_schema_does_not_load_other_dialects(path, open_storage):
 
 
 def test_statements_and_migration_have_the_same_tables():
-    """The table names that statements replace and the expected schema version match those of a migration."""
+    """The statements use the table names and the schema version that a migration creates."""
     assert set(schema.METADATA.tables) == TABLES
     assert schema.schema_version.name == SCHEMA_TABLE
     assert [one.version for one in schema.MIGRATIONS] == [*range(version.FIRST, version.WANTED + 1)]

@@ -21,7 +21,7 @@ from firelock_sql.sqlite.storage import SqliteStorage
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_forked_process_opens_its_own_connection(scene):
-    """A child process that inherits a used storage can store, read and wait, and so can its parent later."""
+    """A child process that inherits an open storage can store, read and wait. So can its parent later."""
     scene.add()
     scene.storage.wait(None, 0)
     child = os.fork()
@@ -44,7 +44,10 @@ def test_forked_process_opens_its_own_connection(scene):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_fork_waits_for_running_transactions(tmp_path):
-    """Child processes forked while other threads write and read inherit no transaction, so each can write."""
+    """A child process that is forked while other threads write and read inherits no transaction.
+
+    It can write.
+    """
     handles = Handles(lambda: SqliteStorage(f"sqlite:///{tmp_path}/busy.db?synchronous=normal"))
     scene, is_over = Scene(handles), threading.Event()
 
@@ -84,10 +87,7 @@ def _store_one(scene):
 
 
 def test_locked_file_is_unavailable(scene, path):
-    """A repeated call may succeed, and does so after the other writer has finished.
-
-    Readers are not blocked.
-    """
+    """The call may be repeated, and succeeds after the other writer has finished. Readers are not blocked."""
     scene.add()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("begin immediate")
@@ -102,7 +102,7 @@ def test_locked_file_is_unavailable(scene, path):
 
 
 def test_failed_transaction_stores_nothing(scene):
-    """If SQLite cannot store a value, the whole call is refused. The storage stays usable."""
+    """If SQLite cannot store a value, the whole call is refused. The storage can still be used."""
     good, bad = scene.new_job(), scene.new_job(priority=2**63)
 
     with pytest.raises(StorageError, match="cannot store a value"):
@@ -122,7 +122,7 @@ def test_failed_transaction_stores_nothing(scene):
     ids=["full", "wrong", "read-only"],
 )
 def test_driver_errors_are_classified_by_retry(tmp_path, statements, expected, words):
-    """A full disk or a read-only file may be temporary; a wrong statement is not.
+    """A full disk or a read-only file may be temporary, but a wrong statement is not.
 
     The message names the file and a fix.
     """
@@ -151,10 +151,7 @@ def test_driver_errors_are_classified_by_retry(tmp_path, statements, expected, w
     ],
 )
 def test_description_contains_the_durability(path, synchronous, expected, is_found):
-    """The description states the durability.
-
-    The doctor reports a setting below "full" with a fix, not as an error.
-    """
+    """If the setting is below "full", the doctor reports this with a fix, but not as an error."""
     with closing(SqliteStorage(f"sqlite:///{path}?synchronous={synchronous}")) as storage:
         description = storage.describe()
         found = [one for one in storage.diagnose() if "synchronous" in one.what]
@@ -165,14 +162,14 @@ def test_description_contains_the_durability(path, synchronous, expected, is_fou
 
 
 def test_old_sqlite_is_found(scene):
-    """A version whose log can damage a database is reported, and a newer version is not."""
+    """A version is reported if its write-ahead log can damage a database. A newer version is not reported."""
     found = [one for one in scene.storage.diagnose() if sqlite3.sqlite_version in one.what]
 
     assert (sqlite3.sqlite_version_info < (3, 51, 3)) == bool(found)
 
 
 def test_large_write_ahead_log_is_found(scene, path):
-    """A log of more than 64 MB means that a process keeps an old snapshot open."""
+    """If the log is larger than 64 MB, a process keeps an old snapshot open."""
     scene.add()
     log = path.with_name("jobs.db-wal")
     size = log.stat().st_size
@@ -185,7 +182,7 @@ def test_large_write_ahead_log_is_found(scene, path):
 
 
 def test_file_system_is_that_of_the_innermost_mount(tmp_path):
-    """A mount below another mount takes precedence. Without a table of mounts, the result is empty."""
+    """A mount inside another mount takes precedence. Without a table of mounts, the result is empty."""
     mounts = tmp_path / "mounts"
     mounts.write_text("disk / ext4 rw 0 0\nhost:/export /srv/my\\040jobs nfs4 rw 0 0\n")
 

@@ -30,16 +30,16 @@ def _fill(cursor):
 
 
 def test_full_disk_is_reported_as_such(connections):
-    """The error for a file that cannot grow states that the disk is full.
+    """If a file cannot grow, the error states that the disk is full.
 
-    Its class means that a later call may succeed.
+    The class of the error means that a later call may succeed.
     """
     with pytest.raises(StorageUnavailable, match="database or disk is full; free space on its disk"):
         connections.write(_fill)
 
 
 def test_file_is_written_again_after_space_is_freed(connections):
-    """The refused write left nothing behind, and the next one opens the file again."""
+    """The refused write leaves nothing behind, and the next write opens the file again."""
     with pytest.raises(StorageUnavailable):
         connections.write(_fill)
 
@@ -57,7 +57,7 @@ def _input_output_error():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a file system without any space is there on Linux")
 def test_opening_error_on_a_full_disk_names_the_cause():
-    """If the disk is full when a file is opened, the error states this; SQLite's own message does not."""
+    """If the disk is full when a file is opened, the error states this, unlike the message of SQLite."""
     with (
         pytest.raises(StorageUnavailable, match="disk I/O error; free space on its disk"),
         translated(Path("/proc/jobs.db")),
@@ -66,6 +66,6 @@ def test_opening_error_on_a_full_disk_names_the_cause():
 
 
 def test_opening_error_on_a_disk_with_space_is_unchanged(tmp_path):
-    """If there is space, the message is SQLite's own."""
+    """The error contains only the message of SQLite."""
     with pytest.raises(StorageUnavailable, match=r"disk I/O error\.$"), translated(tmp_path / "jobs.db"):
         raise _input_output_error()

@@ -27,7 +27,7 @@ def read_column(path, job_id, column):
     "column", ["attempt", "retries", "crashes", "fence", "created_at", "timeout_seconds"]
 )
 def test_row_with_unreadable_numbers_is_quarantined(scene, path, column):
-    """A job with unreadable numbers fails with the reason, and its neighbours are claimed."""
+    """The job fails with this reason, and other jobs are claimed."""
     before, bad, behind = scene.add_many(3)
     overwrite(path, bad, column, "soon")
 
@@ -41,7 +41,7 @@ def test_row_with_unreadable_numbers_is_quarantined(scene, path, column):
 
 
 def test_child_of_a_quarantined_job_is_released(scene, path):
-    """The end of a quarantined job releases its continuations like any other end."""
+    """A quarantined job releases its continuations like any other job that has failed."""
     bad = scene.add()
     child = scene.continuation(bad, on=On.FINISHED)
     overwrite(path, bad, "attempt", "first")
@@ -61,7 +61,7 @@ def test_child_of_a_quarantined_job_is_released(scene, path):
     ],
 )  # fmt: skip
 def test_unreadable_description_does_not_prevent_a_run(scene, path, column, garbage):
-    """A job runs and is shown without the parts that cannot be read."""
+    """The job runs and is shown without the parts that cannot be read."""
     job_id = scene.add(tags=("one",))
     overwrite(path, job_id, column, garbage)
 
@@ -74,7 +74,7 @@ def test_unreadable_description_does_not_prevent_a_run(scene, path, column, garb
 
 
 def test_new_fields_of_dependencies_and_steps_are_ignored(scene, path):
-    """A newer release might store more fields. The fields of this release are read as before."""
+    """A newer release might store additional fields. The fields of this release are still read."""
     parent = scene.add(reason="first")
     child = scene.continuation(parent)
     before = scene.record(child).parents, scene.history(parent)
@@ -89,7 +89,7 @@ def test_new_fields_of_dependencies_and_steps_are_ignored(scene, path):
 
 
 def test_new_fields_remain_in_a_shortened_history(scene, path):
-    """The lines that are kept stay as they were stored."""
+    """The remaining lines are kept exactly as they were stored."""
     job_id = scene.schedule(60)
     scene.settle(reschedules(job_id, due_at=BASE))
     line = read_column(path, job_id, "history")
@@ -105,7 +105,7 @@ def test_new_fields_remain_in_a_shortened_history(scene, path):
 
 
 def test_job_with_unreadable_tags_is_pruned(scene, path):
-    """Retention continues after a job with unreadable tags."""
+    """Retention also continues with the jobs after it."""
     job_id = scene.settle(succeeds(scene.run(scene.begin(), scene.add(tags=("one",))), expires_at=1))
     overwrite(path, job_id, "tags", "[not json")
 
@@ -113,7 +113,7 @@ def test_job_with_unreadable_tags_is_pruned(scene, path):
 
 
 def test_unknown_state_is_shown_as_failed(scene, path):
-    """A job with an unknown state is shown, and an operator can delete or requeue it."""
+    """The job is shown, and an operator can delete or requeue it."""
     job_id = scene.add()
     overwrite(path, job_id, "state", "banana")
 
@@ -124,7 +124,7 @@ def test_unknown_state_is_shown_as_failed(scene, path):
 
 
 def test_invalid_task_does_not_end_a_list(scene, path):
-    """Lists of all jobs proceed from task to task and reach their end."""
+    """A list of all jobs continues with the next task and is complete."""
     job_ids = scene.add_many(2)
     overwrite(path, job_ids[0], "task", b"\xff")
 

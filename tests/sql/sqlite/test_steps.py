@@ -55,7 +55,10 @@ def booked(engine):
 
 
 def test_step_and_its_writes_are_one_commit(fire, engine):
-    """A rolled-back step runs again. A committed step does not, even if the job fails after it."""
+    """A step that was rolled back runs again.
+
+    A committed step does not run again, even if the job fails after it.
+    """
     ran = []
 
     @fire.task(name="order", retry=AT_ONCE)
@@ -77,7 +80,7 @@ def test_step_and_its_writes_are_one_commit(fire, engine):
 
 
 def test_step_of_a_lost_job_is_rolled_back(fire, engine):
-    """The exception rolls the transaction back."""
+    """The exception that the step raises rolls back the transaction."""
     seen = []
 
     @fire.task(name="order")
@@ -98,7 +101,7 @@ def test_step_of_a_lost_job_is_rolled_back(fire, engine):
 
 
 def test_async_step_joins_a_transaction(fire, engine):
-    """The transaction belongs to a sync connection that a coroutine uses."""
+    """The coroutine uses the transaction of a synchronous connection."""
 
     async def abook(session):
         await asyncio.to_thread(int)
@@ -154,7 +157,7 @@ def order(job: JobContext) -> list[int]:
 
 
 def test_steps_work_in_a_job_process(fire, url, tmp_path, monkeypatch):
-    """The process has its own connection, and the memo that its run waits for is returned to the server."""
+    """The process has its own connection. The memo for which the run waits is returned to the server."""
     (tmp_path / "steps_app.py").write_text(APP)
     monkeypatch.setenv("STEPS_URL", url)
     fire.task(name="order", executor="process")(lambda: None)

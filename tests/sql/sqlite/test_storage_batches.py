@@ -30,7 +30,7 @@ def flow(path):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_file_counts_batches_like_memory(tmp_path, seed):
-    """A random sequence of operations on nested batches results in the same states and counts."""
+    """A random sequence of operations on nested batches leads to the same states and counts in both."""
     with closing(SqliteStorage(f"sqlite:///{tmp_path}/jobs.db?synchronous=normal")) as storage:
         walk = walked(storage, seed)
 
@@ -40,7 +40,7 @@ def test_file_counts_batches_like_memory(tmp_path, seed):
 
 
 def test_plain_end_of_a_member_is_counted_like_any_other(flow):
-    """One member is settled without a read by the handle that claimed it, the other by another handle."""
+    """One member is settled without a read by the handle that claimed it, and the other by another handle."""
     batch, members = flow.batch_of(3)
     short, long, last = flow.running(flow.begin(), *members)
 
@@ -56,7 +56,7 @@ def test_plain_end_of_a_member_is_counted_like_any_other(flow):
 
 @pytest.mark.parametrize("is_unopened", [False, True])
 def test_fast_and_slow_path_store_equal_members(flow, is_unopened):
-    """Members stored by the hundred are listed in the same way as members that take the slow path."""
+    """Members that are stored by the hundred are listed in the same way as members on the slow path."""
     source = flow.add()
     batch = flow.batch(after=[source] if is_unopened else [])
     many = [flow.new_member(batch) for _ in range(112)]
@@ -74,7 +74,7 @@ def test_fast_and_slow_path_store_equal_members(flow, is_unopened):
 
 @pytest.mark.parametrize("number", [1, 40, 112])
 def test_batch_stored_with_members_equals_one_stored_alone(flow, number):
-    """Plain members directly after their batch take the fast path, later jobs the slow one."""
+    """Plain members that directly follow their batch use the fast path, and later jobs use the slow path."""
     batch = flow.new_batch()
     members = [flow.new_member(batch.id) for _ in range(number)]
     waiting = flow.new_member(batch.id, members[0].id)
@@ -100,7 +100,7 @@ def test_batch_stored_with_members_equals_one_stored_alone(flow, number):
 
 
 def test_batch_after_a_deleted_job_accepts_and_sweeps_its_members(flow):
-    """The batch ends in the same way whether its source is deleted before or after it is stored.
+    """Whether the job is deleted before or after the batch is stored, the batch ends in the same way.
 
     Later members are refused.
     """
@@ -118,7 +118,7 @@ def test_batch_after_a_deleted_job_accepts_and_sweeps_its_members(flow):
 
 
 def test_page_of_members_is_equal_with_and_without_a_state(flow):
-    """Members are listed by their own table, tested one by one, or looked up if there are few."""
+    """Members are read from their own table, tested one by one, or looked up if there are few of them."""
     batch, members = flow.batch_of(5)
     flow.settle(succeeds(flow.running(flow.begin(), *members)[0]))
     flow.add()
@@ -139,7 +139,7 @@ def test_page_of_members_is_equal_with_and_without_a_state(flow):
 
 
 def test_statements_of_batches_use_indexes(flow, path):
-    """Each statement finds its rows with an index, even if many jobs exist."""
+    """Even if many jobs exist, each statement finds its rows with an index."""
     flow.batch_of(2)
     dialect = SQLiteDialect_pysqlite(paramstyle="qmark")
     modules = (batch_change, batch_row, batches, insert, memo_row, settle, streams)
@@ -168,7 +168,7 @@ def test_statements_of_batches_use_indexes(flow, path):
 
 
 def test_job_with_memos_ends_like_any_other(flow):
-    """Memos from before or after the claim do not make the ends of other jobs slow."""
+    """Memos from before or after the claim do not slow down the settling of other jobs."""
     first, second = flow.add(), flow.add()
     runs = flow.running(flow.begin(), first, second)
     memo = Memo(MemoKind.STEP, "fetch", "1", is_done=True, at=flow.stamp())

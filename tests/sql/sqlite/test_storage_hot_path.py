@@ -41,7 +41,7 @@ def stored_data(scene, job_id):
 
 
 def test_plain_end_is_shown_like_any_other(scene):
-    """A job settled without a read by the handle that claimed it equals one settled by another handle."""
+    """A job that the claiming handle settled without a read equals a job that another handle settled."""
     holder = scene.begin()
     short, long = scene.run(holder), scene.run(holder)
 
@@ -52,7 +52,7 @@ def test_plain_end_is_shown_like_any_other(scene):
 
 
 def test_later_change_keeps_a_plain_end_in_the_history(scene):
-    """An end that is stored only in columns becomes a line of the history when newer values replace it."""
+    """A result that is stored only in columns becomes a line of the history when newer values replace it."""
     running = scene.run(scene.begin())
     scene.settle(succeeds(running))
     end = scene.last_entry(running.id)
@@ -65,7 +65,7 @@ def test_later_change_keeps_a_plain_end_in_the_history(scene):
 
 
 def test_late_end_does_not_settle_a_job_with_a_reused_number(scene):
-    """A late end of a deleted job does not end the job that has its number, session and fence."""
+    """After the first job was deleted, another job has the same number, session and fence."""
     holder = scene.begin()
     old = scene.run(holder)
     scene.settle(deletes(old.id, at=scene.stamp(), expires_at=1))
@@ -79,7 +79,7 @@ def test_late_end_does_not_settle_a_job_with_a_reused_number(scene):
 
 
 def test_rewritten_history_equals_one_bounded_at_each_change(scene):
-    """Lines that were rewritten to save space are read like those that were never rewritten."""
+    """Lines that were rewritten to save space are read in the same way as lines that were never rewritten."""
     job_id, holder = scene.add(), scene.begin()
     expected = scene.history(job_id)
 
@@ -95,7 +95,7 @@ def test_rewritten_history_equals_one_bounded_at_each_change(scene):
 
 @pytest.mark.parametrize("number", [1, 8, 63, 500])
 def test_jobs_of_one_call_are_one_commit(scene, commits, number):
-    """Any number of jobs of one call share one transaction."""
+    """All jobs of a call are stored in one transaction, however many there are."""
     jobs = [scene.new_job() for _ in range(number)]
     commits()
 
@@ -106,7 +106,7 @@ def test_jobs_of_one_call_are_one_commit(scene, commits, number):
 
 
 def test_exchange_is_one_commit(scene, commits):
-    """A hundred ends and a hundred claims share one transaction."""
+    """One transaction settles a hundred jobs and claims a hundred others."""
     holder = scene.begin()
     scene.add_many(200)
     ends = [succeeds(Running(job, holder)) for job in scene.claim(holder)]
@@ -119,7 +119,7 @@ def test_exchange_is_one_commit(scene, commits):
 
 
 def test_claims_that_find_nothing_do_not_commit(scene, commits):
-    """An idle server takes no lock and writes nothing."""
+    """An idle server does not take a lock or write anything."""
     holder = scene.begin()
     scene.schedule(3_600)
     commits()

@@ -32,7 +32,7 @@ def keys_in(path):
 
 
 def test_lane_of_a_job_is_a_column(scene, path):
-    """A job's lane is a column. Jobs without limits have no lane and are only in the index of ready jobs."""
+    """A job without limits has no lane, and is only in the index of ready jobs."""
     scene.add()
     scene.add_limited(1, "smtp", "tenant:7")
 
@@ -42,7 +42,7 @@ def test_lane_of_a_job_is_a_column(scene, path):
 
 
 def test_reused_job_number_does_not_hold_a_key(scene, path):
-    """A strict job that waits for a retry is pruned, and another job gets its number."""
+    """A job with a strict limit is pruned while it waits for a retry, and another job gets its number."""
     holder = scene.begin()
     scene.set_limit("gpu", concurrent=1)
     scene.add_limited(1, LimitUse("gpu", is_strict=True))
@@ -63,7 +63,7 @@ def test_reused_job_number_does_not_hold_a_key(scene, path):
 
 
 def test_unreadable_limit_settings_do_not_limit_jobs(scene, path):
-    """A record written by a person does not prevent any job from starting."""
+    """Settings that a person has written by hand must not prevent a job from starting."""
     scene.set_limit("gpu", concurrent=1)
     write(path, "UPDATE firelock_records SET value = '[not json' WHERE kind = 'limit'")
     ids = scene.add_limited(3, "gpu")
@@ -74,7 +74,7 @@ def test_unreadable_limit_settings_do_not_limit_jobs(scene, path):
 @pytest.mark.parametrize("garbage", ["[1", "", b"\xff"])
 @pytest.mark.parametrize("lane", [None, "gpu"])
 def test_job_with_unreadable_limits_is_quarantined(scene, path, garbage, lane):
-    """The job fails with the reason, because its start might break a limit. Its neighbours are claimed."""
+    """The job fails with this reason, because starting it might exceed a limit. Other jobs are claimed."""
     bad = scene.add()
     ids = [scene.add(), *scene.add_limited(2, "gpu")]
     statement = "UPDATE firelock_jobs SET admission_json = ?, lane = ? WHERE id = ?"
@@ -90,7 +90,7 @@ def test_job_with_unreadable_limits_is_quarantined(scene, path, garbage, lane):
 @pytest.mark.parametrize("stored", ["7", "[[[1]]]", '{"when":"dry"}'])
 @pytest.mark.parametrize("lane", [None, "gpu"])
 def test_job_with_limits_of_a_newer_release_is_claimed(scene, path, stored, lane):
-    """The server postpones the job, and the storage keeps the string unchanged."""
+    """The server postpones the job, and the storage does not change the string that describes the limits."""
     newer = scene.add()
     ids = [newer, scene.add(), *scene.add_limited(2, "gpu")]
     write(path, "UPDATE firelock_jobs SET admission_json = ?, lane = ? WHERE id = ?", stored, lane, newer)
@@ -103,7 +103,10 @@ def test_job_with_limits_of_a_newer_release_is_claimed(scene, path, stored, lane
 
 
 def test_rows_of_idle_keys_are_forgotten(scene, path):
-    """A key without holders and without a used rate loses its row within an hour; other keys keep theirs."""
+    """If a key has no running jobs and its whole rate is available, its row is deleted within an hour.
+
+    Other keys keep their rows.
+    """
     scene.set_limit("used", concurrent=1)
     scene.set_limit("idle", concurrent=1)
     scene.set_limit("debt", rate=1, per=10 * HOUR * 1_000_000, burst=1)
@@ -125,7 +128,7 @@ def test_rows_of_idle_keys_are_forgotten(scene, path):
 
 
 def test_key_without_a_row_counts_its_holders(scene, path):
-    """If no row lists the holders, they are read from the jobs."""
+    """If no row lists the running jobs of a key, they are read from the table of jobs."""
     scene.set_limit("gpu", concurrent=2)
     holder = scene.begin()
     scene.add_limited(5, "gpu")
@@ -137,7 +140,7 @@ def test_key_without_a_row_counts_its_holders(scene, path):
 
 
 def test_unique_key_row_is_kept_as_long_as_its_job(scene, path):
-    """Upkeep removes the key of a pruned job. A job that can still be requeued keeps its key."""
+    """Upkeep deletes the key of a pruned job. A job that can still be requeued keeps its key."""
     first, second = (scene.add(admission=asks(unique=UniqueUse(f"shop.send {key}"))) for key in ("1", "2"))
     for job_id, expires_at in ((first, 1), (second, None)):
         scene.settle(deletes(job_id, at=scene.stamp(), expires_at=expires_at))
@@ -149,8 +152,8 @@ def test_unique_key_row_is_kept_as_long_as_its_job(scene, path):
     assert [("shop.send 2",)] == read(path, "SELECT key FROM firelock_unique_keys")
 
 
-def test_enqueue_waits_for_a_unique_key_of_an_open_transaction(scene, path):
-    """A caller's transaction that stored a job with a key and was rolled back leaves the key free."""
+def test_unique_key_of_a_rolled_back_transaction_is_free(scene, path):
+    """The transaction of a caller stored a job with this key before it was rolled back."""
     admission = asks(unique=UniqueUse("shop.send 7"))
     other = scene.new_job(admission_json=None)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -178,7 +181,7 @@ def test_last_call_moves_a_job_to_its_lane(scene, path):
 
 
 def test_limit_settings_are_stored_as_json(scene, path):
-    """A person can read a limit's settings with a prompt."""
+    """A person can therefore read the settings of a limit with a SQLite prompt."""
     scene.set_limit("gpu", concurrent=3)
 
     ((value,),) = read(path, "SELECT value FROM firelock_records WHERE kind = 'limit'")

@@ -30,7 +30,10 @@ def ended_parents(flow, number, *, child_of_all=False):
 
 @pytest.mark.parametrize("child_of_all", [False, True])
 def test_children_of_many_parents_are_released_together(flow, proxy, child_of_all):
-    """Children of many parents take as many round trips as those of one. Nothing is left to release."""
+    """The number of round trips does not depend on the number of parents.
+
+    After the release, no work is left.
+    """
     trips = []
     for number in (1, 1, FEW, FEW, FEW * FEW):  # the first ones prepare the statements
         children = ended_parents(flow, number, child_of_all=child_of_all)
@@ -44,7 +47,7 @@ def test_children_of_many_parents_are_released_together(flow, proxy, child_of_al
 
 
 def test_release_handles_more_parents_than_one_call(flow):
-    """One call releases the children of all parents."""
+    """One call of `release` handles the children of all parents."""
     children = ended_parents(flow, MANY)
 
     assert MANY == flow.storage.release(1_000)
@@ -54,9 +57,9 @@ def test_release_handles_more_parents_than_one_call(flow):
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 5])
 def test_release_checks_at_most_its_limit(flow, limit):
-    """A parent with several children is between parents with one child each.
+    """In this test, a parent with several children is between parents with one child each.
 
-    The next call continues at the right place.
+    The next call continues at the right position.
     """
     first, many, last = flow.add_many(3)
     parents = [first, *[many] * 4, last]
@@ -77,9 +80,9 @@ def test_release_checks_at_most_its_limit(flow, limit):
 
 
 def test_child_of_several_parents_is_deleted_by_the_first(flow):
-    """The child is deleted regardless of the other ends in the same release.
+    """The child is deleted regardless of the other parents in the same release.
 
-    Jobs that no longer wait for anything are enqueued.
+    Jobs that no longer wait for any parent are enqueued.
     """
     one, other, third = flow.add_many(3)
     waits = [
@@ -101,7 +104,7 @@ def test_child_of_several_parents_is_deleted_by_the_first(flow):
 
 @pytest.mark.parametrize("number", [1, 20])
 def test_called_jobs_take_one_round_trip(flow, proxy, number):
-    """Plain jobs need one round trip too. A repeated call stores none."""
+    """Plain jobs also need one round trip. A repeated call does not store any jobs."""
     caller = flow.run()
 
     def called():
@@ -120,7 +123,7 @@ def test_called_jobs_take_one_round_trip(flow, proxy, number):
 
 
 def test_read_of_one_job_takes_one_round_trip(flow, proxy):
-    """One query is its own snapshot."""
+    """A single query needs no transaction to read one snapshot."""
     job = flow.add()
     flow.storage.get([job])
     before = proxy.traffic
@@ -144,7 +147,7 @@ def before(monkeypatch, module, name, change):
 
 @pytest.mark.parametrize("verb", ["release", "prune"])
 def test_child_that_waits_for_something_else_by_now_is_not_deleted(flow, monkeypatch, verb):
-    """After the storage has read the edge, the child is requeued, runs, and waits for a signal."""
+    """After the storage has read the dependency, the child is requeued, runs, and waits for a signal."""
     parent = flow.run()
     child = flow.continuation(parent.id, on=On.SUCCEEDED)
     flow.settle(deletes(parent.id) if verb == "release" else fails(parent, expires_at=PAST))
@@ -165,7 +168,7 @@ def test_child_that_waits_for_something_else_by_now_is_not_deleted(flow, monkeyp
 def test_parent_whose_children_are_being_released_is_not_pruned(flow, monkeypatch):
     """After the storage has found the expired member, an operator deletes it, and its batch is reopened.
 
-    If the member were pruned then, it would count as active forever, and its batch would never end.
+    If the member were pruned at this point, it would count as active forever, and its batch would never end.
     """
     batch, (parent_id,) = flow.batch_of(1, keeps=(None, 0, 0))
     (parent,) = flow.running(flow.begin(), parent_id)

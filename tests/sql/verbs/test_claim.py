@@ -42,7 +42,10 @@ def row_of(id: str, queue: str) -> ReadyRow:
 
 
 def test_job_unlocked_before_claimed_ones_is_claimed_next():
-    """The job moves the others on by one place. The rows are remembered, so they are not read repeatedly."""
+    """Because of this job, the others are one position further back.
+
+    The rows that were read are remembered, so they are not read repeatedly.
+    """
     turns = QueueTurns()
     turns.served("b")
 
@@ -53,7 +56,7 @@ def test_job_unlocked_before_claimed_ones_is_claimed_next():
 
 
 def test_claim_returns_at_most_the_requested_jobs():
-    """Rows that are read again to find the next one are not taken twice."""
+    """If rows are read again to find the next job, they are not claimed twice."""
     turns = QueueTurns()
     turns.served("b")
 

@@ -33,7 +33,7 @@ def pages(scene, where, limit=10, **options):
 
 @pytest.mark.parametrize("where", [JobFilter(server="host:a"), JobFilter(State.ENQUEUED, server="host:a")])
 def test_search_for_a_page_is_bounded(crowd, where):
-    """The next page continues the search, so the first one can be empty and still have a cursor."""
+    """The next page continues the search, so even an empty first page can have a cursor."""
     found = pages(crowd, where, oldest_first=where.state is not None)
 
     assert 2 <= len(found) <= 4
@@ -41,7 +41,10 @@ def test_search_for_a_page_is_bounded(crowd, where):
 
 
 def test_rare_condition_is_found_with_one_page(crowd):
-    """If few jobs meet a condition, they are looked up: one page contains them and is the last."""
+    """If few jobs meet a condition, they are looked up.
+
+    One page contains all of them, so it has no next page.
+    """
     rare = crowd.add(task="rare", queue="seldom", tags=("odd",), recurring_id="nightly")
     filters = [
         JobFilter(task="rare"),
@@ -59,7 +62,7 @@ def test_rare_condition_is_found_with_one_page(crowd):
 
 
 def test_common_condition_is_read_in_order(crowd):
-    """If most jobs meet a condition, the first jobs that are read fill the page."""
+    """If most jobs meet a condition, the first jobs that are read are enough to fill the page."""
     assert SCANNED > RARE
 
     newest = crowd.storage.find(JobFilter(task="tasks.run", queue="default"), limit=10)
@@ -71,7 +74,7 @@ def test_common_condition_is_read_in_order(crowd):
 
 
 def test_pages_contain_every_job_once(crowd):
-    """Pages have no gaps and no repeated jobs, even if a page ended because it had read enough."""
+    """This is true even if a page ended because enough jobs had been read."""
     where = JobFilter(State.ENQUEUED, task="tasks.run")
     number = crowd.storage.counts().by_queue["default"][State.ENQUEUED]
 
@@ -91,9 +94,9 @@ def tagged(crowd):
 
 
 def test_common_tag_reads_only_its_own_jobs(crowd, tagged):
-    """The jobs of a tag are listed in order of creation.
+    """The jobs that have the tag are listed in order of creation.
 
-    Other jobs are not read, even if many were created before.
+    Other jobs are not read, even if many of them were created before.
     """
     heavy = crowd.add(tags=("eu",), task="ship.heavy", queue="parcels")
 
@@ -109,7 +112,7 @@ def test_common_tag_reads_only_its_own_jobs(crowd, tagged):
 
 
 def test_pages_of_a_common_tag_are_complete(crowd, tagged):
-    """Pages of a tag have no gaps and no repeated jobs, even within a time window."""
+    """The pages contain each job with this tag exactly once, even within a time window."""
     first = crowd.storage.find(JobFilter(tag="eu"), limit=1, oldest_first=True).jobs[0]
     where = JobFilter(tag="eu", task="ship", since=first.created_at)
 

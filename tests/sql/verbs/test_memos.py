@@ -31,9 +31,9 @@ def shown(flow, job_id):
 
 @pytest.mark.parametrize("early", [True, False])
 def test_signal_takes_one_round_trip(flow, proxy, early):
-    """It does not matter whether the job already waits.
+    """It does not matter whether the job already waits for the signal.
 
-    A repeated answer and a late one take one round trip too.
+    A repeated signal and a late one take one round trip too.
     """
     flow.send(waiting(flow), "approval")  # this prepares the statements
     flow.take(flow.begin("other"))
@@ -50,7 +50,7 @@ def test_signal_takes_one_round_trip(flow, proxy, early):
 
 
 def test_signal_on_the_fast_path_equals_one_on_the_slow_path(flow, server_database):
-    """A caller's transaction takes the slow path.
+    """A signal in a caller's transaction takes the slow path.
 
     The stored results are equal, and the counts are correct.
     """
@@ -67,7 +67,7 @@ def test_signal_on_the_fast_path_equals_one_on_the_slow_path(flow, server_databa
 
 
 def test_first_of_several_signals_resumes_the_job(flow):
-    """The job waits for the first answer. Waiting servers are notified."""
+    """The job resumes with the value of the first signal. Waiting servers are notified."""
     job = waiting(flow)
 
     results = flow.storage.remember([signal(job, "approval"), signal(job, "later")])
@@ -78,7 +78,7 @@ def test_first_of_several_signals_resumes_the_job(flow):
 
 
 def test_one_call_sends_signals_to_several_jobs(flow):
-    """One job waits, one will wait, one has ended and one is unknown."""
+    """One of the jobs waits, one will wait, one has ended and one is unknown."""
     over = flow.run()
     flow.settle(succeeds(over))
     asleep, running = waiting(flow), flow.run().id
@@ -92,7 +92,7 @@ def test_one_call_sends_signals_to_several_jobs(flow):
 
 
 def test_repeated_waits_keep_a_bounded_history(flow, server_database):
-    """The stored history does not grow with the number of answers, and the shown history is the same."""
+    """The stored history does not grow with the number of signals, and the displayed history is the same."""
     job = waiting(flow)
     flow.send(job, "approval")
     for number in range(COMPACT_FROM):

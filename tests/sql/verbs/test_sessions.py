@@ -30,7 +30,7 @@ def database(tmp_path):
 
 
 def test_sweep_after_a_wait_for_the_file_ends_no_session(database):
-    """While another writer held the file, renewals had to wait as well, so they must be stored first."""
+    """While another writer locked the file, renewals had to wait as well, so they must be stored first."""
     waited = database.write(lambda tx: mark_expired_dead(tx, "session", tx.now - SECOND))
     at_once = database.write(lambda tx: mark_expired_dead(tx, "session", tx.now))
 
@@ -39,7 +39,7 @@ def test_sweep_after_a_wait_for_the_file_ends_no_session(database):
 
 
 def test_end_of_a_session_does_not_read_arguments(tmp_path):
-    """A supervisor ends sessions of dead worker processes with hundreds of jobs.
+    """A supervisor ends the sessions of dead worker processes, which may have hundreds of jobs.
 
     It reads only ids and numbers.
     """

@@ -48,7 +48,7 @@ def shown(flow, job_id):
 
 @pytest.mark.parametrize("wait", WAITS)
 def test_suspension_takes_one_round_trip(flow, proxy, wait):
-    """After the memo's round trip, a second round trip checks the awaited condition and stores the wait."""
+    """After the round trip for the memo, one more checks the awaited condition and stores the wait."""
     flow.settle(wait(flow, flow.run()))  # this prepares the statements
     job = flow.run()
     suspension = wait(flow, job)
@@ -65,7 +65,7 @@ def test_suspension_takes_one_round_trip(flow, proxy, wait):
 
 @pytest.mark.parametrize("wait", WAITS)
 def test_memo_of_a_wait_takes_one_round_trip(flow, proxy, wait):
-    """The memo of a wait takes one round trip. Storing a called job takes one more, as for any job."""
+    """Storing a called job takes one more round trip, as for any job."""
     flow.settle(wait(flow, flow.run()))
     job = flow.run()
     before = proxy.traffic
@@ -76,7 +76,7 @@ def test_memo_of_a_wait_takes_one_round_trip(flow, proxy, wait):
 
 
 def test_suspensions_share_one_round_trip(flow, proxy):
-    """Any number of suspensions with any conditions share one round trip."""
+    """The number of suspensions and their conditions do not matter."""
     flow.settle(for_a_signal(flow, flow.run()))
     flow.add_many(8)
     jobs = flow.take(flow.begin())
@@ -92,7 +92,7 @@ def test_suspensions_share_one_round_trip(flow, proxy):
 
 
 def test_suspensions_of_one_call_are_decided_separately(flow):
-    """Each suspension is handled separately: one in ten already has its signal and is enqueued."""
+    """In this test, one of ten suspensions already has its signal, so its job is enqueued."""
     flow.add_many(MANY)
     jobs = flow.take(flow.begin(), MANY)
     suspensions = [for_a_signal(flow, job) for job in jobs]
@@ -108,7 +108,7 @@ def test_suspensions_of_one_call_are_decided_separately(flow):
 
 @pytest.mark.parametrize("wait", WAITS)
 def test_suspension_on_the_fast_path_equals_one_on_the_slow_path(flow, wait):
-    """A job that is in a call twice takes the slow path. The stored results are equal."""
+    """If a call contains a job twice, the job takes the slow path. The stored results are equal."""
     flow.add_many(2)
     one, other = flow.take(flow.begin())
     long, short = wait(flow, one), wait(flow, other)
@@ -123,7 +123,7 @@ def test_suspension_on_the_fast_path_equals_one_on_the_slow_path(flow, wait):
 def test_exchange_settles_suspensions_and_other_ends(flow):
     """Each kind is settled in its own way.
 
-    The results are in the order of the ends, and more jobs are claimed.
+    The results are in the order of the request, and more jobs are claimed.
     """
     flow.add_many(6)
     holder = flow.begin()
@@ -144,9 +144,9 @@ def test_exchange_settles_suspensions_and_other_ends(flow):
 
 
 def test_repeated_suspension_is_stored_once(flow):
-    """The reply to the suspension was lost.
+    """The reply to the first suspension was lost.
 
-    Still, the job waits for the called one only once, and has one line of history.
+    The job still waits for the called job only once, and the history has one line about it.
     """
     job = flow.run()
     suspension = for_a_job(flow, job)
