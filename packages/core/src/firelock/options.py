@@ -297,7 +297,7 @@ class TaskInfo:
     priority: int = attrs.field(default=0, converter=check_priority)
     retry: RetryPolicy = attrs.field(factory=Retry, converter=check_retry)
     timeout_seconds: float | None = attrs.field(default=None, converter=to_timeout_seconds)
-    keep_seconds: float | None = attrs.field(default=None, converter=to_keep_seconds)  # of succeeded jobs
+    keep_seconds: float | None = attrs.field(default=None, converter=to_keep_seconds)  # for succeeded jobs
     tags: tuple[str, ...] = attrs.field(default=(), converter=to_tags)  # tags that may contain {parameter}
     aliases: tuple[str, ...] = attrs.field(default=(), converter=to_aliases)
     executor: Executor = attrs.field(default=Executor.AUTO, converter=_to_executor)

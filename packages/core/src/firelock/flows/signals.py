@@ -156,7 +156,7 @@ class Signal(Generic[T]):
         if within is None:
             return await in_thread(self._send, job, payload, author, None)
         chosen = self._client.transaction(within)
-        run_sync = getattr(chosen, "run_sync", None)  # of an AsyncSession
+        run_sync = getattr(chosen, "run_sync", None)  # an AsyncSession has this method
         if run_sync is None:
             return self._send(job, payload, author, chosen)
         is_first: bool = await run_sync(lambda session: self._send(job, payload, author, session))

@@ -89,7 +89,7 @@ _NEARLY = 50_000  # micros; if a deadline is nearer than this, the run waits wit
 # If less than this is left of a resumed wait, by the estimated time, the storage's clock is read.
 _LATE_READ = 60 * SECOND
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
-_SLICE = 0.05  # seconds between two checks for a cancellation while a job waits in place
+_SLICE = 0.05  # seconds between two checks for a cancellation while a waiting job keeps its worker
 
 _inside: ContextVar[tuple[object, str] | None] = ContextVar("firelock_step", default=None)
 

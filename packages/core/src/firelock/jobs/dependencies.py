@@ -27,7 +27,7 @@ _ENDS = {On.FAILED: "failed", On.DELETED: "been deleted", On.FINISHED: "ended"}
 class Dependencies:
     """The relations of a new job to other jobs; most jobs have none."""
 
-    edges: Mapping[str, Edge] = attrs.Factory(dict)  # keyed by the id of the job that it waits for
+    edges: Mapping[str, Edge] = attrs.Factory(dict)  # dependencies by the id of the job that it waits for
     inputs: tuple[Input, ...] = ()
     batch_id: str | None = None
     caller_id: str | None = None

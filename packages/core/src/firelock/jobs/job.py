@@ -195,8 +195,8 @@ class Job(Generic[R]):
 
         It is None if the job has no deadline, or if it runs again.
 
-        If the deadline is a duration that begins when the job becomes enqueued, it is known only after that,
-        as last read.
+        If the deadline is a duration that begins when the job becomes enqueued, it is known only if the job
+        was already enqueued at the last read.
         """
         admission, record = self._record.admission, self._record
         if admission is None or self.attempt + self.retries + getattr(record, "crashes", 0) > 1:

@@ -294,7 +294,7 @@ class KeyUsage:
     is_exact: bool = (
         False  # whether the jobs were read; otherwise some listed jobs may no longer hold the key
     )
-    confirmed_running: int = 0  # without planned starts
+    confirmed_running: int = 0  # like `running`, but without planned starts
     confirmed_next_arrival_at: float = 0.0
     has_strict: bool = False  # whether a strict job is listed
 

@@ -29,7 +29,7 @@ _HISTORY_HEAD = HISTORY_LIMIT // 2
 _SECOND = 1_000_000
 _UNKNOWN_FIRST, _UNKNOWN_LONGEST = 15 * _SECOND, 300 * _SECOND
 
-_OF_A_BATCH = (State.AWAITING, State.SUCCEEDED, State.FAILED)  # for batches only: changed hold, completion
+_OF_A_BATCH = (State.AWAITING, State.SUCCEEDED, State.FAILED)  # when a batch's hold changes or the batch ends
 
 # The permitted next states of each state. They are an independent check of the functions below and of the
 # histories that storages write.

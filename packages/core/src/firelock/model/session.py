@@ -116,7 +116,7 @@ class LostClaim:
     """A claim that a worker process believed it held, and the stored values of its job."""
 
     held: HeldClaim  # the claim as the worker process reported it
-    state: State | None = None  # None if the job is not stored
+    state: State | None = None  # the job's state; None if the job is not stored
     fence: int = 0  # the fence of the job's latest claim
     has_tail: bool = False  # whether a session may still be running it: see `Standing.is_stopping`
 

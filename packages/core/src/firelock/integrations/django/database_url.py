@@ -83,7 +83,7 @@ def alias_of_url(url: str) -> str | None:
 def _is_database_of(alias: str, url: str) -> bool:
     try:
         own = url_of_database(alias)
-    except (ConfigurationError, ImproperlyConfigured):  # unsupported, or its driver is missing
+    except (ConfigurationError, ImproperlyConfigured):  # the database is unsupported, or a driver is missing
         return False
     return not own.startswith("memory:") and _place(own) == _place(url)
 

@@ -30,7 +30,7 @@ class DjangoPlugin:
 
     @hookimpl
     def job_transaction(self, storage: Storage, within: object | None) -> OpenTransaction | None:
-        """Return Django's transaction that new jobs join: the named one, or the one in their database."""
+        """Return the Django transaction that new jobs join: the named one, or the one in their database."""
         if within is None:
             return surrounding_transaction(self.database, storage)
         return named_transaction(within)

@@ -45,7 +45,7 @@ def _to_backoff(value: object) -> Backoff | timedelta | str | None:
     if value is None or callable(value):
         return value
     if isinstance(value, str) and "." in value:
-        return value  # imported at the first use, because tasks can be in the same module
+        return value  # imported at first use, because tasks can be in the same module
     try:
         return Retry.fixed(value).waits[0]  # type: ignore[arg-type]  # fixed() checks the type
     except ConfigurationError as error:
