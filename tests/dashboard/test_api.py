@@ -45,7 +45,7 @@ def test_job_list_is_filtered_and_paged(client, fire, send):
 def test_job_is_returned_with_all_details(client, send):
     """The response contains all details that the job's page shows.
 
-    An unknown id is a 404 with a JSON error.
+    For an unknown id, it is a 404 with a JSON error.
     """
     job = send.using(meta={"tenant": "acme", "api_key": "hunter2"}).enqueue(7, note="hello")
 
@@ -137,7 +137,7 @@ def test_operation_is_started_followed_and_cancelled(client, dashboard, fire, se
 
 
 def test_queues_definitions_and_servers_are_changed(client, fire, send):
-    """An unknown id is a 404."""
+    """For an unknown id, the response is a 404."""
     send.recur("nightly", "0 2 * * *", 1)
 
     assert client.act("/api/queues/pause", {"queue": "mail", "note": "why"}).json()["is_paused"]

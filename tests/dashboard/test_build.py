@@ -94,7 +94,7 @@ def calls(tmp_path):
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=["package", "tests"])
 def test_lock_contains_hashes_but_no_urls(folder):
-    """The lock file pins every package to one version and a SHA-512, and does not depend on a registry."""
+    """The lock file pins each package to one version and a SHA-512, and names no particular registry."""
     wanted = json.loads((folder / "package.json").read_text())["dependencies"]
     text = (folder / "package-lock.json").read_text()
     packages = {name: entry for name, entry in json.loads(text)["packages"].items() if name}
@@ -128,7 +128,10 @@ def test_existing_files_need_no_npm(hook, programs):
     "case", ["no folder", "no stamp", "a file less", "another file", "a file more", "lock"]
 )
 def test_mismatched_files_are_rebuilt(build, hook, modules, tmp_path, case):
-    """All files are rebuilt if one is missing, changed or left over, or if the lock file differs."""
+    """All files are rebuilt if one is missing, changed or left over, or if the lock file differs.
+
+    npm is called only once.
+    """
     package = Path(hook.root)
     vendor = package / build.VENDOR
     match case:

@@ -271,7 +271,7 @@ def test_health_without_a_port_explains_how_to_set_one(run, folder):
 
 
 def test_project_file_sets_the_probe_port(run, folder):
-    """Both the command and the server read the setting in [tool.firelock]."""
+    """The command and the server read the same setting in [tool.firelock]."""
     port = free_port()
     (folder / "pyproject.toml").write_text(
         f'[tool.firelock]\nprobe_port = {port}\nprobe_host = "127.0.0.1"\n'

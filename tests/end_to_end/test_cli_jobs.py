@@ -156,7 +156,7 @@ def test_list_shows_reasons_and_holders(command, app):
 
 
 def test_deleted_job_is_shown_as_stopping_while_it_runs(command, app):
-    """Both commands name the server whose run has not ended."""
+    """The list and the details name the server whose run has not ended."""
     running = app.add.enqueue(1)
     holder = begin_session(app)
     claimed = claim(app, holder)

@@ -130,7 +130,7 @@ def test_process_of_a_suspect_imports_the_app_module_and_not_the_script(folder, 
 
 
 def test_job_process_imports_the_module_of_the_task(folder, run):
-    """This is the module in which the task is registered."""
+    """The process imports the module in which the task is registered."""
     (folder / "mail.py").write_text("from shop import fire\n" + TASK_OF_THE_SCRIPT)
 
     ended = run(

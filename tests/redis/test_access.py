@@ -107,7 +107,7 @@ def test_every_call_of_a_script_has_a_literal_command():
 
 
 def test_recipe_has_exactly_the_used_commands(server):
-    """These are the commands that the scripts, the Python code and the driver use."""
+    """The scripts, the Python code and the driver use exactly these commands."""
     commands = {str(one[0]).lower() for one in server.call("COMMAND")}
 
     assert called_by_scripts() | called_by_python(commands) | DRIVER == allowed()

@@ -70,7 +70,7 @@ def test_idle_claim_skips_other_and_paused_queues(app, other):
 
 
 def test_idle_claim_returns_the_next_due_time(app, other):
-    """With this time, the server can claim the job when it becomes due."""
+    """Knowing this time, the server can claim the job when it becomes due."""
     claim_nothing(app, None)
     assert claim(app, None).next_due_at is None
     claim_nothing(app, None)

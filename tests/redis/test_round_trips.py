@@ -46,7 +46,7 @@ def observer(server, counted):
 
 
 def test_enqueue_takes_one_round_trip(counted, proxy):
-    """This is also true for a job with options."""
+    """A job with options takes one round trip as well."""
     with proxy.measure() as measure:
         for number in range(FEW):
             counted.noop.enqueue(number)

@@ -222,7 +222,7 @@ def instruction(name, *, of=""):
 
 
 def test_image_has_an_entry_point_and_a_health_check():
-    """Both are commands of firelock, and the user is not root."""
+    """The entry point and the health check are commands of firelock, and the user is not root."""
     health = json.loads(instruction("HEALTHCHECK").partition("CMD ")[2])
 
     assert json.loads(instruction("ENTRYPOINT")) == ["firelock"] == health[:1]

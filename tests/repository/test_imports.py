@@ -76,7 +76,7 @@ def is_pure(module):
 
 
 def test_import_contracts_are_kept():
-    """These are the contracts of [tool.importlinter].
+    """The contracts are in [tool.importlinter].
 
     The check runs in a subprocess, because it silences loggers.
     """

@@ -193,7 +193,7 @@ def declared_entries():
 
 
 def test_wheel_has_every_file_of_its_package(folder, built):
-    """These are all modules, scripts, templates, static files, texts, icons and py.typed.
+    """All modules, scripts, templates, static files, texts, icons and py.typed are in the wheel.
 
     The only other files are metadata.
     """

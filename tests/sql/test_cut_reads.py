@@ -107,7 +107,7 @@ def test_second_lost_reply_of_a_read_is_reported(proxy, storage):
 
 
 def test_pool_of_dead_connections_is_replaced(server_database, storage):
-    """After a restart of the server, all of the pool's connections are dead."""
+    """After a restart of the server, no connection in the pool works."""
     use_several(storage)
     server_database.end_connections()
 

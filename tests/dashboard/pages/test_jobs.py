@@ -283,7 +283,7 @@ def all_pages(client, address):
 
 
 def test_every_job_is_on_exactly_one_page(client, send):
-    """This is true in either order. A search continues in the middle of a storage page."""
+    """No job is missing or repeated, in either order. A search continues in the middle of a storage page."""
     made = [send.enqueue(number, note="odd" if number % 2 else "even").id for number in range(120)]
 
     assert made[::-1] == all_pages(client, "/jobs?limit=25")
@@ -431,7 +431,7 @@ def test_scheduled_jobs_are_listed_by_due_time(client, due):
 
 
 def test_pages_by_due_time_show_each_job_once(fire, client, send):
-    """This is true even if jobs have the same due time, or if a filter must be tested for each job."""
+    """Jobs may have the same due time, and a filter may have to be tested for each job."""
     at = datetime.now(UTC) + timedelta(hours=1)
     ids = [send.schedule(at + timedelta(minutes=number // 7), number, note="x").id for number in range(60)]
 

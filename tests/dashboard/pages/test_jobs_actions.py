@@ -92,7 +92,7 @@ def test_running_job_is_cancelled_by_delete(client, fire, send):
 
 
 def test_delete_is_undone(client, fire, failed, send):
-    """The response contains a form that restores the deleted jobs, except those that lost something.
+    """The response contains a form that restores the deleted jobs, except those that cannot be restored.
 
     The audit contains both actions.
     """

@@ -67,7 +67,7 @@ def test_retries_are_counted_up_to_a_hundred(client, dashboard, retrying):
 
 
 def test_overview_requests_navigation_and_tiles_from_one_url(client):
-    """One response contains both parts, so they show numbers from the same reading."""
+    """One response contains the navigation and the tiles, so both show the same reading."""
     page = client.get("/").text
 
     assert nav_of(page) is None

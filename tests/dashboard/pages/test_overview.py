@@ -78,7 +78,7 @@ def test_instructions_page_reports_the_first_job(client, task):
 
 
 def test_overview_shows_counts_queues_tasks_and_failures(client, fire, task):
-    """The tiles and tables show the waiting, ended and failed jobs, each with a link."""
+    """The tiles and tables show the waiting, ended and failed jobs and link to them."""
     task.enqueue_many([(n,) for n in range(12)])
     serve(fire)
     ended(fire, count=30)
@@ -114,7 +114,7 @@ def test_jobs_beyond_the_number_of_workers_are_shown_without_a_total(client, fir
 
 
 def test_deleted_jobs_that_still_run_are_counted_with_workers(client, fire, task):
-    """Their number is shown next to the number of processing jobs."""
+    """The number of such jobs is shown next to the number of processing jobs."""
     task.enqueue_many([(1,), (2,), (3,)])
     serve(fire)
     claimed = fire.storage.claim(ClaimRequest(["mail"], 3, "s", fire.client.clock.now())).jobs

@@ -222,7 +222,7 @@ def test_first_jobs_with_limits_are_in_order_of_their_turns(client, fire, mail):
 
 
 def test_pause_is_shown_with_author_time_and_note(fire, client, mail):
-    """The list and the queue's page show who paused the queue, when, and the note."""
+    """The list and the queue's page show who paused the queue and when, and the note."""
     mail.enqueue(1)
 
     answer = client.post("/queues/pause", {"queue": "mail", "note": "provider is down", "back": "/queues"})

@@ -77,7 +77,10 @@ def actions(fire):
     ],
 )
 def test_displayed_schedule_is_parsed_to_the_same_schedule(text, schedule):
-    """This is true for cron expressions with a time zone and for intervals."""
+    """A schedule is a cron expression in a time zone, or an interval.
+
+    Either kind is displayed in a form that can be parsed.
+    """
     assert schedule == read_schedule(text, "Europe/Istanbul")
     assert schedule == read_schedule(schedule_text(schedule), "Europe/Istanbul")
 

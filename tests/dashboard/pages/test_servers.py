@@ -388,7 +388,7 @@ def test_worker_process_without_other_jobs_is_ended(client, serving):
 
 
 def test_worker_process_that_has_ended_is_not_found(fire, client, serving):
-    """The response is an error, and no order is stored."""
+    """The response is a 404, and no order is stored."""
     session = serving("web-1", server="a")
     fire.storage.end_session(session, (), reason="stopped")
 

@@ -55,7 +55,7 @@ def test_task_list_describes_each_task(client, order):
 
 
 def test_task_list_shows_running_jobs(client, fire, order):
-    """Even before the first run has ended, the row shows the number of running jobs and the last run."""
+    """Although no run has ended, the row shows the number of running jobs and the time of the last run."""
     order.enqueue_many([(1,), (2,), (3,)])
     now = fire.storage.clock()
     fire.storage.begin_session(NewSession("s", "server", "worker-1", "host", 1, now, 30.0, 10, "*"))
@@ -132,7 +132,7 @@ def test_task_page_shows_signature_tags_and_jobs(client, order):
 
 
 def test_unknown_task_is_not_found(client):
-    """If a task is not registered and no job names it, its page and its form are 404s."""
+    """If a task is not registered and no job names it, requests for its page and its form get a 404."""
     answer = client.get("/tasks/view?name=nobody.knows")
 
     assert 404 == answer.status
@@ -324,7 +324,7 @@ def test_run_again_requires_view_args(fire, order):
 
 
 def test_priority_zero_is_kept(client, fire):
-    """Only an empty field means the priority of the task."""
+    """Only an empty field selects the default priority of the task."""
 
     @fire.task(name="shop.urgent", priority=9)
     def urgent() -> None: ...

@@ -294,7 +294,7 @@ def test_auth_may_refuse_by_raising(visit, caplog, error, status):
 
 
 def test_visitor_name_is_shown_and_audited(app, visit):
-    """The name is that of the Access. If the Access has no name, the visitor's address is used."""
+    """The name comes from the Access object. If this object has no name, the visitor's address is used."""
     visit(lambda _request: Access(LEVELS["operate"], "ada")).post("/queues/pause", {"queue": "named"})
     visit(lambda _request: "operate").post("/queues/pause", {"queue": "unnamed"})
     names = {entry.target: entry.by for entry in app.audit.list()}
@@ -378,7 +378,7 @@ def test_invalid_credentials_get_a_password_challenge(sent):
 
 
 def test_only_correct_passwords_are_cached():
-    """A correct password is recognized the next time without hashing. Other passwords are not."""
+    """A correct password is recognized the next time without hashing. Any other password must be hashed."""
     auth = basic_auth({"bob": hash_password("right")})
     granted(auth, request(basic("bob", "right")))
 

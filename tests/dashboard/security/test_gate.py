@@ -137,7 +137,10 @@ def test_foreign_peer_is_refused_without_auth(visit, peer):
 )  # fmt: skip
 @pytest.mark.parametrize("value", ["/127.0.0.1", ""])
 def test_forwarded_request_is_refused_without_auth(visit, header, value):
-    """All requests through a proxy seem to come from this machine, so one forwarding header is enough."""
+    """All requests through a proxy seem to come from this machine.
+
+    One forwarding header is enough to refuse them.
+    """
     answer = visit(trusts_proxy=True).get("/queues", headers={header: value})
 
     assert 403 == answer.status

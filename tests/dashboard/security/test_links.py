@@ -361,7 +361,7 @@ def test_link_requires_a_valid_url(dashboard, at):
 
 
 def test_storage_contains_only_hashes_of_tokens(fire, dashboard):
-    """Nothing in the storage or in a backup of it grants access to its reader."""
+    """A person who reads the storage or a backup finds nothing that grants access."""
     token = token_of(dashboard.link(HERE))
     session = dashboard.links.exchange(token)
 
@@ -382,9 +382,9 @@ def test_links_and_sessions_are_shared_by_all_processes(tmp_path):
 
 
 def test_number_of_links_and_sessions_is_bounded(fire, dashboard):
-    """If there are more than a hundred, the oldest are deleted.
+    """If there are more than a hundred links or sessions, the oldest ones are deleted.
 
-    Expired ones are deleted when the next one is created.
+    Expired ones are deleted when a new one is created.
     """
     first = session_of(dashboard)
     for _ in range(120):

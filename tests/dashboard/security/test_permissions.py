@@ -150,7 +150,7 @@ def test_method_override_headers_are_ignored(opened, path):
 
 
 def test_unsafe_cross_origin_requests_are_refused_everywhere(opened):
-    """They are refused for every visitor, and whether or not the URL exists."""
+    """Such a request is refused for every visitor, whether or not its URL exists."""
     statuses = {
         ask_cell(opened, path, ("POST", who, origin))
         for path in (*PATHS, "/nothing", "/live", "/static/firelock.css")

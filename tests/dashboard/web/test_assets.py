@@ -264,7 +264,7 @@ def test_preferred_encoding_is_chosen(accepted, expected):
     ],
 )
 def test_path_outside_the_table_is_not_found(folder, path):
-    """This includes paths with `..`, other spellings of a path, and names without their hash."""
+    """Paths with `..`, other spellings of a path, and names without their hash are not in the table."""
     answer = Assets(folder).response(path, Headers())
 
     assert 404 == answer.status_code
@@ -293,7 +293,7 @@ def weight(names):
 
 
 def test_size_of_scripts_is_bounded():
-    """The scripts have at most 40 KiB over the network, or 65 KiB with the charts that some pages load."""
+    """The scripts take at most 40 KiB over the network, or 65 KiB with the charts that some pages load."""
     scripts = sources(".js")
     charts = {name for name in scripts if "uPlot" in name}
 
@@ -303,7 +303,7 @@ def test_size_of_scripts_is_bounded():
 
 
 def test_size_of_styles_is_bounded():
-    """The styles have at most 14 KiB over the network."""
+    """The styles take at most 14 KiB over the network."""
     assert weight(sources(".css")) <= 14 * 1024
 
 

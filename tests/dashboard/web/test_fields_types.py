@@ -351,10 +351,7 @@ def as_json(route, name, value):
     ],
 )
 def test_same_request_with_valid_values_succeeds(route, as_what):
-    """This shows that only the wrong values cause the errors above.
-
-    Actions are sent as a form and as JSON.
-    """
+    """This shows that only the wrong values cause the errors above. Actions are sent as forms and as JSON."""
     scene = open_shop("memory://")
     path, good = scene.request(route)
     query, body = split(route, good)

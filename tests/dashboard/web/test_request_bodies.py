@@ -84,7 +84,7 @@ def test_compressed_body_is_refused(client, fire, coding):
     ],
 )  # fmt: skip
 def test_other_content_types_are_refused(client, fire, kind, body):
-    """This includes types that another site's page may send without a preflight request, such as text/plain.
+    """Another site's page may send some of these types, such as text/plain, without a preflight request.
 
     The error names the accepted type.
     """
@@ -204,7 +204,7 @@ def test_compressed_response_has_a_random_length(client):
 
 
 def test_small_responses_and_files_are_not_compressed(client):
-    """These are responses that fit in one packet, downloads, and files that the build has compressed."""
+    """Responses of one packet, downloads, and files that the build has compressed are sent unchanged."""
     headers = {"accept-encoding": "gzip", "sec-fetch-site": "same-origin"}
 
     assert packed_length(client.get("/api/jobs/counts", headers=headers)) is None

@@ -429,7 +429,7 @@ def test_recurring_job_is_run_now(visitor, stocked):
 
 @acts("/recurring/pause", "/recurring/resume")
 def test_recurring_job_is_paused_and_resumed(visitor, stocked):
-    """Both actions are available in the list."""
+    """The list of recurring jobs offers both actions."""
     row = visitor.go("/recurring").page.locator("tr", has_text="hand-made")
 
     visitor.press("Pause", visitor.open_menu(row)).shows_result("hand-made paused")

@@ -22,7 +22,7 @@ def weight(response):
 
 @pytest.mark.parametrize("address", list(LIGHT))
 def test_first_page_is_small(shop, open_context, address):
-    """With an empty cache, the overview has at most 72 kB compressed and a list of jobs at most 51 kB."""
+    """With an empty cache, the overview takes at most 72 kB compressed, and a list of jobs at most 51 kB."""
     page = open_context(shop).new_page()
     responses = []
     # a lambda, because Playwright sets an attribute on the handler

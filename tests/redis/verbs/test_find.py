@@ -138,7 +138,7 @@ def test_jobs_of_one_time_are_ordered_by_bytes_of_their_ids(scene):
 
 @alone_and_parted
 def test_pages_merge_jobs_of_many_queues(scene):
-    """This is true even if there are more queues than one script reads."""
+    """There may be more queues than one script reads."""
     known = [scene.add(queue=f"queue{place % 70}", created_at=STAMP + place // 3) for place in range(140)]
     jobs = scene.storage.get(known)
 

@@ -191,7 +191,7 @@ def test_job_that_expires_later_this_minute_is_checked_once(scene, server):
 
 
 def test_job_requeued_before_its_expiry_is_not_pruned(scene):
-    """This is true even if the job was already listed separately for its expiry time."""
+    """The job may already have been listed separately for its expiry time."""
     scene.advance(60 - scene.now() % MINUTE / SECOND)
     job_id = scene.settle(deletes(scene.add(), expires_at=scene.now() + 40 * SECOND))
     scene.storage.prune(10)

@@ -97,7 +97,7 @@ class AsyncCallers:
 
     @pytest.mark.parametrize("is_committed", [True, False], ids=["commit", "rollback"])
     def test_every_method_that_creates_jobs_follows_an_async_session(self, fire, task, opened, is_committed):
-        """This includes jobs with any relation to other jobs of the session.
+        """Jobs may have any relation to other jobs of the session.
 
         A job outside the session cannot wait for a job in it.
         """

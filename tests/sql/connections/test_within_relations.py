@@ -218,7 +218,7 @@ class Relations:
         assert shop.stored() == 2 * len(OF_A_PARENT)
 
     def test_job_cannot_wait_for_one_that_was_rolled_back(self, shop):
-        """This is true in the next transaction and outside of transactions."""
+        """Calls in the next transaction and calls outside of transactions are refused."""
         outside, inside = {}, {}
 
         for form in OF_A_PARENT:

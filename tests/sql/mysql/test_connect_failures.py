@@ -44,7 +44,7 @@ def test_error_number_has_one_meaning(number, meaning):
 
 
 def test_errors_of_asyncmy_are_classified_like_those_of_pymysql():
-    """Their classes are different, but both contain the error numbers of the server."""
+    """The error classes of the drivers are different, but both contain the error numbers of the server."""
     failure = read_failure(asyncmy.errors.OperationalError(1205, "Lock wait timeout exceeded"))
 
     assert (failure.meaning, failure.text) == (

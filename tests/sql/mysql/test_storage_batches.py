@@ -278,7 +278,7 @@ def test_jobs_with_memos_end_without_a_read(scene, holder, proxy):
 
 
 def test_recall_takes_one_round_trip(scene, holder, proxy):
-    """This round trip checks the session and the fence, and reads all memos in one snapshot."""
+    """The round trip checks the session and the fence, and reads all memos in one snapshot."""
     running = scene.run(holder)
     scene.storage.remember([remembers(running, name) for name in "ba"])
     before = proxy.traffic

@@ -56,7 +56,7 @@ AWKWARD = ["'", '"', "\\", "%s", "%", ";", "", " ", "é\n", "\N{SKULL}", "@x", "
 @pytest.mark.parametrize("text", AWKWARD)
 @pytest.mark.parametrize("is_alike", [True, False], ids=["alike", "each its own"])
 def test_any_string_is_stored_unchanged(scene, holder, text, is_alike):
-    """This includes values that are sent once for all jobs and values that are sent for each job.
+    """Some values are sent once for all jobs, and others are sent for each job.
 
     No character ends the string early, and no string is stored as NULL.
     """

@@ -80,7 +80,7 @@ async def enqueue_on_two(task, database, **arguments):
 
 
 def test_prepared_statements_are_not_used_on_another_server_process(fire, task, pgbouncer):
-    """This is true for an engine that is created with the arguments in docs/sql.md."""
+    """The engine of this test is created with the arguments in docs/sql.md."""
     asyncio.run(enqueue_on_two(task, pgbouncer, **ADVISED))
 
     assert {State.ENQUEUED: 2} == fire.storage.counts().by_state

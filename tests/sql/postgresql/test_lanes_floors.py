@@ -44,7 +44,7 @@ def test_lane_is_claimed_by_priority_and_age(scene, behind, queues):
 
 @pytest.mark.parametrize("queues", [["default"], None])
 def test_other_lanes_are_found_before_and_after_a_deep_one(scene, behind, queues):
-    """This is true even after the deep lane is empty."""
+    """The other lanes are found even after the deep lane is empty."""
     wanted = {job for key in ("a", "m", "z") for job in scene.add_limited(1, key)}
     assert wanted == set(scene.claim_ids(behind, 10, queues=queues))
 

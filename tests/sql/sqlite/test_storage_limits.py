@@ -168,7 +168,10 @@ def test_unique_key_of_a_rolled_back_transaction_is_free(scene, path):
 
 
 def test_last_call_moves_a_job_to_its_lane(scene, path):
-    """The row has the arguments and limits of the last call, and the list by tag has its tags."""
+    """The row has the arguments and limits of the last call.
+
+    A search by tag finds the job by the call's tags.
+    """
     use = UniqueUse("shop.index 7", keeps_last=True)
     job_id = scene.add(admission=asks("gpu", unique=use), tags=("old", "both"))
 

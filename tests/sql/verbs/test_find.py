@@ -74,7 +74,7 @@ def test_common_condition_is_read_in_order(crowd):
 
 
 def test_pages_contain_every_job_once(crowd):
-    """This is true even if a page ended because enough jobs had been read."""
+    """Pages have no gaps and no repeated jobs, even if a page ended because enough jobs had been read."""
     where = JobFilter(State.ENQUEUED, task="tasks.run")
     number = crowd.storage.counts().by_queue["default"][State.ENQUEUED]
 

@@ -428,7 +428,7 @@ def test_job_with_limits_of_a_newer_release_is_claimed(scene, server, stored):
 
 
 def test_wait_is_notified_of_jobs_in_lanes(scene):
-    """This is true even if the server has not made a claim before."""
+    """A server is notified even if it waits without an earlier claim."""
     scene.add_limited(1, "a")
 
     assert all(scene.storage.wait(queues, 30) for queues in (None, ["default"]))

@@ -168,7 +168,7 @@ def test_refused_duplicate_stores_no_job_of_the_batch(scene):
 
 
 def test_unique_call_takes_one_round_trip(server):
-    """This round trip stores the job or returns the duplicate."""
+    """The round trip stores the job or returns the duplicate."""
     server.empty()
     with CountingProxy(server) as proxy, scene_at(proxy.url()) as scene:
         scene.add(admission=asks(unique=UniqueUse("tasks.run warm")))
