@@ -325,7 +325,7 @@ def test_failures_are_limited(command, causes, words, fingerprints, is_cut):
 
 
 def test_muted_cause_is_marked(command, app, causes):
-    """Causes are muted on the dashboard. Its banners and the findings then no longer mention them."""
+    """Causes are muted on the dashboard. Its banners and the findings do not mention muted causes."""
     app.storage.put_record("cause", "f2", json.dumps({"mute": {"until": None}}))
 
     _, first, second = command("failures").out.splitlines()

@@ -656,7 +656,7 @@ def test_version_lists_installed_packages(run, monkeypatch, tmp_path):
 
 
 def test_version_lists_the_packages_of_plugins(run, install):
-    """For support requests, the versions of these packages are needed."""
+    """The versions of these packages are needed for support requests."""
     install("sweeper", SWEEPER)
 
     text, answer = run("version"), run("version --json")

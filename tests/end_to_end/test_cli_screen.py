@@ -40,7 +40,7 @@ def test_output_to_a_terminal_has_colours(terminal):
 
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
 def test_colours_can_be_disabled(terminal, monkeypatch, name, value):
-    """The output has no colours if NO_COLOR is set or the terminal is a dumb one."""
+    """The output has no colours if NO_COLOR is set or the terminal is dumb."""
     monkeypatch.setenv(name, value)
 
     Screen(out=terminal).table((Column("STATE"),), [[state_cell("failed")]])

@@ -282,7 +282,7 @@ def test_program_in_a_package_runs_its_own_tasks(folder, run):
 def test_script_without_a_main_guard_fails_its_first_job(folder, run):
     """The script's first job fails with an error that explains the fix.
 
-    The top level of the script has run a second time, but not more often.
+    The top level of the script runs only one more time.
     """
     ended = run(
         COUNT + APP + "job = apart.enqueue()\nwith fire.server(workers=1):\n"

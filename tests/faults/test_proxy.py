@@ -117,7 +117,7 @@ def test_reply_is_cut_after_some_bytes(connect, proxy):
 
 
 def test_black_hole_holds_data_until_it_is_healed(connect, proxy, server):
-    """No data passes and no connection ends until then. After that, all delayed data arrives."""
+    """Until then, no data passes and no connection ends. After that, all delayed data arrives."""
     client = connect()
     send(client, "one")
     proxy.black_hole()

@@ -72,7 +72,7 @@ with Firelock(storage) as fire:
 
 
 def test_verbs_do_not_open_files_of_the_package(server):
-    """Verbs work even after an upgrade under a running process, and if no file descriptor is free."""
+    """Verbs work even after an upgrade under a running process, and even without a free file descriptor."""
     server.empty()
 
     done = subprocess.run(

@@ -232,7 +232,7 @@ def test_image_has_an_entry_point_and_a_health_check():
 
 
 def test_files_copied_into_the_image_exist():
-    """The only exception is the wheels, which `make wheels` builds."""
+    """The wheels are an exception, because `make wheels` builds them."""
     sources = [rest.split()[0] for name, rest in instructions() if name == "COPY"]
 
     assert "dist/" in sources

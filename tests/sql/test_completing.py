@@ -241,7 +241,7 @@ class Completing:
     def test_task_that_returns_after_its_commit_is_counted_once(self, bench, executor):
         """A task that ended before its server's comparison is counted once too.
 
-        When the task returns, the server sends the stored result again.
+        When the task returns, its result only repeats the stored one.
         """
         bench.open_gate()
         job = bench.task(executor).enqueue("commit")

@@ -118,7 +118,7 @@ def test_related_jobs_join_transactions_of_mysql(mariadb, tmp_path):
 @pytest.mark.heavy("Django's own runner of tests")
 @pytest.mark.parametrize("more", [(), ("--parallel", "2")])
 def test_jobs_of_tests_are_in_the_test_database_of_postgresql(postgresql, more):
-    """As with a SQLite file, this is also true for the processes of parallel tests."""
+    """As with a SQLite file, this includes the jobs of processes that run parallel tests."""
     database = django_database("postgresql", postgresql.engine_url())
     with psycopg.connect(postgresql.socket_url(), autocommit=True) as admin:
         admin.execute(f"ALTER ROLE {database['USER']} CREATEDB")

@@ -101,7 +101,7 @@ def _folder_of(process: Path) -> str | None:
 
 
 def test_missing_required_server_fails_the_tests(monkeypatch):
-    """If CI=true is set, a missing wheel does not just skip the tests."""
+    """If CI=true is set, a missing wheel makes the tests fail instead of skipping them."""
     monkeypatch.setenv("CI", "true")
     monkeypatch.setattr("tests.sql.servers.programs._folder_of_the_wheel", lambda: None)
     monkeypatch.setattr("tests.sql.servers.programs._has_a_wheel", lambda: True)

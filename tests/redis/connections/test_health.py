@@ -219,7 +219,7 @@ EVICTING = "maxmemory-policy is allkeys-lfu: the server deletes jobs or locks wh
 
 @pytest.mark.parametrize("fields", [{}, {"used_memory": 899}, {"connected_slaves": 2}])
 def test_healthy_server_has_no_findings(fields):
-    """A healthy server has an append-only file, a memory limit, a tenth of it free, and all replicas."""
+    """The server has an append-only file, a memory limit, a tenth of it free, and all required replicas."""
     assert [] == found(fields, options=REPLICATED if fields.get("connected_slaves") else "")
 
 

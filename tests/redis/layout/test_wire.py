@@ -54,7 +54,7 @@ def test_unknown_field_is_refused(named):
 
 
 def test_string_is_written_and_read_by_field_names():
-    """Python reads the fields of a string that it has written by their names."""
+    """Python can read the fields of the strings that it writes by their names."""
     text = LINE.write(third="U", first=12, second="a b")
 
     assert text == "12 a b\tU\n"

@@ -210,10 +210,7 @@ def test_rare_tags_and_definitions_are_found_with_one_page(crowd):
 
 
 def test_common_tag_is_read_in_the_list_of_the_state(crowd):
-    """If too many jobs have a tag to sort them, the list of the state is read instead.
-
-    The order is the same.
-    """
+    """If a tag has too many jobs to sort, the list of the state is read instead. The order is the same."""
     deleted, enqueued = JobFilter(State.DELETED, tag="common"), JobFilter(State.ENQUEUED, tag="common")
 
     assert crowd.tagged[:50] == ids(walked(crowd, deleted, 20, oldest_first=True))

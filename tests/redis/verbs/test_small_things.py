@@ -132,7 +132,7 @@ def test_due_times_of_records_are_exact(database, due_at):
 
 
 def test_deleted_records_leave_one_key_per_kind(database, server):
-    """This key stores only the largest version."""
+    """The remaining key stores only the largest version."""
     for key in ("a", "b"):
         database.put_record("recurring", key, "{}", due_at=1)
 

@@ -142,7 +142,7 @@ def test_backlog_of_due_jobs_stays_above_the_floor(scene):
 
 
 def test_job_due_before_the_floor_waits_for_a_full_read(scene):
-    """It is an exception that a job was already long overdue when it was stored."""
+    """A job that was already long overdue when it was stored is an exception."""
     scene.storage.promote(1)
     late = scene.schedule(-HOUR)
     missed = scene.storage.promote(10).promoted

@@ -113,7 +113,7 @@ def test_missing_package_for_a_password_is_named():
 
 @pytest.mark.parametrize("error", [ValueError("1213"), KeyError(1213), RuntimeError("else")])
 def test_errors_of_other_code_are_not_translated(error):
-    """Only exceptions of the driver are translated. Others are raised unchanged."""
+    """Only exceptions of the driver are translated. Other exceptions are raised unchanged."""
     assert read_failure(error) is None
 
 

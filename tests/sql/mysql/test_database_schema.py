@@ -93,7 +93,7 @@ def test_concurrent_first_calls_migrate_once(empty):
 
 
 def test_tables_can_have_a_prefix_and_another_database(empty, sql_servers):
-    """All names are changed except the database's. In this test, it begins like the names of tables."""
+    """All names are changed except that of the database, which begins like those of tables in this test."""
     with sql_servers.database_on(empty.server) as schema:
         with closing(Firelock(empty.url(f"schema={schema}&prefix=app_"))) as fire:
             fire.storage.migrate()

@@ -104,7 +104,7 @@ def test_verbs_read_only_the_rows_that_they_return(scene, reads):
     ids=lambda where: " ".join(str(value) for value in attrs.astuple(where) if value) or "all",
 )
 def test_pages_read_only_the_jobs_that_they_show(scene, reads, where, oldest_first):
-    """Each index contains the jobs in order of time and id, so all pages can be read with few rows."""
+    """Each index contains the jobs in order of time and id, so the first page and later ones read little."""
     storage, cursors = scene.storage, [None]
 
     def turn():

@@ -169,7 +169,7 @@ def test_old_sqlite_is_found(scene):
 
 
 def test_large_write_ahead_log_is_found(scene, path):
-    """If the log is larger than 64 MB, a process keeps an old snapshot open."""
+    """A log of more than 64 MB means that a process keeps an old snapshot open."""
     scene.add()
     log = path.with_name("jobs.db-wal")
     size = log.stat().st_size

@@ -80,7 +80,7 @@ def test_step_and_its_writes_are_one_commit(fire, engine):
 
 
 def test_step_of_a_lost_job_is_rolled_back(fire, engine):
-    """The exception that the step raises rolls back the transaction."""
+    """The exception that is raised in the step rolls back the transaction."""
     seen = []
 
     @fire.task(name="order")

@@ -30,7 +30,7 @@ def flow(path):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_file_counts_batches_like_memory(tmp_path, seed):
-    """A random sequence of operations on nested batches leads to the same states and counts in both."""
+    """A random sequence of operations on nested batches leads to the same states and counts."""
     with closing(SqliteStorage(f"sqlite:///{tmp_path}/jobs.db?synchronous=normal")) as storage:
         walk = walked(storage, seed)
 

@@ -65,7 +65,7 @@ def test_later_change_keeps_a_plain_end_in_the_history(scene):
 
 
 def test_late_end_does_not_settle_a_job_with_a_reused_number(scene):
-    """After the first job was deleted, another job has the same number, session and fence."""
+    """After the first job was deleted, another job got the same number, session and fence."""
     holder = scene.begin()
     old = scene.run(holder)
     scene.settle(deletes(old.id, at=scene.stamp(), expires_at=1))

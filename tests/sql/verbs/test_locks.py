@@ -29,16 +29,16 @@ def assert_rows_do_not_pile_up(url, engine_url):
 
 
 def test_lock_rows_are_deleted_on_sqlite(tmp_path):
-    """In this test, the lock has a different name each night."""
+    """For example, a program may use a lock with a different name each night."""
     url = f"sqlite:///{tmp_path}/jobs.db"
     assert_rows_do_not_pile_up(url, url)
 
 
 def test_lock_rows_are_deleted_on_postgresql(postgresql):
-    """In this test, the lock has a different name each night."""
+    """For example, a program may use a lock with a different name each night."""
     assert_rows_do_not_pile_up(postgresql.url("listen=off"), postgresql.engine_url())
 
 
 def test_lock_rows_are_deleted_on_mariadb(mariadb):
-    """In this test, the lock has a different name each night."""
+    """For example, a program may use a lock with a different name each night."""
     assert_rows_do_not_pile_up(mariadb.url(), mariadb.engine_url())

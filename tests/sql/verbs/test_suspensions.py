@@ -48,7 +48,7 @@ def shown(flow, job_id):
 
 @pytest.mark.parametrize("wait", WAITS)
 def test_suspension_takes_one_round_trip(flow, proxy, wait):
-    """After the round trip for the memo, one more checks the awaited condition and stores the wait."""
+    """After the round trip for the memo, a second one checks the awaited condition and stores the wait."""
     flow.settle(wait(flow, flow.run()))  # this prepares the statements
     job = flow.run()
     suspension = wait(flow, job)
@@ -76,7 +76,7 @@ def test_memo_of_a_wait_takes_one_round_trip(flow, proxy, wait):
 
 
 def test_suspensions_share_one_round_trip(flow, proxy):
-    """The number of suspensions and their conditions do not matter."""
+    """The number of suspensions and their kinds of conditions do not matter."""
     flow.settle(for_a_signal(flow, flow.run()))
     flow.add_many(8)
     jobs = flow.take(flow.begin())

@@ -161,7 +161,7 @@ def test_claims_stop_after_checking_all_full_lanes(scene):
 
 
 def test_five_hundred_jobs_with_different_lanes_are_stored_together(scene):
-    """A single script stores five hundred jobs, each with four different keys."""
+    """A single script stores five hundred jobs, each with four keys that no other job has."""
     holder = scene.begin()
     jobs = [scene.new_job(admission=asks(*(f"k{key}:{number}" for key in range(4)))) for number in range(500)]
 
