@@ -181,7 +181,7 @@ def test_claimed_job_and_job_record_have_the_same_fields(job, reason):
 @EXAMPLES
 @given(TEXTS, TEXTS, SOME_TEXTS)
 def test_record_of_a_plain_end_has_the_values_of_the_transition(server, result, absent):
-    """The record that a plain end writes has the values of the transition.
+    """The record that a plain outcome writes has the values of the transition.
 
     If this fails: `plain_end` writes a field of `LAST` in another field's place.
     """

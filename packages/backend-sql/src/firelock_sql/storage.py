@@ -2,7 +2,7 @@
 
 A job is *plain* if it needs only a queue. An end is *plain* if it is a success that the storage receives for
 the first time. Most jobs and ends are plain, so they have a fast path: the storage remembers the jobs that a
-session has claimed through this process, and settles their plain ends without reading their rows. Each
+session has claimed through this process, and settles their plain outcomes without reading their rows. Each
 dialect has a subclass with the fastest form for its database. The other verbs are grouped in the base classes
 of this class.
 """
@@ -81,9 +81,9 @@ kind = attrgetter(*KIND)
 
 _waits_for = attrgetter("waits_for")
 
-# Settles one plain end if the row still has all values that the claim read. Drivers with `executemany` run it
-# for many ends at a time. The condition includes the id, because SQLite reuses the number of the last row
-# after pruning it.
+# Settles one plain outcome if the row still has all values that the claim read. Drivers with `executemany`
+# run it for many outcomes at a time. The condition includes the id, because SQLite reuses the number of the
+# last row after pruning it.
 _SETTLE = """
 UPDATE firelock_jobs
 SET state = 'succeeded', changed_at = :at, ended_at = :at, started_at = :started_at,
@@ -124,7 +124,7 @@ def held_of(job: ClaimedJob, seq: int) -> RememberedClaim:
 
 
 def freed_by(plain: Sequence[tuple[Transition, RememberedClaim]]) -> list[FreedKeys]:
-    """Return the jobs of these plain ends that held limit keys; other jobs may wait for these keys."""
+    """Return the jobs of these plain outcomes that held limit keys; other jobs may wait for these keys."""
     keyed = [held for _, held in plain if held.admission_json is not None]
     return [
         (held.seq, held.queue, lane)
@@ -141,14 +141,14 @@ class _SessionClaims:
 
 @attrs.define
 class SplitTransitions:
-    """A list of transitions, split into its plain ends and the positions of all others."""
+    """A list of transitions, split into its plain outcomes and the positions of all others."""
 
     plain: list[tuple[Transition, RememberedClaim]] = attrs.field(factory=list)
     others: list[int] = attrs.field(factory=list)
 
 
 class ClaimedJobs:
-    """The claimed jobs of each session of this process, whose plain ends are stored without reading rows."""
+    """The jobs that sessions of this process have claimed; their plain outcomes are stored without reads."""
 
     def __init__(self) -> None:
         self._of: dict[str, _SessionClaims] = {}
@@ -168,10 +168,10 @@ class ClaimedJobs:
         claims.jobs.update(claimed)
 
     def split(self, transitions: Sequence[Transition], session: str | None) -> SplitTransitions:
-        """Return the plain ends of one session, separate from the other transitions.
+        """Return the plain outcomes of one session, separate from the other transitions.
 
-        If `session` is None, use the session of the first plain end. If a job occurs twice, no transition is
-        plain, because their order matters.
+        If `session` is None, use the session of the first plain outcome. If a job occurs twice, no transition
+        is plain, because their order matters.
         """
         if len({one.job_id for one in transitions}) < len(transitions):
             return SplitTransitions([], list(range(len(transitions))))
@@ -228,7 +228,7 @@ class SqlStorage(
     admits: ClassVar[frozenset[Feature]] = frozenset()
     """Whether this dialect supports limits and unique keys, as features."""
     fast_path_marks: ClassVar[Collection[int]] = (0,)
-    """The marks of jobs whose plain ends are written without reading: 0, and others on some dialects."""
+    """The marks of jobs whose plain outcomes are written without reading: 0, and others on some dialects."""
     locks_rows: ClassVar[bool] = True
     """Whether other transactions can lock single rows."""
     first_wait_seconds: ClassVar[float] = BRIEF_SECONDS
@@ -366,7 +366,7 @@ class SqlStorage(
         return take_rows(tx, request, ReadyRows(server, rows, due_at, next_claim_at))
 
     def _remember_claim(self, request: ClaimRequest, taken: TakenRows) -> Claim:
-        """Remember the claimed jobs, so that settling their plain ends reads no rows; return the claim."""
+        """Remember the claimed jobs, so that plain outcomes can be stored without reads; return the claim."""
         if taken.claim.is_session_lost:
             self._claimed_jobs.forget(request.session)
         held = (
@@ -392,7 +392,7 @@ class SqlStorage(
 
     @abstractmethod
     def _settle(self, transitions: Sequence[Transition]) -> list[Applied]:
-        """Settle the transitions; write plain ends without reading rows, and others after reading them."""
+        """Settle the transitions; store plain outcomes without reading rows, and others after a read."""
 
     def _suspend_jobs(self, transitions: Sequence[Transition]) -> Collection[str]:
         """Suspend jobs on the fast path for suspensions; return the jobs that were suspended."""
@@ -415,7 +415,7 @@ class SqlStorage(
 
         The first try skips locked rows of the transitions' own jobs, and waits briefly for other rows. If
         another row stays locked, the second try skips every locked row of a job. If a row of another kind is
-        locked, a third try stores only the plain ends, which need no other rows, and returns BUSY for all
+        locked, a third try stores only the plain outcomes, which need no other rows, and returns BUSY for all
         other transitions. An operator's change waits for locked rows like any other transaction.
         """
         if not self.locks_rows or any(one.session is None for one in transitions):

@@ -404,7 +404,7 @@ def _int(text: str) -> int | None:
     return int(text) if text not in {"", "0"} else None
 
 
-# ---- plain ends ------------------------------------------------------------------------------------------
+# ---- plain outcomes --------------------------------------------------------------------------------------
 
 
 class PlainEnd(NamedTuple):

@@ -1,4 +1,4 @@
-"""Changes of jobs as arguments of scripts/exchange.lua: plain ends as two strings, the rest by field."""
+"""Changes of jobs as arguments of scripts/exchange.lua: plain outcomes as two strings, the rest by field."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from firelock_redis.verbs.memos import memo_field
 _CHECK_ELSEWHERE_AFTER = 5_000_000
 _PARENT_GONE = quoted(Moved.PARENT_GONE.value)
 _MINUTE = 60_000_000
-_FIELD_BY_FIELD = 200  # maximum number of changes other than plain ends in one script
+_FIELD_BY_FIELD = 200  # maximum number of changes other than plain outcomes in one script
 _further = attrgetter("waits_for", "parents", "forget_from")
 _NOTHING_FURTHER = (None, (), None)
 
@@ -54,8 +54,8 @@ def write_changes(
         return [], []
     order: list[int] = []
     others: list[int] = []
-    # The arguments and positions of plain ends, by session, queue and minute, and within these by batch. The
-    # batch is an empty string if the job is not a member of one.
+    # The arguments and positions of plain outcomes, by session, queue and minute, and within these by batch.
+    # The batch is an empty string if the job is not a member of one.
     plain: dict[tuple[str, str, int | str], dict[str, tuple[list[Any], list[int]]]] = {}
     is_each_once = len({transition.job_id for transition in transitions}) == len(transitions)
     for place, (transition, one) in enumerate(zip(transitions, held, strict=True)):

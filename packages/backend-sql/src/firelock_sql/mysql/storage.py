@@ -528,7 +528,7 @@ class MysqlStorage(SqlStorage):
     def _settle_in(
         self, tx: Transaction, transitions: Sequence[Transition], query: Callable[[], _T]
     ) -> tuple[list[Applied], _T]:
-        """Settle jobs; return the results and that of `query`, whose queries are sent with the plain ends.
+        """Settle jobs; return the results and that of `query`, which is sent together with plain outcomes.
 
         If an end turns out not to be plain, read the rows to apply all transitions, and run `query` again. If
         other transactions have locked some of the jobs, settle only the others.

@@ -151,7 +151,7 @@ least(
 
 @attrs.frozen
 class _Ends:
-    """The parts of a statement that settle plain ends, including those of members if `:batches` is used.
+    """The parts of a statement that settle plain outcomes, including those of members if `:batches` is used.
 
     An element of `:batches` is NULL for a job that is not a member. The changes to the counts are inserted as
     one row per batch, so no batch is locked.
@@ -217,7 +217,7 @@ CASE WHEN (SELECT count(*) FROM settled) < cardinality(:seqs::bigint[]) THEN ARR
 
 @attrs.frozen
 class Settling:
-    """A statement that settles plain ends in addition to its other effects."""
+    """A statement that settles plain outcomes in addition to its other effects."""
 
     alone: Text
     with_members: Text  # the form that has the additional parameter `batches`
@@ -262,9 +262,9 @@ _NEAR_LEAVING_OUT = f"""
 """  # noqa: S608 - our own conditions
 
 
-# Settles plain ends and claims as many jobs as the limit allows; each of these parts may be used alone. If a
-# queue may have jobs with limits, the statement does not claim any job, unless `:with_lanes` is set. In this
-# case, `lanes` claims jobs with limits, and uses this statement for the other jobs.
+# Settles plain outcomes and claims as many jobs as the limit allows; each of these parts may be used alone.
+# If a queue may have jobs with limits, the statement does not claim any job, unless `:with_lanes` is set. In
+# this case, `lanes` claims jobs with limits, and uses this statement for the other jobs.
 #
 # The statement first locks the session, so that the session cannot end before this transaction. Then it locks
 # the jobs in order of id; the lists are sorted by id. It does not wait for a job that another transaction has
@@ -320,10 +320,10 @@ EXCHANGE, EXCHANGE_OF_EVERY = _exchange(_NAMED, _NEAR), _exchange(_EVERY, _NEAR)
 EXCHANGE_LEAVING_OUT = _exchange(_NAMED, _NEAR_LEAVING_OUT)
 EXCHANGE_OF_EVERY_LEAVING_OUT = _exchange(_EVERY, _NEAR_LEAVING_OUT)
 
-# Begins a claim with lanes: settles plain ends, and always locks the session. The result row contains: the
-# server of the session, the next due time, the settled and the locked jobs if not all were settled, whether
-# lanes may exist, the unpaused queues with lanes, the unpaused queues with other work, and the time. Queues
-# that are known to have lanes are not read: see `lanes.LaneFloors`.
+# Begins a claim with lanes: settles plain outcomes, and always locks the session. The result row contains:
+# the server of the session, the next due time, the settled and the locked jobs if not all were settled,
+# whether lanes may exist, the unpaused queues with lanes, the unpaused queues with other work, and the time.
+# Queues that are known to have lanes are not read: see `lanes.LaneFloors`.
 _KNOWN, _IS_KNOWN = "name = ANY (:known::text[])", "(cardinality(:known::text[]) > 0)"
 
 

@@ -123,7 +123,7 @@ _PlainEnds = Sequence[tuple[Transition, RememberedClaim]]
 
 @attrs.frozen
 class _Ended:
-    """The results of a statement that settles plain ends, by the numbers of the jobs."""
+    """The results of a statement that settles plain outcomes, by the numbers of the jobs."""
 
     settled: Collection[int] | None  # None: all
     locked: Collection[int] | None = None  # jobs that other transactions have locked
@@ -347,7 +347,7 @@ class PostgresqlStorage(SqlStorage):
         return self._finish_claim(read, rows)
 
     def _fetch_claim(self, cursor: Any, read: ClaimRead, plain: _PlainEnds = ()) -> list[Any]:  # noqa: ANN401 - psycopg's
-        """Run the statement of a claim, which also settles plain ends if it is a full read."""
+        """Run the statement of a claim, which also settles plain outcomes if it is a full read."""
         values = self._claim_values(read.request)
         if read.probes is not None:
             return self._fetch_rows(cursor, CLAIM_BY_PROBES, values | read.values)
@@ -360,7 +360,7 @@ class PostgresqlStorage(SqlStorage):
         values: Mapping[str, object],
         plain: _PlainEnds,
     ) -> list[Any]:
-        """Run a statement that settles plain ends; use the form for members if there are any."""
+        """Run a statement that settles plain outcomes; use the form for members if there are any."""
         ends = _end_values(plain)
         text = statement.with_members if "batches" in ends else statement.alone
         return self._fetch_rows(cursor, text, {**values, **ends})
@@ -454,7 +454,7 @@ class PostgresqlStorage(SqlStorage):
         )
 
     def _exchange_with_lanes(self, request: ClaimRequest, plain: _PlainEnds) -> _LaneExchange:
-        """Settle plain ends, then claim jobs with and without limits; create the missing rows of keys.
+        """Settle plain outcomes, then claim jobs with and without limits; create the missing rows of keys.
 
         The read of the lanes may wait briefly for keys that other transactions have locked.
         """
@@ -485,7 +485,7 @@ class PostgresqlStorage(SqlStorage):
     def _take_with_lanes(
         self, tx: Transaction, request: ClaimRequest, plain: _PlainEnds, missing: set[str]
     ) -> _LaneExchange:
-        """Settle plain ends and claim jobs in this transaction; add keys without a row to `missing`."""
+        """Settle plain outcomes and claim jobs in this transaction; add keys without a row to `missing`."""
         statement = BEGIN_LANE_CLAIM if request.queues is not None else BEGIN_LANE_CLAIM_OF_EVERY
         floors = self._floors if self._floors.starts_at_floors and not request.left_out else None
         known = [] if floors is None else floors.queues
@@ -540,7 +540,7 @@ class PostgresqlStorage(SqlStorage):
 
     @override
     def _settle(self, transitions: Sequence[Transition]) -> list[Applied]:
-        """Settle the transitions; this takes one round trip if all are plain ends."""
+        """Settle the transitions; this takes one round trip if all are plain outcomes."""
         split = self._claimed_jobs.split(transitions, None)
         if split.others:
             return self._unhindered(transitions, self._settle_mixed_alone)[0]
@@ -549,7 +549,7 @@ class PostgresqlStorage(SqlStorage):
         return self._settle_rest(transitions, split, ended)
 
     def _settle_plain(self, cursor: Any, plain: _PlainEnds) -> _Ended:  # noqa: ANN401 - psycopg's
-        """Settle plain ends with the statement of a claim whose limit is 0."""
+        """Settle plain outcomes with the statement of a claim whose limit is 0."""
         no_jobs = ClaimRequest([], 0, str(plain[0][0].session), 0)
         row = self._fetch_claim(cursor, ClaimRead(no_jobs), plain)[0]
         return _Ended(row[_PLACE_SETTLED], row[_PLACE_LOCKED])
@@ -742,7 +742,7 @@ def _mark_busy(
 def _mark_release_needed(
     transitions: Sequence[Transition], split: SplitTransitions, results: list[Applied]
 ) -> list[Applied]:
-    """Return the results, with RELEASE_NEEDED for plain ends of members, whose batch may have ended."""
+    """Return the results, with RELEASE_NEEDED for plain outcomes of members, whose batch may have ended."""
     members = {end.job_id for end, held in split.plain if held.batch_id is not None}
     if not members:
         return results
@@ -759,7 +759,7 @@ def _orders(jobs: Sequence[NewJob]) -> Iterator[Sequence[NewJob]]:
 
 
 def _end_values(plain: _PlainEnds) -> dict[str, object]:
-    """Return the parameters of plain ends, in order of job id."""
+    """Return the parameters of plain outcomes, in order of job id."""
     if not plain:
         return _NO_ENDS
     plain = sorted(plain, key=lambda one: one[0].job_id)

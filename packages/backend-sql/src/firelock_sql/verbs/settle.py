@@ -1,6 +1,6 @@
 """The general form of `apply`, for every kind of transition; it reads the rows in the same transaction.
 
-The storage of each dialect settles most plain ends without this module. The other ends are
+The storage of each dialect settles most plain outcomes without this module. The others are
 those in a caller's transaction, those of jobs that another process has claimed, and those that turn out not
 to be plain. The children of ended jobs are handled later, by `release`: see `children`.
 """
