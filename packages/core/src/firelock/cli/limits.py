@@ -54,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         more="Limit names without keys are listed last, with the settings that their keys will have.",
         examples=("firelock limits list", "firelock limits list tenant: --limit 20 --json"),
     )  # fmt: skip
-    listing.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help="beginning of the keys")
+    listing.add_argument("prefix", metavar="PREFIX", nargs="?", default="", help="prefix of the keys")
     listing.add_argument(
         "--limit",
         type=whole(_PAGE_LIMIT),

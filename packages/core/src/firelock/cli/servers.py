@@ -23,8 +23,8 @@ def configure_server(parser: argparse.ArgumentParser) -> None:
         parser, _serve,
         more=(
             "A supervisor starts worker processes, which import the app and run its jobs. After SIGTERM or\n"
-            "Ctrl-C, running jobs have the grace time to end. A second signal ends the grace time; a third\n"
-            "one kills all processes."
+            "Ctrl-C, running jobs have the grace time to finish. A second signal ends the grace time; a\n"
+            "third one kills all processes."
         ),
         examples=(
             "firelock server shop.jobs:fire",
@@ -147,8 +147,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         _end_process,
         more=(
             "Delete the job first. Within a heartbeat, its server replaces the worker process. Other jobs\n"
-            "of the old process have the grace time to end; then they return to their queues. An embedded\n"
-            "server does not end its process."
+            "of the old process have the grace time to finish; then they return to their queues. An\n"
+            "embedded server does not end its process."
         ),
         examples=("firelock servers end-process 01a21072-9d46-7c87-a484-8087cf5d557e",),
     )  # fmt: skip

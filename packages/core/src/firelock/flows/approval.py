@@ -80,7 +80,7 @@ def find_approval(storage: Storage, token: str) -> ApprovalLink | None:
         found = ApprovalLink(**{name: fields[name] for name in _FIELDS if name in fields})
     except (TypeError, ValueError) as error:
         raise StepError(
-            "The question of a link cannot be read, because another release of Firelock wrote it."
+            "The question of this link cannot be read, because another release of Firelock wrote it."
         ) from error
     return None if found.expires_at <= storage.clock() else found
 

@@ -45,7 +45,7 @@ def lifespan(
         inner: your own lifespan. It begins before the server and ends after it, so that jobs can use the
             objects that it opens; its state is kept.
         server: whether jobs run in this process as well, with `fire.server(…)`. When the application stops,
-            running jobs have the grace time to end.
+            running jobs have the grace time to finish.
         host_loop: whether the server's `async def` jobs run on the application's own event loop. Otherwise
             they run on a separate loop in a thread, where a blocking job does not delay requests.
         queues: for the server; see `Firelock.server`.

@@ -558,7 +558,7 @@ class ReconcileTests(StorageFixtures):
 
     @pytest.mark.parametrize("to", ["succeeded", "failed"])
     def test_ended_job_is_lost_with_its_end(self, scene: Scene, to: str) -> None:
-        """A lost job that its own run has ended has a final state, the fence of the claim and no tail.
+        """A lost job whose own run ended it is in a final state, and has the fence of the claim and no tail.
 
         If this fails: a run that ended its job within a transaction of its own is cancelled, and its result
         does not count.
