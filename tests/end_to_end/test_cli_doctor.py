@@ -115,7 +115,7 @@ def test_paused_queue_is_a_warning(app):
     ],
 )
 def test_jobs_postponed_by_servers_are_an_error(app, wait, lacks):
-    """The finding names the task or serializer that no server has, and the number of postponed jobs."""
+    """The finding names the missing task or serializer, or what cannot be read, and the number of jobs."""
     holder = begin_session(app)
     app.add.enqueue(1)
     app.storage.apply([wait(claim(app, holder), holder, at=app.storage.clock())])

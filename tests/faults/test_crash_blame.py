@@ -75,7 +75,7 @@ def test_job_that_always_kills_the_worker_process_fails(on):
 
 
 def test_job_that_always_kills_the_whole_server_fails():
-    """A container's memory limit can end all of its processes each time that the job runs."""
+    """A container's memory limit can end all of its processes together, each time that the job runs."""
     with closing(Firelock("memory://")) as fire:
         job, storage = fire.task(name="hog")(lambda: None).enqueue(), fire.storage
         for number in range(10):

@@ -128,7 +128,7 @@ def test_cost_of_an_append_does_not_grow_with_the_stream(tmp_path, monkeypatch):
 
 
 def test_round_trips_of_a_page_do_not_grow_with_the_queues(behind_proxy, proxy):
-    """The first request of the dashboard reads such a page of jobs."""
+    """In the dashboard, the list of all jobs begins with such a page."""
     trips = []
     for number in (2, 30):
         for place in range(number):

@@ -141,7 +141,7 @@ def test_other_jobs_end_if_no_row_is_locked(shop):
 
 
 def test_stopping_server_stores_other_ends_while_a_row_is_locked(shop):
-    """If these results were not stored, the jobs would run a second time after a deployment."""
+    """If these outcomes were not stored, the jobs would run a second time after a deployment."""
     shop.server.start()
     job = shop.running()
     others = shop.waiting.enqueue_many([()] * 3)

@@ -82,7 +82,7 @@ def test_saturated_server_shares_round_trips_between_jobs(counted, observer, pro
 
 
 def test_single_jobs_take_at_most_three_round_trips_of_a_server(counted, observer, proxy):
-    """The round trips are the job's claim, its result, and a notification that arrives after the claim."""
+    """The round trips are the job's claim, its outcome, and a notification that arrives after the claim."""
     with counted.fire.server(workers=1), proxy.measure() as measure:
         for number in range(1, FEW + 1):
             observer.noop.enqueue(number)

@@ -86,7 +86,7 @@ def test_deployment_selects_its_own_pods_and_probes_its_own_ports(deployment):
 
 
 def test_pod_of_a_server_waits_for_its_jobs():
-    """The pod waits longer than the grace time plus the supervisor's margin.
+    """The pod waits at least as long as the grace time plus the supervisor's margin.
 
     Its port is that of the server.
     """
@@ -106,7 +106,10 @@ def test_pod_of_a_server_waits_for_its_jobs():
 
 
 def test_references_between_manifests_are_valid():
-    """The budget names its pods, the service its dashboard, and the autoscaler its deployment and secret."""
+    """The budget finds its pods, and the service finds its dashboard.
+
+    The autoscaler finds its deployment and secret.
+    """
     budget, service = named("PodDisruptionBudget", "firelock-server"), named("Service", "firelock-dashboard")
     scaled = named("ScaledObject", "firelock-server")
     (trigger,) = scaled["spec"]["triggers"]

@@ -101,7 +101,7 @@ EXPRESSIONS = [
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_metrics_in_expressions_exist(pages, expression):
-    """Each metric in an alert or a panel is documented with the labels that the expression uses."""
+    """A server or a dashboard provides each metric in an alert or a panel, with the labels used there."""
     names = set(METRIC.findall(expression))
 
     assert names - set(pages) == set()

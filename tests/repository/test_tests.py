@@ -64,7 +64,7 @@ def test_given_reason_is_not_reported():
 def test_no_test_sleeps():
     """Tests set the clock forward instead.
 
-    Only tests with real processes wait for a condition, with a deadline.
+    Only tests with real processes wait, and they wait for a condition with a deadline.
     """
     sleeping = [
         f"{source.name}:{call.lineno}"

@@ -76,7 +76,7 @@ def test_names_are_meaningful():
 
 
 def test_job_states_match_the_glossary():
-    """A job has the seven states in the glossary, in the order in which it passes through them."""
+    """A job has the seven states in the glossary, in the same order."""
     from firelock.model.state import State
 
     assert [str(state) for state in State] == STATES

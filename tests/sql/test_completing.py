@@ -241,7 +241,7 @@ class Completing:
     def test_task_that_returns_after_its_commit_is_counted_once(self, bench, executor):
         """A task that ended before its server's comparison is counted once too.
 
-        When the task returns, its result only repeats the stored one.
+        When the task returns, its outcome only repeats the stored one.
         """
         bench.open_gate()
         job = bench.task(executor).enqueue("commit")
@@ -397,7 +397,7 @@ class Completing:
         assert [(task, "succeeded", 2)] == bench.rollups()
 
     def test_batch_ends_while_its_last_member_continues(self, bench):
-        """The batch is checked as soon as the member's result is counted."""
+        """The batch is checked as soon as the member's outcome is counted."""
         with bench.fire.batch("night") as batch:
             batch.add(bench.app.thread, "commit")
         following = batch.then(bench.app.following)

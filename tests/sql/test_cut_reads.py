@@ -63,7 +63,7 @@ def lost_replies(proxy, read):
 
 @pytest.mark.parametrize("read", READS)
 def test_read_succeeds_after_any_lost_reply(proxy, storage, read):
-    """The lost reply may be the one to the begin of the transaction, to a statement, or to the commit.
+    """The lost reply may be the one to the start of the transaction, to a statement, or to the commit.
 
     A single query has only one reply.
     """

@@ -278,7 +278,7 @@ def test_menu_stays_open_while_its_row_moves(stocked, served, open_page):
 
 @pytest.mark.parametrize("answer", [{}, {"status": 500, "body": "no"}], ids=["menu", "error"])
 def test_closed_menu_stays_closed_after_a_late_response(served, open_page, guard, answer):
-    """Neither the late response nor an error opens the menu."""
+    """Neither the late response nor an error opens the menu or shows a toast."""
     guard.allow("status of 500")
     page = open_page(served, "/jobs?state=failed")
     held, opener = HeldClaim(page), page.locator("tbody a[data-menu]").first

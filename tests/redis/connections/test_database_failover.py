@@ -20,7 +20,7 @@ _SILENCE = 1.1  # seconds after which an idle connection is checked before its u
 
 
 def test_idle_client_finds_the_new_primary_after_a_failover(program):
-    """A client that was idle during a failover requests the primary from the Sentinels again.
+    """A client that was idle during a failover gets the address of the primary from the Sentinels again.
 
     The old primary was restarted and acts as a primary for a moment, but the client must not write to it.
     """

@@ -155,7 +155,7 @@ def test_unknown_appendfsync_is_described_as_a_risk():
 
 
 def test_durability_mentions_replicas_of_an_enqueue():
-    """Only enqueues wait for replicas, so the description does not mention results."""
+    """Only enqueues wait for replicas, so the description does not mention outcomes."""
     description = durability({"connected_slaves": 2}, options="durability=replicated&replicas=2")
 
     assert description.startswith("enqueue waits until 2 replicas have the job; append-only")

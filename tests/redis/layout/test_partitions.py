@@ -43,7 +43,7 @@ def test_claim_finds_work_before_its_notification(scene, server):
 
 
 def test_sender_of_a_late_end_finds_the_requeued_job(server):
-    """The sender of a late result notes that the requeued job can run again.
+    """The process that sends the late outcome of the earlier run notes that the job can run again.
 
     In this test, published messages are lost.
     """

@@ -113,7 +113,7 @@ def test_fences_grow_after_the_clock_is_set_back(database, server):
 
 @pytest.mark.parametrize(("seconds", "is_held"), [(0.0, False), (-1e9, False), (1e-6, False), (1e30, True)])
 def test_lock_can_have_any_duration(database, seconds, is_held):
-    """A lock with a duration of zero expires immediately. An infinite duration lasts for decades."""
+    """A lock with a duration of zero expires immediately. A very long duration lasts for decades."""
     fence = database.acquire_lock("lock", "ada", seconds)
 
     assert fence is not None

@@ -132,7 +132,7 @@ def test_queue_without_jobs_is_forgotten(scene, server):
 
 
 def test_tail_is_deleted_with_its_pruned_job(scene, server):
-    """No tail remains even if the job is pruned while its session still runs it."""
+    """No tail remains even if the job is pruned while its session is still running it."""
     running = scene.run(scene.begin())
     scene.settle(deletes(running.id, expires_at=scene.now()))
 
@@ -146,7 +146,7 @@ def test_tail_is_deleted_with_its_pruned_job(scene, server):
 
 
 def test_last_expiry_of_a_job_applies(scene):
-    """If a job has ended more than once, it expires at the time that its last result determines."""
+    """If a job has ended more than once, the expiry time that was set last applies, and no earlier one."""
     at = scene.now()
     later = scene.settle(deletes(scene.add(), expires_at=at + HOUR))
     never = scene.settle(deletes(scene.add(), expires_at=at + HOUR))
@@ -219,9 +219,9 @@ def test_release_skips_children_that_continue_to_wait(scene, server):
 
 
 def test_second_end_of_a_parent_checks_all_children_again(scene):
-    """The stored progress is valid for only one result of the parent.
+    """The stored progress is valid only until the parent ends again.
 
-    After the next result, all children are checked again.
+    After that, all children are checked again.
     """
     parent = scene.add()
     first, second = scene.continuation(parent), scene.continuation(parent)
@@ -242,7 +242,7 @@ def awaiting(scene, *edges):
 
 
 def test_parent_named_twice_moves_its_child_once(scene, server):
-    """A child may name its parent twice, for the same result or for two.
+    """A child may name its parent twice, with the same condition or with two different ones.
 
     It is moved once, and no keys remain.
     """

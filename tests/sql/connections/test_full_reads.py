@@ -87,7 +87,7 @@ def test_floor_of_due_jobs_exists_while_full_reads_pause():
 
 
 def test_database_without_old_entries_is_read_fully():
-    """If the index has no old entries, reads must be slow for other reasons."""
+    """If the database keeps no old entries in its indexes, slow reads have other causes."""
     floor = DueFloor()
     for _ in range(10):
         floor.record(floor.begin(), 60.0)
@@ -130,7 +130,7 @@ def test_jobs_that_become_due_above_the_floor_are_found(scene):
 
 
 def test_backlog_of_due_jobs_stays_above_the_floor(scene):
-    """The floor is never later than a job that did not fit into one call."""
+    """The floor is never later than the due time of a job that did not fit into one call."""
     jobs = [scene.schedule(number) for number in range(6)]
     scene.storage.promote(1)
     scene.advance(HOUR)

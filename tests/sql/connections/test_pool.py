@@ -138,7 +138,7 @@ def test_nothing_is_reserved_in_an_engine_of_the_caller(server_database):
 
 
 def test_pool_error_names_the_used_connections(make_pool):
-    """The error contains the connections in use and the option that makes the pool larger."""
+    """The error states which connections are in use, and names the option that makes the pool larger."""
     pool = make_pool(3)
     serve(pool)
 

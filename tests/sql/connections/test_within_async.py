@@ -236,7 +236,7 @@ class AsyncCallers:
         assert 0 == enqueued(fire)
 
     def test_async_task_ends_with_its_own_transaction(self, fire, opened):
-        """The effects and the result of such a task are committed together.
+        """The effects and the outcome of such a task are committed together.
 
         The continuation starts immediately, and the result is the value that the task has passed.
         """

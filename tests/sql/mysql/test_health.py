@@ -83,7 +83,7 @@ def test_each_problem_is_a_finding(seen, is_error, what):
     ],
 )
 def test_durability_describes_the_settings(level, expected):
-    """The description states what would be lost and when."""
+    """The description states what would be lost, and in which case."""
     settings = {"innodb_flush_log_at_trx_commit": level}
 
     description = describe("mysql://here/jobs", HEALTHY.product, settings, "off")

@@ -115,7 +115,8 @@ def ends(holder, claimed):
 def test_batch_and_members_are_stored_in_few_round_trips(scene, holder, proxy, number):
     """The number of round trips does not depend on the number of members.
 
-    They check for known ids, read the time, and store the batch with everything that belongs to it.
+    The round trips check for known ids, read the time, and store the batch with everything that belongs to
+    it.
     """
     batch = new_batch(scene)
     members = new_members(scene, batch.id, number)
@@ -159,7 +160,7 @@ def test_exchange_of_members_takes_as_few_round_trips_as_of_plain_jobs(scene, ho
 
 
 def test_members_and_plain_jobs_are_settled_together(scene, holder):
-    """Each kind is settled in its own way. The results are returned in the order of the jobs."""
+    """Each kind is settled in its own way. The results are in the order of the jobs in the call."""
     batch_id, members = store_batch(scene, 3)
     plain = scene.add_many(3)
     claimed = {one.id: one for one in scene.claim(holder)}
@@ -177,7 +178,7 @@ def test_members_and_plain_jobs_are_settled_together(scene, holder):
 def test_member_end_without_a_read_equals_one_after_a_read(scene, holder):
     """Only the process that has claimed a job can settle it without reading it first.
 
-    The stored results are equal.
+    The stored outcomes are equal.
     """
     store_batch(scene, 2)
     first, second = ends(holder, scene.claim(holder))
@@ -295,7 +296,7 @@ def test_recall_takes_one_round_trip(scene, holder, proxy):
 
 
 def test_fold_skips_an_uncommitted_end(scene, holder, open_transaction):
-    """The next fold after the commit includes the result."""
+    """The next fold after the commit counts this outcome."""
     batch_id, _ = store_batch(scene, 2)
     first, second = ends(holder, scene.claim(holder))
     with open_transaction() as connection:

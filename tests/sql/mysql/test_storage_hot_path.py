@@ -162,7 +162,7 @@ def test_exchange_claims_only_the_requested_jobs(scene, holder, queues):
 def test_end_without_a_read_equals_one_after_a_read(scene, holder):
     """Only the process that has claimed a job can settle it without reading it first.
 
-    The stored results are equal.
+    The stored outcomes are equal.
     """
     scene.add_many(2, created_at=1)
     first, second = ends(holder, scene.claim(holder))
@@ -205,7 +205,7 @@ def test_enqueue_that_was_not_received_is_repeated(scene, proxy):
 
 @pytest.mark.parametrize("lose", [FaultProxy.lose_request, FaultProxy.lose_reply], ids=["request", "answer"])
 def test_interrupted_exchange_is_repeated(scene, holder, proxy, lose):
-    """The results that the first round trip stored were rolled back when the connection was lost."""
+    """The outcomes that the first round trip stored were rolled back when the connection was lost."""
     scene.add_many(4)
     first = ends(holder, scene.claim(holder, 2))
     lose(proxy)

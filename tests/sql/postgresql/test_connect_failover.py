@@ -41,7 +41,7 @@ def become_primary(server):
 def test_jobs_are_stored_on_the_writable_host(servers):
     """Jobs are stored before and after a failover.
 
-    During the failover, enqueueing a job raises an error that no host accepts writes.
+    During the failover, enqueueing a job raises an error, which states that no host accepts writes.
     """
     standby, primary = servers
     hosts = "&".join(f"host={HOST}:{server.port}" for server in servers)

@@ -80,7 +80,7 @@ def test_storage_does_not_listen_through_a_pooler(scene, pgbouncer):
 def test_client_with_a_pooler_notifies_a_server_without_one(scene, pgbouncer):
     """For example, web processes use the pooler and servers bypass it.
 
-    A notification arrives in both cases.
+    These servers receive the notifications that are sent through the pooler.
     """
     with closing(open_url(pgbouncer.direct_url())) as server:
         listening(server)

@@ -377,7 +377,7 @@ def test_suspension_waits_for_an_uncommitted_signal(flow, admin, callers):
 def test_release_skips_locked_members(flow, callers, what):
     """`release` does not wait.
 
-    It releases the other members now, and the locked members after they are unlocked.
+    It handles the other members now, and the locked members after they are unlocked.
     """
     source = flow.run()
     batch = flow.batch(after=[source.id] if what == "resumed" else ())

@@ -42,7 +42,7 @@ def exchange(scene, ends, limit=10):
 
 
 def test_mixed_jobs_are_stored_and_counted(scene):
-    """Each job has a different queue, priority and task. The counts of each queue are correct."""
+    """The jobs have different priorities and tasks. The counts of both of their queues are correct."""
     batch = [scene.new_job(queue=f"q{n % 2}", priority=n, task=f"t{n}") for n in range(4)]
 
     assert [True] * 4 == scene.storage.insert(batch).is_new

@@ -52,7 +52,7 @@ def test_plain_end_is_shown_like_any_other(scene):
 
 
 def test_later_change_keeps_a_plain_end_in_the_history(scene):
-    """A result that is stored only in columns becomes a line of the history when newer values replace it."""
+    """An outcome that is stored only in columns becomes a history line when newer values replace it."""
     running = scene.run(scene.begin())
     scene.settle(succeeds(running))
     end = scene.last_entry(running.id)

@@ -30,7 +30,7 @@ def database(tmp_path):
 
 
 def test_sweep_after_a_wait_for_the_file_ends_no_session(database):
-    """While another writer locked the file, renewals had to wait as well, so they must be stored first."""
+    """While another writer had locked the file, renewals also had to wait, so they must be stored first."""
     waited = database.write(lambda tx: mark_expired_dead(tx, "session", tx.now - SECOND))
     at_once = database.write(lambda tx: mark_expired_dead(tx, "session", tx.now))
 

@@ -123,7 +123,7 @@ def test_suspension_on_the_fast_path_equals_one_on_the_slow_path(flow, wait):
 def test_exchange_settles_suspensions_and_other_ends(flow):
     """Each kind is settled in its own way.
 
-    The results are in the order of the request, and more jobs are claimed.
+    The results are in the order of the transitions in the call, and more jobs are claimed.
     """
     flow.add_many(6)
     holder = flow.begin()

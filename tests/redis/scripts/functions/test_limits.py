@@ -271,7 +271,7 @@ def test_new_limit_counts_running_jobs(scene):
 
 @parted
 def test_upkeep_copies_limit_settings_to_a_partition_that_missed_them(scene, server):
-    """If the settings in a partition differ from those in the first partition, the latter are copied."""
+    """The settings of the first partition are copied to each partition whose settings differ from them."""
     client, holder = server.client(), scene.begin()
     scene.set_limit("t", concurrent=0)
     for key in client.keys("*:pausing"):
