@@ -1,4 +1,4 @@
-"""`RedisStorage`: the verbs that run for every job, with one script each. Base classes contain other verbs.
+"""`RedisStorage`: the verbs that run for every job, with one script each. Base classes have the others.
 
 To settle a succeeded job without special features, this process sends two strings: the first line of the
 job's record, as the claim returned it, and the new record. If the stored first line is unchanged, the session

@@ -1,10 +1,10 @@
 """`SqlStorage`: the verbs that run for every job. Each verb is one transaction.
 
-A job is *plain* if it needs only a queue. An end is *plain* if it is a success that the storage receives for
-the first time. Most jobs and ends are plain, so they have a fast path: the storage remembers the jobs that a
-session has claimed through this process, and settles their plain outcomes without reading their rows. Each
-dialect has a subclass with the fastest form for its database. The other verbs are grouped in the base classes
-of this class.
+A job is *plain* if it needs only a queue. An outcome is *plain* if it is a success that the storage receives
+for the first time. Most jobs and outcomes are plain, so they have a fast path: the storage remembers the jobs
+that a session has claimed through this process, and settles their plain outcomes without reading their rows.
+Each dialect has a subclass with the fastest form for its database. The other verbs are grouped in the base
+classes of this class.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ _waits_for = attrgetter("waits_for")
 
 # Settles one plain outcome if the row still has all values that the claim read. Drivers with `executemany`
 # run it for many outcomes at a time. The condition includes the id, because SQLite reuses the number of the
-# last row after pruning it.
+# last row after that row was pruned.
 _SETTLE = """
 UPDATE firelock_jobs
 SET state = 'succeeded', changed_at = :at, ended_at = :at, started_at = :started_at,
@@ -154,7 +154,7 @@ class ClaimedJobs:
         self._of: dict[str, _SessionClaims] = {}
 
     def forget(self, session: str | None) -> None:
-        """Forget the jobs of a session that has ended, or of all sessions if it is None."""
+        """Forget the jobs of a session that has ended, or of all sessions if `session` is None."""
         if session is None:
             self._of.clear()
         else:

@@ -214,7 +214,7 @@ class ClusterConnections:
             return {str(node.name): client.execute_command(*words, target_nodes=node) for node in nodes}
 
     def listener(self) -> AbstractConnection:
-        """Return a separate connection to a random node; published messages reach every node."""
+        """Return a separate connection to a random node; any node will do, as messages reach every node."""
         with self._translating():
             client = self._opened()
             pool = client.get_redis_connection(client.get_random_node()).connection_pool
@@ -370,7 +370,7 @@ else:
     class _Packer:
         """An encoder of commands that is faster than the driver's own.
 
-        The driver's own encoder also checks each word, which takes 0.2 µs.
+        The driver's own encoder also checks each word, which takes 0.2 µs per word.
         """
 
         def pack(self, *words: object) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""Access to a Redis server for the rest of this package: scripts run in the partitions of a prefix."""
+"""Access to Redis for the rest of this package: scripts run in the partitions of a prefix."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class RedisDatabase:
         return [self.run(name, partition, *arguments) for partition in range(self.partitions.number)]
 
     def run_replicated(self, name: str, partition: int, *arguments: object) -> Reply:
-        """Run a script like `run`, and wait for the number of replicas that the URL sets, if any.
+        """Run a script like `run`, and wait until as many replicas as the URL requires have the data.
 
         Raises:
             StorageUnavailable: If too few replicas confirmed the write in time, so that a failover might lose

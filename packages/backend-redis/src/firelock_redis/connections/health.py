@@ -1,4 +1,4 @@
-"""The durability of jobs in this Redis server, and findings about problems with the server."""
+"""The durability of jobs in Redis, and findings about problems with the server."""
 
 from __future__ import annotations
 

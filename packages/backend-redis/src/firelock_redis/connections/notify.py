@@ -95,7 +95,7 @@ class RedisWaiting(Waiting):
 
     def close(self) -> None:
         """Stop listening and end every wait."""
-        with self.changed:  # a thread that is being started cannot be joined yet
+        with self.changed:  # wait, because a thread that is being started cannot be joined yet
             self._is_closed.set()
             connection, thread = self._connection, self._thread
         self.end()
@@ -136,7 +136,7 @@ class RedisWaiting(Waiting):
             connection.send_command("SUBSCRIBE", *self._channels)
             for _ in self._channels:
                 connection.read_response()
-            if self._is_subscribed.is_set():  # messages that were published before this reconnection are lost
+            if self._is_subscribed.is_set():  # a reconnection; messages published in the meantime are lost
                 self._notify(EVERYWHERE, ANY_QUEUE)
             self._is_subscribed.set()
             while not self._is_closed.is_set():

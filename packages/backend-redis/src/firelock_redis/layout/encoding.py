@@ -124,7 +124,7 @@ def _from_one_line(text: str) -> str:
 
 
 def task_head(task: str) -> str:
-    """Return the prefix that only payloads of this task's jobs have."""
+    """Return the prefix that the payloads of all jobs of this task have, and no other payloads."""
     return f"{_on_one_line(task)}\t"
 
 
@@ -277,7 +277,8 @@ def claimed_job(id: str, record: str, payload: str, now: int) -> ClaimedJob:
     task, serializer, created, rest = payload.split("\t", 3)
     optional, arguments = rest.split("\n", 1)
     is_flagged = letter[1] not in _DIGITS
-    job = ClaimedJob(  # positional arguments, because keywords would take a fifth of the total time
+    # The fields without a default are passed by position: keywords would take a fifth of the total time.
+    job = ClaimedJob(
         id,
         task if "\\" not in task else _from_one_line(task),
         arguments,
@@ -299,7 +300,7 @@ def claimed_job(id: str, record: str, payload: str, now: int) -> ClaimedJob:
         ) = _read_claimed(optional)  # fmt: skip
     if is_flagged:
         job.has_memos = "r" in letter
-    # The last line of the record starts with a digit; most jobs have no other lines before it.
+    # The last line of a record starts with a digit. In most records, no other words follow `origin`.
     if len(words) > _WORDS and (rest := words[_WORDS])[0] not in _DIGITS:
         if rest.startswith(_ADMISSION):
             job.admission_json = rest.split("\n", 1)[0]
@@ -471,7 +472,7 @@ def _read_entry(line: str) -> HistoryEntry | None:
 
 
 def read_history(record: str, created_at: int) -> list[HistoryEntry]:
-    """Return a job's history, including first and last entries that only other fields contain.
+    """Return a job's history, including the first and last entry if only other fields imply them.
 
     See `RECORD.origin` and `LAST.ended`. A line that cannot be read is skipped.
 

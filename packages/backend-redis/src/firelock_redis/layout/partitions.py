@@ -190,7 +190,7 @@ class PartitionTurns:
     ) -> int | None:
         """Store the time at which the partition's lanes must be checked again.
 
-        Return the earliest of these times of all partitions.
+        Return the earliest of these times over all partitions.
 
         Args:
             partition: the partition.
@@ -216,7 +216,7 @@ class PartitionTurns:
         These are ordered by the first queue for which they might have work. Partitions with the same first
         queue are visited in turn. If these partitions had no jobs, other partitions follow. The first time,
         all other partitions follow, because a notification might be late; afterwards, only the next one in
-        turn follows. A yielded partition does not count as having work until `found` notes more jobs.
+        turn follows. A yielded partition no longer counts as having work, until `found` notes more.
 
         Args:
             queues: the queues of the claim, None for all.

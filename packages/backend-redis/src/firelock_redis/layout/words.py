@@ -45,14 +45,14 @@ class Run(NamedTuple):
 
 
 class PlainJob(NamedTuple):
-    """A job in a series that needs only its payload."""
+    """A job of a series; the job needs only its payload."""
 
     id: str
     payload: str
 
 
 class KeyedJob(NamedTuple):
-    """A job in a series that has limits or a unique key."""
+    """A job of a series; the job has limits or a unique key."""
 
     id: str
     payload: str
@@ -166,7 +166,7 @@ class Change(NamedTuple):
 
 
 class Further(NamedTuple):
-    """The part of a change that suspends a job or deletes its memos; the ids of the parents follow."""
+    """The part of a change that suspends a job or deletes memos of it; the ids of the parents follow."""
 
     waits: str  # the memo for which the job waits
     forgets: str  # the first memo to delete; all later memos are deleted too

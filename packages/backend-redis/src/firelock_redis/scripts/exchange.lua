@@ -44,8 +44,8 @@ local function count_ends(batch_sizes, results)
   end
 end
 
--- Apply plain outcomes, each of which is a PLAIN_END: the tasks of these jobs have returned. If the first line of a record
--- is unchanged, the session still holds the job, and nothing after that line has changed. Write the results to
+-- Apply plain outcomes, each of which is a PLAIN_END: the tasks of these jobs have returned. If the first line of a
+-- record is unchanged, the session still holds the job, and nothing after that line has changed. Write the results to
 -- `results`; ? means that the change must be sent field by field.
 local function end_plainly(first, count, session, queue, minute, batch_sizes, results)
   local ids, lanes = {}, {}

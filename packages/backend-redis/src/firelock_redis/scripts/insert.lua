@@ -48,7 +48,7 @@ local function index(job)
   for _, edge in ipairs(job.parents) do add('c:' .. edge.id, job.created, job.id) end
 end
 
--- Handle the parents of an awaiting job: apply the outcomes of parents that have already ended. Mark each other parent
+-- Handle the parents of an awaiting job: apply the effects of parents that have already ended. Mark each other parent
 -- as having children, and make the job wait for it.
 local function add_edges(job, parents, now)
   local left = #job.parents

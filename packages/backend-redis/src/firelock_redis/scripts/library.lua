@@ -45,8 +45,8 @@ local function words_from(first)
   return words
 end
 
--- Begin the script with a write that does not need memory, so that Redis runs the script even if memory is full. So
--- Redis never refuses scripts that free memory or that let running jobs continue.
+-- Begin the script with a write that does not need memory, so that Redis runs the script even if memory is full.
+-- Redis therefore never refuses scripts that free memory or that let running jobs continue.
 local function despite_full_memory()
   call('DEL', base .. 'none')
 end

@@ -141,7 +141,7 @@ local function is_needed(id, text)
   return true
 end
 
--- Remove the job from the lists of its tags and of the other fields in its payload.
+-- Remove the job from the lists of its tags, its recurring job, its parents and its batch.
 local function forget_lists(id)
   local fields, size = optional_fields(id)
   bytes = bytes + size

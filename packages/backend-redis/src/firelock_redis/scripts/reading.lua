@@ -103,8 +103,8 @@ function verbs.lists(states, queue)
     if state ~= 'P' then
       for _, name in ipairs(queues) do add_length('l:' .. state .. ':' .. name) end
     elseif queue == '' or call('HGET', base .. 'running', queues[1]) then
-      -- Return every session that might hold a job here: living sessions, and dead sessions until all their jobs are
-      -- taken.
+      -- Add the jobs of every session that might hold one here: living sessions, and dead sessions until all their jobs
+      -- are taken.
       for _, sessions in ipairs({
         call('SMEMBERS', base .. 'living'), call('ZRANGE', base .. 'sx', 0, -1), call('ZRANGE', base .. 'ending', 0, -1),
       }) do

@@ -2,10 +2,10 @@
 -- library.lua, jobs.lua and record.lua.
 --
 -- paused is the SET of paused queues that a claim checks, and limits is the HASH of limit settings (see limits.lua). In
--- the first partition, both are changed together with the record. They are copied as a whole to the other partitions.
--- pausing is the version of the copy that a partition has. Each partition gets a change in a separate call, and a
--- delayed call must not undo a later change. A version is the server's clock in microseconds, so versions keep growing
--- even after a failover that has lost the last ones.
+-- the first partition, both are changed together with the record. They are then copied as a whole to the other
+-- partitions. pausing is the version of the copy that a partition has. Each partition gets a change in a separate call,
+-- and a delayed call must not undo a later change. A version is the server's clock in microseconds, so versions keep
+-- growing even after a failover that has lost the last ones.
 
 local verbs = {}
 

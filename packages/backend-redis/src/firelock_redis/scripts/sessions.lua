@@ -230,7 +230,7 @@ end
 
 -- Delete up to `limit` dead sessions: one hour after their death if their server has begun another session since then,
 -- otherwise one day after it. ARGV from 4: the sessions that are alive in other partitions. Return those of them that
--- are dead or unknown here and that no process is ending.
+-- are dead or unknown here and are not in `ending`.
 function verbs.prune(limit)
   despite_full_memory()
   local strays = {}

@@ -1,4 +1,4 @@
-"""Changes of jobs as arguments of scripts/exchange.lua: plain outcomes as two strings, the rest by field."""
+"""Changes of jobs as arguments of exchange.lua: plain outcomes as two strings, others field by field."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def write_changes(
 
 
 def _goes_further(transition: Transition) -> bool:
-    """Return whether the change suspends the job or deletes its memos; most changes do neither."""
+    """Return whether the change suspends the job or deletes memos of it; most changes do neither."""
     return _further(transition) != _NOTHING_FURTHER
 
 
@@ -164,7 +164,7 @@ def _failure(at: int, error: ErrorInfo) -> str:
 
 
 def _further_fields(transition: Transition, partitions: Partitions) -> list[Any]:
-    """Return the part of a change that suspends the job or deletes its memos.
+    """Return the part of a change that suspends the job or deletes memos of it.
 
     functions/suspensions.lua reads it. A script cannot read jobs in other partitions, so a job that waits for
     such jobs checks them again later.

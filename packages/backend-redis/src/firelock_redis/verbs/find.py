@@ -246,7 +246,7 @@ def _rare_lists(where: JobFilter) -> list[str]:
 
 
 def _letters(where: JobFilter, *, is_rare: bool) -> str:
-    """Return the letters of states whose lists contain every job that matches the filter.
+    """Return the letters of the states whose lists together contain every job that matches the filter.
 
     The string is empty if no lists by state are needed.
     """

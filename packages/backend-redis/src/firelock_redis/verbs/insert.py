@@ -58,7 +58,7 @@ _SIZE = Run._fields.index("size")
 
 
 def _rules() -> str:
-    """Return the effects of a parent's outcome, and the reasons for changes of batches, as JSON."""
+    """Return the effects of a parent's final state, and the reasons for changes of batches, as JSON."""
     rules: dict[str, object] = {
         LETTERS[state]: quoted(Moved.PARENT_ENDED.format(state=state)) for state in FINAL_STATES
     }

@@ -13,7 +13,7 @@ from firelock_redis.layout.words import LogPart
 
 _LOG_LIMIT = 1_000
 _PIECE = 50  # maximum number of lines of a job that are sent together
-_BATCH_WORDS, _BATCH_SIZE = 1_000, 250_000  # maximum number of words and of characters in one script call
+_BATCH_WORDS, _BATCH_SIZE = 1_000, 250_000  # a call with this many words or characters gets no more lines
 _PAGE = 125  # lines per reply
 
 

@@ -38,7 +38,7 @@ class MemoVerbs(RedisVerbs):
 
     @override
     def remember(self, memos: Sequence[NewMemo], *, within: object | None = None) -> list[Remembered]:
-        """See `Storage.remember`. This takes one round trip per partition, or more if there are many."""
+        """See `Storage.remember`. This takes one round trip per partition, more for many or large memos."""
         self.refuse_within(within)
         found: list[Remembered] = [Remembered(Applied.MISSING)] * len(memos)
         places = self._partitions.by_partition(range(len(memos)), lambda place: memos[place].job_id)

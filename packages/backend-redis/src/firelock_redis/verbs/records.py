@@ -73,13 +73,13 @@ class RecordVerbs(RedisVerbs):
 
     @override
     def delete_record(self, kind: str, key: str, *, expected_version: int | None = None) -> bool:
-        """See `Storage.delete_record`; the versions of a later record with this key continue from it."""
+        """See `Storage.delete_record`; a later record with this key has higher versions."""
         deleted = self._run("records.delete", 0, kind, key, number_word(expected_version))
         self.note_record(kind, is_changed=deleted is not None)
         return deleted is not None
 
     def note_record(self, kind: str, *, is_changed: bool) -> None:
-        """Note the partitions that might have work after this record was written."""
+        """Note the partitions that might have work after a record of this kind was written or deleted."""
         if kind in {QUEUES, LIMITS}:
             if is_changed:
                 repair_pauses(self.database)

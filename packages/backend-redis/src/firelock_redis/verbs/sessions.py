@@ -45,7 +45,7 @@ _SECOND = 1_000_000
 _JOBS_AT_ONCE = 400  # maximum number of jobs that one script call returns to their queues
 # A process that needs more than this many microseconds to end a session is considered dead.
 _GIVEN_UP = 10 * _SECOND
-_MARK_MILLISECONDS = 2 * 86_400_000  # one day longer than the first partition keeps a dead session
+_MARK_MILLISECONDS = 2 * 86_400_000  # one day longer than the first partition keeps any dead session
 _EXPIRED = 1  # only the clock of Redis decides whether a session has expired
 _NOT_STARTED = quoted(Moved.NOT_STARTED.value)
 
@@ -135,7 +135,7 @@ class SessionVerbs(RedisVerbs):
 
     @override
     def orphans(self, limit: int, *, as_of: int | None = None) -> list[Taken]:
-        """See `Storage.orphans`; also end sessions that another process has begun to end but not finished.
+        """See `Storage.orphans`; also end sessions that a process has begun to end but not finished.
 
         If one session cannot be ended now, the others are still ended. That session is dead from its first
         script call on, and the next sweep completes the work.

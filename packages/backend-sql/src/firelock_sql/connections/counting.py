@@ -73,7 +73,7 @@ def idle_queues(tx: Transaction, limit: int) -> list[str]:
 
 
 def forget_queues(tx: Transaction, queues: Sequence[str]) -> None:
-    """Delete the counts of queues that do not have jobs again."""
+    """Delete the counts of these queues, except those that have jobs again."""
     tx.run(_FORGET, ids=list(queues))
 
 

@@ -64,7 +64,7 @@ class FullReadSchedule:
 
 
 class HeldReadSchedule(FullReadSchedule):
-    """The schedule of full reads of a session's jobs; other reads cover only the caller's jobs."""
+    """The schedule of full reads of a session's jobs; other reads cover only jobs that the caller names."""
 
     def __init__(
         self, long_seconds: float = LONG_SECONDS, clock: Callable[[], float] = time.monotonic
@@ -73,7 +73,7 @@ class HeldReadSchedule(FullReadSchedule):
 
 
 class DueFloor:
-    """The due time at which reads of due jobs start, because all jobs with earlier due times were enqueued.
+    """The due time at which reads of due jobs start, because all jobs due earlier have been enqueued.
 
     `promote` advances it. A job that is stored later but has an earlier due time waits for the next full read
     by `promote`. Threads may share it: claims read `start`, and one thread calls `promote`.

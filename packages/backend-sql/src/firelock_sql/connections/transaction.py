@@ -171,10 +171,10 @@ class Transaction:
     woken: set[str] = attrs.field(factory=set)
     freed_keys: list[FreedKeys] = attrs.field(
         factory=list
-    )  # jobs with limit keys that have ended or were requeued
+    )  # jobs that held limit keys and have ended or were requeued
     adds_deltas: bool = False  # True: changes to the counts are inserted as rows of differences
     is_ended: bool = False  # True: the work has only read data, and the transaction is already committed
-    has_written: bool = True  # False: it has only taken locks, so the commit need not wait for the disk
+    has_written: bool = True  # False: only locks were taken, so the commit need not wait for the disk
     skips_own: bool = False  # True: settling reports a job whose row is locked as busy, and does not wait
     skips_all: bool = False  # True: the same applies to the row of every job that settling needs
     checks_locks_first: bool = False  # True: the work checks which rows are locked before it writes any row
@@ -211,7 +211,7 @@ class Transaction:
         self._began = instant
 
     def run(self, statement: Text, **parameters: object) -> None:
-        """Run the statement before the next one with a result, and before the commit."""
+        """Run the statement, at the latest before the next one with a result or before the commit."""
         compiled = statement.compiled(self.dialect)
         self._put(compiled.text, compiled.bind(parameters))
 

@@ -36,7 +36,7 @@ INTO @number, @place, @size, @now
 """)  # noqa: S608 - the clock
 _SUMMED = "SELECT @place"
 _IS_HELD = "id = :job AND state = 'processing' AND session = :session AND fence = :fence"
-_IS_TOLD = "id = :job AND state <> 'succeeded' AND state <> 'deleted'"  # accepts memos from other callers
+_IS_TOLD = "id = :job AND state <> 'succeeded' AND state <> 'deleted'"  # accepts memos from outside the run
 # `is_done` must be last, because the other assignments read its old value
 _REPLACED = ("value", "at", "started_at", "attempt", "author", "bytes", "is_done")
 

@@ -229,7 +229,10 @@ class _Many:
 
 @lru_cache(maxsize=256)
 def _listed(sql: str) -> _Many | None:
-    """Return a change of the rows in a list as a join with the list; None for other statements."""
+    """Return a change of the rows in a list as a join with the list; None for other statements.
+
+    The list must be the last parameter of the statement.
+    """
     verb, _, rest = sql.partition(" ")
     before, is_there, after = rest.partition(_LISTED)
     if verb not in {"UPDATE", "DELETE"} or not is_there:

@@ -395,7 +395,7 @@ class MysqlStorage(SqlStorage):
 
     @override
     def _insert(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
-        """Store the jobs; this takes one round trip if all are plain and new by the unique index."""
+        """Store the jobs, in one round trip if they are plain and the unique index shows that all are new."""
         if any(unique_use(job) is not None for job in jobs):
             return self._insert_unique(jobs)
         if any(job.parents for job in jobs):

@@ -223,7 +223,7 @@ class PostgresqlStorage(SqlStorage):
         return [True] * len(jobs)
 
     def _insert_filled(self, jobs: Sequence[NewJob]) -> Sequence[bool | Duplicate]:
-        """Store a batch with the plain members that follow it, then the other jobs; return which are new."""
+        """Store a batch with the plain members directly after it, then the others; return which are new."""
         if not (number := count_first_members(jobs)):
             return self._insert_any(jobs)
         members, rest = jobs[1 : number + 1], jobs[number + 1 :]
@@ -788,7 +788,8 @@ _NO_ENDS: dict[str, object] = dict.fromkeys(
 _CHOICES = {"listen": ("auto", "on", "off")}
 _CONNECT_SECONDS = 10
 _POOL_SECONDS = 15.0
-# if there is no reply for this many seconds, the server is unreachable; statements have shorter timeouts
+# if there is no reply for this many seconds, the server is considered unreachable; statements have shorter
+# timeouts
 SILENT_SECONDS = 90.0
 
 

@@ -262,7 +262,7 @@ edges = Table(
     Column("seq", _NUMBER, primary_key=True),
     Column("parent_id", _NAME, nullable=False),
     Column("child_id", _NAME, nullable=False),
-    Column("awaited", _WORD, nullable=False),  # the outcome of the parent for which the child waits
+    Column("awaited", _WORD, nullable=False),  # the final state of the parent for which the child waits
     _count("is_decided"),
     _count("carries"),  # 1: the parent's result is passed to the child as an argument
     _count("is_wait"),  # 1: created when a running child was suspended; 0: created with a continuation

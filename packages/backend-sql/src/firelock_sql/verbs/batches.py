@@ -191,7 +191,7 @@ def _walk_members(tx: Transaction, batch: BatchRow, rules: BatchRules, room: int
 
 
 def _lock_free(tx: Transaction, ids: Sequence[str]) -> set[str]:
-    """Lock the jobs that no other transaction has locked, and the rows of batches; return their ids."""
+    """Lock the jobs that are not locked, including the rows of batches among them; return their ids."""
     if not tx.adds_deltas or not ids:
         return set(ids)
     free = {str(id): bool(is_batch) for id, is_batch in tx.all(_FREE_JOBS, ids=sorted(ids))}
@@ -287,7 +287,7 @@ def time_out(tx: Transaction, ids: Sequence[str]) -> int:
 
 
 def _around(tx: Transaction, ids: set[str]) -> dict[str, tuple[str, int | None, Relations]]:
-    """Return the state, expiry and relations of these jobs and of all batches that contain them."""
+    """Return the state, expiry and relations of these jobs and of all batches that contain them, by id."""
     found: dict[str, tuple[str, int | None, Relations]] = {}
     while ids:
         level = {

@@ -379,7 +379,7 @@ def _delete_free(
 
 
 def delete_with(tx: Transaction, owner: JobRow, ids: Sequence[str], reason: str) -> int:
-    """Delete waiting jobs; after they end, their rows are kept for as long as the owner's row.
+    """Delete waiting jobs; their rows are kept as long after their end as the owner's row after its end.
 
     Jobs that other transactions have locked are skipped. Return the number of all other jobs.
     """

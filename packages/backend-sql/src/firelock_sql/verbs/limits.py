@@ -71,7 +71,7 @@ SETTINGS = Text("SELECT key, value FROM firelock_records WHERE kind = 'limit' AN
 _KEYS = "SELECT key, holders, next_arrival_at FROM firelock_limit_keys WHERE key IN :ids ORDER BY key"
 READ_KEYS = Text(_KEYS)
 LOCK_KEYS, LOCK_FREE_KEYS = Text(f"{_KEYS} FOR UPDATE"), Text(f"{_KEYS} FOR UPDATE SKIP LOCKED")
-# For a claim that may wait briefly for locked keys.
+# For a claim that may wait briefly for locked keys, which runs in a brief transaction.
 LOCK_KEYS_BRIEFLY = Text(f"{_KEYS} FOR UPDATE NOWAIT")
 MAKE_KEY = Text("""
 INSERT INTO firelock_limit_keys (key, holders, next_arrival_at) VALUES (:key, NULL, 0)

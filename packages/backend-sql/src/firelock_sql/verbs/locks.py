@@ -1,8 +1,8 @@
 """Locks: one row per lock, which is kept for a day after the lock has ended.
 
 Another row, whose name is empty, contains a lower bound for fences. The bound is raised when locks are
-deleted, so that their fences never decrease. A lock with an empty name would share that row, and
-would continue with its fence like any other lock.
+deleted, so that their fences never decrease. A lock with an empty name would share that row, and would
+continue with its fence like any other lock.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class Wakening:
     name: str  # the name of the signal
     waits_for: str
     reason: str
-    line_before: str  # the history entry up to the time, which the storage inserts
+    line_before: str  # the line of the history up to the time, which the storage inserts
     line_after: str
 
 

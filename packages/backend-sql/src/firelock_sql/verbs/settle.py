@@ -1,8 +1,8 @@
 """The general form of `apply`, for every kind of transition; it reads the rows in the same transaction.
 
-The storage of each dialect settles most plain outcomes without this module. The others are
-those in a caller's transaction, those of jobs that another process has claimed, and those that turn out not
-to be plain. The children of ended jobs are handled later, by `release`: see `children`.
+The storage of each dialect settles most plain outcomes without this module. The others are those in a
+caller's transaction, those of jobs that another process has claimed, and those that turn out not to be plain.
+The children of ended jobs are handled later, by `release`: see `children`.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _load(
 def _apply(
     tx: Transaction, rows: Mapping[str, JobRow], transition: Transition, around: BatchesAround
 ) -> Applied:
-    """Apply the transition if its conditions are met, without changing child jobs; return the result."""
+    """Apply the transition if its conditions are met; return the result, without regard to child jobs."""
     row = rows[transition.job_id]
     job = cast("JobRecord", row)  # the rules read only fields that a row and a record share
     if row.state not in transition.from_states or not rules.is_holder(job, transition):

@@ -6,7 +6,7 @@
 --   n:<child>: the number of undecided dependencies of a child that had more than one
 --   c:<parent> ZSET: all children, by creation time
 --   releasing ZSET: the ended parents that `release` must handle, in the order in which they ended
---   ends: the number of the parent that ended last
+--   ends: the number that was last assigned to an entry of `releasing` or of `changed` (see batches.lua)
 --   checked HASH: see upkeep.lua
 --
 -- A parent's record gets the flag + when its first child is stored. A child that no longer waits has no dependencies in

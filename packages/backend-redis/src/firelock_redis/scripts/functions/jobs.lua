@@ -212,7 +212,7 @@ local function forget_edges(job)
   end
 end
 
--- Remove the job from the releasing list, so that its previous outcome no longer affects its children.
+-- Remove the job from the releasing list, so that its previous final state no longer affects its children.
 local function withdraw(id)
   call('ZREM', base .. 'releasing', id)
   call('HDEL', base .. 'checked', id)
@@ -443,7 +443,8 @@ local function clear_tail(job)
   save(job)
 end
 
--- Return a history line for an operator's change, with the attempt or the due time that the change has cancelled.
+-- Return a history line for an operator's change, with the attempt that the change has ended or the due time that it
+-- has cancelled.
 local function taken_away(job, to, at, reason)
   if job.state == 'P' then return entry_line(to, at, reason, job.attempt, job.claimed, job.started, job.server) end
   if job.state == 'C' then

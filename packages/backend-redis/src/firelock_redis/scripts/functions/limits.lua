@@ -407,7 +407,8 @@ local function limits()
     return true
   end
 
-  -- Return the number of jobs with cost 1 that the keys of the lane allow to start, from 1 to `room`.
+  -- Return the number of jobs with cost 1 that the keys of the lane allow to start, at most `room`. The keys must allow
+  -- at least one.
   local function count_possible_starts(lane, room)
     for _, usage in ipairs(lane.usages) do
       local settings = usage.settings

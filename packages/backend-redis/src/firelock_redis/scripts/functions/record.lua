@@ -37,7 +37,7 @@ local function set_pause(queue, is_paused)
   if not is_paused then wake('*') end
 end
 
--- Call `visit` with the record of each job with limits that a session runs or has as a tail.
+-- Call `visit` with the record of each job with limits that a session holds or has as a tail.
 local function each_present(visit)
   local sessions, seen = {}, {}
   for _, some in ipairs({
