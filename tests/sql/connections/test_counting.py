@@ -106,7 +106,7 @@ def test_failing_fold_does_not_affect_stored_jobs(scene, admin, monkeypatch):
 
 
 def test_after_a_slow_read_only_newer_differences_are_read(scene, admin, clock):
-    """If a long transaction adds a difference with a lower number, it is only read by the next full read.
+    """If a long transaction adds a difference with a lower number, only the next full read reads it.
 
     Until then, the difference is still counted.
     """

@@ -92,7 +92,7 @@ def test_suspensions_share_one_round_trip(flow, proxy):
 
 
 def test_suspensions_of_one_call_are_decided_separately(flow):
-    """In this test, one of ten suspensions already has its signal, so its job is enqueued."""
+    """In this test, every tenth suspension already has its signal, so its job is enqueued."""
     flow.add_many(MANY)
     jobs = flow.take(flow.begin(), MANY)
     suspensions = [for_a_signal(flow, job) for job in jobs]
