@@ -288,11 +288,11 @@ class Storage(ABC):
         another transaction has locked. If the row is locked, the result is BUSY: the job exists and keeps its
         state, session, fence, keys and place, no part of the transition is written, and the caller sends the
         transition again. The other transitions of the call are applied as if this one were not part of the
-        call, except that a later transition of the same job is also BUSY. A transition that needs other rows,
-        for example a parent's list of children, a batch or a unique key, may wait some milliseconds for them
-        before it is BUSY. BUSY may also be returned for a row that has just been changed rather than locked.
-        Operators' changes and changes `within` a transaction wait for locks. A storage without row locks
-        never returns BUSY.
+        call, except that a later transition of the same job is also BUSY. A settling transition that needs
+        other rows, for example a parent's list of children, a batch or a unique key, may wait some
+        milliseconds for them before it is BUSY. BUSY may also be returned for a row that has just been
+        changed rather than locked. Operators' changes and changes `within` a transaction wait for locks. A
+        storage without row locks never returns BUSY.
 
         Raises:
             UnsupportedFeature: If `within` is given, but the storage does not offer it.
@@ -454,7 +454,7 @@ class Storage(ABC):
 
     @abstractmethod
     def renew(self, renewals: Sequence[Renewal]) -> list[bool]:
-        """Renew each living session, which then lives for its timeout; return whether each one is alive.
+        """Renew each living session for its timeout, starting now; return for each whether it is alive.
 
         A session that has ended or is unknown must not be revived, and its result is always False. A session
         that has expired but is not yet marked as ended is renewed.

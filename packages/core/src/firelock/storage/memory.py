@@ -232,9 +232,9 @@ class Table(Tables):
         self._key_rows: dict[str, KeyRow] = {}
         self._unique_rows: dict[str, UniqueRow] = {}
         self.taken_number = 0  # how many jobs other callers have taken from sessions
-        self.taken: dict[str, int] = {}  # `taken_number` at the last loss of a session, by `taken_from` name
-        self.ready_news = 0  # grows whenever a job without limits might be able to start
-        self.lane_news = 0  # grows whenever a job in a lane might be able to start
+        self.taken: dict[str, int] = {}  # `taken_number` when a session last lost a job, by `taken_from` name
+        self.ready_news = 0  # grows whenever a job without limits might have become able to start
+        self.lane_news = 0  # grows whenever a job in a lane might have become able to start
         self._due = Order()  # scheduled and awaiting jobs by due_at
         self._expiring = Order()  # jobs by expires_at
         self._held: defaultdict[str, dict[str, None]] = defaultdict(dict)  # jobs and tails by session

@@ -328,7 +328,7 @@ def applied(row: StoredJob, transition: Transition, *, now: int) -> tuple[Stored
 
 
 def entry_of(transition: Transition, job: JobRecord) -> HistoryEntry:
-    """Return the history entry of the transition; for operators, it also records the previous state."""
+    """Return the transition's history entry; an operator's also has the previous attempt or due time."""
     entry = transition.entry()
     if transition.session is not None:
         return entry
@@ -344,7 +344,7 @@ def entry_of(transition: Transition, job: JobRecord) -> HistoryEntry:
 
 
 def is_holder(job: JobRecord, transition: Transition) -> bool:
-    """Return whether the job belongs to the transition's session, or the transition needs no session."""
+    """Return whether the job has the transition's session and fence, or the transition needs no session."""
     return transition.session is None or (transition.session, transition.fence) == (job.session, job.fence)
 
 

@@ -187,7 +187,7 @@ class Tables(ABC):
 
     @abstractmethod
     def next_releasing(self, limit: int) -> tuple[JobRecord, list[StoredJob]] | None:
-        """Return an ended parent and some waiting children; no child is returned twice for the same end."""
+        """Return an ended parent and some waiting children; no child twice unless the parent ends again."""
 
     @abstractmethod
     def find(

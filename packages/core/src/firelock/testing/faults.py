@@ -61,7 +61,7 @@ class FaultyStorage(Storage):
         storage = FaultyStorage.around(MemoryStorage())
         fire = Firelock(storage)
         storage.fail_next("insert", times=2)              # the next enqueue raises StorageUnavailable
-        storage.fail_next("insert", after_effect=True)    # stored, but the reply is lost: still only one job
+        storage.fail_next("insert", after_effect=True)    # stored, but no reply: sent again, still one job
     """
 
     contract = 1

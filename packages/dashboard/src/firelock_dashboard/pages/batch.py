@@ -1,4 +1,4 @@
-"""The page of a batch, which shows its progress and its members, and can requeue failed members."""
+"""The page of a batch: its progress, its members as a graph and as a list, and a requeue of failed ones."""
 
 from __future__ import annotations
 

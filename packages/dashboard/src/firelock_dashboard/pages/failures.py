@@ -1,4 +1,4 @@
-"""The Failures page, which groups jobs that failed with the same error."""
+"""The Failures page, where jobs that failed with the same error share a row, a traceback and actions."""
 
 from __future__ import annotations
 

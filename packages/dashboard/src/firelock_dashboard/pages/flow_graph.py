@@ -26,7 +26,7 @@ _FRAME, _CHARACTER = 44, 7  # the widths of a node's icon and edges, and of one 
 _LANE = 40  # the space for the lines to the left of stacked nodes
 _BELOW = 26  # the space between stacked layers
 _LONGEST = 60  # the maximum number of stacked nodes
-_DETAIL = 32  # the maximum length of the string that distinguishes members of one task
+_DETAIL = 32  # the maximum number of characters that distinguish members of one task
 
 # The order in which states are listed. The first state that occurs in a node sets the node's colour.
 ORDER = ("failed", "processing", "retrying", "enqueued", "scheduled", "awaiting", "deleted", "succeeded")

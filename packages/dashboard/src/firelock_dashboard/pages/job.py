@@ -65,7 +65,7 @@ _PART = re.compile(r"[0-9a-f-]{4,36}")
 _NEWEST = 500  # the number of newest jobs that are searched for the end of an id
 _LOG_KEPT = 1_000
 _SHOWN = 200
-_STEP = 220  # the maximum length of a step's kind and name
+_STEP = 220  # the maximum number of characters of a step's kind and name
 _ONE = Text("one", is_required=True)
 _AGAIN = Text("step", is_required=True, limit=_STEP)
 _SIGNAL = Text("signal", is_required=True, limit=_STEP)
@@ -257,14 +257,14 @@ _RETRY = re.compile(r"retry [0-9]+(?: of [0-9]+)?(?=: )")
 _CHILDREN = 20
 _PARENTS = 20  # the maximum number of parents that are listed
 _PARENTS_READ = 500
-_PARENT_CALL = 120  # the maximum length of a parent's arguments
+_PARENT_CALL = 120  # the maximum number of characters of a parent's arguments
 _LOG = 200  # lines per request
 _LOG_FIRST = 500
 _AHEAD_PAGES = 4
-_VALUE = 400  # the maximum length of a stored value
+_VALUE = 400  # the maximum number of characters of a stored value
 _WAITS_SHOWN = 6
 _RATE_MINUTES = 10
-_STOPS_WITHIN = 30  # seconds; a function that runs longer than this does not check for its cancellation
+_STOPS_WITHIN = 30  # seconds; a function that still runs after this time does not check its cancellation
 _ORDERS = 50  # the number of newest audit entries that are searched for a request to end a worker process
 _FEWEST_RUNS = 20  # minimum number of runs for a comparison, because the p95 of fewer runs is the slowest run
 
@@ -819,7 +819,7 @@ class JobView:
         )  # fmt: skip
 
     def _holders(self) -> dict[str, datetime]:
-        """Return the start times of jobs that are the only holder of one of this job's limits."""
+        """Return the start times of jobs that alone hold one of this job's limits, using one read."""
         waits = [place.wait for place in self.places if place.wait is not None]
         alone = list({wait.holders[0] for wait in waits if len(wait.holders) == 1})
         found = self.visit.fire.storage.get(alone) if alone else []

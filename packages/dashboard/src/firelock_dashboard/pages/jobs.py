@@ -171,7 +171,7 @@ class _JobRow:
 
     @property
     def seconds(self) -> float | None:
-        """The last attempt's duration in seconds; None if none has ended or a delete replaced the result."""
+        """The last attempt's duration in seconds; None if none ended or a delete replaced its end time."""
         job = self.record
         if job.state is State.DELETED:
             return None
@@ -481,7 +481,7 @@ def show_jobs(visit: Visit, *, is_retrying: bool = False) -> Response:
 
 
 def _kind_of(visit: Visit, word: str) -> str | None:
-    """Return the kind of chip that has the word as an exact value, a tag or a queue, by an indexed lookup."""
+    """Return the kind of chip (tag or queue) that has this word as an exact value, by one indexed lookup."""
     if len(visit.fire.jobs.page(JobFilter(tag=word), limit=1)):
         return "tag"
     return "queue" if word in visit.dashboard.counts().by_queue else None

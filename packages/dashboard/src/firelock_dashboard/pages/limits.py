@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 50  # the maximum number of keys on a page
 _WAITING = 25  # the maximum number of waiting jobs on the page of a key
-_CALL = 200  # the maximum length of a call
+_CALL = 200  # the maximum number of characters of a call
 _AFTER, _PREFIX = Text("after", limit=400, default=""), Text("prefix", default="")
 _KEY = Text("key", is_required=True)
 _LEFT_OUT = Integer("after", least=0, most=LINE_LENGTH, default=0)  # number of jobs ahead of the shown jobs

@@ -1,4 +1,4 @@
-"""The Queues page, which shows waiting jobs, rates and servers, and can pause, resume and empty queues."""
+"""The Queues page: waiting jobs, wait times, rates and servers, and actions to pause, resume and empty."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 _SHOWN = 25  # the maximum number of queues on a page; the longest waiting job of each is read
 _HEAD = 20
 _KEYS = 10  # the maximum number of limit keys read for the first jobs; each read scans every lane
-_CALL = 200  # the maximum length of a call
+_CALL = 200  # the maximum number of characters of a call
 _EXAMINED = 200  # the number of waiting jobs from which the next jobs and the tasks are determined
 _AFTER, _TYPED = Text("after", default=""), Text("typed")
 

@@ -1,4 +1,4 @@
-"""The Recurring page, which shows due times and last runs, and can change, run and remove definitions."""
+"""The Recurring page: due times, last runs, and actions to run, pause, resume, reset and remove."""
 
 from __future__ import annotations
 

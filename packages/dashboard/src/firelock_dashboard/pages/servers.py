@@ -1,4 +1,4 @@
-"""The Servers page, which shows worker processes and running jobs, and can quiet or stop servers."""
+"""The Servers page, which shows worker processes and running jobs, and can quiet, resume and stop servers."""
 
 from __future__ import annotations
 

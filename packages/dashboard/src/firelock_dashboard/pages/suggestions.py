@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _SHOWN = 12
 _NEWEST = 100  # the number of newest jobs whose tags and tasks are offered
 _GROUPS = 30
-_LOGS = 24  # the maximum number of jobs whose log is searched for a start
+_LOGS = 24  # the maximum number of jobs whose log is searched for the start time
 _LINES = 1_000
 _CHIPS = (
     "state:",

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from firelock_dashboard.web.request import Visit
 
 _HOURS = 24
-_LINE = 240  # the maximum length of a call
+_LINE = 240  # the maximum number of characters of a call
 _RUNS = 20
 _MOST_TASKS = 500
 _RUNNING = 500  # the maximum number of running jobs that are counted

@@ -84,7 +84,7 @@ def _trace(lead: str, frames: Iterable[Frame], rest: Iterable[str]) -> Trace:
 
 
 def markdown(title: str, facts: Iterable[str], text: str) -> str:
-    """Return a report for an issue: the title, the facts, and the traceback in a code block."""
+    """Return a report for an issue: the title, the facts, and the traceback in a long enough code fence."""
     longest = max(map(len, re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     listed = "\n".join(f"- {fact}" for fact in facts)

@@ -51,7 +51,7 @@ _DEPTHS_EVERY, _DEPTHS_KEPT = 30.0, 120
 class _Span:
     length: int  # micros
     bucket: int  # the length of a bucket for all tasks, in micros
-    bucket_of_one: int  # the length of a bucket for one task or queue, of which only whole hours are stored
+    bucket_of_one: int  # the same for one task or queue, of which only whole hours are stored
 
 
 SPANS: Mapping[str, _Span] = {
@@ -291,7 +291,7 @@ class History:
     def depths_by_minute(self) -> dict[int, tuple[int, int]]:
         """Return the numbers of waiting and running jobs at the end of each minute with a count.
 
-        The keys are the minutes in seconds since 1970. Only the numbers of the last hour are kept, in memory.
+        The keys are the minutes in seconds since 1970. The numbers of at most one hour are kept, in memory.
         """
         now, monotonic = self._now() / 1_000_000, self._monotonic()
         return {

@@ -516,7 +516,7 @@ class JobsFound:
     jobs: list[JobRecord]
     cursor: str | None  # the start of the next part; None at the end of the list
     examined: int  # the number of checked jobs
-    is_cut: bool  # whether the search reached its limit, so that there may be more jobs than the page shows
+    is_cut: bool  # whether the search reached its limit, so more jobs may exist although the page is not full
     last_at: int | None = None  # the position in the list's order at which the search ended, in micros
 
 

@@ -59,7 +59,7 @@ MANY = 1_000
 """The number of jobs above which the visitor must type it before the action runs."""
 
 
-_ANSWER = 500  # the maximum length of an answer in the audit
+_ANSWER = 500  # the maximum number of characters of an answer in the audit
 
 SIGNAL_VALUE = Text("value", "JSON of the signal's type.", is_required=True, limit=256 * 1_024)
 """The value that is sent as the signal's answer."""

@@ -213,7 +213,7 @@ class Scene:
             colocate_with = colocate_with or _key_of(admission)
             fields["admission_json"] = write_admission(admission)
         id = self.storage.new_ids(1, colocate_with if isinstance(colocate_with, str) else None)[0]
-        if recurring_id := fields.get("recurring_id"):  # such an id is derived from that of the recurring job
+        if recurring_id := fields.get("recurring_id"):  # the job's id is derived from the recurring job's id
             id = derived_id(str(recurring_id), id)
         job = NewJob(id, "tasks.run", "[]", "json", "default", 0, State.ENQUEUED, self.stamp())
         return attrs.evolve(job, **fields)  # type: ignore[arg-type]

@@ -116,7 +116,7 @@ class Ground:
         parents = fields.get("parents", ())
         assert isinstance(parents, tuple)
         id = self.twin.real.new_ids(1, _COLOCATED_WITH)[0]
-        if recurring_id := fields.get("recurring_id"):  # such an id is derived from that of the recurring job
+        if recurring_id := fields.get("recurring_id"):  # the job's id is derived from the recurring job's id
             id = derived_id(str(recurring_id), id)
         job = NewJob(
             id, f"task{number % 3}", f"[{number}]",

@@ -56,7 +56,7 @@ class BatchGround(SeededOperations):
         return self.random.choice(self.storages)
 
     def new_callbacks(self, batch: str) -> list[NewJob]:
-        """Return the callbacks of the batch: one job for each outcome."""
+        """Return the callbacks of the batch: one job for each final state."""
         return [self.flow.new_job(state=State.AWAITING, parents=(Edge(batch, on),)) for on in _CALLBACKS]
 
     def end(self) -> None:

@@ -378,7 +378,7 @@ class LimitOperations(SeededOperations):
                 assert wanted == found, f"find_waiting returns {found} for {key}, expected {wanted}"
 
     def end(self) -> None:
-        """Resume the paused queues and check that all waiting jobs run.
+        """End the pauses of queues and keys, and check that all waiting jobs run.
 
         This shows that no ended job still holds a key.
         """

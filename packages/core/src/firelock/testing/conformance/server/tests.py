@@ -302,7 +302,7 @@ _SUCCEEDED, _FAILED, _DELETED = State.SUCCEEDED, State.FAILED, State.DELETED
 
 
 class ContinuingTests(ServerFixtures):
-    """Continuations: a child runs after the outcome for which it waits, and is deleted after any other."""
+    """Continuations: a child runs if its parent ends as required; otherwise it is deleted or waits."""
 
     def _parent(self, stage: Stage, *, fails: bool) -> Job[None]:
         def ends(fails: bool) -> None:
@@ -334,9 +334,9 @@ class ContinuingTests(ServerFixtures):
     def test_child_runs_only_after_the_expected_end_of_its_parent(
         self, stage: Stage, on: str, end: State, expected: State
     ) -> None:
-        """A child that waits for this outcome of its parent runs; a child that waits for another is deleted.
+        """A child that waits for this final state of its parent runs; one that waits for another is deleted.
 
-        The history of the child states the outcome of the parent.
+        The history of the child states the final state of the parent.
         """
         parent = self._parent(stage, fails=end is State.FAILED)
         child = self._child(stage, parent, on)
@@ -465,7 +465,7 @@ class CancellingTests(ServerFixtures):
 
     @pytest.mark.parametrize("is_async", [False, True], ids=["thread", "coroutine"])
     def test_job_above_its_timeout_is_cancelled_and_fails(self, stage: Stage, is_async: bool) -> None:
-        """A job that exceeds its timeout is cancelled, and fails with a TimeoutError that states the time."""
+        """A job that exceeds its timeout is cancelled, and fails with an error that states the timeout."""
         resting = _Resting()
         job = resting.registered(stage, is_async=is_async).using(timeout=0.2).enqueue()
 
@@ -631,7 +631,7 @@ class OrderingTests(ServerFixtures):
     def test_queue_with_more_weight_is_served_more_often(self, stage: Stage) -> None:
         """Of two full queues, the one with more weight is served more often.
 
-        The other queue is also served.
+        The other queue is served in the meantime.
         """
         notes, names = self._noted(stage)
         calls = [(queue,) for queue in ("light", "heavy")]

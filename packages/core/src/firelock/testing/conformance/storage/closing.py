@@ -82,8 +82,8 @@ class ClosingTests(StorageFixtures):
     ) -> None:
         """A continued `end_session`, on any handle, uses the running jobs and the reason of the first call.
 
-        If this fails: no crash is counted for a job whose run killed its process while the row was locked, or
-        a crash is counted for a job that never started.
+        If this fails: because the row of a job was locked, no crash is counted although its run killed its
+        process, or a crash is counted although the job never started.
         """
         other, holder = scene.handles.open(), scene.begin()
         ran, waited = scene.add_many(2)
@@ -176,7 +176,7 @@ class ClosingTests(StorageFixtures):
     def test_late_end_is_stored_while_the_session_is_closing(
         self, scene: Scene, lock_job: LockJob, end: End, verb: str
     ) -> None:
-        """The result of a job that a closing session still holds is stored; after this the session has ended.
+        """The result of a closing session's last job is stored, after which the session is no longer closing.
 
         If this fails: a job that has ended runs again, although it had not been taken from its session yet.
         """

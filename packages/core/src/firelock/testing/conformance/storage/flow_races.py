@@ -91,7 +91,7 @@ class FlowRaceTests(StorageFixtures):
             flow.settle_all()
 
     def test_member_added_while_its_batch_ends_is_stored_or_refused(self, flow: FlowScene) -> None:
-        """A member added while its batch ends is either refused, or stored while the batch is still open.
+        """A member added while its batch ends is either stored, so that the batch stays open, or refused.
 
         If this fails: a job is in a batch that has ended without it.
         """

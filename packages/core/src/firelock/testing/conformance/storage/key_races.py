@@ -112,7 +112,7 @@ class LimitRaceTests(StorageFixtures):
         return ledger.most
 
     def test_concurrent_claims_of_crossing_lanes_exceed_no_limit(self, scene: Scene) -> None:
-        """Eight servers run all jobs with all combinations of two keys, and do not exceed any limit.
+        """Eight servers run jobs with pairs of keys, in all combinations, without exceeding a limit.
 
         If this fails: each server's count was correct when it was made, but together the counts are wrong.
         """
@@ -282,7 +282,7 @@ class UniqueRaceTests(StorageFixtures):
     def test_one_of_eight_concurrent_calls_with_raises_is_stored(self, scene: Scene) -> None:
         """Of eight concurrent calls with `raises` and the same free key, one is stored and seven are refused.
 
-        If this fails: two callers both get the result of the first call.
+        If this fails: two callers are both notified that their job was stored.
         """
         handles = scene.open(8)
 

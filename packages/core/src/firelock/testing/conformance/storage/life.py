@@ -500,7 +500,7 @@ class LifeTests(StorageFixtures):
     @requires(Feature.NOTIFY)
     @pytest.mark.parametrize("what", ["delete", "delete of its batch"])
     def test_job_taken_from_a_session_ends_its_wait(self, flow: FlowScene, what: str) -> None:
-        """A wait for jobs taken from a session returns True as soon as another caller deletes one of them.
+        """A wait for jobs taken from a session returns True as soon as another caller deletes a running job.
 
         If this fails: a hundred jobs that a server has claimed ahead start although they were deleted.
         """

@@ -896,7 +896,7 @@ class KeyTests(StorageFixtures):
     @requires(Feature.NOTIFY)
     @pytest.mark.parametrize("how", ["apply", "exchange of another queue", "exchange for nothing", "session"])
     def test_end_that_frees_a_key_wakes_waiting_servers(self, scene: Scene, how: str) -> None:
-        """Settling a job wakes servers that wait for its key, unless the caller claims the next job itself.
+        """If a job or session frees a key, waiting servers wake unless the caller claims the next job itself.
 
         If this fails: a free slot is used only after the next poll.
         """

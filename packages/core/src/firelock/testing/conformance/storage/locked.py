@@ -117,7 +117,7 @@ class LockedRowTests(StorageFixtures):
         assert [Applied.APPLIED, Applied.ALREADY] * 6 == scene.storage.apply(endings)
 
     def test_another_handle_also_returns_busy(self, scene: Scene, lock_job: LockJob) -> None:
-        """A handle that has not claimed the locked job also returns `BUSY`, even for two results in one call.
+        """A handle that has not claimed the locked job returns `BUSY`, and so does a second result in a call.
 
         If this fails: whether a locked job is reported as missing depends on the claims that the handle
         remembers.
@@ -207,7 +207,7 @@ class LockedRowTests(StorageFixtures):
     # ---- parents, members, waits -------------------------------------------------------------------------
 
     def test_end_of_a_locked_parent_is_busy(self, scene: Scene, lock_job: LockJob) -> None:
-        """A locked parent ends when it is unlocked, and its children do not start before that.
+        """A locked parent ends only after it is unlocked, and its children do not start before that.
 
         If this fails: a continuation is lost, or starts before its parent has ended.
         """
@@ -225,7 +225,7 @@ class LockedRowTests(StorageFixtures):
     def test_end_of_a_locked_member_is_busy(
         self, flow: FlowScene, lock_job: LockJob, end: Callable[[Running], object]
     ) -> None:
-        """A busy member stays active; other members are counted, but the batch ends only with this member.
+        """A busy member stays active; other results are counted, but the batch ends only with this member.
 
         If this fails: a batch ends too early, or never.
         """
@@ -368,7 +368,7 @@ class LockedRowTests(StorageFixtures):
         assert [State.ENQUEUED] * 4 == scene.states(*children)
 
     def test_locked_child_of_a_deleted_parent_is_deleted_later(self, scene: Scene, lock_job: LockJob) -> None:
-        """A locked child is handled once, when it is unlocked, according to the outcome of its parent.
+        """A locked child is handled once, after it is unlocked, according to the state of its parent.
 
         If this fails: a continuation of a failed job runs.
         """
@@ -447,7 +447,7 @@ class LockedRowTests(StorageFixtures):
     def test_locked_member_of_a_cancelled_batch_is_deleted_later(
         self, flow: FlowScene, lock_job: LockJob
     ) -> None:
-        """The members of a cancelled batch are deleted; a locked member is deleted when it is unlocked.
+        """The members of a cancelled batch are deleted; a locked member is deleted after it is unlocked.
 
         If this fails: members of a cancelled batch run, or a server is blocked.
         """
@@ -463,7 +463,7 @@ class LockedRowTests(StorageFixtures):
         assert [State.DELETED] * 5 == flow.states(batch, *ids)
 
     def test_locked_batch_ends_later(self, flow: FlowScene, lock_job: LockJob) -> None:
-        """A locked batch ends when it is unlocked; another batch ends in the meantime.
+        """A locked batch ends after it is unlocked; another batch ends in the meantime.
 
         If this fails: one batch blocks all others, or never ends.
         """

@@ -40,6 +40,8 @@ class ModelTests(StorageFixtures):
     ) -> None:
         """In `model_runs` short runs and as many runs of thirty operations, the storage matches the model.
 
+        The invariants of the model also hold.
+
         If this fails: Hypothesis prints a run that differs. Compare its last operation with the contract.
         """
         pytest.importorskip("hypothesis", reason="the model test needs hypothesis: install firelock[testing]")

@@ -79,7 +79,7 @@ class RecordTests(StorageFixtures):
         assert ("first", 1) == scene.kept("kind", "key")
 
     def test_delete_with_another_expected_version_does_nothing(self, scene: Scene) -> None:
-        """A delete that expects another version does nothing; with the right version it deletes the record.
+        """A delete that expects another version does nothing; the right version deletes the record once.
 
         If this fails: a delete removes a value that was just written.
         """

@@ -185,7 +185,7 @@ class SettleTests(StorageFixtures):
         assert [running.id, other] == scene.claim_ids(holder)
 
     def test_handed_back_jobs_come_before_the_rest_of_their_batch(self, scene: Scene) -> None:
-        """If some jobs of a batch were claimed and are handed back, they still come before the other jobs.
+        """If some jobs of a batch are claimed and handed back, they still come before the rest of the batch.
 
         If this fails: jobs with equal `enqueued_at` are ordered by their last write instead of by their
         insert.
@@ -572,7 +572,7 @@ class GuardTests(StorageFixtures):
         assert dict.fromkeys(states, 1) == scene.by_state()
 
     def test_transitions_of_a_job_are_applied_in_order(self, scene: Scene) -> None:
-        """Later transitions of a batch include the changes of earlier ones, even with other jobs in between.
+        """Later transitions in a call build on earlier ones of the same job, even with others in between.
 
         If this fails: a batch is applied job by job instead of in order, or only the last transition is
         stored.

@@ -434,7 +434,7 @@ class UniqueTests(StorageFixtures):
     # ---- debounced jobs ----------------------------------------------------------------------------------
 
     def test_debounced_job_waits_until_calls_have_stopped(self, scene: Scene) -> None:
-        """Each call moves the due time to `wait` from now, and the last call's arguments are used.
+        """Each call moves the due time to its own `wait` from now, and the last call's arguments are used.
 
         If this fails: a document is saved while its author types, or without the last changes.
         """

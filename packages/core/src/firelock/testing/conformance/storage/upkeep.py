@@ -348,7 +348,7 @@ class ContinuationTests(StorageFixtures):
         assert claimable == scene.claim_ids()
 
     def test_end_of_a_parent_with_children_needs_a_release(self, scene: Scene) -> None:
-        """Ending a job that has waiting children returns `RELEASE_NEEDED`; ending it again returns `ALREADY`.
+        """Ending a job that has waiting children returns `RELEASE_NEEDED`; a repeated call returns `ALREADY`.
 
         Deleting a waiting parent also returns `RELEASE_NEEDED`.
 
