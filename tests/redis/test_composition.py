@@ -204,7 +204,7 @@ def test_plain_jobs_run_no_command_of_batches(server, scene):
 
 
 def test_members_of_several_batches_end_with_few_additional_commands(server, scene):
-    """An exchange needs two more commands per batch, and another two if the batch has no active members left."""
+    """An exchange needs two more commands per batch, and another two if the batch has no active members."""
     holder = scene.begin()
     batches = [scene.batch_of(10)[0] for _ in range(3)]
     plain = [scene.add() for _ in range(31)]

@@ -124,7 +124,7 @@ def test_unknown_state_is_shown_as_failed(scene, path):
 
 
 def test_invalid_task_does_not_end_a_list(scene, path):
-    """A list of all jobs omits this job and continues with the jobs of the next task."""
+    """The list omits a job whose task name is invalid, and continues with the jobs of the next task."""
     job_ids = scene.add_many(2)
     overwrite(path, job_ids[0], "task", b"\xff")
 
