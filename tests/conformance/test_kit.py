@@ -164,7 +164,7 @@ def test_method_name_selects_the_tests_of_its_part(pytester, word):
 
 
 def test_source_of_every_mutation_exists():
-    """Each source file contains the code that a mutation of the heavy tests replaces."""
+    """Each mutation of the heavy tests replaces code that its source file contains."""
     tables = [(mutations(), path_of), (lua_mutations(), script_of)]
 
     lost = [

@@ -220,7 +220,7 @@ def test_value_of_another_type_than_its_annotation_is_refused(annotation, value,
 def test_integer_for_a_float_annotation_is_restored_as_float():
     """The conversion from int to float is the only widening conversion.
 
-    It also applies inside JSON values and classes.
+    It also applies inside lists and classes.
     """
     assert exact(1.0) == exact(sent(float, 1))
     assert exact([2.0, None]) == exact(sent(list[float | None], [2, None]))

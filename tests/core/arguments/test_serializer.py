@@ -124,7 +124,7 @@ def test_bytes_are_refused(serializer):
     ],
 )
 def test_json_of_other_writers_is_read_as_plain_values(serializer, text, value):
-    """White space, escapes, other number formats and keys with a special meaning elsewhere are allowed."""
+    """White space, escapes, other number formats and keys with a special meaning elsewhere are plain JSON."""
     back = serializer.loads(text)
 
     assert repr(value) == repr(back)

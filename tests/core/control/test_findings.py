@@ -246,8 +246,8 @@ def test_restarted_server_is_not_lost():
 def test_task_that_fails_more_than_usual_is_reported(lately, usually, is_error):
     """There must be at least ten recent runs, of which at least a tenth failed.
 
-    The rate must be three times the rate of the rest of the day. If there is no data for the day, at least
-    half of the runs must have failed.
+    In addition, the rate must be at least three times the rate of the rest of the day, or at least 50 %.
+    If there is no data for the rest of the day, it must be at least 50 %.
     """
     reported = found(lately={"charge": lately}, usually={} if usually is None else {"charge": usually})
 
@@ -572,7 +572,10 @@ def test_job_that_runs_much_longer_than_usual_is_reported_per_task():
     ],
 )
 def test_run_is_too_long_compared_with_the_longest_run_of_the_day(minutes, ended, is_reported):
-    """A run is too long if it takes ten minutes and ten times as long as the longest of at least ten runs."""
+    """A run is too long if it takes at least ten minutes and ten times as long as the longest run of the day.
+
+    The day must have had at least ten runs.
+    """
     seen = {} if ended is None else {"send": ended}
 
     assert (["long_run"] if is_reported else []) == kinds(

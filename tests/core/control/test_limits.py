@@ -72,7 +72,7 @@ def audited(fire):
 def test_key_shows_its_holders_and_the_source_of_its_values(fire):
     """The result also contains the waiting jobs and the values of the name.
 
-    If a rate delays the next start, the result contains its time.
+    If a rate delays the next start, the result contains the time of this start.
     """
     now = fire.storage.clock()
     fire.storage.hold("tenant:7", "a", "b", waiting=5, next_arrival_at=now + MINUTE)

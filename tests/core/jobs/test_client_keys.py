@@ -401,7 +401,7 @@ def test_debounce_cannot_be_combined_with_a_due_time(fire, plain, call):
 
 
 def test_handle_shows_the_limit_that_blocks_a_job(fire, report):
-    """After a refresh, the handle shows whether the limit is at its maximum, delayed by its rate, or paused.
+    """After a refresh, the handle shows whether the limit is full, paused, or allows a start only later.
 
     If the job waits only for a worker, the handle does not show a limit.
     """

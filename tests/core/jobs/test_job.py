@@ -542,7 +542,10 @@ def test_restore_of_a_job_that_is_not_deleted_is_refused(in_state, state):
 
 
 def test_restore_is_refused_if_the_job_has_changed(adding, fire, worker):
-    """The job was requeued, ran and was deleted again, so the first deletion can no longer be undone."""
+    """During the restore, the job is requeued, runs and is deleted again.
+
+    The first deletion can therefore no longer be undone.
+    """
     job = adding.enqueue(1)
     job.delete()
     history = fire.storage.history

@@ -47,7 +47,7 @@ def test_position_of_every_job_is_found(lengths):
 
 
 def test_number_of_read_jobs_is_bounded():
-    """For a page or a position, at most a few times as many jobs are read as are shown."""
+    """However many jobs wait, a page or a position reads at most a few times as many jobs as it shows."""
     lanes = Lanes(*[1] * 400, *[5_000_000] * 3)
 
     line = lanes.spots(0, 1_000)

@@ -308,7 +308,7 @@ def test_slow_drift_is_not_reported_as_a_jump(host, local):
 
 
 def test_suspension_seems_to_be_a_clock_change_without_a_suspension_clock(host):
-    """Without a clock that includes suspensions, only a jump of the wall clock can be detected."""
+    """Without a clock that includes suspensions, only a forward jump of the wall clock can be detected."""
     clocks = HostClocks(host.clocks.wall, host.clocks.awake, host.clocks.awake)
     watch = HostWatch(clocks)
 

@@ -110,7 +110,7 @@ def test_cancelled_batch_is_deleted_when_no_member_runs(scene, limit):
 
 @pytest.mark.parametrize("limit", [1, 100])
 def test_members_of_an_awaiting_batch_wait(scene, limit):
-    """The members of inner batches wait too. After that, a delayed member waits for its due time."""
+    """The members of inner batches wait too. When the batch opens, a delayed member waits until it is due."""
     source = scene.job()
     batch = scene.batch(after=[source.id])
     inner = scene.batch(batch=batch.id)

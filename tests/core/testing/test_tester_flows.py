@@ -55,7 +55,7 @@ def test_drain_runs_a_flow_to_its_end(fire, tester):
 
 
 def test_batch_cancelled_by_its_running_member_ends_with_it(fire, tester):
-    """The outcome of that run is refused, but the batch ends, as on a server."""
+    """The outcome of that run is refused, but the run ends the batch, as on a server."""
 
     @fire.task(name="cancels")
     def cancels(job: JobContext) -> None:

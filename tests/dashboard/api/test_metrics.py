@@ -238,7 +238,7 @@ def test_scrapes_within_five_seconds_share_a_reading(send, tick, monkeypatch):
     ],
 )
 def test_wanted_workers_follow_the_formula(processing, backlog, mean, most, wanted):
-    """The result is the number of running jobs, plus the work of the backlog divided by its allowed time."""
+    """The result is the number of running jobs plus the backlog's work divided by the time allowed for it."""
     assert wanted == wanted_workers(
         processing=processing, backlog=backlog, mean_seconds=mean, clear_within=60, most=most
     )

@@ -162,7 +162,7 @@ def test_requeue_outcome_is_shown_on_the_row_of_its_cause(fire, client, failing,
 
 @pytest.mark.parametrize("path", ["/failures", "/"])
 def test_fully_succeeded_requeue_is_listed_without_a_cause_row(fire, client, dashboard, path):
-    """For an hour, the requeue is listed under the exception class; no failed job has this cause now."""
+    """For an hour, the requeue is listed under the exception class, as no failed job has this cause now."""
     is_down = [True]
 
     @fire.task(name="shop.charge", retry=Retry.never())

@@ -81,7 +81,7 @@ def test_row_action_ignores_the_selection(client, fire, failed):
 
 
 def test_running_job_is_cancelled_by_delete(client, fire, send):
-    """The job is requested to stop, and the response does not offer to undo the delete."""
+    """The job is asked to stop, and the response does not offer to undo the delete."""
     job = send.enqueue(1)
     Worker(fire).claim()
 

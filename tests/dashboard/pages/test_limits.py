@@ -282,7 +282,7 @@ def test_key_with_waiting_jobs_is_never_shown_as_open(fire, client):
     ids=["paused", "set to 0", "closed"],
 )  # fmt: skip
 def test_key_page_explains_why_no_job_starts(fire, client, change, state, starts):
-    """The reason is a pause, a setting of 0, or a rate that allows no start until a certain time.
+    """The reason is a pause, a setting of 0, or a time until which the limit allows no start.
 
     The page estimates a start only if there is such a time.
     """

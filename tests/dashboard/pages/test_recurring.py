@@ -255,9 +255,9 @@ def test_last_runs_are_shown_as_ticks(fire, client, report, nightly):
 
 
 def test_origin_of_a_definition_is_shown(fire, client, report, nightly):
-    """A definition was created by code, a call or the dashboard.
+    """The origin shows whether code, a call or the dashboard has created the definition.
 
-    The origin also shows that it was edited, or that its code was removed.
+    It also shows that the definition was edited, or that its code was removed.
     """
     report.recur("called", "0 3 * * *", "tue")
     fire.recurring.create("shop.report", "made", "0 4 * * *", ["wed"])

@@ -132,7 +132,7 @@ def mail(fire):
 def test_exact_matches_come_first_in_a_fixed_order(client, mail):
     """Exact matches are listed in the order tags, ids, batches, tasks, queues and limit keys.
 
-    Results that only contain the text are listed below them.
+    A limit key for which jobs wait comes first. Results that only contain the text are listed last.
     """
     assert ["/jobs?tag=mail", f"/batches/{mail.id}", "/tasks/view?name=shop.mail", "/queues/mail"] == exact(
         client, "mail"

@@ -130,7 +130,7 @@ def test_running_jobs_are_busy_slots_before_the_next_heartbeat(client, serving, 
 
 
 def test_deleted_job_that_still_runs_is_listed(fire, client, serving, send):
-    """If a server reports more running jobs than the storage has for it, one read finds the deleted jobs."""
+    """If a server reports more running jobs than are stored as processing, one read finds deleted jobs."""
     send.enqueue_many([(number,) for number in range(2)])
     session = serving("web-1", workers=5, busy=2)
     kept, deleted = serving.claim(session, 2, started=2)

@@ -53,7 +53,7 @@ def test_changed_setting_keeps_the_others(client, name, choice):
 def test_settings_sent_separately_are_combined(client):
     """Settings may be sent one at a time or all together in the form.
 
-    After sending the form, the visitor is redirected to the previous page.
+    The form redirects the visitor to the page in its `back` field.
     """
     client.act("/settings", {"theme": "dark"})
     client.act("/settings", {"times": "absolute"})

@@ -378,7 +378,7 @@ def test_invalid_credentials_get_a_password_challenge(sent):
 
 
 def test_only_correct_passwords_are_cached():
-    """A correct password is recognized the next time without hashing. Any other password must be hashed."""
+    """A correct password is recognized the next time without hashing. Other passwords are still refused."""
     auth = basic_auth({"bob": hash_password("right")})
     granted(auth, request(basic("bob", "right")))
 

@@ -311,7 +311,7 @@ def test_foreign_origin_is_refused_despite_sec_fetch_site(fire, dashboard):
 
 
 def test_same_origin_request_is_accepted_if_a_proxy_ends_tls(fire):
-    """The proxy passes on Host but not the scheme, so the browser's report of the same site is sufficient."""
+    """The proxy passes on Host but not the scheme, so the browser's Sec-Fetch-Site header is sufficient."""
     auth = {"auth": lambda _: "admin"}
     with closing(Dashboard(fire, **auth)) as dashboard, closing(Browser(dashboard)) as browser:
         host = "ops.example.com"
@@ -452,9 +452,9 @@ def test_outage_reveals_nothing_to_visitors_without_a_session():
 @pytest.mark.parametrize("port", [80, 9999])
 @pytest.mark.parametrize("order", [1, -1])
 def test_session_cookie_is_found_among_others_of_its_name(dashboard, port, order):
-    """Two cookies have the same name if they belong to different ports, or to `/` and `/jobs`.
+    """Browsers also send the cookies of the host's other dashboards.
 
-    Browsers send both cookies.
+    The cookie of a dashboard at `/` can have the same name. The cookie of another port has a different name.
     """
     own = session_of(dashboard)
     pair = [f"{COOKIE}_80={own}", f"{COOKIE}_{port}={'x' * 43}"]

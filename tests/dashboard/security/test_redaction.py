@@ -199,7 +199,7 @@ def test_redact_list_applies_to_every_task():
 
 
 def test_redact_pattern_matches_names():
-    """A custom pattern is matched against the name as it is written."""
+    """A custom pattern is searched for in the name as it is written."""
     redactor = Redactor(re.compile(r"^x_"))
 
     assert {"x_a": MASK, "a_x_": 1, "token": MASK} == redactor.value({"x_a": 1, "a_x_": 1, "token": "t"})
