@@ -198,7 +198,7 @@ def test_invalid_task_name_or_alias_is_refused(fire, name, which):
         ({"xyz": "mail"}, "Task option 'xyz' is unknown; use one of name, queue, priority"),
         (
             {"max_retries": 3},
-            r"A task of Firelock has no option 'max_retries'; use retry=Retry\(attempts=…\)\.",
+            r"A Firelock task has no option 'max_retries'; use retry=Retry\(attempts=…\)\.",
         ),
         (
             {"bind": True},
@@ -494,7 +494,7 @@ def test_method_name_of_another_library_suggests_the_right_method(fire, verb, in
     task = fire.task(send)
 
     assert not hasattr(task, verb)
-    with pytest.raises(AttributeError, match=f"A task of Firelock has no method '{verb}'; {instead}"):
+    with pytest.raises(AttributeError, match=f"A Firelock task has no method '{verb}'; {instead}"):
         getattr(task.using(queue="mail"), verb)
 
 

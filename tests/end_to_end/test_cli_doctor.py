@@ -180,8 +180,8 @@ def test_continuations_of_failed_parents_are_a_warning(app):
     ]
 
 
-def test_storage_of_one_process_is_a_warning():
-    """The memory of one process is suitable for tests. The finding states its limitations."""
+def test_doctor_warns_about_a_storage_in_memory():
+    """A storage in the memory of one process is suitable for tests, so the finding is only a warning."""
     with Firelock("memory://") as app:
         [(is_error, what)] = found(app)
 

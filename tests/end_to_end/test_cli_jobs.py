@@ -529,7 +529,7 @@ def test_requeue_by_id_reports_each_result(command, app):
     ]
 
 
-def test_requeue_skips_a_batch_with_a_reason(command, app):
+def test_requeue_skips_a_batch_and_states_the_reason(command, app):
     """A batch has no task that could run.
 
     The output contains this reason for a single batch and for `--all`.

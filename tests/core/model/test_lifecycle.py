@@ -189,8 +189,8 @@ def test_only_the_last_crash_can_show_that_the_job_ran_alone():
 
 
 @given(created_at=instants, age=st.integers(-(2**40), 2**53))
-def test_job_with_an_unknown_task_waits_half_its_age(created_at, age):
-    """The wait is 15 seconds to five minutes, even if another clock was ahead."""
+def test_job_with_an_unknown_task_is_postponed_by_half_its_age(created_at, age):
+    """The delay is 15 seconds to five minutes, even if the job's creation time is in the future."""
     at = created_at + age
     transition = end_of(claimed(created_at=created_at), "unknown_task", at=at)
 

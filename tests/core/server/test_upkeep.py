@@ -393,8 +393,8 @@ def test_release_by_the_dispatcher_is_repeated(seldom):
     until(lambda: len(seldom.storage.called["release"]) >= before + 2)
 
 
-def test_due_sweep_runs_before_more_releases(scene):
-    """If a call leaves continuations, another call follows, but a sweep that is due runs first."""
+def test_due_sweep_runs_before_the_remaining_continuations_are_released(scene):
+    """If one call does not release all continuations, a sweep that is due runs before the next call."""
     order = []
 
     def release(limit):

@@ -109,8 +109,8 @@ def test_job_page_offers_the_actions_of_its_state(client, fire, send, state, wor
     assert ('data-no="Keep job"' in text) is (state not in {"processing", "deleted"})
 
 
-def test_deleted_job_offers_a_restore_or_states_the_reason(client, fire, send):
-    """If the delete lost nothing, the page offers to restore the job.
+def test_page_of_a_deleted_job_offers_restore_or_states_why_not(client, fire, send):
+    """If the deletion can be undone, the page offers to restore the job.
 
     Otherwise, it states why this is not possible.
     """

@@ -349,7 +349,7 @@ def test_stop_confirmation_of_the_only_server_shows_the_effect(fire, client, ser
 
     assert f'data-confirm="{question}"' in page
     assert question in confirmation
-    assert "Make web-1, the only server, quiet?" in page
+    assert "Make the only server, web-1, quiet?" in page
     assert 'data-confirm="Stop web-1? Other servers continue. The 2 running jobs have' in with_another
     assert "the only server" not in with_another
 

@@ -516,7 +516,7 @@ def test_server_is_made_quiet_and_resumed(visitor, stocked):
     """The server gets the order and does not claim any jobs until it is resumed."""
     with stocked.server(name="web-9", workers=1):
         card = visitor.go("/servers").page.locator("section.server", has_text="web-9")
-        visitor.press("Make quiet", card).is_sure("Make web-9, the only server, quiet?", None).shows_result(
+        visitor.press("Make quiet", card).is_sure("Make the only server, web-9, quiet?", None).shows_result(
             "web-9 stops claiming jobs at its next heartbeat"
         )
         eventually(lambda: server_states(stocked, "web-9") == {"quiet"})

@@ -79,7 +79,7 @@ class JobContext:
     ) -> JobContext:
         """Return a context for a unit test of a task; its log lines are discarded.
 
-        Steps run, and this context stores their values. `complete_within` accepts any session and adds the
+        This context runs steps and keeps their values. `complete_within` accepts any session and adds the
         result to `completions`. A wait raises `StepError` because there is no server, unless `answers`
         contains its name. In that case, the wait immediately returns that answer. A step whose name is in
         `answers` returns its answer in the same way.

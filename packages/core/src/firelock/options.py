@@ -62,7 +62,7 @@ _FOREIGN_OPTIONS = {
 def unknown_option(option: str, known: Sequence[str]) -> ConfigurationError:
     """Return the error for an unknown option of a task, with the option to use instead."""
     if (instead := _FOREIGN_OPTIONS.get(option)) is not None:
-        return ConfigurationError(f"A task of Firelock has no option {option!r}; use {instead}.")
+        return ConfigurationError(f"A Firelock task has no option {option!r}; use {instead}.")
     from difflib import get_close_matches  # noqa: PLC0415 - only for a message
 
     near = get_close_matches(option, known, n=1)

@@ -162,7 +162,7 @@ class TaskVerbs(Generic[P, R]):
             """
             if (instead := _FOREIGN_VERBS.get(name)) is None:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            raise AttributeError(f"A task of Firelock has no method {name!r}; use {instead}.")
+            raise AttributeError(f"A Firelock task has no method {name!r}; use {instead}.")
 
     def using(
         self,

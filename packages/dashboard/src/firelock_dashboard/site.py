@@ -67,7 +67,7 @@ class Site:
         self.watch = Watch(fire, self.history, is_read_only=is_read_only)
         self.gauges = Gauges(fire, self.watch, self.counts)
         self.scale = Scale(fire, self.watch)
-        # An operation changes the jobs of whole causes, so the causes' hours must be read again.
+        # An operation can change all failed jobs with the same cause, so cached hourly counts are read again.
         on_ended = partial(self.invalidate, keeps_days=False)
         self.runner = OperationRunner(fire, self.payloads, is_allowed=not is_read_only, on_ended=on_ended)
         self.live = Live(

@@ -62,7 +62,7 @@ def test_modules_that_fail_to_import_are_reported_together(check):
     output = check({"database": "default"}, code=1, environment={"SHOP_APPS": "eager", "EAGER": "enqueue"})
 
     assert (
-        "?: (firelock.E010) eager.tasks cannot be imported: A task of Firelock has no option 'max_retries'; "
+        "?: (firelock.E010) eager.tasks cannot be imported: A Firelock task has no option 'max_retries'; "
         "use retry=Retry(attempts=…)."
     ) in output
     assert (

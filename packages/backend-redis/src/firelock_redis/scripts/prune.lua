@@ -101,7 +101,7 @@ local function delete_members(batch)
   return false
 end
 
--- Return whether no child or member needs this job, which has children or is a batch.
+-- Return whether this job, which has children or is a batch, is no longer needed by any child or member.
 local function is_childless(id, text)
   if call('ZSCORE', base .. 'releasing', id) then return false end
   local parent = read(id, text)

@@ -78,7 +78,7 @@ def admission_in(text: str | None) -> Admission:
 
 
 def readable_admission(text: str) -> str:
-    """Return the stored admission of a job unchanged, if a server of this or a newer release can read it.
+    """Return the string of a stored admission if a server of this or a newer release can read it.
 
     Raises:
         StorageError: If the value is damaged; the job might otherwise start without its limits.

@@ -268,7 +268,7 @@ edges = Table(
     _count("is_wait"),  # 1: created when a running child was suspended; 0: created with a continuation
 )
 Index(PREFIX + "edges_of_parent", edges.c.parent_id, edges.c.is_decided, edges.c.seq)  # for release and lists
-Index(PREFIX + "edges_of_child", edges.c.child_id)  # used to find the open edges of a child, and by prune
+Index(PREFIX + "edges_of_child", edges.c.child_id)  # used by prune, and to find the open edges of a child
 
 # Ended parents that may have unchecked children, with the last edge that was checked. Edges that were skipped
 # because another transaction had locked the child have their own rows.

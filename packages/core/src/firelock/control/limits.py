@@ -427,7 +427,7 @@ class Limits:
             if not settings.has_any and key != name_of(key):
                 raise ConfigurationError(
                     f"Key {key!r} without settings of its own uses those of {name_of(key)!r}. Use reset to "
-                    "remove them, or set a number that is high enough."
+                    "remove them, or set a very high number."
                 )
             detail.update(
                 _settings_json(settings),

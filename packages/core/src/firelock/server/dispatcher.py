@@ -779,7 +779,7 @@ class _Settler:
     def _send_again(self, end: EndedRun, *, is_hand_back: bool) -> None:
         """Send a busy outcome again with the next exchange; if its row is still busy, park the outcome.
 
-        On PostgreSQL, another process's claim may lock a row for some milliseconds. This happens if it read
+        On PostgreSQL, another process's claim may lock a row for a few milliseconds. This happens if it read
         the row as enqueued shortly before this process claimed the job.
         """
         if end.was_busy:

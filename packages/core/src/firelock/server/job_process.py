@@ -62,7 +62,7 @@ log = logging.getLogger(__name__)
 
 _NOTED = b"noted\n"  # the server's reply to a completion: the only line that it sends while a job runs
 _ORDERLY_END = 2.0  # seconds within which an idle process must end
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.05  # seconds between two checks whether the process has ended
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.05  # seconds between two checks of whether the process has ended
 _MEANWHILE = frozenset({"log", "progress", "completed"})  # messages that a process sends while its job runs
 
 

@@ -324,7 +324,7 @@ class JobRunner:
             return run
         except Exception as error:
             log.exception(
-                "Job %s could not be started; it is tried again later.", job.id, extra={"job_id": job.id}
+                "Job %s could not be started; trying again later.", job.id, extra={"job_id": job.id}
             )
             return self.unprepared(job, holder, error)
 

@@ -702,7 +702,7 @@ class AsyncWorkers:
 
     def _not_started(self, claimed_run: ClaimedRun, error: Exception) -> EndedRun:
         """Return an outcome that removes the job from its session, so that the error affects no other job."""
-        log.error("Job %s could not be started; it is tried again later.", claimed_run.job.id, exc_info=error)
+        log.error("Job %s could not be started; trying again later.", claimed_run.job.id, exc_info=error)
         return self._context.runner.unprepared(claimed_run.job, claimed_run.holder, error)
 
     async def _start_tied(self, loop: asyncio.AbstractEventLoop, claimed_run: ClaimedRun, place: int) -> None:

@@ -80,7 +80,7 @@ class RowStorage(TableStorage):
         """
 
     def transact_checked(self, body: Callable[[Rows], _T]) -> _T:
-        """Run `transact` on rows that have this code's layout; use it in verbs that you override.
+        """Run `transact` after checking the layout of the rows; use it in verbs that you override.
 
         Your own rows must have keys that begin with `own/`. No other verb reads or writes such rows, and
         `clear` deletes them.

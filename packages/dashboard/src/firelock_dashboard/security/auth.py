@@ -37,7 +37,7 @@ class Entrance:
         self._auth = auth
 
     async def admit(self, request: Request) -> Access:
-        """Return the access of the sender of the request.
+        """Return the access rights of the visitor who sent the request.
 
         Raises:
             RequestProblem: If the sender has no access, or may not send the request from its origin.

@@ -355,7 +355,7 @@ class Visit:
         """
         back = None if undo is None else attrs.asdict(undo)
         if self.wants_json:
-            message = written_out(message)  # a script shows it unchanged
+            message = written_out(message)  # the page's script shows this text as it is
             return JSONResponse({"message": message, "kind": kind, "link": link, "undo": back})
         response = RedirectResponse(self.url.back(self.form.maybe(BACK), to), 303)
         flash = json.dumps([kind, message, link, back])

@@ -68,7 +68,7 @@ local function forget_from(job, name)
   call('HSET', key, '', last .. ' ' .. int(size))
 end
 
--- Return the FURTHER of a change and its parents, which are in ARGV from this position on.
+-- Return the FURTHER values of a change, followed by its parents; both are in ARGV, starting at this position.
 local function read_more(first)
   local more = {
     waits = ARGV[first + FURTHER.waits], forgets = ARGV[first + FURTHER.forgets],

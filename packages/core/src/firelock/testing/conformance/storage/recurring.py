@@ -83,7 +83,7 @@ class RecurringTests(StorageFixtures):
         assert scene.storage.promote(10).next_due_at is None
 
     def test_due_time_creates_its_jobs_once(self, scene: Scene) -> None:
-        """If the record has the expected version, it is replaced and the jobs are stored; this happens once.
+        """The jobs are stored and the record is replaced, once, if the record has the expected version.
 
         If this fails: a nightly report is sent by every server.
         """

@@ -412,7 +412,7 @@ class SettleTests(StorageFixtures):
     def test_only_deleted_jobs_can_be_restored(self, scene: Scene) -> None:
         """Restoring a job that is not deleted is refused and writes nothing.
 
-        If this fails: a late undo changes a job that runs or has succeeded by then.
+        If this fails: an undo that arrives late changes a job that is already running or has succeeded.
         """
         holder = scene.begin()
         ids = [scene.settle(ENDS[name](scene.run(holder))) for name in ("succeeds", "fails")]
