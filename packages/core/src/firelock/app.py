@@ -198,7 +198,7 @@ class Firelock(ServedApp):
 
     @property
     def client(self) -> Client:
-        """The client that creates jobs; servers also use it to create the runs of recurring jobs."""
+        """The client that creates jobs, including those that servers create for recurring jobs."""
         return self._client
 
     @property

@@ -244,7 +244,7 @@ class JobContext:
 
         After the commit, the task may continue within its timeout and the grace period of a stop. The job has
         succeeded by then, so an exception is only logged and neither fails nor repeats the job. After a
-        rollback, the run continues as before, and its result is stored as usual.
+        rollback, the run continues as before, and its outcome is stored as usual.
 
         Args:
             session: a SQLAlchemy Session or Connection, or the driver's connection, with a transaction.
@@ -563,7 +563,7 @@ class Console:
     _left_out: Counter[str] = attrs.Factory(Counter)
     _progress: dict[str, Progress] = attrs.Factory(dict)
     _sending: threading.Lock = attrs.Factory(threading.Lock)
-    _locked: dict[str, float] = attrs.Factory(dict)  # by job, the monotonic time of sending its lines again
+    _locked: dict[str, float] = attrs.Factory(dict)  # by job: monotonic time when its lines are sent again
 
     def log(self, job_id: str, attempt: int, level: str, text: str) -> None:
         """Add a line to the buffer, cut to 4,096 characters."""
@@ -593,10 +593,10 @@ class Console:
     def flush(self, storage: Storage) -> None:
         """Write the buffered lines and progress; keep them if the storage is unavailable.
 
-        The result of a job is sent after a flush. If another thread is flushing, this method waits up to two
-        seconds for it. Otherwise the result could be stored before log lines that are still being sent. If
+        The outcome of a job is sent after a flush. If another thread is flushing, this method waits up to two
+        seconds for it. Otherwise the outcome could be stored before log lines that are still being sent. If
         the storage rejects lines for another reason, they are dropped, and this is logged, because a log line
-        must not delay a result.
+        must not delay an outcome.
 
         Raises:
             StorageUnavailable: The storage is unavailable, so nothing was written.

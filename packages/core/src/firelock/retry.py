@@ -282,7 +282,7 @@ class Retry:
         return cls(waits=_POLYNOMIAL, **(RetryOptions(jitter=0) | options))
 
     def wait(self, retry_number: int, random: Callable[[], float]) -> timedelta:
-        """Return the wait before a retry, counted from 1. `random` returns numbers from 0 up to 1.
+        """Return the wait before a retry; the first retry is 1. `random` returns numbers from 0 up to 1.
 
         Raises:
             ConfigurationError: The retry number is below 1.

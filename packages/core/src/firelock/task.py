@@ -185,16 +185,19 @@ class TaskVerbs(Generic[P, R]):
         """Return an object of the same type whose calls use these options instead of the task's own.
 
         Args:
-            queue: the queue, instead of the task's queue. priority: −100…100; within the queue, jobs with a
-            higher priority run first. delay: the delay before the job runs; a timedelta or seconds. at: the
-            time at which the job runs; an aware datetime. tags: plain strings that are added to the task's
-            own tags. on: for continuations and with `after`, the required outcome of the other job:
-            succeeded, failed, deleted or finished. within: your own transaction in the storage's database;
-            the job is committed or rolled back with
+            queue: the queue, instead of the task's queue.
+            priority: −100…100; within the queue, jobs with a higher priority run first.
+            delay: the delay before the job runs; a timedelta or seconds.
+            at: the time at which the job runs; an aware datetime.
+            tags: plain strings that are added to the task's own tags.
+            on: for continuations and with `after`, how the other job must end: succeeded, failed, deleted or
+                finished.
+            within: your own transaction in the storage's database; the job is committed or rolled back with
                 it.
-            timeout: the longest time that a run may take. retry: the retry policy, stored with the job. meta:
-            short named strings that are stored with the job, at most 2 KiB in total, and available as
-            `JobContext.meta`. They override values with the same names from a plugin, or from the parent
+            timeout: the longest time that a run may take.
+            retry: the retry policy, stored with the job.
+            meta: short named strings that are stored with the job, at most 2 KiB in total, and available as
+                `JobContext.meta`. They override values with the same names from a plugin, or from the parent
                 of a continuation.
             limits: the limits, instead of the task's; [] for none. Their settings must match those that a
                 task declares.

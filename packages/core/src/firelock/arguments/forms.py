@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class FieldKind(StrEnum):
     """The kind of a field, which determines how its string is converted."""
 
-    TEXT = "text"  # a string, or a value that is stored as a string, such as a UUID
+    TEXT = "text"  # the string itself; also for values that are stored as strings, such as a UUID
     INTEGER = "integer"
     NUMBER = "number"
     BOOLEAN = "boolean"  # true, yes, on, 1 or false, no, off, 0

@@ -201,7 +201,7 @@ def _server(place: Place) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def stop(server: subprocess.Popen[bytes], limits: Sequence[float] = _STOP_LIMITS) -> None:
-    """Stop the server: for each timeout in `limits`, send SIGTERM and wait; finally, kill the server."""
+    """Stop the server: for each limit, send SIGTERM and wait up to that many seconds; finally, kill it."""
     for limit in limits:
         if server.poll() is None:
             server.terminate()

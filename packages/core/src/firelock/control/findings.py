@@ -47,7 +47,7 @@ _HOUR = 60 * _MINUTE
 _WIDEST_SKEW = 2 * _MICROS
 _LOST_LATELY = 60 * _MINUTE
 _LATE_WAIT = 5 * _MINUTE  # a job is overdue this long after its wait has timed out
-_MANY_PAUSED = 100  # number of waiting jobs from which a pause is a warning
+_MANY_PAUSED = 100  # minimum number of waiting jobs for which a pause is a warning
 _FORGOTTEN = 60 * _MINUTE  # a limit paused for this long may have been forgotten
 _KEYS = 500  # maximum number of limit keys that are read
 _FEWEST_RUNS = 10  # with fewer runs, a failure rate is meaningless
@@ -470,7 +470,7 @@ class _LimitUse:
             self._costs[use.key] = max(self._costs[use.key], use.cost)
 
     def too_costly(self) -> dict[str, int]:
-        """Return, by key, the cost of jobs that cost more than the burst of the key."""
+        """Return, by key, the largest cost of its jobs, if it exceeds the burst of the key."""
         settings = {view.key: view.settings for view in self.limits}
         return {
             key: cost

@@ -77,7 +77,7 @@ class ChunkDone:
 class Outcome:
     """The states of the jobs that an operation requeued: a snapshot, stored after all of them have ended."""
 
-    checked: int  # number of jobs whose state was read, which is limited
+    checked: int  # number of jobs whose state was read; if there are very many, only the first ones are read
     by_state: Mapping[State, int]  # number of jobs by current state, without states that have no jobs
     missing: int = 0  # number of jobs that were pruned in the meantime
 

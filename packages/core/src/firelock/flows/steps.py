@@ -523,7 +523,7 @@ class JobSteps:
     def _start(
         self, name: str, calls: Sequence[Call[Any]], places: Sequence[int], ids: list[str]
     ) -> _Flow[list[str]]:
-        """Store the ids of the calls at these indexes in a memo and the calls as jobs; return all ids.
+        """Store the ids of the calls at these indexes in a memo, then the calls as jobs; return all ids.
 
         An existing id is kept, because it is already in the memo, and the job with that id might be stored.
         """

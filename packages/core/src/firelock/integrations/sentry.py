@@ -157,7 +157,7 @@ class Sentry:
 
     @hookimpl
     def jobs_settled(self, settled: Sequence[Settled]) -> None:
-        """Report the results of recurring jobs to their monitors."""
+        """Report the outcomes of recurring jobs to their monitors."""
         if not self._monitors:
             return
         for end in settled:

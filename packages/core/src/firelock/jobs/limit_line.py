@@ -166,7 +166,7 @@ class _Bounds:
     def __init__(self, keys: KeyReads, records: Sequence[JobRecord], timeout: TimeoutOf) -> None:
         self._keys, self._records, self._timeout = keys, records, timeout
         self._lasting: dict[str, Lasting] = {}  # maximum run durations by key
-        self._ends: defaultdict[str, list[float]] = defaultdict(list)  # latest end times of jobs, by key
+        self._ends: defaultdict[str, list[float]] = defaultdict(list)  # latest ends of jobs in front, by key
         self._passed: list[float] = []  # latest end times of the overtaken jobs
 
     def by_key(

@@ -714,7 +714,7 @@ class KeyedClaim(Generic[T]):
         return next(found, None)
 
     def _opens_at(self, queue: str, lane: str, costs: Mapping[str, int] | None = None) -> float | None:
-        """Return when the rates of the lane's keys allow a start; None if a key is paused or at its limit."""
+        """Return when the keys' rates allow a start; None if a key is paused, closed or at its limit."""
         returning, opens_at = self._returning_holder(queue, lane), 0.0
         for key, usage in self._usages_in(lane).items():
             holds = returning is not None and usage.returning == returning

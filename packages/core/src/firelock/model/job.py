@@ -373,7 +373,7 @@ class Move:
 
 @attrs.frozen
 class Settled:
-    """A job with an attempt whose result the storage has accepted."""
+    """A job with an attempt whose outcome the storage has accepted."""
 
     job: ClaimedJob
     transition: Transition

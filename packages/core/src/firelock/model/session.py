@@ -88,7 +88,7 @@ class Renewal:
     cpu_percent: float = 0.0
     stuck_threads: int = 0  # threads occupied by jobs that continue after their timeout
     stuck_coroutines: int = 0  # coroutines of jobs that continue after their timeout
-    parked: int = 0  # number of results that wait for a locked row
+    parked: int = 0  # number of outcomes that wait for a locked row
 
 
 @attrs.frozen

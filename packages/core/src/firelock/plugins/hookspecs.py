@@ -361,7 +361,7 @@ def elect_transition(job: ClaimedJob, proposed: Transition) -> Transition | None
 def attempt_failed(job: ClaimedJob, error: BaseException, transition: Transition) -> None:
     """Observe a failed attempt, its exception, and the decision about the job.
 
-    Called once per failed attempt, in the worker, after everything is decided and before the result is sent
+    Called once per failed attempt, in the worker, after everything is decided and before the outcome is sent
     to the storage. If the job has ended, `transition.to` is `failed` or `deleted`; otherwise the job runs
     again.
 
@@ -379,7 +379,7 @@ def attempt_failed(job: ClaimedJob, error: BaseException, transition: Transition
 
 @hookspec
 def jobs_settled(settled: Sequence[Settled]) -> None:
-    """Observe attempts whose result the storage has accepted.
+    """Observe attempts whose outcome the storage has accepted.
 
     Called in the worker process, in a separate thread for the plugin, with up to 1,000 attempts at a time, in
     order. The attempts wait in a queue. If the hook is slower than the jobs, or if the process is killed, the

@@ -949,7 +949,7 @@ class _Factory:
     make: Callable[..., object]
 
 
-_PLUGIN_OPTIONS = OPTION_NAMES - {"on", "within", "after"}  # only the caller can have their values
+_PLUGIN_OPTIONS = OPTION_NAMES - {"on", "within", "after"}  # these refer to objects that only the caller has
 _CONTEXT = "return a context manager, or None"
 
 

@@ -68,7 +68,7 @@ class EndObserver:
 
 
 class SlowObservers:
-    """Logs slow observers; a plugin and hook are logged at most once per interval."""
+    """Logs slow observers: each hook of a plugin once, and then at most once per interval."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -182,7 +182,7 @@ class RecurringJob:
 
     @property
     def limits(self) -> tuple[str, ...]:
-        """The limit keys that its jobs use while they run, for example "tenant:7"; empty without limits."""
+        """The limit keys that its jobs hold while they run, for example "tenant:7"; empty without limits."""
         admission = self._admission
         return () if admission is None else tuple(use.key for use in admission.limits)
 

@@ -40,8 +40,8 @@ class BatchReleases:
 
     _storage: Storage
     _clock: Callable[[], float] = time.monotonic
-    _ended: set[str] = attrs.Factory(set)  # batches whose members have ended since the last release
-    _previous: set[str] = attrs.Factory(set)  # batches whose members ended before the last release
+    _ended: set[str] = attrs.Factory(set)  # batches with members that have ended since the last release
+    _previous: set[str] = attrs.Factory(set)  # batches with members that ended before the last release
     _is_urgent: bool = False  # whether a member has not succeeded, so that others might have to be stopped
     _at: float = 0.0  # monotonic time of the last release
     _rest: float = OFTEN  # pause after the last release

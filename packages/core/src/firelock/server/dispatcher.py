@@ -60,7 +60,8 @@ _IDLE_HEARTBEATS = 3
 _SHOWN_AS_STARTED = 1.0  # if a job runs longer than this many seconds, `started_at` is written
 _LONG_WAIT, _TOO_LONG_WAIT = 0.020, 0.050
 _FEW_ENDS = 10  # an exchange with up to this many outcomes costs little more than one with none
-_MUCH_LONGER, _TIMES_LONGER = 0.020, 3  # a slow exchange takes this many seconds or times longer
+# Compared with such an exchange, a slow one takes this many seconds longer and this many times as long.
+_MUCH_LONGER, _TIMES_LONGER = 0.020, 3
 _STALL = 0.2  # if no worker becomes free in this many seconds after a hand-back, the jobs are long
 _CLOCK_SLACK = 0.0005  # seconds to wait after a due time, so that the storage's clock has also reached it
 _SENDER_GRACE = 2.0  # seconds for which the current attempt to store a parked end may continue
@@ -262,7 +263,7 @@ class Dispatcher:
         self._pause = min(longest, max(least, self._pause * 2))
 
     def _note_failing(self, since: float) -> None:
-        """Report to the probes the time since which the storage has refused calls; 0 if it accepts them."""
+        """Report to the probes since when the storage refuses claims and outcomes; 0 if it accepts them."""
         self._failing_since = since
         if self._state is not DispatcherState.STOPPED:  # after a stop, the memory may be unmapped
             self._context.memory.note_failing(since)
@@ -487,7 +488,7 @@ class Dispatcher:
             self._lose_session(holder)
             return
         parked = self._settler.parked
-        parked.hurry([one.held.job_id for one in reply.lost])  # they are refused now: see `Storage.apply`
+        parked.hurry([one.held.job_id for one in reply.lost])  # refused now: see `Storage.apply`
         losses = [one for one in reply.lost if parked.get(one.held.job_id) is None]
         lost = [self._settler.held.pop(one.held.job_id) for one in losses]
         running = self._drop(lost)
@@ -916,8 +917,8 @@ def _freeing(accepted: Iterable[EndedRun]) -> list[EndedRun]:
 def _notify_stopped(sent: Sequence[EndedRun], results: Sequence[Applied], batches: BatchReleases) -> None:
     """Report the batches of jobs whose outcome was refused to `batches`.
 
-    Most likely, such a job was deleted while this server ran it. Its batch may have waited until the job
-    stopped, which has now happened: see `Storage.apply`.
+    Most likely, such a job was deleted after this server had claimed it. Its batch may have waited until the
+    job stopped, which has now happened: see `Storage.apply`.
     """
     refused = zip(sent, results, strict=False)
     texts = {one.job.relations_json for one, result in refused if result is Applied.REFUSED}

@@ -59,7 +59,7 @@ def load_in_job_process(spec: str, *, storage: str | None, imports: Sequence[str
     """
     ServedApp.no_server_reason = f"in a job process, because each server would start more of them: {_REMEDY}"
 
-    def forbid_jobs() -> str:  # in all threads, because a job process cannot start other job processes
+    def forbid_jobs() -> str:  # in all threads, because such a job would need another job process
         return _NO_JOBS
 
     Client.creates_no_jobs.append(forbid_jobs)

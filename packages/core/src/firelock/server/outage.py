@@ -23,7 +23,7 @@ class Outage:
         self._reported_at = 0.0
 
     def note_failure(self) -> float | None:
-        """Record that the storage is unavailable; if a log line is due, return the seconds since it began."""
+        """Record that the storage is unavailable; return the outage's seconds so far if a log line is due."""
         now = self._clock()
         if self._since is None:
             self._since = self._reported_at = now

@@ -108,7 +108,7 @@ class ParkedEnds:
                     self._push(parked)
 
     def hurry_all(self) -> None:
-        """Send all parked ends now and then at short intervals, because the server is stopping."""
+        """Send all parked ends now, and again at short intervals, because the server is stopping."""
         self._longest_pause, self._gap, self._rests_until = _PAUSE_AT_STOP, 0.0, 0.0
         self.hurry(list(self._parked))
 

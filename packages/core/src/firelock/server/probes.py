@@ -59,7 +59,7 @@ class ProcessStatus:
     silence: float | None = None  # duration since its last report; None before the first report
     turned: float | None = None  # duration since its dispatcher's last iteration; None before the first
     failing: float | None = (
-        None  # duration since the storage began to refuse its calls; None if it accepts them
+        None  # duration since the storage began to refuse its claims and outcomes; None if it accepts them
     )
     has_session: bool = False  # whether its session is valid, so that it may start jobs
     has_begun: bool = False  # whether a process with this number has had a session

@@ -48,7 +48,7 @@ def importing() -> Iterator[None]:
 
 
 def has_descriptors(count: int) -> bool:
-    """Try whether this process can open this many more files, and return the result."""
+    """Return whether this process can open this many more files; to find out, it opens them briefly."""
     opened: list[int] = []
     try:
         opened.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(count))

@@ -105,7 +105,7 @@ def _fire(client: Client, record: Record, definition: RecurringRecord) -> bool:
 def _skipping(
     before: RecurringRecord, progress: RecurringRecord, stored: Sequence[NewJob], holders: Sequence[str]
 ) -> RecurringRecord:
-    """Return the progress of a definition whose jobs were not created because their unique key was in use."""
+    """Return the progress of a firing that omitted jobs because their unique key was in use."""
     return attrs.evolve(
         progress,
         last_job_id=stored[-1].id if stored else before.last_job_id,

@@ -41,7 +41,7 @@ class RelatedJobs:
     _cancelled: set[str] = attrs.Factory(set)  # cancelled batches
 
     def refusal(self, relations: Relations) -> str | None:
-        """Return why a job must not start, for example because its batch is cancelled; None if it may start.
+        """Return why a job must not start (its batch is cancelled or its caller has ended); None if it may.
 
         Raises:
             StorageError: If the check fails.

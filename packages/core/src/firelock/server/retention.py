@@ -22,7 +22,7 @@ _SLICE = 0.2  # seconds after which a slice starts no more calls
 _CALL = 0.05  # target duration of a call in seconds; writers may have to wait for it, for example with SQLite
 _FEWEST, _MOST = 100, 500  # jobs per call; with fewer jobs, round trips would take longer than the removal
 _RESTS = (3, 1)  # pauses after slices that left jobs, in durations of a slice: at first, and after many
-_IN_A_ROW = 5  # after this many slices that left jobs, the pause is shorter by one duration
+_IN_A_ROW = 5  # each time this many more slices have left jobs than have not, pauses get a duration shorter
 _SHORTEST_PAUSE = 1.0  # minimum number of seconds to pause after a slice that left no jobs
 _ORDERS_EVERY = 3_600.0  # seconds between two searches for orders to servers that have ended
 

@@ -143,7 +143,7 @@ class Run:
     cancelled_at: float = 0.0  # monotonic time at which `cancel` was called; 0 before that
     is_stuck: bool = False  # whether the run continues after its timeout, and this was logged
     ignores_cancellation: bool = (
-        False  # whether the run continues after its cancellation and the grace period
+        False  # whether it continues after its cancellation and the grace period, so only its process ends it
     )
     stop: Any = None  # ends the run by force; set by executors that can do so
     coroutine: asyncio.Task[Any] | None = None  # the asyncio task that runs it; None in a thread
@@ -270,7 +270,7 @@ class JobRunner:
     _is_apart: bool = False  # whether it runs in a job process, with its own connection
     _on_completed: Callable[[Run], None] | None = None  # notifies the server; set only in a job process
     _nothing: dict[str, tuple[str | None, str | None]] = attrs.Factory(dict)
-    _waits: dict[str, tuple[int, int, int]] = attrs.Factory(dict)  # attempt, retries, crashes of a job
+    _waits: dict[str, tuple[int, int, int]] = attrs.Factory(dict)  # postponed jobs: attempt, retries, crashes
     resources: OpenResources = attrs.Factory(OpenResources)
     related: RelatedJobs = attrs.field()
     _lock: threading.Lock = attrs.Factory(threading.Lock)
@@ -738,7 +738,7 @@ class JobRunner:
         what = describe_error(error)
         if author and decision.reason and ended.transition.reason == decision.reason:
             what = f"{what}; {author} decided: {shorten(' '.join(decision.reason.split()), 200)}"
-        if run.cancelled is CancelKind.LOST or run.is_stuck:  # its outcome is refused, so it has not failed
+        if run.cancelled is CancelKind.LOST or run.is_stuck:  # if the outcome is refused, it has not failed
             ended.log_failure = lambda: self._report(ended, what, error)
         else:
             self._report(ended, what, error)
@@ -834,7 +834,7 @@ class JobRunner:
             return ended
 
     def passed_over(self, run: Run, reason: str = "lost before it started") -> EndedRun:
-        """Return the outcome of a dropped run; it shows the storage that the job does not run here."""
+        """Return the outcome of a run dropped before its start; it shows the storage that none is left."""
         return self._handed_back(run.job, run.holder, reason)
 
     def abandoned(self, run: Run, reason: str) -> EndedRun:

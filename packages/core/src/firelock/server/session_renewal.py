@@ -61,7 +61,7 @@ class SessionRenewal:
     _over: threading.Event = attrs.Factory(threading.Event)
     _is_failing: bool = False
     reached_at: float | None = None  # monotonic time of the storage's last reply
-    round_trips: list[int] = attrs.Factory(lambda: [0] * (len(ROUND_TRIPS) + 1))  # count per bucket
+    round_trips: list[int] = attrs.Factory(lambda: [0] * (len(ROUND_TRIPS) + 1))  # renewals by bucket
     round_trip_seconds: float = 0.0  # total time of all renewals
     _thread: threading.Thread | None = None
 

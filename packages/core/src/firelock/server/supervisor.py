@@ -62,7 +62,7 @@ _TICK = 1.0
 _MOST_RETIRED = 4  # maximum number of replaced processes that still run jobs, per worker process
 _STOP_MARGIN = 20.0  # worker processes that run this many seconds after the grace period are killed
 _SHORT_LIFE, _LONGEST_PAUSE = 5.0, 30.0
-_DOUBLINGS = 10  # maximum number of times a pause is doubled; enough to reach the longest pause
+_DOUBLINGS = 10  # maximum number of doublings; enough for the longest pause, and within the range of a float
 _TRY_AGAIN = 1.0
 _LONG_START = 10.0  # seconds after which a worker process that has not started is logged
 _NEVER = float("inf")
@@ -130,7 +130,7 @@ class _KnownProcess:
     started_at: float = attrs.Factory(time.monotonic)
     began_at: float | None = None  # time when it received its first session
     session: str | None = None
-    memory: SharedMemory | None = None  # set when it has imported the app and its workers are known
+    memory: SharedMemory | None = None  # set when it has imported the app and knows its number of workers
     workers: int = 0
     replaces: _KnownProcess | None = None  # the process that drains when this one works; None after that
     is_retired: bool = False  # whether it drains because it has been replaced
@@ -342,7 +342,7 @@ class Supervisor:
         self._events.put(lambda: self._exited(process))
 
     def _introduce(self, process: _KnownProcess, ready: dict[str, Any]) -> None:
-        """Create the session of a worker process that has imported the app; the first opens the storage."""
+        """Create the session of a worker process that has imported the app; the first reports the storage."""
         is_first = self._sessions is None
         try:
             process.memory, process.workers = (
@@ -772,5 +772,5 @@ def exit_code_of(error: FirelockError) -> int:
 
 
 def share(total: int, places: int, place: int) -> int:
-    """Return how many of a server's workers a worker process gets: an equal share, or one more."""
+    """Return how many of a server's workers a worker process gets: an equal share; the first get one more."""
     return max(1, total // places + (1 if place < total % places else 0))

@@ -25,7 +25,7 @@ class SystemdNotifier:
 
     @classmethod
     def of_environment(cls, environment: MutableMapping[str, str] = os.environ) -> Self:
-        """Return the manager that the environment names, and remove its address from the environment.
+        """Return the manager that the environment names, and hide its address from worker processes.
 
         Watchdog notifications are sent three times within the interval after which the manager would consider
         this process dead.

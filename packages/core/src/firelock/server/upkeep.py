@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _BATCH = 1_000
-_FIRED_AT_ONCE = 10  # recurring jobs, with one commit each, for which other due jobs may have to wait
+_FIRED_AT_ONCE = 10  # maximum number of recurring jobs, with one commit each, that delay other due jobs
 _SELDOM = 3  # sweeps per check for rare conditions
 _IDLE_RETENTION = 6  # sweeps per check for expired jobs if none expire
 _LONGEST_DISTRUST = 3  # maximum wait in session timeouts, even if the clock keeps jumping
@@ -329,7 +329,8 @@ class Upkeep:
             self._distrust(check)
         first = self._runtime.storage.oldest_session()
         self._is_first = first is None or first.session.server_id == self._server.id
-        self.contact(is_available=self._context.memory.may_start())  # others are checked only after a renewal
+        # This server checks others only after the renewal of its own session.
+        self.contact(is_available=self._context.memory.may_start())
         if check.jumped or self._awake() < self._trusts_clock_from:
             return
         self._jumped_at = None

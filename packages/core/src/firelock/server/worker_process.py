@@ -161,7 +161,7 @@ class WorkerProcess:
             try:
                 with server_work():
                     are_taken = self._runtime.storage.wait([taken_from(self._session)], poll)
-            except Exception as error:  # if this thread ended, deletions would be noticed later
+            except Exception as error:  # without this thread, deletions are noticed a heartbeat later
                 if not isinstance(error, StorageError):
                     log.exception(
                         "Unexpected error while watching for jobs taken from this session; retrying."

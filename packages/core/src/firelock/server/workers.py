@@ -48,7 +48,7 @@ _CLOSING_GRACE = 10.0  # seconds within which the resources on the loop must be 
 _NOTHING: frozenset[str] = frozenset()
 _APART_SECONDS = 60.0  # seconds for which each kind of worker claims separately after jobs had to wait
 PASSING_POLL = 0.25  # seconds between claims that skip jobs, because later jobs may not be reported
-_REST_FACTOR = 30  # multiple of a claim's duration for which new work is ignored
+_REST_FACTOR = 30  # multiple of such a claim's duration for which new work is ignored
 _BLOCKED = 0.7  # if the event loop does not respond for this many seconds, a warning is logged
 
 
@@ -383,7 +383,7 @@ class Workers:
         return [claimed for each in self._both for claimed in each.take_back()]
 
     def hold_up(self) -> list[HeldUp]:
-        """Remove and return the jobs that have not started; they start when they are put back."""
+        """Remove and return, by kind of worker, the jobs that have not started; they start when put back."""
         return [(each, each.take_back()) for each in self._both]
 
     def close(self, timeout: float) -> None:
@@ -517,7 +517,7 @@ class ThreadWorkers:
             del self.running[worker]
 
     def _run_apart(self, worker: int, run: Run, pool: JobProcessPool) -> EndedRun:
-        """Run the job in a job process, which is idle or new; a suspect gets a process that is not reused.
+        """Run the job in a job process, idle or new; a suspect gets a new process that is not reused.
 
         The job is listed as running as soon as it starts there, so that a crash is counted if this worker
         process dies.

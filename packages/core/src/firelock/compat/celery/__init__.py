@@ -1,4 +1,4 @@
-"""Celery's interface, implemented with Firelock, for programs that migrate gradually. Experimental.
+"""Celery's interface, built on Firelock, for programs that migrate one import at a time. Experimental.
 
     from firelock.compat.celery import Celery, chain, crontab, get_task_logger, shared_task
 

@@ -214,7 +214,7 @@ def empty_test_storage(using: str) -> None:
 
 
 def _make_copiable(alias: str) -> None:
-    """Disable the write-ahead log of an SQLite database; `test --parallel` copies only the main file."""
+    """Disable SQLite's write-ahead log, because `test --parallel` copies only the database's main file."""
     if connections[alias].vendor == "sqlite":
         with connections[alias].cursor() as cursor:
             cursor.execute("PRAGMA journal_mode = DELETE")

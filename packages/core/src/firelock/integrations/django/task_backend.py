@@ -1,8 +1,8 @@
 """Django's tasks on Firelock: the backend that enqueues them and reads their results.
 
 A declared task is registered with the app under its path, such as `shop.tasks.send_receipt`. A server runs
-the tasks that its own code has declared, which autodiscovery imports. A server never imports a path because a
-stored job contains it.
+the tasks that its own code has declared, which autodiscovery imports. A server never imports a path just
+because a stored job contains it.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from firelock.storage import Finding, JobRecord
 
 _SECOND = 1_000_000
-_LAG = 5 * _SECOND  # the result of a job can be stored up to this long after its timestamp
+_LAG = 5 * _SECOND  # the outcome of a job can be stored up to this long after its timestamp
 _PAGE, _MOST_FAILURES = 200, 1_000  # maximum number of failures that are read per request, and per check
 _MOST_OPEN = 200
 _NAMED = 10  # maximum number of job ids, and of error types, in an event

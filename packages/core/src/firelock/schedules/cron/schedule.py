@@ -406,7 +406,7 @@ def _wanted(schedule: Schedule, on_time: int, total: int) -> int:
 
 
 def _newest(schedule: Schedule, wanted: int, due: datetime, start: datetime, now: datetime) -> list[datetime]:
-    """Return the last `wanted` of these: `due`, and the schedule's due times after `start`, up to now."""
+    """Return, in order, the last `wanted` of `due` and the schedule's due times after `start` up to now."""
     if wanted == 0:
         return []
     instants: list[datetime] = []

@@ -138,7 +138,7 @@ class Timetable:
             low = high
 
     def _change(self, before: datetime, after: datetime) -> datetime:
-        """Return the first time whose offset differs from that of `before`, as that of `after` must."""
+        """Return the first time with another offset than `before`; the offset of `after` must also differ."""
         offset = self._offset(before)
         low, high = 0, (after - before) // _SECOND
         while high - low > 1:
