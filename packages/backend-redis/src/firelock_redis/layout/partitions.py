@@ -61,9 +61,9 @@ class Partitions:
     def of_key(self, key: str) -> int:
         """Return the partition of a limit key or unique key.
 
-        Only the part before the first / determines the partition, so keys that are equal up to there share
-        one. In that part, everything up to the last blank is ignored, because a unique key contains its task
-        there.
+        Only the part before the first / determines the partition, so keys that are equal up to there share a
+        partition. In that part, everything up to the last blank is ignored, because a unique key contains its
+        task there.
         """
         place = key.partition("/")[0].rpartition(" ")[2]
         return crc_hqx(place.encode(errors="surrogatepass"), 0) % self.number

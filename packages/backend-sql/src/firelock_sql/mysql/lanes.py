@@ -282,7 +282,7 @@ class MysqlLanes(SqlLanes):
         """Return the first heads of each lane.
 
         If only the first job of a lane is requested, read this job by its number. If another transaction has
-        claimed that job, read this lane in the same way as all others.
+        locked or claimed that job, read this lane in the same way as all others.
         """
         firsts = {
             lane: first

@@ -107,7 +107,7 @@ WHERE state = 'enqueued' AND session IS NULL AND queue = :queue LIMIT 1
 TAKERS |= {"mysql": take_deltas, "mariadb": take_deltas}
 
 _KEY_SECONDS = 5.0  # seconds that a call waits for a unique key that another transaction has locked
-_MOST_GUESSED = 32  # number of queues; if more queues have work, each of the others needs a separate query
+_MOST_GUESSED = 32  # number of queues; if more queues have work, each of them needs a separate query
 _T = TypeVar("_T")
 _COMMIT: Written = ("COMMIT", ())
 

@@ -69,7 +69,7 @@ _IS_IN_LANES = Text(f"""
 SELECT 1 FROM firelock_jobs INDEXED BY firelock_lanes WHERE {IN_LANE} AND queue = :queue LIMIT 1
 """)  # noqa: S608 - our own condition
 
-# If a claim excludes tasks, it first reads candidates without locks, and then locks the selected ones.
+# If a claim skips tasks, it first reads candidates without locks, and then locks the selected ones.
 _NEAR = Text("""
 SELECT seq, task FROM firelock_jobs INDEXED BY firelock_ready
 WHERE state = 'enqueued' AND session IS NULL AND lane IS NULL AND queue = :queue
@@ -198,7 +198,7 @@ def has_ready(tx: Transaction, request: ClaimRequest, *, has_lanes: bool) -> boo
 
 
 class NearRows:
-    """The claimable rows outside lanes, for a claim that excludes tasks."""
+    """The claimable rows outside lanes, for a claim that skips tasks."""
 
     def __init__(self, tx: Transaction, left_out: Collection[str], queues: int) -> None:
         self._tx, self._left_out = tx, left_out

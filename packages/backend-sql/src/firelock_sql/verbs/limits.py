@@ -71,7 +71,7 @@ SETTINGS = Text("SELECT key, value FROM firelock_records WHERE kind = 'limit' AN
 _KEYS = "SELECT key, holders, next_arrival_at FROM firelock_limit_keys WHERE key IN :ids ORDER BY key"
 READ_KEYS = Text(_KEYS)
 LOCK_KEYS, LOCK_FREE_KEYS = Text(f"{_KEYS} FOR UPDATE"), Text(f"{_KEYS} FOR UPDATE SKIP LOCKED")
-# For a claim that may wait briefly for locked keys, which runs in a brief transaction.
+# For a claim that may wait briefly for locked keys; such a claim runs in a brief transaction.
 LOCK_KEYS_BRIEFLY = Text(f"{_KEYS} FOR UPDATE NOWAIT")
 MAKE_KEY = Text("""
 INSERT INTO firelock_limit_keys (key, holders, next_arrival_at) VALUES (:key, NULL, 0)
@@ -181,7 +181,7 @@ class SqlLanes(KeyedLanes[Row]):
     def _first_heads(
         self, queue: str, wanted: Mapping[str, tuple[int, int]]
     ) -> Mapping[str, Sequence[Head[Row]]]:
-        """Return the result of `heads` for a claim that does not exclude tasks."""
+        """Return the result of `heads` for a claim that does not skip tasks."""
         return {
             lane: self._new_of(queue, lane, self.rows_of(queue, lane, given + number), number)
             for lane, (given, number) in wanted.items()
@@ -190,7 +190,7 @@ class SqlLanes(KeyedLanes[Row]):
     def _heads_leaving_out(
         self, queue: str, wanted: Mapping[str, tuple[int, int]], leaving_out: LeavingOut
     ) -> Mapping[str, Sequence[Head[Row]]]:
-        """Return the result of `heads` for a claim that excludes tasks.
+        """Return the result of `heads` for a claim that skips tasks.
 
         Read candidates without locks, then lock the candidates that may start.
         """
