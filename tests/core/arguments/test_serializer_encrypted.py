@@ -62,7 +62,7 @@ def test_value_of_a_removed_key_raises_an_error():
     ],
 )
 def test_changed_token_is_refused(change):
-    """No part of a token reaches the task if the token is truncated, altered, not ASCII or plain JSON."""
+    """If a token is truncated, altered, not ASCII, or replaced by plain JSON, no part reaches the task."""
     serializer = EncryptedSerializer([NEW])
     text = BINDER.encode_text(("4111 1111", 995), {}, serializer)
 

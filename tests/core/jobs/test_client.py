@@ -440,7 +440,7 @@ def test_awaited_enqueue_does_not_block_the_event_loop(mail, storage):
     ],
 )  # fmt: skip
 def test_continuation_waits_for_its_parent(mail, on, words):
-    """The dependency and the reason of the continuation both contain the required outcome of the parent."""
+    """The dependency and the reason of the continuation both state how the parent must end."""
     parent = mail.enqueue("a")
 
     stored = record(parent.then(mail.using(on=on), "b"))

@@ -264,7 +264,7 @@ def test_reason_of_a_waiting_continuation_contains_the_parent_state():
 
 
 @given(at=instants, spans=st.tuples(spans, spans, spans))
-def test_each_outcome_has_a_separate_retention(at, spans):
+def test_each_final_state_has_a_separate_retention(at, spans):
     """The retention period begins when the job ends.
 
     With None, the job is kept forever. A job that has not ended never expires.

@@ -244,7 +244,7 @@ def test_one_process_runs_several_jobs(bench, tmp_path):
 
 
 def test_job_process_returns_every_kind_of_outcome(bench):
-    """The process returns results, failures, decisions of plugins and closed limit keys.
+    """The process returns results, failures, decisions of plugins, and the limit keys that a job blocks.
 
     A failure contains its traceback and the session that is checked when the failure is settled.
     """
