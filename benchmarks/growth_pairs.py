@@ -60,10 +60,18 @@ def begin(place: places.Place, load: Load) -> None:
 
 
 def measured(place: places.Place, load: Load) -> Figures:
-    """Return the rates of enqueueing, running and reading first pages, after all data is on the disk."""
-    os.sync()
+    """Return the rates of enqueueing, running and reading first pages.
+
+    Each measurement begins after all data of the previous one has been written to the disk.
+    """
+
+    def flush() -> None:
+        if isinstance(place.server, PostgresqlServer):
+            place.server.query("checkpoint")
+        os.sync()
+
     with ours.opened(place.url) as app:
-        verbs = ours.grown_verbs(app, load)
+        verbs = ours.grown_verbs(app, load, flush=flush)
         ours.slowest_list_ms(app)
         pages = [ours.slowest_list_ms(app) for _ in range(READS)]
         return verbs | {"pages_per_s": 1000 / min(pages)}

@@ -211,7 +211,7 @@ def run_to_end(
 ) -> str:
     """Return the output of a scenario's process.
 
-    Even after an error, a signal or a timeout, the process is requested to stop everything that it has
+    Even after an error, a signal or a timeout, the process is given time to stop everything that it has
     started.
     """
     output = subprocess.PIPE

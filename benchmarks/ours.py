@@ -145,28 +145,35 @@ def start_to_start(load: Load, url: str, *, gaps: latency.Gaps = latency.even) -
         return latency.measure(server, app.stamp.enqueue, path, samples=load.samples, gaps=gaps)
 
 
-def verbs(app: ModuleType, load: Load) -> Figures:
+def verbs(app: ModuleType, load: Load, flush: Callable[[], None]) -> Figures:
     """Measure bulk enqueueing, running and single enqueueing with the currently stored jobs."""
+    flush()
     bulk = timed(lambda: enqueue_bulk_of(app, jobs=load.jobs, size=load.jobs), jobs=load.jobs)
+    flush()
     processed = drained(app, load, *SERVED, jobs=load.jobs)
+    flush()
     single = timed(lambda: enqueue_singly(app, jobs=load.singles), jobs=load.singles)
     drained(app, load, *SERVED, jobs=load.singles)
     return growth.verbs(bulk, processed, single)
 
 
-def grown_verbs(app: ModuleType, load: Load) -> Figures:
+def grown_verbs(app: ModuleType, load: Load, *, flush: Callable[[], None] = os.sync) -> Figures:
     """Measure enqueueing, running jobs of one and of many queues, and removing expired jobs.
 
-    The unserved queue is paused, because the server of many queues serves all of them.
+    `flush` is called before each measurement. It writes all data to the disk, so that the storage does not
+    write data of the previous measurement during the next one. The unserved queue is paused, because the
+    server of many queues serves all of them.
     """
-    figures = verbs(app, load)
+    figures = verbs(app, load, flush)
     jobs = max(QUEUES, load.jobs // 10 // QUEUES * QUEUES)
     for queue in range(QUEUES):
         there = app.noop.using(queue=f"queue-{queue:04}")
         there.enqueue_many([(number,) for number in range(jobs // QUEUES)])
     app.fire.queues.pause(growth.WAITING)
+    flush()
     queues = drained(app, load, jobs=jobs)
     app.fire.queues.resume(growth.WAITING)
+    flush()
     rates = {"queues": queues, "prune": timed(lambda: prune(app.fire, jobs=jobs), jobs=jobs)}
     return figures | {f"{name}_jobs_per_s": rate["jobs_per_s"] for name, rate in rates.items()}
 

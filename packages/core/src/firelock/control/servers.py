@@ -30,7 +30,7 @@ _OVERDUE_AFTER = 0.6  # share of the session's timeout, which is enough for at l
 RETIRED = "retired"
 """The state of a session whose worker process was replaced: it claims no jobs and ends after its last job."""
 ENDING = "ending"
-"""The state of a session whose worker process was replaced and whose jobs have only the grace time left."""
+"""The state of a session whose worker process was replaced and whose jobs only have the grace time left."""
 
 
 def is_leaving(record: SessionRecord) -> bool:

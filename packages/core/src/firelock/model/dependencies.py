@@ -22,7 +22,7 @@ from firelock.model.stored_json import (
 
 
 class On(StrEnum):
-    """The outcome of a parent for which a continuation waits."""
+    """The final state of a parent for which a continuation waits."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
