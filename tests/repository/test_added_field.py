@@ -17,14 +17,15 @@ PACKAGES = ("core", "backend-sql", "backend-redis")
 BEHIND = r"^    nominal_at: int \| None = None.*\n"
 COLUMN = '    Column("nominal_at", BigInteger),\n'
 ZONE = "zone: int | None"
-# Redis' stored fields and script arguments: the file, the line before the new one, and the new line
+# Additions to the stored fields and script arguments of Redis: the file, the lines before the new line
+# (without their comments), and the new line
 WORDS = [
     ("layout/encoding.py", "    nominal_at: int | None = None\n", f"    {ZONE} = None\n"),
-    ("layout/words.py", "    state: str  # a letter\n    queue: str\n    lowest: int\n", f"    {ZONE}\n"),
+    ("layout/words.py", "    state: str\n    queue: str\n    lowest: int\n", f"    {ZONE}\n"),
     ("verbs/insert.py", "            state=LETTERS[job.state],\n", '            zone="",\n'),
     ("layout/words.py", "    id: str\n    fence: Word\n    at: int\n", f"    {ZONE}\n"),
     ("verbs/changes.py", "        id=transition.job_id,\n", '        zone="",\n'),
-    ("layout/words.py", "    due: Word  # the end of its hold\n", f"    {ZONE}\n"),
+    ("layout/words.py", "    lowest: int\n    due: Word\n", f"    {ZONE}\n"),
     ("verbs/insert.py", "    batch = NewBatch(\n", '        zone="",\n'),
 ]
 PROGRAM = """
@@ -87,11 +88,12 @@ def sources(tmp_path_factory):
     text = tables.read_text()
     assert text.count(COLUMN) == 1
     tables.write_text(text.replace(COLUMN, f'{COLUMN}    Column("zone", BigInteger),\n'))
-    for name, line, added in WORDS:
+    for name, lines, added in WORDS:
         file = folder / "backend-redis" / "firelock_redis" / name
-        text = file.read_text()
-        assert text.count(line) == 1, line
-        file.write_text(text.replace(line, line + added))
+        before = "".join(rf"{re.escape(line)}(?:  #.*)?\n" for line in lines.splitlines())
+        text, changed = re.subn(f"^{before}", rf"\g<0>{added}", file.read_text(), flags=re.MULTILINE)
+        assert changed == 1, lines
+        file.write_text(text)
     return folder
 
 
