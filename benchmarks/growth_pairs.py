@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import growth, growth_postgresql, ours, places
@@ -51,10 +52,15 @@ def fill(place: places.Place, load: Load) -> None:
 
 
 def begin(place: places.Place, load: Load) -> None:
-    """Run the first jobs of an empty storage, and let a database collect its statistics."""
+    """Run the first jobs of an empty storage, and let a database collect its statistics.
+
+    Every measurement is made once with few jobs. Otherwise the small storage would not have the 1,000 queues
+    in its first measurement, and the large one would have them from its previous measurements.
+    """
     with ours.opened(place.url) as app:
         ours.enqueue_bulk_of(app, jobs=growth.SOURCES, size=ours.CHUNK)
         ours.drained(app, load, jobs=growth.SOURCES)
+        ours.grown_verbs(app, replace(load, jobs=growth.SOURCES, singles=growth.SOURCES // 10))
         if isinstance(place.server, PostgresqlServer):
             growth_postgresql.settle(place.server)
 
