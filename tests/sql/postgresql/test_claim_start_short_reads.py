@@ -5,12 +5,15 @@ No job is missed, and few old entries of the index are read.
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from firelock.storage import Applied, ClaimRequest
 from firelock.testing.conformance.scene import Running, hands_back, succeeds
 from firelock_sql.postgresql import claim_start
 from tests.scenes import scene_at
+from tests.sql.postgresql.test_storage_hot_path import plans_of
 
 
 @pytest.fixture
@@ -132,3 +135,27 @@ def test_reads_become_short_after_several_slow_ones(scene, monkeypatch):
 
     assert job_id not in [job.id for job in jobs]
     assert late not in ids(scene.claim(holder, 10))
+
+
+@pytest.mark.usefixtures("short_reads")
+def test_queues_with_ready_jobs_are_read_in_an_order_that_only_one_index_provides(scene, admin):
+    """Without this index, the claims of every queue have to sort the ready jobs.
+
+    With any other order, statistics from a time without ready jobs let the planner choose an index that reads
+    all ready jobs once for each queue.
+    """
+    holder = begun(scene)
+    scene.add()
+    scene.claim(holder, queues=None)  # a short read
+    (index,) = admin.execute("SELECT indexdef FROM pg_indexes WHERE indexname = 'firelock_ready'").fetchone()
+    admin.execute("DROP INDEX firelock_ready")
+    try:
+        plans = [
+            plans_of(scene.storage._database, begin)  # noqa: SLF001 - its connection keeps them
+            for begin in ("WITH RECURSIVE turn%", "WITH new%")
+        ]
+    finally:
+        admin.execute(index)
+
+    key = r"Sort Key: \S+\.queue COLLATE \"C\", \S+\.priority DESC, \S+\.enqueued_at$"
+    assert all(re.search(key, plan, re.MULTILINE) for (plan,) in plans)
