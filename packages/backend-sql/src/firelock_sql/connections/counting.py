@@ -45,8 +45,10 @@ SELECT seq, state, queue, jobs FROM firelock_count_deltas
 WHERE seq > :after ORDER BY seq LIMIT :most FOR UPDATE SKIP LOCKED
 """)
 _DROP = Text("DELETE FROM firelock_count_deltas WHERE seq IN :seqs")
-_COUNT = Text("UPDATE firelock_counts SET jobs = jobs + :more WHERE state = :state AND queue = :queue")
-_FIRST = insert_into("firelock_counts", "state", "queue", "jobs")
+_COUNT = Text("""
+INSERT INTO firelock_counts (state, queue, jobs) VALUES (:state, :queue, :jobs)
+ON CONFLICT (state, queue) DO UPDATE SET jobs = firelock_counts.jobs + excluded.jobs
+""")
 _IDLE = Text("""
 SELECT queue FROM firelock_counts GROUP BY queue HAVING min(jobs) = 0 AND max(jobs) = 0
 ORDER BY queue LIMIT :most
@@ -139,9 +141,8 @@ def _fold(tx: Transaction, after: int) -> int:
     more: Counter[tuple[str, str]] = Counter()
     for _, state, queue, jobs in rows:
         more[state, queue] += jobs
-    for (state, queue), number in sorted(more.items()):
-        if number and not tx.changed(_COUNT, state=state, queue=queue, more=number):
-            tx.run(_FIRST, state=state, queue=queue, jobs=number)
+    counts = sorted((key, number) for key, number in more.items() if number)
+    tx.run_many(_COUNT, [{"state": state, "queue": queue, "jobs": jobs} for (state, queue), jobs in counts])
     if rows:
         tx.run(_DROP, seqs=[row[0] for row in rows])
     return int(rows[-1][0]) if rows else 0

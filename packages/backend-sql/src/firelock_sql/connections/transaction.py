@@ -126,7 +126,7 @@ _MYSQL = (
     (r" INDEXED BY seq\b", " FORCE INDEX (PRIMARY)"),
     (r" INDEXED BY firelock_lanes\b", " FORCE INDEX (firelock_ready)"),
     (r"^INSERT INTO (.*) ON CONFLICT \(\w+\) DO NOTHING$", r"INSERT IGNORE INTO \1"),
-    (r" ON CONFLICT \(\w+\) DO UPDATE SET", " ON DUPLICATE KEY UPDATE"),
+    (r" ON CONFLICT \([\w, ]+\) DO UPDATE SET", " ON DUPLICATE KEY UPDATE"),
     (r"\bexcluded\.(\w+)", r"VALUES(\1)"),
     (r" INDEXED BY (\w+)", r" FORCE INDEX (\1)"),
     (r"FOR NO KEY UPDATE", "FOR UPDATE"),
