@@ -5,6 +5,8 @@ ARGS ?=
 export PYTHON
 # Tests start Python several hundred times, and without bytecode each start would compile all modules again.
 unexport PYTHONDONTWRITEBYTECODE
+# Users buffer standard output, so the tests do too.
+unexport PYTHONUNBUFFERED
 
 BIN := .venv/bin
 SOURCES := $(wildcard packages/*/src)

@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -424,6 +425,28 @@ def test_closed_pipe_is_not_an_error(unread, words):
     ran = run_apart(words, stdout=unread)
 
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_exit_code_does_not_depend_on_whether_the_output_is_read(tmp_path, unread):
+    """The exit code of the doctor reports errors even if no program reads its output."""
+    url = f"sqlite:///{tmp_path / 'jobs.db'}"
+    with Firelock(url) as app:
+        app.task(name="shop.add")(lambda: None).enqueue()
+    words = f"doctor --storage {shlex.quote(url)}"
+
+    read, ran = run_apart(words), run_apart(words, stdout=unread)
+
+    assert "1 error" in read.stdout
+    assert (read.returncode, ran.returncode, ran.stderr) == (1, 1, "")
+
+
+def test_full_disk_is_an_error():
+    """If the output of a command cannot be written, the command fails with a message."""
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        ran = run_apart("version", stdout=full)
+
+    message = "firelock: Cannot write to standard output: No space left on device.\n"
+    assert (ran.returncode, ran.stderr) == (1, message)
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def test_server_runs_jobs_if_standard_output_cannot_be_written(folder, serve, ou
     descriptor = output()
     with Firelock(f"sqlite:///{folder / 'jobs.db'}") as app:
         add = app.task(name="cli_shop.add")(lambda left, right: left + right)
-        server = serve("cli_shop:fire", "--name", "s1", output=descriptor)
+        server = serve("cli_shop:fire", "--name", "s1", output=descriptor, PYTHONUNBUFFERED="")
         os.close(descriptor)
 
         result = add.enqueue(2, 3).result(timeout=DEADLINE)

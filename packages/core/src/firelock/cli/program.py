@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from firelock.cli.called import Called, as_called, called_as
 from firelock.cli.commands import Exit, Parser, Problem, add_command, add_common
-from firelock.cli.screen import Screen, visible, visible_lines
+from firelock.cli.screen import Screen, discard_output, visible, visible_lines
 from firelock.cli.source import app_spec, open_app
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ def main(arguments: Sequence[str] | None = None, *, program: str | None = None, 
         code = Exit.INTERRUPTED
     except BrokenPipeError:  # the reader has closed the pipe, which is not an error
         code = Exit.DONE
-    _flush()
-    return int(code)
+    flushed = _flush()
+    return int(code or flushed)
 
 
 def _finish(given: Sequence[str], called: Called, *, has_app: bool) -> int:
@@ -222,12 +222,20 @@ def _prepare(name: str) -> None:
         stream.reconfigure(errors="backslashreplace")
 
 
-def _flush() -> None:
-    """Flush standard output; discard it if its reader has closed the pipe."""
+def _flush() -> Exit:
+    """Flush standard output, and return the exit code; discard the output if it cannot be written.
+
+    This is an error unless the reader of the output has closed the pipe.
+    """
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
+    except OSError as error:
+        discard_output()
+        _report(Problem(f"Cannot write to standard output: {error.strerror}."))
+        return Exit.FAILED
+    return Exit.DONE
 
 
 def _problem_of(error: Exception) -> Problem | None:

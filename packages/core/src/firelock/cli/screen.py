@@ -184,6 +184,22 @@ class Screen:
             self._error.write("\r\x1b[K")
 
 
+def discard_output() -> None:
+    """Discard the buffered standard output, which cannot be written.
+
+    Otherwise, Python would try again to write it when the process exits, and exit with code 120.
+    """
+    descriptor = sys.stdout.fileno()
+    original, discarding = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(discarding, descriptor)
+        sys.stdout.flush()
+    finally:
+        os.dup2(original, descriptor)  # worker processes use it too, and it might be writable again later
+        os.close(original)
+        os.close(discarding)
+
+
 def _cell(piece: Piece) -> Cell:
     return piece if isinstance(piece, Cell) else Cell(piece)
 

@@ -9,7 +9,7 @@ from firelock.cli.called import as_called
 from firelock.cli.commands import Problem, add_command, add_group, describe, record_change, whole
 from firelock.cli.health import add_probe_options, probe_place
 from firelock.cli.json_output import server_json
-from firelock.cli.screen import Cell, Column, Piece, Screen, visible
+from firelock.cli.screen import Cell, Column, Piece, Screen, discard_output, visible
 from firelock.cli.source import app_spec, connected, project_table, table_in_environment
 from firelock.model.text import age
 
@@ -117,6 +117,7 @@ def _serve(options: argparse.Namespace, screen: Screen) -> int:
             screen.line(visible(line))
             screen.flush()
         except OSError as error:  # the reader of the pipe has closed it, or the disk is full
+            discard_output()
             logging.getLogger("firelock.server").warning(
                 "Cannot write to standard output: %s. The server continues.\n%s", error, line.rstrip()
             )
